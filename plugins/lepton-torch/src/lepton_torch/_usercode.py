@@ -74,6 +74,8 @@ def describe_frame(frame: tuple[str, int, str] | None, root: Path | None = None)
     path = Path(file)
     if root is not None and path.is_relative_to(root):
         shown = path.relative_to(root).as_posix()
+    elif not path.is_absolute():  # normalised before
+        shown = path.as_posix()
     elif "site-packages" in path.parts:
         last = len(path.parts) - 1 - path.parts[::-1].index("site-packages")
         shown = "/".join(path.parts[last + 1 :])
