@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from lepton_core.errors import SessionError
-from lepton_core.types import EvaluateRequest, EvaluateResult, OpenRequest
+from lepton_core._plugin_checks import check_backends
+from lepton_core.files import disk_errors
+from lepton_core.types import EvaluateRequest, EvaluateResult, OpenRequest, StageEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
 
     from lepton_core.context import Context, Session
@@ -59,58 +58,54 @@ def evaluate(
 
 def _run_all(session: Session, samples: Samples, out: Path, context: Context) -> dict[str, str]:
     """Write every output over all rows, one memory-mapped file each."""
+    from lepton_core.samples import collect_outputs
+
+    bar = context.reporter.task(f"run {len(samples)} samples", len(samples))
+
+    def advance(rows: int) -> None:
+        context.checkpoint()
+        bar.advance(rows)
+
+    outputs = collect_outputs(
+        session.run, samples, session.signature, directory=out, on_rows=advance
+    )
+    bar.finish()
+    return {
+        name: _saved(array, out, number) for number, (name, array) in enumerate(outputs.items())
+    }
+
+
+def _saved(array: np.ndarray, out: Path, number: int) -> str:
+    """Return the path of an output's file; arrays without elements are not mapped but kept."""
     import numpy as np
 
-    from lepton_core.samples import batches
-
-    out.mkdir(parents=True, exist_ok=True)
-    files: dict[str, np.ndarray] = {}
-    paths = {}
-    done = 0
-    bar = context.reporter.task(f"run {len(samples)} samples", len(samples))
-    for inputs, valid in batches(samples, session.signature):
-        context.checkpoint()
-        results = session.run(inputs)
-        for index, (name, value) in enumerate(results.items()):
-            rows = _rows(name, value, valid, inputs)
-            if name not in files:
-                paths[name] = str(out / f"{index:03d}.npy")
-                files[name] = np.lib.format.open_memmap(
-                    paths[name], "w+", rows.dtype, (len(samples), *rows.shape[1:])
-                )
-            _store(files[name], name, done, rows)
-        done += valid
-        bar.advance(valid)
-    bar.finish()
-    for file in files.values():
-        file.flush()  # type: ignore[attr-defined]
-    return paths
+    if isinstance(array, np.memmap):
+        array.flush()
+        return str(array.filename)
+    path = out / f"output-{number:03d}.npy"
+    np.save(path, array)
+    return str(path)
 
 
-def _rows(name: str, value: np.ndarray, valid: int, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return one row per sample: the valid part of a batch, or the whole for a single one."""
-    batch = max((a.shape[0] for a in inputs.values() if a.ndim), default=1)
-    if value.ndim and value.shape[0] == batch:
-        return value[:valid]
-    if valid == 1:
-        return value[None]
-    raise SessionError(
-        "LPT-RUN-001",
-        f"The output {name!r} has shape {list(value.shape)} for a batch of {batch} samples",
-        cause="Its first dimension is not the batch, so it cannot be compared per sample.",
-        remedy="Give the model a batch dimension on this output, or samples with batch size 1.",
-    )
+def evaluate_isolated(
+    hooks: Hooks, model: Model, request: EvaluateRequest, context: Context
+) -> EvaluateResult:
+    """Run :func:`evaluate` in the worker process of the plugin that opens the model.
 
+    A plugin that lives only in this process is run here.
 
-def _store(file: np.ndarray, name: str, start: int, rows: np.ndarray) -> None:
-    if file.shape[1:] != rows.shape[1:]:
-        raise SessionError(
-            "LPT-RUN-002",
-            f"The output {name!r} changes its shape from sample to sample: "
-            f"{list(file.shape[1:])}, then {list(rows.shape[1:])}",
-            remedy="Outputs of variable size cannot be compared yet; pad them inside the model.",
-        )
-    file[start : start + len(rows)] = rows
+    Raises:
+        LeptonError: What the session raised, or how the worker ended.
+        PluginFailureError: The plugin raised something unexpected.
+    """
+    record = hooks.registry.record(request.target)
+    check_backends(hooks.registry.info(request.target))
+    event = StageEvent("evaluate", request.target, request.target, model.digest)
+    with hooks.stage(event), disk_errors(f"outputs in {request.out}"):
+        if hooks.pool is not None and record.entry is not None:
+            result = hooks.pool.call("evaluate", request.target, model, request, context)
+            return cast("EvaluateResult", result)
+        return evaluate(hooks, model, request, context)
 
 
 def measure_latency(session: Session, samples: Samples, seconds: float) -> dict[str, float]:
@@ -153,4 +148,4 @@ def measure_latency(session: Session, samples: Samples, seconds: float) -> dict[
     }
 
 
-__all__ = ["evaluate", "measure_latency"]
+__all__ = ["evaluate", "evaluate_isolated", "measure_latency"]

@@ -136,6 +136,24 @@ def _no_path(
     )
 
 
+def reachable(source: str, infos: Mapping[str, PluginInfo]) -> list[tuple[Step, ...]]:
+    """Return the paths in fp32 to every format that can be reached, nearest first.
+
+    The first is the empty path: the source as it is.
+
+    Raises:
+        PluginConflictError: Two plugins declare the same edge.
+    """
+    plans = [Plan(source, source, ())]
+    for result in sorted({end for _, end in owned_edges(infos)} - {source}):
+        try:
+            plans.append(plan(source, result, infos))
+        except PlanError:
+            continue
+    plans.sort(key=lambda p: (sum(s.edge.cost for s in p.steps), len(p.steps)))
+    return [p.steps for p in plans]
+
+
 def plan_for_target(
     source: str, target: TargetInfo, infos: Mapping[str, PluginInfo], precision: str = "fp32"
 ) -> Plan:
@@ -143,4 +161,4 @@ def plan_for_target(
     return plan(source, target.artifact, infos, precision=precision)
 
 
-__all__ = ["Plan", "Step", "owned_edges", "plan", "plan_for_target"]
+__all__ = ["Plan", "Step", "owned_edges", "plan", "plan_for_target", "reachable"]
