@@ -10,7 +10,7 @@ from devtools.wheels import build_all
 def main() -> None:
     """Builds what is out of date and lists the wheels."""
     for wheel in build_all().values():
-        say(f"dist/{wheel.name}")
+        say(f"dist/{wheel.path.name}")
 
 
 if __name__ == "__main__":

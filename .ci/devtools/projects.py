@@ -127,7 +127,9 @@ def discover() -> dict[str, Project]:
     for file in files:
         project = _read(file)
         if project.name in projects:
-            raise Failure(f"{project.name} is declared twice: {projects[project.name].path}, {file}")
+            raise Failure(
+                f"{project.name} is declared twice: {projects[project.name].path}, {file}"
+            )
         projects[project.name] = project
     return projects
 

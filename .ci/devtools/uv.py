@@ -29,7 +29,7 @@ def program_of(venv: Path, name: str) -> Path:
 
 
 def pip_settings(python: Path) -> dict[str, str]:
-    """pip's settings from its files and its environment, by option name."""
+    """Pip's settings from its files and its environment, by option name."""
     status, text = capture([python, "-m", "pip", "config", "list"])
     found: dict[str, dict[str, str]] = {}
     for line in text.splitlines() if status == 0 else ():

@@ -35,11 +35,12 @@ SOURCE_DATE_EPOCH = "1704067200"
 
 @dataclass(frozen=True)
 class Wheel:
-    """A built wheel: its distribution's canonical name, its file and its requirements."""
+    """A built wheel: its distribution's canonical name, its file and what its metadata says."""
 
     name: str
     path: Path
     requires: tuple[str, ...]
+    extras: frozenset[str]
 
 
 def build_all() -> dict[str, Wheel]:
@@ -64,14 +65,15 @@ def build_all() -> dict[str, Wheel]:
 
 
 def read(path: Path) -> Wheel:
-    """Reads a wheel's name and requirements out of its metadata."""
+    """Reads a wheel's name, requirements and extras out of its metadata."""
     with zipfile.ZipFile(path) as archive:
         inside = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         if len(inside) != 1:
             raise Failure(f"{path} holds {len(inside)} METADATA files instead of one")
         metadata = HeaderParser().parsestr(archive.read(inside[0]).decode("utf-8"))
     requires = tuple(metadata.get_all("Requires-Dist") or ())
-    return Wheel(name=normalized(metadata["Name"]), path=path, requires=requires)
+    extras = frozenset(metadata.get_all("Provides-Extra") or ())
+    return Wheel(normalized(metadata["Name"]), path, requires, extras)
 
 
 def closure(names: Iterable[str], wheels: dict[str, Wheel]) -> list[Wheel]:
