@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING
 
 from devtools import repair, rust
-from devtools.console import Failure, Step, capture, fail_cleanly, run, say
+from devtools.console import SetupError, Step, capture, fail_cleanly, run, say
 from devtools.projects import CONSTRAINTS, ROOT, Project, digest_of, discover, pinned, third_party
 from devtools.uv import IS_WINDOWS, NO_INDEX, VENV, Uv, full_disk, index_answers, python_of
 
@@ -127,16 +127,15 @@ def _made_here() -> bool:
 
 def _remove_venv() -> None:
     if any(VENV.iterdir()) and not (VENV / "pyvenv.cfg").exists():
-        raise Failure(f"{VENV} is in the way and is no virtual environment: move it elsewhere")
+        raise SetupError(f"{VENV} is in the way and is no virtual environment: move it elsewhere")
     say("    the environment that is there is incomplete: starting anew")
     shutil.rmtree(VENV)
 
 
 def _create_venv() -> None:
-    status, text = capture([sys.executable, "-c", "import ensurepip, venv"])
-    if status:
+    if capture([sys.executable, "-c", "import ensurepip, venv"])[0]:
         release = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise Failure(
+        raise SetupError(
             f"this Python ({sys.executable}) has no venv module. On Debian and Ubuntu run\n"
             f"    sudo apt-get install python{release}-venv\nthen run the same command again."
         )
@@ -149,13 +148,13 @@ def _install_uv() -> None:
     status, text = capture([python, "-m", "pip", "install", "--quiet", requirement], timeout=1800)
     if status:
         cause = full_disk(VENV) or ("" if index_answers() else NO_INDEX)
-        raise Failure(f"pip could not install {requirement}.\n{text}{cause}")
+        raise SetupError(f"pip could not install {requirement}.\n{text}{cause}")
 
 
 def _checked(command: list[str | Path], what: str) -> None:
     status, text = capture(command, timeout=600)
     if status:
-        raise Failure(f"could not {what}:\n{text}{full_disk(VENV)}")
+        raise SetupError(f"could not {what}:\n{text}{full_disk(VENV)}")
 
 
 def ensure_third_party(projects: dict[str, Project], uv: Uv) -> None:
@@ -197,7 +196,7 @@ def ensure_kernels(projects: dict[str, Project], uv: Uv) -> None:
 
 
 def _has_module(project: Project) -> bool:
-    """Whether the compiled module still lies in the tree, where an in-place installation puts it."""
+    """Whether the compiled module still lies in the tree, where the environment finds it."""
     return any(any(project.path.glob(f"python/**/*.{end}")) for end in ("so", "pyd"))
 
 
@@ -216,7 +215,7 @@ def _develop(project: Project, uv: Uv) -> None:
             "The compiler's message stands above. Where it is about fetching crates, check the\n"
             "network: cargo needs its registry once and works offline afterwards."
         )
-        raise Failure(f"could not build {project.name}.\n{cause}")
+        raise SetupError(f"could not build {project.name}.\n{cause}")
 
 
 def ensure_first_party(projects: dict[str, Project], uv: Uv) -> None:

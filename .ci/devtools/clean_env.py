@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devtools.console import Failure
+from devtools.console import SetupError
 from devtools.projects import CONSTRAINTS, ROOT, normalized, requirement_name
 from devtools.uv import Uv, device_of, program_of, python_of
 from devtools.wheels import Wheel, closure
@@ -125,7 +125,7 @@ def create(
         requirements: More third-party requirements.
 
     Raises:
-        Failure: a wheel is missing, no named distribution has the extra, or uv cannot install.
+        SetupError: a wheel is missing, no named distribution has the extra, or uv cannot install.
     """
     named = {normalized(name) for name in distributions}
     arguments: list[str | Path] = []
@@ -136,10 +136,10 @@ def create(
         suffix = f"[{','.join(chosen)}]" if chosen else ""
         arguments.append(f"{wheel.name}{suffix} @ {wheel.path.resolve().as_uri()}")
     if left:
-        raise Failure(f"none of {sorted(named)} has the extra {', '.join(sorted(left))}")
+        raise SetupError(f"none of {sorted(named)} has the extra {', '.join(sorted(left))}")
     for requirement in requirements:
         if requirement_name(requirement) in wheels:
-            raise Failure(f"{requirement} is first-party: name it among the distributions")
+            raise SetupError(f"{requirement} is first-party: name it among the distributions")
     development = Uv()
     folder = Path(tempfile.mkdtemp(prefix="lepton-env-", dir=_parent_folder(development.cache)))
     made = CleanEnv(folder=folder / "env", workdir=folder / "work")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Failure(Exception):
+class SetupError(Exception):
     """An expected failure: what happened and what to do, shown without a traceback."""
 
 
@@ -81,7 +81,7 @@ def fail_cleanly(main: object) -> None:
     """Runs ``main``; an expected failure or Ctrl-C ends with a message instead of a traceback."""
     try:
         main()  # type: ignore[operator]
-    except Failure as failure:
+    except SetupError as failure:
         print(f"\nerror: {failure}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devtools.console import Failure
+from devtools.console import SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,7 +37,7 @@ def requirement_name(requirement: str) -> str:
     """The canonical name in a requirement such as ``torch>=2.9; sys_platform == 'linux'``."""
     match = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", requirement)
     if match is None:
-        raise Failure(f"cannot read the requirement {requirement!r}")
+        raise SetupError(f"cannot read the requirement {requirement!r}")
     return normalized(match.group(1))
 
 
@@ -57,7 +57,7 @@ class Project:
         yield from self.dependencies
         for extra in self.dev_extras:
             if extra not in self.extras:
-                raise Failure(f"{self.path}/pyproject.toml: dev-extras names no extra {extra!r}")
+                raise SetupError(f"{self.path}/pyproject.toml: dev-extras names no extra {extra!r}")
             yield from self.extras[extra]
 
     def sources(self) -> Iterator[Path]:
@@ -103,7 +103,7 @@ def _read(file: Path) -> Project:
         table = document["project"]
         name = normalized(table["name"])
     except (tomllib.TOMLDecodeError, KeyError) as error:
-        raise Failure(f"{file}: not a readable project file ({error})") from error
+        raise SetupError(f"{file}: not a readable project file ({error})") from error
     extras = {key: tuple(value) for key, value in table.get("optional-dependencies", {}).items()}
     tool = document.get("tool", {}).get("lepton", {})
     return Project(
@@ -127,7 +127,7 @@ def discover() -> dict[str, Project]:
     for file in files:
         project = _read(file)
         if project.name in projects:
-            raise Failure(
+            raise SetupError(
                 f"{project.name} is declared twice: {projects[project.name].path}, {file}"
             )
         projects[project.name] = project
@@ -139,7 +139,7 @@ def is_first_party(name: str, projects: dict[str, Project]) -> bool:
     if name in projects:
         return True
     if name.startswith(FIRST_PARTY_PREFIX):
-        raise Failure(
+        raise SetupError(
             f"{name} is required but no pyproject.toml in this tree declares it; "
             "first-party distributions are never taken from an index"
         )
@@ -163,10 +163,10 @@ def pinned(name: str) -> str:
     """The version that constraints.txt gives a package.
 
     Raises:
-        Failure: the package is not pinned.
+        SetupError: the package is not pinned.
     """
     for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines():
         left, _, version = line.partition("==")
         if version and normalized(left.strip()) == normalized(name):
             return version.strip()
-    raise Failure(f"constraints.txt pins no version of {name}")
+    raise SetupError(f"constraints.txt pins no version of {name}")

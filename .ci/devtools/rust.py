@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from devtools.console import Failure, capture, run, say
+from devtools.console import SetupError, capture, run, say
 from devtools.projects import ROOT
 
 IS_WINDOWS = os.name == "nt"
@@ -69,7 +69,7 @@ def ensure() -> None:
     """Makes sure that a new enough cargo and a linker are there.
 
     Raises:
-        Failure: neither there nor installable; says exactly what to run.
+        SetupError: neither there nor installable; says exactly what to run.
     """
     add_to_path()
     _ensure_linker()
@@ -79,11 +79,11 @@ def ensure() -> None:
         _install_rustup()
         found = version()
         if found is None:
-            raise Failure(f"rustup ran, but {cargo_bin()} holds no cargo that works")
+            raise SetupError(f"rustup ran, but {cargo_bin()} holds no cargo that works")
         say(f"    Rust {found} installed in {cargo_bin().parent}")
     if _numbers(found) < _numbers(oldest()):
         remedy = "    rustup update stable" if shutil.which("rustup") else _BY_HAND
-        raise Failure(f"Rust {found} is too old, {oldest()} is needed. Run\n{remedy}")
+        raise SetupError(f"Rust {found} is too old, {oldest()} is needed. Run\n{remedy}")
     _ensure_components()
 
 
@@ -92,7 +92,7 @@ def _ensure_linker() -> None:
         return
     remedy = "xcode-select --install" if platform.system() == "Darwin" else ""
     remedy = remedy or "sudo apt-get install build-essential    (or your system's C compiler)"
-    raise Failure(f"Rust needs a C linker (cc) and none is on PATH. Run\n    {remedy}")
+    raise SetupError(f"Rust needs a C linker (cc) and none is on PATH. Run\n    {remedy}")
 
 
 def _ensure_components() -> None:
@@ -116,7 +116,7 @@ def _install_rustup() -> None:
             with urllib.request.urlopen(address, timeout=60) as answer:
                 script.write_bytes(answer.read())
         except (urllib.error.URLError, OSError) as error:
-            raise Failure(
+            raise SetupError(
                 f"Rust is missing and rustup cannot be reached ({error}). Where there is a network,"
                 f" run\n{_BY_HAND}\nor install cargo {oldest()} or newer by your system's package"
                 " manager, then run the same command again."
@@ -126,4 +126,4 @@ def _install_rustup() -> None:
         options += ["--component", "clippy", "--component", "rustfmt"]
         env = {**os.environ, "RUSTUP_INIT_SKIP_PATH_CHECK": "yes"}
         if run([*command, *options], env=env):
-            raise Failure(f"rustup's installer failed (see above). By hand:\n{_BY_HAND}")
+            raise SetupError(f"rustup's installer failed (see above). By hand:\n{_BY_HAND}")

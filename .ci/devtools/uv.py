@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from devtools.console import Failure, capture, run
+from devtools.console import SetupError, capture, run
 from devtools.projects import ROOT
 
 VENV = ROOT / ".venv"
@@ -136,13 +136,13 @@ class Uv:
         command = [self._program, "venv", "-q", "--no-project", "--python", python_of(VENV)]
         status, text = capture([*command, self._venv], env=self.env)
         if status:
-            raise Failure(f"could not create {self._venv}:\n{text}")
+            raise SetupError(f"could not create {self._venv}:\n{text}")
 
     def install(self, *arguments: str | Path, what: str, quiet: bool = False) -> None:
         """Installs into the environment.
 
         Raises:
-            Failure: with the likely cause, and what to do about it.
+            SetupError: with the likely cause, and what to do about it.
         """
         command = [self._program, "pip", "install", "--python", python_of(self._venv), *arguments]
         if quiet:
@@ -150,7 +150,7 @@ class Uv:
         else:
             status, text = run(command, env=self.env), ""
         if status:
-            raise Failure(f"could not install {what}.\n{text}{self._diagnosis()}")
+            raise SetupError(f"could not install {what}.\n{text}{self._diagnosis()}")
 
     def _diagnosis(self) -> str:
         full = full_disk(self._venv, self.cache, Path(tempfile.gettempdir()))

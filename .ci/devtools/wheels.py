@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devtools import rust
-from devtools.console import Failure, Step, capture, run
+from devtools.console import SetupError, Step, capture, run
 from devtools.projects import (
     ROOT,
     Project,
@@ -69,7 +69,7 @@ def read(path: Path) -> Wheel:
     with zipfile.ZipFile(path) as archive:
         inside = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         if len(inside) != 1:
-            raise Failure(f"{path} holds {len(inside)} METADATA files instead of one")
+            raise SetupError(f"{path} holds {len(inside)} METADATA files instead of one")
         metadata = HeaderParser().parsestr(archive.read(inside[0]).decode("utf-8"))
     requires = tuple(metadata.get_all("Requires-Dist") or ())
     extras = frozenset(metadata.get_all("Provides-Extra") or ())
@@ -80,7 +80,7 @@ def closure(names: Iterable[str], wheels: dict[str, Wheel]) -> list[Wheel]:
     """The wheels of the named distributions and of all first-party ones that they require.
 
     Raises:
-        Failure: a first-party requirement has no wheel in dist/.
+        SetupError: a first-party requirement has no wheel in dist/.
     """
     projects = discover()
     found: dict[str, Wheel] = {}
@@ -90,7 +90,7 @@ def closure(names: Iterable[str], wheels: dict[str, Wheel]) -> list[Wheel]:
         if name in found:
             continue
         if name not in wheels:
-            raise Failure(f"no wheel of {name} in dist/; there are: {', '.join(sorted(wheels))}")
+            raise SetupError(f"no wheel of {name} in dist/; there are: {', '.join(sorted(wheels))}")
         found[name] = wheels[name]
         for requirement in wheels[name].requires:
             wanted = requirement_name(requirement)
@@ -119,7 +119,7 @@ def _build(project: Project) -> str:
         status, text = _command(project, Path(folder))
         built = list(Path(folder).glob("*.whl"))
         if status or len(built) != 1:
-            raise Failure(
+            raise SetupError(
                 f"could not build the wheel of {project.name}:\n{text}{full_disk(ROOT, VENV)}"
             )
         prefix = re.sub(r"-", "_", project.name)

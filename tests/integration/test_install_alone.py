@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from devtools import wheels as building
-from devtools.console import Failure
+from devtools.console import SetupError
 from devtools.projects import ROOT, discover
 
 # One worker makes the environments, so that none is made twice.
@@ -120,5 +120,5 @@ def test_first_party_ranges_share_one_form(wheelhouse):
 
 def test_a_missing_first_party_wheel_is_refused(wheelhouse):
     without_core = {name: wheel for name, wheel in wheelhouse.items() if name != "lepton-core"}
-    with pytest.raises(Failure, match="no wheel of lepton-core"):
+    with pytest.raises(SetupError, match="no wheel of lepton-core"):
         building.closure(["lepton-onnx"], without_core)
