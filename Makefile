@@ -4,16 +4,17 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
+# rustup installs for one user and does not touch PATH here.
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
+export CARGO_HOME ?= $(USERPROFILE)/.cargo
+export PATH := $(CARGO_HOME)/bin;$(PATH)
 else
 BIN := .venv/bin
-endif
-PY := $(BIN)/python
-
-# rustup installs for one user and does not touch PATH here.
 export CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(PATH)
+endif
+PY := $(BIN)/python
 CARGO := cargo
 MANIFEST := kernels_rs/Cargo.toml
 

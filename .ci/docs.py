@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devtools.console import SetupError, fail_cleanly, run, say
@@ -13,6 +12,7 @@ from devtools.projects import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"`[^`\n]*`")
@@ -54,9 +54,10 @@ def broken_links(document: Path) -> Iterator[str]:
         where = document.relative_to(ROOT)
         if not goal.exists():
             yield f"{where}: {link} does not exist"
-        elif anchor and goal.suffix == ".md":
-            if anchor not in anchors(goal.read_text(encoding="utf-8")):
-                yield f"{where}: {link} names no heading"
+            continue
+        is_heading = bool(anchor) and goal.suffix == ".md"
+        if is_heading and anchor not in anchors(goal.read_text(encoding="utf-8")):
+            yield f"{where}: {link} names no heading"
 
 
 def main() -> None:
