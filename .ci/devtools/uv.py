@@ -111,10 +111,14 @@ def _existing(path: Path) -> Path:
 
 
 class Uv:
-    """The pinned uv of the development environment, acting on one environment."""
+    """The pinned uv of the development environment, acting on one environment.
+
+    Attributes:
+        program: Path of the executable.
+    """
 
     def __init__(self, venv: Path = VENV) -> None:
-        self._program = program_of(VENV, "uv")
+        self.program = program_of(VENV, "uv")
         self._venv = venv
         self._settings: dict[str, str] | None = None
 
@@ -133,7 +137,7 @@ class Uv:
 
     def create(self) -> None:
         """Creates the environment, without pip."""
-        command = [self._program, "venv", "-q", "--no-project", "--python", python_of(VENV)]
+        command = [self.program, "venv", "-q", "--no-project", "--python", python_of(VENV)]
         status, text = capture([*command, self._venv], env=self.env)
         if status:
             raise SetupError(f"could not create {self._venv}:\n{text}")
@@ -144,7 +148,7 @@ class Uv:
         Raises:
             SetupError: with the likely cause, and what to do about it.
         """
-        command = [self._program, "pip", "install", "--python", python_of(self._venv), *arguments]
+        command = [self.program, "pip", "install", "--python", python_of(self._venv), *arguments]
         if quiet:
             status, text = capture(command, env=self.env, timeout=3600)
         else:
