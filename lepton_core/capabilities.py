@@ -1,0 +1,234 @@
+"""What a plugin says about itself, as static data.
+
+A plugin's ``info.py`` holds one :class:`TargetInfo` or :class:`ExtensionInfo` under the name
+``INFO`` and imports nothing but this module, so that matrices, plans and pre-flight checks are
+made without importing a backend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from lepton_core._version import SPEC_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Support(Enum):
+    """How far a capability is there; what is not declared is ``UNKNOWN``."""
+
+    UNKNOWN = "unknown"
+    UNSUPPORTED = "unsupported"
+    """Not possible with the underlying runtime."""
+    NOT_IMPLEMENTED = "not-implemented"
+    """Possible with the runtime, not yet done by the plugin."""
+    VERSIONED = "versioned"
+    """Done from a certain version of the runtime on."""
+    FULL = "full"
+
+    def __bool__(self) -> bool:
+        return self in (Support.VERSIONED, Support.FULL)
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One declared capability.
+
+    Attributes:
+        support: How far it is there.
+        versions: With ``VERSIONED``: a PEP 440 specifier of the backend (``">=1.18"``).
+        note: A short remark that tables and errors show.
+    """
+
+    support: Support
+    versions: str | None = None
+    note: str = ""
+
+
+UNDECLARED = Capability(Support.UNKNOWN, note="not declared by the plugin")
+FULL = Capability(Support.FULL)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A conversion that a plugin owns: one format in, one format out.
+
+    Attributes:
+        source: Format id that goes in (``"pivot"``).
+        result: Format id that comes out (``"onnxruntime"``).
+        precisions: Precisions it can produce.
+        cost: Relative cost; the planner takes the cheapest path.
+        isolated: Whether it runs in the plugin's worker process.
+    """
+
+    source: str
+    result: str
+    precisions: tuple[str, ...] = ("fp32",)
+    cost: int = 1
+    isolated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFormat:
+    """A kind of source that a plugin can read, recognised without opening it.
+
+    Attributes:
+        id: Format id of the resulting model (``"onnx"``, ``"torch.factory"``).
+        title: What people call it.
+        suffixes: File suffixes that mean this format, lower case with the dot.
+        entry_suffixes: Suffixes of a file written as ``file.py:name``.
+        directory_files: A directory that holds one of these files is of this format.
+        names: Whether a bare name that is no path may be of this format (a hub's cached name).
+        example: What a user would type.
+    """
+
+    id: str
+    title: str
+    suffixes: tuple[str, ...] = ()
+    entry_suffixes: tuple[str, ...] = ()
+    directory_files: tuple[str, ...] = ()
+    names: bool = False
+    example: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opens:
+    """A format that a plugin can open as a session.
+
+    Attributes:
+        format: Format id.
+        reference_rank: Lower is preferred when the *source* itself must be run to compare
+            against; ``None`` means never for that.
+    """
+
+    format: str
+    reference_rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A package that a plugin needs at run time.
+
+    Attributes:
+        module: Import name (``"onnxruntime"``).
+        distributions: Distributions that provide it, any one is enough.
+        specifier: PEP 440 specifier of versions that work.
+        pip: What to install when it is missing (``"lepton-onnxruntime[cpu]"``).
+    """
+
+    module: str
+    distributions: tuple[str, ...]
+    specifier: str = ""
+    pip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """What every plugin declares.
+
+    Attributes:
+        id: The entry point's name.
+        title: Display name.
+        distribution: The pip distribution that ships it.
+        summary: One line.
+        spec_version: Major version of the hook contract it was written for.
+        sources: Kinds of source it reads.
+        edges: Conversions it owns.
+        opens: Formats it can run.
+        capabilities: Verb or feature name to :class:`Capability`; undeclared is unknown.
+            Verbs: ``adapt convert optimize deploy adjust migrate open``. Features use dotted
+            names, such as ``precision.fp16``, ``shapes.dynamic-batch``, ``scheme.int8-static``.
+        backends: Packages it needs at run time.
+        isolated: Verbs (besides the edges' own flag) that run in the plugin's worker process.
+    """
+
+    id: str
+    title: str
+    distribution: str
+    summary: str = ""
+    spec_version: int = SPEC_VERSION
+    sources: tuple[SourceFormat, ...] = ()
+    edges: tuple[Edge, ...] = ()
+    opens: tuple[Opens, ...] = ()
+    capabilities: Mapping[str, Capability] = field(default_factory=dict)
+    backends: tuple[Backend, ...] = ()
+    isolated: tuple[str, ...] = ()
+
+    def capability(self, name: str) -> Capability:
+        """Return the declared capability *name*, or one that says "unknown"."""
+        return self.capabilities.get(name, UNDECLARED)
+
+    def opens_format(self, format_id: str) -> Opens | None:
+        """Return the :class:`Opens` entry of *format_id*, if the plugin can run it."""
+        return next((o for o in self.opens if o.format == format_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What a target asks of a model; ``adapt`` rewrites towards it.
+
+    Attributes:
+        static_shapes: Every dimension must be a number.
+        max_rank: Highest tensor rank, if limited.
+        opsets: Lowest and highest ONNX opset it reads, if it reads ONNX.
+        domains: ONNX operator domains it knows.
+        forbidden_ops: Operators (``"Domain::Op"`` or ``"Op"``) that it cannot run.
+    """
+
+    static_shapes: bool = False
+    max_rank: int | None = None
+    opsets: tuple[int, int] | None = None
+    domains: tuple[str, ...] = ("", "ai.onnx")
+    forbidden_ops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TargetInfo(PluginInfo):
+    """What a target (runtime + device + limits) declares beside :class:`PluginInfo`.
+
+    Attributes:
+        artifact: Format id of what is shipped to it; the end of its conversion path.
+        precisions: Precisions in which variants can be built.
+        devices: Device names accepted after the colon of a target string.
+        platforms: Platforms on which artifacts run (``"linux"``, ``"android"``, …).
+        constraints: What it asks of a model.
+    """
+
+    artifact: str = ""
+    precisions: tuple[str, ...] = ("fp32",)
+    devices: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
+    constraints: Constraints = field(default_factory=Constraints)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionInfo(PluginInfo):
+    """What an extension (engine, format library, wrapper, observer, policy) declares.
+
+    Attributes:
+        engine: Engine name for ``optimize``, ``deploy``, ``adjust`` or ``migrate``, if it is one.
+        always: Whether it wraps or observes other plugins' steps and so must be loaded before
+            the first of them.
+    """
+
+    engine: str = ""
+    always: bool = False
+
+
+__all__ = [
+    "FULL",
+    "UNDECLARED",
+    "Backend",
+    "Capability",
+    "Constraints",
+    "Edge",
+    "ExtensionInfo",
+    "Opens",
+    "PluginInfo",
+    "SourceFormat",
+    "Support",
+    "TargetInfo",
+]

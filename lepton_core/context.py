@@ -1,0 +1,141 @@
+"""What a hook gets beside model and request: where to write, how to report, when to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from lepton_core.errors import OperationCancelledError
+from lepton_core.types import Limits, Signature
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy as np
+
+    from lepton_core.dispatch import Hooks
+
+
+class ProgressTask(Protocol):
+    """One running bar."""
+
+    def advance(self, amount: float = 1.0) -> None:
+        """Move the bar by *amount* of its total."""
+
+    def finish(self, note: str = "") -> None:
+        """Complete the bar; *note* replaces its description's tail."""
+
+
+class Reporter(Protocol):
+    """Where progress and remarks go; silent, on a terminal, or over a pipe."""
+
+    def task(self, description: str, total: float | None = None) -> ProgressTask:
+        """Start a bar; ``total=None`` means of unknown length."""
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+
+    def warn(self, text: str) -> None:
+        """Say something the user should act on."""
+
+
+class _SilentTask:
+    def advance(self, amount: float = 1.0) -> None:
+        """Do nothing."""
+
+    def finish(self, note: str = "") -> None:
+        """Do nothing."""
+
+
+class SilentReporter:
+    """Reports nothing; the default for programs."""
+
+    def task(self, description: str, total: float | None = None) -> ProgressTask:
+        """Return a bar that shows nothing."""
+        return _SilentTask()
+
+    def note(self, text: str) -> None:
+        """Drop *text*."""
+
+    def warn(self, text: str) -> None:
+        """Drop *text*."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Surroundings of one call.
+
+    Attributes:
+        workdir: The only place a hook may write to; exists and is empty or the hook's own.
+        seed: Seed of everything random.
+        reporter: Where progress goes.
+        limits: Bounds for worker processes.
+        cancelled: Set when the user asked to stop; see :meth:`checkpoint`.
+        hooks: Calls other verbs (engines use it), bound to the same registry.
+    """
+
+    workdir: Path
+    seed: int = 0
+    reporter: Reporter = field(default_factory=SilentReporter)
+    limits: Limits = field(default_factory=Limits)
+    cancelled: threading.Event | None = None
+    hooks: Hooks | None = None
+
+    def checkpoint(self) -> None:
+        """Stop here if the user asked to.
+
+        Raises:
+            OperationCancelledError: The work was cancelled.
+        """
+        if self.cancelled is not None and self.cancelled.is_set():
+            raise OperationCancelledError(
+                "LPT-STOP-001", "Stopped on request", remedy="Run the same command again."
+            )
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A model opened on a runtime: named arrays in, named arrays out.
+
+    Attributes:
+        signature: Inputs and outputs as this runtime names them.
+        facts: Runtime and version, providers, threads, ``storage_precision`` and
+            ``execution_precision`` (two facts), and whatever else the runtime tells.
+    """
+
+    signature: Signature
+    facts: Mapping[str, Any]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once.
+
+        Args:
+            inputs: One array per input, of the dtype and shape that the signature states.
+
+        Returns:
+            One array per output, in the signature's order.
+
+        Raises:
+            SessionError: An input is missing, unknown, or of a wrong dtype or shape, or the
+                runtime failed.
+        """
+
+    def close(self) -> None:
+        """Free the runtime's resources; calling it again does nothing."""
+
+    def __enter__(self) -> Session:
+        """Return the session."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the session."""
+
+
+__all__ = ["Context", "ProgressTask", "Reporter", "Session", "SilentReporter"]

@@ -1,0 +1,109 @@
+"""Files: digests, atomic writes, and disk errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_core.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def digest_path(path: str | Path) -> str:
+    """Return the SHA-256 of a file, or of a directory's sorted names and file digests.
+
+    Args:
+        path: File or directory.
+
+    Returns:
+        ``"sha256:<hex>"``.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    path = Path(path)
+    if path.is_file():
+        with path.open("rb") as stream:
+            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+    tree = hashlib.sha256()
+    for member in sorted(p for p in path.rglob("*") if p.is_file()):
+        name = member.relative_to(path).as_posix()
+        tree.update(f"{len(name)}:{name}={digest_path(member)}\n".encode())
+    return f"sha256:{tree.hexdigest()}"
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return ``"sha256:<hex>"`` of *data*."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Tell whether an exception means a full disk or a missing permission."""
+    return isinstance(error, OSError) and error.errno in (*_FULL, *_DENIED)
+
+
+@contextlib.contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn a full disk or a missing permission into a :class:`StorageError`.
+
+    Args:
+        what: What was being written, for the message (``"the result in out/"``).
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageError(
+                "LPT-IO-001",
+                f"The disk is full; could not write {what}",
+                cause=str(error),
+                remedy="Free space or choose another place with --out; nothing was left behind.",
+            ) from error
+        if error.errno in _DENIED:
+            raise StorageError(
+                "LPT-IO-002",
+                f"No permission to write {what}",
+                cause=str(error),
+                remedy="Choose a place you may write to, with --out.",
+            ) from error
+        raise
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Args:
+        path: Where; its directory must exist.
+        data: Contents; text is encoded as UTF-8.
+
+    Raises:
+        StorageError: The disk is full or the place may not be written.
+    """
+    path = Path(path)
+    payload = data.encode() if isinstance(data, str) else data
+    with disk_errors(str(path)):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(payload)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+__all__ = ["digest_bytes", "digest_path", "disk_errors", "is_disk_error", "write_atomic"]
