@@ -28,16 +28,15 @@ def quantize(
     x: NDArray[Any],
     scale: ArrayLike,
     zero_point: ArrayLike,
-    low: int,
-    high: int,
+    limits: tuple[int, int],
     axis: int | None = None,
 ) -> NDArray[np.int32]:
-    """``clip(rint(x / scale) + zero_point, low, high)`` in float32; NaN gives the zero point."""
+    """``clip(rint(x / scale) + zero_point, *limits)`` in float32; NaN gives the zero point."""
     values = np.asarray(x, np.float32)
     zero = along(zero_point, values.ndim, axis).astype(np.float32)
     with np.errstate(all="ignore"):
         rounded = np.rint(values / along(scale, values.ndim, axis).astype(np.float32))
-    codes = np.clip(np.where(np.isnan(values), 0, rounded) + zero, low, high)
+    codes = np.clip(np.where(np.isnan(values), 0, rounded) + zero, *limits)
     return codes.astype(np.int32)
 
 
@@ -75,7 +74,7 @@ def error_metrics(reference: NDArray[Any], actual: NDArray[Any]) -> dict[str, fl
     r, a = (np.asarray(side).astype(np.float64).ravel() for side in (reference, actual))
     finite = np.isfinite(r) & np.isfinite(a)
     same = (r == a) | (np.isnan(r) & np.isnan(a))
-    mismatched = np.count_nonzero(~finite & ~same)
+    mismatched = int(np.count_nonzero(~finite & ~same))
     r, a = r[finite], a[finite]
     d = np.abs(r - a)
     with np.errstate(all="ignore"):
@@ -102,4 +101,4 @@ def error_histogram(
     finite = np.isfinite(r) & np.isfinite(a)
     d = np.abs(r[finite] - a[finite])
     place = np.bincount(np.searchsorted(edges, d[d > 0], side="right"), minlength=66)
-    return np.count_nonzero(d == 0), int(place[0]), place[1:65], int(place[65])
+    return int(np.count_nonzero(d == 0)), int(place[0]), place[1:65], int(place[65])

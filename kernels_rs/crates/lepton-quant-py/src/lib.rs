@@ -13,7 +13,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use quant::{Affine, AxisLayout, IntFormat, NanPolicy};
 
-use arrays::{any_array, float_array, int_array, int_output, output, readonly_slice, refuse_overlap};
+use arrays::{
+    any_array, float_array, int_array, int_output, output, readonly_slice, refuse_overlap,
+};
 use border::{detached, kernel_error};
 
 /// Quantize `x` into `out`, with `scale` and `zero_point` along `axis`.
@@ -90,7 +92,9 @@ fn minmax(
     refuse_overlap(out_min, out_max)?;
     let out_min = output::<f32>(out_min, &[layout.channels])?;
     let out_max = output::<f32>(out_max, &[layout.channels])?;
-    let extents = detached(py, threads, |control| quant::minmax(&input, layout, control))?;
+    let extents = detached(py, threads, |control| {
+        quant::minmax(&input, layout, control)
+    })?;
     for ((min, max), extent) in out_min.iter_mut().zip(out_max).zip(extents) {
         (*min, *max) = (extent.min, extent.max);
     }
@@ -111,7 +115,9 @@ fn absmax(
     let layout = AxisLayout::new(input.shape(), axis).map_err(kernel_error)?;
     refuse_overlap(x, out)?;
     let out = output::<f32>(out, &[layout.channels])?;
-    let magnitudes = detached(py, threads, |control| quant::absmax(&input, layout, control))?;
+    let magnitudes = detached(py, threads, |control| {
+        quant::absmax(&input, layout, control)
+    })?;
     out.copy_from_slice(&magnitudes);
     Ok(())
 }

@@ -97,7 +97,11 @@ impl<'a> Affine<'a> {
         Ok(Self {
             layout,
             scale,
-            zero_point: zero_point.iter().enumerate().map(checked).collect::<Result<_, _>>()?,
+            zero_point: zero_point
+                .iter()
+                .enumerate()
+                .map(checked)
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -502,10 +506,15 @@ mod tests {
             1e-40,
             0.499_999_97,
         ];
-        let want = [0, 2, 2, 0, -2, 126, 127, -128, -128, 127, 127, -128, 0, 0, 0, 0];
+        let want = [
+            0, 2, 2, 0, -2, 126, 127, -128, -128, 127, 127, -128, 0, 0, 0, 0,
+        ];
         assert_eq!(int8(&x, 1.0, 0, IntFormat::INT8, 1), want);
         assert_eq!(int8(&[-200.0], 1.0, 0, IntFormat::INT8_NARROW, 1), [-127]);
-        assert_eq!(int8(&[f32::NAN, 300.0], 1.0, -7, IntFormat::INT8, 1), [-7, 127]);
+        assert_eq!(
+            int8(&[f32::NAN, 300.0], 1.0, -7, IntFormat::INT8, 1),
+            [-7, 127]
+        );
     }
 
     #[test]
@@ -541,8 +550,7 @@ mod tests {
         let x = [1.0, f32::NAN, 2.0, f32::NAN];
         let array = FloatArray::F32(View::from_slice(&x, &[2, 2]));
         let layout = AxisLayout::new(&[2, 2], Some(1)).expect("axis");
-        let affine =
-            Affine::new(layout, &[1.0, 2.0], &[0, 5], IntFormat::UINT8).expect("valid");
+        let affine = Affine::new(layout, &[1.0, 2.0], &[0, 5], IntFormat::UINT8).expect("valid");
         let mut out = [9; 4];
         let result = quantize(
             &array,

@@ -111,7 +111,10 @@ impl fmt::Display for Error {
                 write!(f, "axis {axis} is out of range for {ndim} dimensions")
             }
             Self::UnsupportedDtype { given, accepted } => {
-                write!(f, "dtype {given} is not supported here; accepted: {accepted}")
+                write!(
+                    f,
+                    "dtype {given} is not supported here; accepted: {accepted}"
+                )
             }
             Self::InvalidOutput(why) => write!(f, "out cannot be used: {why}"),
             Self::Interrupted => write!(f, "interrupted"),

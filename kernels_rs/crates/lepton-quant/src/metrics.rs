@@ -179,7 +179,14 @@ pub fn error_sums(
         let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
         total.merge_counts(&worker.counts());
     };
-    run(control, blocks.as_mut_slice(), &GRAIN, Worker::new, kernel, finish)?;
+    run(
+        control,
+        blocks.as_mut_slice(),
+        &GRAIN,
+        Worker::new,
+        kernel,
+        finish,
+    )?;
     let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     for block in &blocks {
         total.add(block);
@@ -269,7 +276,11 @@ impl Worker {
             reference.read_f64(at, &mut self.reference[..n], &mut self.scratch);
             actual.read_f64(at, &mut self.actual[..n], &mut self.scratch);
             self.counts.count += n as u64;
-            if differences(&self.reference[..n], &self.actual[..n], &mut self.error[..n]) {
+            if differences(
+                &self.reference[..n],
+                &self.actual[..n],
+                &mut self.error[..n],
+            ) {
                 n = self.drop_nonfinite(n);
             }
             self.counts.compared += n as u64;
@@ -341,7 +352,11 @@ fn accumulate_body(reference: &[f64], actual: &[f64], error: &[f64], lanes: &mut
 #[inline(always)]
 fn add_lanes(r: &[f64; LANES], a: &[f64; LANES], d: &[f64; LANES], lanes: &mut Lanes) {
     for i in 0..LANES {
-        lanes.max[i] = if d[i] > lanes.max[i] { d[i] } else { lanes.max[i] };
+        lanes.max[i] = if d[i] > lanes.max[i] {
+            d[i]
+        } else {
+            lanes.max[i]
+        };
         lanes.abs[i] += d[i];
         lanes.squared[i] += d[i] * d[i];
         lanes.reference[i] += r[i] * r[i];
@@ -443,7 +458,12 @@ mod tests {
             let more = error_sums(&f32s(&r), &f32s(&a), &mut Control::threads(threads));
             assert_eq!(more.expect("more"), one);
         }
-        let abs: f64 = r.iter().zip(&a).map(|(r, a)| f64::from(*r) - f64::from(*a)).map(f64::abs).sum();
+        let abs: f64 = r
+            .iter()
+            .zip(&a)
+            .map(|(r, a)| f64::from(*r) - f64::from(*a))
+            .map(f64::abs)
+            .sum();
         assert!((one.abs / abs - 1.0).abs() < 1e-12);
         assert_eq!(one.histogram.iter().sum::<u64>(), one.compared);
     }
@@ -457,7 +477,10 @@ mod tests {
         assert_eq!((sums.count, sums.compared, sums.mismatched), (7, 2, 3));
         assert_eq!((sums.nan_reference, sums.nan_actual), (2, 2));
         assert_eq!((sums.inf_reference, sums.inf_actual), (2, 2));
-        assert_eq!((sums.max_abs, sums.abs, sums.squared, sums.dot), (0.5, 0.5, 0.25, 10.5));
+        assert_eq!(
+            (sums.max_abs, sums.abs, sums.squared, sums.dot),
+            (0.5, 0.5, 0.25, 10.5)
+        );
     }
 
     #[test]

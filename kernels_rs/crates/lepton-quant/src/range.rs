@@ -124,11 +124,21 @@ fn reduce(
         return Err(Error::Empty);
     }
     let interleaved = layout.is_interleaved();
-    let channel = if interleaved { layout.period() } else { Vec::new() };
-    let slots = if interleaved { channel.len() } else { layout.channels };
+    let channel = if interleaved {
+        layout.period()
+    } else {
+        Vec::new()
+    };
+    let slots = if interleaved {
+        channel.len()
+    } else {
+        layout.channels
+    };
     let total = Mutex::new(vec![Running::NONE; layout.channels]);
     let init = || (Scratch::default(), vec![Running::NONE; slots]);
-    let kernel = |(scratch, own): &mut (Scratch, Vec<Running>), start: usize, piece: std::ops::Range<usize>| {
+    let kernel = |(scratch, own): &mut (Scratch, Vec<Running>),
+                  start: usize,
+                  piece: std::ops::Range<usize>| {
         x.tiles(start, piece.len(), scratch, |offset, x| {
             if interleaved {
                 update_interleaved(x, (start + offset) % slots, own);
@@ -210,7 +220,11 @@ fn magnitude_of_body(x: &[f32]) -> u32 {
         }
     }
     let rest = tail.iter().map(|x| (x.to_bits() & ABS).cast_signed());
-    magnitude.into_iter().chain(rest).fold(0, i32::max).cast_unsigned()
+    magnitude
+        .into_iter()
+        .chain(rest)
+        .fold(0, i32::max)
+        .cast_unsigned()
 }
 
 #[cfg(test)]
@@ -218,7 +232,12 @@ mod tests {
     use super::*;
     use crate::View;
 
-    fn check(x: &[f32], shape: &[usize], axis: Option<usize>, threads: usize) -> (Vec<Extent>, Vec<f32>) {
+    fn check(
+        x: &[f32],
+        shape: &[usize],
+        axis: Option<usize>,
+        threads: usize,
+    ) -> (Vec<Extent>, Vec<f32>) {
         let array = FloatArray::F32(View::from_slice(x, shape));
         let layout = AxisLayout::new(shape, axis).expect("axis");
         let control = &mut Control::threads(threads);
@@ -229,7 +248,9 @@ mod tests {
 
     #[test]
     fn finds_the_range_of_every_channel() {
-        let x: Vec<f32> = (0..600_000_i32).map(|i| ((i % 10_007 * 7919) % 100_003 - 50_000) as f32).collect();
+        let x: Vec<f32> = (0..600_000_i32)
+            .map(|i| ((i % 10_007 * 7919) % 100_003 - 50_000) as f32)
+            .collect();
         for (shape, axis) in [
             (vec![600_000], None),
             (vec![3, 200_000], Some(0)),
@@ -264,6 +285,9 @@ mod tests {
         assert_eq!(extents[1].max.to_bits(), 0);
         let layout = AxisLayout::new(&[0, 2], Some(1)).expect("axis");
         let empty = FloatArray::F32(View::from_slice(&[], &[0, 2]));
-        assert_eq!(minmax(&empty, layout, &mut Control::threads(1)), Err(Error::Empty));
+        assert_eq!(
+            minmax(&empty, layout, &mut Control::threads(1)),
+            Err(Error::Empty)
+        );
     }
 }
