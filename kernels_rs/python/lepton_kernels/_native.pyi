@@ -3,6 +3,18 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "__version__",
+    "absmax",
+    "available_threads",
+    "dequantize",
+    "error_sums",
+    "histogram_edges",
+    "minmax",
+    "quantize",
+    "simd_level",
+]
+
 __version__: str
 
 class _ErrorSums(TypedDict):
