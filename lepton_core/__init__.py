@@ -15,42 +15,84 @@ from lepton_core._version import __version__
 
 if TYPE_CHECKING:
     from lepton_core import errors, hooks
+    from lepton_core.api import (
+        adapt,
+        adjust,
+        convert,
+        deploy,
+        inspect,
+        load,
+        migrate,
+        open,
+        optimize,
+        targets,
+    )
+    from lepton_core.context import Context, Session
     from lepton_core.errors import LeptonError
     from lepton_core.markers import hookimpl
+    from lepton_core.porting import PortResult, port
     from lepton_core.types import Model, Signature, Target, TensorSpec, Variant
 
+_MODULES = ("errors", "hooks")
 _PUBLIC = {
-    "LeptonError": "lepton_core.errors",
-    "Model": "lepton_core.types",
-    "Signature": "lepton_core.types",
-    "Target": "lepton_core.types",
-    "TensorSpec": "lepton_core.types",
-    "Variant": "lepton_core.types",
-    "hookimpl": "lepton_core.markers",
+    "lepton_core.api": (
+        "adapt",
+        "adjust",
+        "convert",
+        "deploy",
+        "inspect",
+        "load",
+        "migrate",
+        "open",
+        "optimize",
+        "targets",
+    ),
+    "lepton_core.context": ("Context", "Session"),
+    "lepton_core.errors": ("LeptonError",),
+    "lepton_core.markers": ("hookimpl",),
+    "lepton_core.porting": ("PortResult", "port"),
+    "lepton_core.types": ("Model", "Signature", "Target", "TensorSpec", "Variant"),
 }
-_MODULES = {"errors", "hooks"}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [
+    "Context",
     "LeptonError",
     "Model",
+    "PortResult",
+    "Session",
     "Signature",
     "Target",
     "TensorSpec",
     "Variant",
     "__version__",
+    "adapt",
+    "adjust",
+    "convert",
+    "deploy",
     "errors",
     "hookimpl",
     "hooks",
+    "inspect",
+    "load",
+    "migrate",
+    "open",
+    "optimize",
+    "port",
+    "targets",
 ]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - module attribute of any type
     if name in _MODULES:
         return import_module(f"lepton_core.{name}")
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    msg = f"module 'lepton_core' has no attribute {name!r}"
-    raise AttributeError(msg)
+    if name not in _HOME:
+        msg = f"module 'lepton_core' has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(_HOME[name]), name)
+    # Importing `lepton_core.porting` binds the submodule here; the function must win from now on.
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

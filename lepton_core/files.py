@@ -44,6 +44,15 @@ def digest_bytes(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Tell whether an exception means a full disk or a missing permission."""
+    return isinstance(error, OSError) and error.errno in (*_FULL, *_DENIED)
+
+
 @contextlib.contextmanager
 def disk_errors(what: str) -> Iterator[None]:
     """Turn a full disk or a missing permission into a :class:`StorageError`.
@@ -54,14 +63,14 @@ def disk_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise StorageError(
                 "LPT-IO-001",
                 f"The disk is full; could not write {what}",
                 cause=str(error),
                 remedy="Free space or choose another place with --out; nothing was left behind.",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in _DENIED:
             raise StorageError(
                 "LPT-IO-002",
                 f"No permission to write {what}",
@@ -97,4 +106,4 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
             raise
 
 
-__all__ = ["digest_bytes", "digest_path", "disk_errors", "write_atomic"]
+__all__ = ["digest_bytes", "digest_path", "disk_errors", "is_disk_error", "write_atomic"]

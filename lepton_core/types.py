@@ -430,6 +430,51 @@ class OpenRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+# --- running a model over samples ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateRequest:
+    """Run a model over saved samples, in the runtime's own worker process.
+
+    Attributes:
+        target: Target id that opens the model.
+        samples: Directory written by :func:`lepton_core.samples.save`.
+        out: Directory to write one ``.npy`` per output into; empty to keep none.
+        device: Device of the target string, if any.
+        threads: Intra-op threads; ``None`` sizes them to the container.
+        reference: Run as the yardstick.
+        latency_seconds: Time to spend on measuring latency; 0 for none.
+    """
+
+    target: str
+    samples: str
+    out: str = ""
+    device: str | None = None
+    threads: int | None = None
+    reference: bool = False
+    latency_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """What came out of running a model over samples.
+
+    Attributes:
+        outputs: Path of each output's ``.npy``, N rows first, in the signature's order.
+        signature: Inputs and outputs as the runtime names them.
+        facts: What the session tells about itself.
+        rows: Number of samples run.
+        latency: ``p50_ms``, ``p95_ms``, ``mean_ms``, ``runs``, ``batch``; empty if not measured.
+    """
+
+    outputs: Mapping[str, str]
+    signature: Signature
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rows: int = 0
+    latency: Mapping[str, float] = field(default_factory=dict)
+
+
 # --- events and results of the main job ------------------------------------------------------
 
 

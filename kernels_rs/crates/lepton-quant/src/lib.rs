@@ -1,0 +1,26 @@
+//! Exact quantization kernels and parity metrics over strided arrays.
+//!
+//! Every kernel is exact to a written definition (`docs/reference/kernels.md`) and gives the same
+//! result for every number of threads and every instruction set.
+
+mod affine;
+mod array;
+mod error;
+mod histogram;
+mod layout;
+mod metrics;
+mod parallel;
+mod range;
+mod simd;
+mod view;
+
+pub use affine::{Affine, IntArray, IntFormat, IntSlice, NanPolicy, dequantize, quantize};
+pub use array::{Array, FloatArray};
+pub use error::Error;
+pub use histogram::{HISTOGRAM_BINS, HISTOGRAM_LEN, histogram_edges};
+pub use layout::AxisLayout;
+pub use metrics::{ErrorSums, error_sums};
+pub use parallel::{Control, available_threads};
+pub use range::{Extent, absmax, minmax};
+pub use simd::{Level, level};
+pub use view::View;

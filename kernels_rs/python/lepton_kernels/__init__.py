@@ -1,0 +1,38 @@
+"""Exact, fast quantization kernels and parity metrics for NumPy arrays.
+
+Every kernel follows a written definition and gives the same result for every number of threads and
+every processor; `lepton_kernels.reference` says the same in plain NumPy.
+"""
+
+from lepton_kernels._affine import IntDtype, dequantize, integer_limits, quantize
+from lepton_kernels._metrics import (
+    ERROR_BIN_EDGES,
+    ErrorAccumulator,
+    ErrorHistogram,
+    ErrorMetrics,
+    error_metrics,
+)
+from lepton_kernels._native import __version__, available_threads, simd_level
+from lepton_kernels._range import absmax, minmax, scale_from_absmax, scale_symmetric
+from lepton_kernels.errors import KernelError, KernelTypeError
+
+__all__ = [
+    "ERROR_BIN_EDGES",
+    "ErrorAccumulator",
+    "ErrorHistogram",
+    "ErrorMetrics",
+    "IntDtype",
+    "KernelError",
+    "KernelTypeError",
+    "__version__",
+    "absmax",
+    "available_threads",
+    "dequantize",
+    "error_metrics",
+    "integer_limits",
+    "minmax",
+    "quantize",
+    "scale_from_absmax",
+    "scale_symmetric",
+    "simd_level",
+]

@@ -1,0 +1,152 @@
+"""Affine quantization to 8-bit integers and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lepton_kernels import _native
+from lepton_kernels._arguments import (
+    check_out,
+    check_threads,
+    normalise_axis,
+    scale_parameter,
+    zero_point_parameter,
+)
+from lepton_kernels.errors import KernelError, KernelTypeError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+IntDtype = Literal["int8", "uint8"]
+"""The integer types that `quantize` writes."""
+
+_LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255)}
+
+
+def integer_limits(dtype: str, *, narrow: bool = False) -> tuple[int, int]:
+    """The smallest and the largest integer of a quantized type.
+
+    Args:
+        dtype: "int8" or "uint8".
+        narrow: Leave out -128, so that the range is symmetric (signed types only).
+
+    Returns:
+        The limits, both inclusive.
+
+    Raises:
+        KernelTypeError: The type is not supported.
+        KernelError: `narrow` with an unsigned type.
+    """
+    try:
+        name = np.dtype(dtype).name
+    except TypeError as error:
+        raise KernelTypeError(f"dtype {dtype!r} is not a type; accepted: int8, uint8") from error
+    if name not in _LIMITS:
+        raise KernelTypeError(f"dtype {dtype!r} is not supported; accepted: int8, uint8")
+    low, high = _LIMITS[name]
+    if not narrow:
+        return low, high
+    if low == 0:
+        raise KernelError(f"narrow needs a signed dtype, got {name}")
+    return low + 1, high
+
+
+def quantize(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike = 0,
+    *,
+    dtype: IntDtype = "int8",
+    axis: int | None = None,
+    narrow: bool = False,
+    nan: Literal["raise", "zero_point"] = "raise",
+    out: NDArray[Any] | None = None,
+    threads: int | None = None,
+) -> NDArray[Any]:
+    """Quantizes to integers: ``saturate(round_half_even(x / scale) + zero_point)``.
+
+    The division is float32 and is not replaced by a multiplication with the reciprocal; the result
+    equals ``clip(rint(x / scale) + zero_point, low, high)`` bit for bit, as ONNX QuantizeLinear
+    defines it.
+
+    Args:
+        x: float32, float16 or bfloat16 values of any shape and strides.
+        scale: One value, or one per channel along `axis`; used as float32. Positive, finite and
+            not denormal.
+        zero_point: An integer, or one per channel along `axis`, within the integer range.
+        dtype: "int8" or "uint8".
+        axis: The channel axis; None quantizes the whole tensor with one scale.
+        narrow: For int8: clip to -127..127 instead of -128..127.
+        nan: What to do with NaN: "raise", or write the zero point ("zero_point").
+        out: A C-contiguous array of `dtype` and of the shape of `x`, which is filled and returned.
+        threads: The largest number of threads; None uses all that the process may use. The result
+            does not depend on it.
+
+    Returns:
+        The integers, C-contiguous, of the shape of `x`. Infinities saturate.
+
+    Raises:
+        KernelTypeError: A dtype is not supported.
+        KernelError: A shape, scale, zero point or `out` does not fit, or `x` holds NaN (then `out`
+            is complete, with the zero point in their place).
+    """
+    values = np.asarray(x)
+    low, high = integer_limits(dtype, narrow=narrow)
+    if nan not in ("raise", "zero_point"):
+        raise KernelError(f'nan is {nan!r}; accepted: "raise", "zero_point"')
+    axis = normalise_axis(axis, values.ndim)
+    channels = None if axis is None else values.shape[axis]
+    scales = scale_parameter(scale, channels)
+    zeros = zero_point_parameter(zero_point, channels)
+    check_out(out)
+    result = np.empty(values.shape, dtype) if out is None else out
+    if result.dtype != np.dtype(dtype):
+        raise KernelError(f"out has dtype {result.dtype}, needed is {np.dtype(dtype)}")
+    _native.quantize(
+        values, scales, zeros, axis, low, high, nan != "raise", result, check_threads(threads)
+    )
+    return result
+
+
+def dequantize(
+    q: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike = 0,
+    *,
+    axis: int | None = None,
+    out: NDArray[np.float32] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Maps integers back to real values: ``(q - zero_point) * scale`` in float32.
+
+    The difference is exact and the product is rounded once (for int32 the conversion to float32
+    rounds too), as ONNX DequantizeLinear defines it.
+
+    Args:
+        q: int8, uint8, int16, uint16 or int32 values of any shape and strides.
+        scale: One value, or one per channel along `axis`; used as float32. Positive, finite and
+            not denormal.
+        zero_point: An integer, or one per channel along `axis`, within the range of the type of
+            `q`; 0 for int32.
+        axis: The channel axis; None uses one scale for the whole tensor.
+        out: A C-contiguous float32 array of the shape of `q`, which is filled and returned.
+        threads: The largest number of threads; None uses all that the process may use.
+
+    Returns:
+        float32 values, C-contiguous, of the shape of `q`.
+
+    Raises:
+        KernelTypeError: A dtype is not supported.
+        KernelError: A shape, scale, zero point or `out` does not fit.
+    """
+    codes = np.asarray(q)
+    axis = normalise_axis(axis, codes.ndim)
+    channels = None if axis is None else codes.shape[axis]
+    scales = scale_parameter(scale, channels)
+    zeros = zero_point_parameter(zero_point, channels)
+    check_out(out)
+    result = np.empty(codes.shape, np.float32) if out is None else out
+    _native.dequantize(codes, scales, zeros, axis, result, check_threads(threads))
+    return result

@@ -1,0 +1,78 @@
+"""Checks and conversions that every kernel's arguments share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_kernels.errors import KernelError, KernelTypeError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+def normalise_axis(axis: int | None, ndim: int) -> int | None:
+    """The axis counted from the front, or None for the whole tensor."""
+    if axis is None:
+        return None
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise KernelTypeError(f"axis must be an integer or None, got {type(axis).__name__}")
+    if not -ndim <= axis < ndim:
+        raise KernelError(f"axis {axis} is out of range for an array of {ndim} dimensions")
+    return int(axis) % ndim
+
+
+def check_threads(threads: int | None) -> int | None:
+    """A thread count that the native code accepts."""
+    if threads is None:
+        return None
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
+        raise KernelTypeError(f"threads must be an integer or None, got {type(threads).__name__}")
+    if threads < 1:
+        raise KernelError(f"threads must be at least 1, got {threads}")
+    return int(threads)
+
+
+def scale_parameter(scale: ArrayLike, channels: int | None) -> NDArray[np.float32]:
+    """The scale as one float32 per channel (`channels` is None for a whole tensor)."""
+    values = np.asarray(scale)
+    if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
+        raise KernelTypeError(f"scale must be real numbers, got dtype {values.dtype}")
+    with np.errstate(over="ignore", under="ignore"):
+        # A scale that leaves float32's range becomes 0 or infinite and is refused as such.
+        values = np.asarray(values, dtype=np.float32, order="C")
+    return _one_per_channel(values, channels, "scale", scalar_for_all=False)
+
+
+def zero_point_parameter(zero_point: ArrayLike, channels: int | None) -> NDArray[np.int64]:
+    """The zero point as one int64 per channel; a scalar stands for all channels."""
+    values = np.asarray(zero_point)
+    if values.dtype.kind not in "iu":
+        raise KernelTypeError(f"zero_point must be integers, got dtype {values.dtype}")
+    values = np.asarray(values, dtype=np.int64, order="C")
+    return _one_per_channel(values, channels, "zero_point", scalar_for_all=True)
+
+
+def _one_per_channel(
+    values: NDArray[Any], channels: int | None, name: str, *, scalar_for_all: bool
+) -> NDArray[Any]:
+    if channels is None:
+        if values.size != 1:
+            raise KernelError(
+                f"{name} has shape {values.shape}; without axis it must be a single value"
+            )
+        return values.reshape(1)
+    if scalar_for_all and values.ndim == 0:
+        return np.full(channels, values)
+    if values.shape != (channels,):
+        raise KernelError(
+            f"{name} has shape {values.shape}; along this axis it must have shape ({channels},)"
+        )
+    return values
+
+
+def check_out(out: NDArray[Any] | None) -> None:
+    """Refuses an `out` that is not an array (its details are checked by the native code)."""
+    if out is not None and not isinstance(out, np.ndarray):
+        raise KernelTypeError(f"out must be a NumPy array, got {type(out).__name__}")

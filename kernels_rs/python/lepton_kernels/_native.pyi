@@ -1,0 +1,75 @@
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "__version__",
+    "absmax",
+    "available_threads",
+    "dequantize",
+    "error_sums",
+    "histogram_edges",
+    "minmax",
+    "quantize",
+    "simd_level",
+]
+
+__version__: str
+
+class _ErrorSums(TypedDict):
+    count: int
+    compared: int
+    nan_reference: int
+    nan_actual: int
+    inf_reference: int
+    inf_actual: int
+    nonfinite_mismatched: int
+    max_abs: float
+    abs_sum: float
+    squared_sum: float
+    reference_sum: float
+    actual_sum: float
+    dot_sum: float
+    histogram: list[int]
+
+def quantize(
+    x: NDArray[np.generic],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int64],
+    axis: int | None,
+    low: int,
+    high: int,
+    nan_is_zero: bool,
+    out: NDArray[np.generic],
+    threads: int | None,
+) -> None: ...
+def dequantize(
+    q: NDArray[np.generic],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int64],
+    axis: int | None,
+    out: NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
+def minmax(
+    x: NDArray[np.generic],
+    axis: int | None,
+    out_min: NDArray[np.float32],
+    out_max: NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
+def absmax(
+    x: NDArray[np.generic],
+    axis: int | None,
+    out: NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
+def error_sums(
+    reference: NDArray[np.generic],
+    actual: NDArray[np.generic],
+    threads: int | None,
+) -> _ErrorSums: ...
+def histogram_edges() -> list[float]: ...
+def available_threads() -> int: ...
+def simd_level() -> str: ...

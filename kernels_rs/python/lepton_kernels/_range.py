@@ -1,0 +1,149 @@
+"""Ranges of values and the scales that follow from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_kernels import _native
+from lepton_kernels._affine import integer_limits
+from lepton_kernels._arguments import check_out, check_threads, normalise_axis
+from lepton_kernels.errors import KernelError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from lepton_kernels._affine import IntDtype
+
+_SMALLEST_SCALE = np.finfo(np.float32).tiny
+
+
+def minmax(
+    x: ArrayLike,
+    *,
+    axis: int | None = None,
+    out: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The smallest and the largest value, of the tensor or of each channel.
+
+    A NaN makes both results NaN, infinities count as values, and a zero result is +0.
+
+    Args:
+        x: float32, float16 or bfloat16 values of any shape and strides.
+        axis: The channel axis, which is kept; None reduces everything.
+        out: Two C-contiguous float32 arrays of the result's shape, which are filled and returned.
+        threads: The largest number of threads; None uses all that the process may use.
+
+    Returns:
+        Two float32 arrays: of shape ``(channels,)``, or of shape ``()`` without `axis`.
+
+    Raises:
+        KernelTypeError: The dtype is not supported.
+        KernelError: There is no value to reduce, or the axis or `out` does not fit.
+    """
+    values = np.asarray(x)
+    axis = normalise_axis(axis, values.ndim)
+    shape = () if axis is None else (values.shape[axis],)
+    if out is None:
+        low, high = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    else:
+        low, high = out
+    flat_low, flat_high = _flat(low, shape), _flat(high, shape)
+    _native.minmax(values, axis, flat_low, flat_high, check_threads(threads))
+    return low, high
+
+
+def absmax(
+    x: ArrayLike,
+    *,
+    axis: int | None = None,
+    out: NDArray[np.float32] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """The largest magnitude, of the tensor or of each channel; NaN if there is one.
+
+    Args:
+        x: float32, float16 or bfloat16 values of any shape and strides.
+        axis: The channel axis, which is kept; None reduces everything.
+        out: A C-contiguous float32 array of the result's shape, which is filled and returned.
+        threads: The largest number of threads; None uses all that the process may use.
+
+    Returns:
+        A float32 array: of shape ``(channels,)``, or of shape ``()`` without `axis`.
+
+    Raises:
+        KernelTypeError: The dtype is not supported.
+        KernelError: There is no value to reduce, or the axis or `out` does not fit.
+    """
+    values = np.asarray(x)
+    axis = normalise_axis(axis, values.ndim)
+    shape = () if axis is None else (values.shape[axis],)
+    result = np.empty(shape, np.float32) if out is None else out
+    _native.absmax(values, axis, _flat(result, shape), check_threads(threads))
+    return result
+
+
+def _flat(out: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A one-dimensional view of an output, which the native code fills."""
+    check_out(out)
+    if out.shape != shape:
+        raise KernelError(f"out has shape {out.shape}, needed is {shape}")
+    return out.reshape(1) if not shape else out
+
+
+def scale_symmetric(
+    x: ArrayLike,
+    dtype: IntDtype = "int8",
+    *,
+    axis: int | None = None,
+    narrow: bool = True,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """The scale of symmetric quantization: ``absmax / high`` in float32.
+
+    `high` is 127 for int8 and 255 for uint8 (for values that are not negative). A channel of zeros
+    has the scale 1; a scale below the smallest normal float32 is raised to that.
+
+    Args:
+        x: float32, float16 or bfloat16 values of any shape and strides.
+        dtype: "int8" or "uint8".
+        axis: The channel axis; None gives one scale for the whole tensor.
+        narrow: Whether the integers will be -127..127 (int8 only). The scale is the same either
+            way, because the range that both share decides it.
+        threads: The largest number of threads; None uses all that the process may use.
+
+    Returns:
+        float32 scales of shape ``(channels,)``, or ``()`` without `axis`, fit for `quantize`.
+
+    Raises:
+        KernelTypeError: A dtype is not supported.
+        KernelError: There is no value, or a value is NaN or infinite.
+    """
+    _, high = integer_limits(dtype, narrow=narrow and np.dtype(dtype).kind == "i")
+    return scale_from_absmax(absmax(x, axis=axis, threads=threads), high)
+
+
+def scale_from_absmax(magnitude: NDArray[np.float32], high: int) -> NDArray[np.float32]:
+    """The rule of `scale_symmetric` for magnitudes that are already known.
+
+    Args:
+        magnitude: float32 magnitudes of any shape, finite.
+        high: The largest integer.
+
+    Returns:
+        float32 scales of the same shape.
+
+    Raises:
+        KernelError: A magnitude is NaN or infinite.
+    """
+    bad = ~np.isfinite(magnitude)
+    if bad.any():
+        raise KernelError(
+            f"{np.count_nonzero(bad)} of {magnitude.size} channels hold NaN or infinite values, "
+            "for which no scale exists; repair the values first"
+        )
+    with np.errstate(under="ignore"):
+        scale = np.maximum(magnitude / np.float32(high), _SMALLEST_SCALE)
+    return np.where(magnitude == 0, np.float32(1), scale)

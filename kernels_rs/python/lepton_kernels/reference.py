@@ -1,0 +1,104 @@
+"""What every kernel computes, said in plain NumPy; the oracle of the tests.
+
+Nothing here is fast. The rules in words, with their sources, are on the definition page of the
+documentation (reference, kernels).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+def along(parameter: ArrayLike, ndim: int, axis: int | None) -> NDArray[Any]:
+    """Shapes a parameter so that it broadcasts along `axis` of an array of `ndim` dimensions."""
+    values = np.asarray(parameter)
+    if axis is None or values.ndim == 0:
+        return values.reshape(())
+    shape = [1] * ndim
+    shape[axis] = values.size
+    return values.reshape(shape)
+
+
+def quantize(
+    x: NDArray[Any],
+    scale: ArrayLike,
+    zero_point: ArrayLike,
+    limits: tuple[int, int],
+    axis: int | None = None,
+) -> NDArray[np.int32]:
+    """``clip(rint(x / scale) + zero_point, *limits)`` in float32; NaN gives the zero point."""
+    values = np.asarray(x, np.float32)
+    zero = along(zero_point, values.ndim, axis).astype(np.float32)
+    with np.errstate(all="ignore"):
+        rounded = np.rint(values / along(scale, values.ndim, axis).astype(np.float32))
+    codes = np.clip(np.where(np.isnan(values), 0, rounded) + zero, *limits)
+    return codes.astype(np.int32)
+
+
+def dequantize(
+    q: NDArray[Any], scale: ArrayLike, zero_point: ArrayLike, axis: int | None = None
+) -> NDArray[np.float32]:
+    """``(q - zero_point) * scale`` with the difference exact and the product in float32."""
+    difference = np.asarray(q, np.int64) - along(zero_point, np.ndim(q), axis)
+    scales = along(scale, np.ndim(q), axis).astype(np.float32)
+    with np.errstate(all="ignore"):
+        return np.asarray(difference.astype(np.float32) * scales, np.float32)
+
+
+def minmax(x: NDArray[Any], axis: int | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Smallest and largest value of each channel; NaN spreads, zeros are +0."""
+    values = np.asarray(x, np.float32)
+    others = tuple(i for i in range(values.ndim) if axis is None or i != axis % values.ndim)
+    return values.min(axis=others) + np.float32(0), values.max(axis=others) + np.float32(0)
+
+
+def absmax(x: NDArray[Any], axis: int | None = None) -> NDArray[Any]:
+    """Largest magnitude of each channel."""
+    return minmax(np.abs(np.asarray(x, np.float32)), axis)[1]
+
+
+def scale_symmetric(x: NDArray[Any], high: int, axis: int | None = None) -> NDArray[Any]:
+    """``absmax / high``, at least the smallest normal float32; 1 where everything is 0."""
+    magnitude = absmax(x, axis)
+    scale = np.maximum(magnitude / np.float32(high), np.finfo(np.float32).tiny)
+    return np.where(magnitude == 0, np.float32(1), scale)
+
+
+def error_metrics(reference: NDArray[Any], actual: NDArray[Any]) -> dict[str, float]:
+    """The metrics over the positions where both sides are finite, in float64."""
+    r, a = (np.asarray(side).astype(np.float64).ravel() for side in (reference, actual))
+    finite = np.isfinite(r) & np.isfinite(a)
+    same = (r == a) | (np.isnan(r) & np.isnan(a))
+    mismatched = int(np.count_nonzero(~finite & ~same))
+    r, a = r[finite], a[finite]
+    d = np.abs(r - a)
+    with np.errstate(all="ignore"):
+        error, signal, other = np.sum(d * d), np.sum(r * r), np.sum(a * a)
+        norms = np.sqrt(signal) * np.sqrt(other)
+        return {
+            "compared": r.size,
+            "nonfinite_mismatched": mismatched,
+            "max_abs": float(d.max(initial=0)),
+            "mean_abs": float(d.mean()) if d.size else 0.0,
+            "rel_l2": 0.0 if error == 0 else float(np.sqrt(error) / np.sqrt(signal)),
+            "sqnr_db": float("inf") if error == 0 else float(10 * np.log10(signal / error)),
+            "cosine": float(np.sum(r * a) / norms) if norms else float(signal == other),
+        }
+
+
+def error_histogram(
+    reference: NDArray[Any], actual: NDArray[Any]
+) -> tuple[int, int, NDArray[Any], int]:
+    """Zeros, underflow, 64 bins and overflow of the absolute errors at finite positions."""
+    quarters = ("1", "1.7782794100389228", "3.1622776601683795", "5.6234132519034908")
+    edges = [float(f"{quarters[k % 4]}e{k // 4 - 12}") for k in range(65)]
+    r, a = (np.asarray(side).astype(np.float64).ravel() for side in (reference, actual))
+    finite = np.isfinite(r) & np.isfinite(a)
+    d = np.abs(r[finite] - a[finite])
+    place = np.bincount(np.searchsorted(edges, d[d > 0], side="right"), minlength=66)
+    return int(np.count_nonzero(d == 0)), int(place[0]), place[1:65], int(place[65])

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_strategies import axes, floats, lay_out
+
+import lepton_kernels as lk
+from lepton_kernels import reference
+
+
+@st.composite
+def parameters(draw, shape, low, high):
+    axis = draw(axes(len(shape)))
+    channels = () if axis is None else (shape[axis],)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scale = 10.0 ** rng.uniform(-5, 5, channels)
+    if draw(st.booleans()):
+        scale = 2.0 ** np.round(np.log2(scale))  # exact ties occur
+    zero = rng.integers(low, high + 1, channels) if draw(st.booleans()) else 0
+    return axis, np.asarray(scale, np.float32), zero
+
+
+@given(data=st.data())
+def test_quantize_equals_its_definition(data):
+    x = data.draw(floats(nan=True))
+    dtype, narrow = data.draw(st.sampled_from([("int8", False), ("int8", True), ("uint8", False)]))
+    low, high = lk.integer_limits(dtype, narrow=narrow)
+    axis, scale, zero = data.draw(parameters(x.shape, low, high))
+    got = lk.quantize(
+        x,
+        scale,
+        zero,
+        dtype=dtype,
+        axis=axis,
+        narrow=narrow,
+        nan="zero_point",
+        threads=data.draw(st.integers(1, 3)),
+    )
+    assert got.dtype == dtype and got.flags.c_contiguous
+    np.testing.assert_array_equal(got, reference.quantize(x, scale, zero, (low, high), axis))
+
+
+@given(data=st.data())
+def test_dequantize_equals_its_definition(data):
+    like = data.draw(floats())
+    dtype = data.draw(st.sampled_from(["int8", "uint8", "int16", "uint16", "int32"]))
+    limits = np.iinfo(dtype)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    q = rng.integers(limits.min, limits.max, like.shape, dtype, endpoint=True)
+    q = lay_out(data.draw, np.asarray(q))
+    axis, scale, zero = data.draw(parameters(q.shape, limits.min, limits.max))
+    if dtype == "int32":
+        zero = 0
+    got = lk.dequantize(q, scale, zero, axis=axis)
+    assert got.dtype == np.float32 and got.flags.c_contiguous
+    np.testing.assert_array_equal(got, reference.dequantize(q, scale, zero, axis))
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+def test_large_arrays_do_not_depend_on_threads(axis):
+    x = np.random.default_rng(0).standard_normal((30, 200, 300), dtype=np.float32)
+    scale = np.float32(0.013) if axis is None else np.linspace(0.01, 0.02, x.shape[axis])
+    want = reference.quantize(x, np.float32(scale), 3, (-128, 127), axis)
+    for threads in (1, 2, 3, 8, None):
+        got = lk.quantize(x, scale, 3, axis=axis, threads=threads)
+        np.testing.assert_array_equal(got, want)
+    restored = lk.dequantize(got, scale, 3, axis=axis)
+    np.testing.assert_array_equal(restored, reference.dequantize(got, np.float32(scale), 3, axis))
+
+
+def test_the_division_is_a_division():
+    x = np.arange(1, 4_000_001, dtype=np.float32)
+    scale = np.float32(0.1)
+    by_reciprocal = np.clip(np.rint(x * (np.float32(1) / scale)), -128, 127)
+    got = lk.quantize(x[:2000] / 1000, scale / 1000)
+    np.testing.assert_array_equal(
+        got, np.clip(np.rint(x[:2000] / 1000 / (scale / np.float32(1000))), -128, 127)
+    )
+    # The two differ somewhere, or the test above would prove nothing.
+    assert (by_reciprocal != np.clip(np.rint(x / scale), -128, 127)).any() or (
+        np.rint(x * (np.float32(1) / scale)) != np.rint(x / scale)
+    ).any()
+
+
+def test_out_is_filled_and_returned():
+    x = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    out = np.empty((3, 4), np.int8)
+    assert lk.quantize(x, 0.01, out=out) is out
+    np.testing.assert_array_equal(out, lk.quantize(x, 0.01))
+    back = np.empty((3, 4), np.float32)
+    assert lk.dequantize(out, 0.01, out=back) is back
+
+
+def test_nan_is_refused_and_located():
+    x = np.ones((4, 5), np.float32)
+    x[1, 2] = x[3, 4] = np.nan
+    out = np.full((4, 5), 99, np.int8)
+    with pytest.raises(lk.KernelError, match="2 NaN, the first at linear index 7"):
+        lk.quantize(x, 1.0, 5, out=out)
+    assert out[1, 2] == 5 and out[0, 0] == 6
+
+
+BAD = {
+    "float64": ({"x": np.ones(3)}, TypeError, "float64 is not supported"),
+    "swapped bytes": ({"x": np.ones(3, ">f4")}, TypeError, "not supported"),
+    "text": ({"x": ["a"]}, TypeError, "not supported"),
+    "dtype": ({"dtype": "int7"}, TypeError, "int7"),
+    "int16": ({"dtype": "int16"}, TypeError, "accepted: int8, uint8"),
+    "narrow": ({"dtype": "uint8", "narrow": True}, ValueError, "signed"),
+    "axis": ({"axis": 2, "scale": [1.0]}, ValueError, "axis 2 is out of range"),
+    "axis type": ({"axis": 0.5}, TypeError, "axis must be"),
+    "zero scale": ({"scale": 0.0}, ValueError, r"scale\[0\] is 0"),
+    "negative scale": ({"scale": -1.0}, ValueError, r"scale\[0\] is -1"),
+    "denormal scale": ({"scale": 1e-40}, ValueError, "denormal"),
+    "huge scale": ({"scale": 1e300}, ValueError, "inf"),
+    "nan scale": ({"scale": np.nan}, ValueError, "NaN"),
+    "second scale": ({"scale": [1, 0, 1], "axis": 1}, ValueError, r"scale\[1\]"),
+    "scale type": ({"scale": "1"}, TypeError, "scale must be real"),
+    "scale length": ({"scale": [1.0, 2.0], "axis": 1}, ValueError, r"shape \(3,\)"),
+    "scale for channels": ({"scale": 1.0, "axis": 1}, ValueError, r"shape \(3,\)"),
+    "scales for a tensor": ({"scale": [1.0, 2.0]}, ValueError, "single value"),
+    "zero point": ({"zero_point": 128}, ValueError, "accepted are -128 to 127"),
+    "huge zero point": ({"zero_point": 2**40}, ValueError, str(2**40)),
+    "zero point type": ({"zero_point": 0.5}, TypeError, "zero_point must be integers"),
+    "nan policy": ({"nan": "ignore"}, ValueError, "accepted"),
+    "threads": ({"threads": 0}, ValueError, "at least 1"),
+    "threads type": ({"threads": 1.5}, TypeError, "threads must be"),
+    "out dtype": ({"out": np.empty((2, 3), np.uint8)}, ValueError, "needed is int8"),
+    "out shape": ({"out": np.empty((3, 2), np.int8)}, ValueError, r"needed is \[2, 3\]"),
+    "out strides": ({"out": np.empty((2, 6), np.int8)[:, ::2]}, ValueError, "contiguous"),
+    "out type": ({"out": [0]}, TypeError, "NumPy array"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments_say_what_is_accepted(case):
+    change, error, text = BAD[case]
+    arguments = {"x": np.ones((2, 3), np.float32), "scale": 1.0} | change
+    with pytest.raises(error, match=text) as caught:
+        lk.quantize(**arguments)
+    assert isinstance(caught.value, lk.KernelError)
+
+
+def test_out_must_be_writable_and_apart():
+    x = np.ones(8, np.float32)
+    frozen = np.empty(8, np.int8)
+    frozen.flags.writeable = False
+    with pytest.raises(lk.KernelError, match="read-only"):
+        lk.quantize(x, 1.0, out=frozen)
+    with pytest.raises(lk.KernelError, match="shares memory"):
+        lk.quantize(x, 1.0, out=x.view(np.int8)[:8])
+
+
+def test_int32_has_no_zero_point():
+    with pytest.raises(lk.KernelError, match="accepted are 0 to 0"):
+        lk.dequantize(np.ones(2, np.int32), 1.0, 1)
+
+
+def test_empty_arrays_give_empty_arrays():
+    assert lk.quantize(np.empty((0, 3), np.float32), [1, 1, 1], axis=1).shape == (0, 3)
+    assert lk.quantize(np.empty((3, 0), np.float32), np.empty(0), axis=1).shape == (3, 0)
+    assert lk.dequantize(np.empty((2, 0), np.int8), 1.0).shape == (2, 0)

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_strategies import axes, floats
+
+import lepton_kernels as lk
+from lepton_kernels import reference
+
+
+def same_bits(got, want):
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(np.signbit(got)[got == 0], False)
+
+
+@given(data=st.data())
+def test_ranges_equal_their_definition(data):
+    x = data.draw(floats(nan=True, min_side=1))
+    axis = data.draw(axes(x.ndim))
+    threads = data.draw(st.integers(1, 3))
+    for got, want in zip(
+        lk.minmax(x, axis=axis, threads=threads), reference.minmax(x, axis), strict=True
+    ):
+        assert got.dtype == np.float32
+        same_bits(got, want)
+    same_bits(lk.absmax(x, axis=axis, threads=threads), reference.absmax(x, axis))
+
+
+@given(data=st.data())
+def test_symmetric_scales_equal_their_definition(data):
+    x = data.draw(floats(min_side=1))
+    x = np.where(np.isfinite(x.astype(np.float32)), x, x.dtype.type(0))
+    axis = data.draw(axes(x.ndim))
+    got = lk.scale_symmetric(x, axis=axis)
+    np.testing.assert_array_equal(got, reference.scale_symmetric(x, 127, axis))
+    codes = lk.quantize(x, got, axis=axis, narrow=True)
+    np.testing.assert_array_equal(codes, lk.quantize(x, got, axis=axis))
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+def test_large_arrays_do_not_depend_on_threads(axis):
+    x = np.random.default_rng(0).standard_normal((30, 200, 300), dtype=np.float32)
+    for threads in (1, 2, 5, None):
+        for got, want in zip(
+            lk.minmax(x, axis=axis, threads=threads), reference.minmax(x, axis), strict=True
+        ):
+            np.testing.assert_array_equal(got, want)
+
+
+def test_out_is_filled_and_returned():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    low, high = np.empty(3, np.float32), np.empty(3, np.float32)
+    got = lk.minmax(x, axis=1, out=(low, high))
+    assert got[0] is low and got[1] is high
+    np.testing.assert_array_equal(high, [3, 4, 5])
+    single = np.empty((), np.float32)
+    assert lk.absmax(-x, out=single) is single and single == 5
+
+
+def test_nothing_to_reduce_is_an_error():
+    for call in (lk.minmax, lk.absmax, lk.scale_symmetric):
+        with pytest.raises(lk.KernelError, match="no values"):
+            call(np.empty((0, 3), np.float32), axis=1)
+        with pytest.raises(lk.KernelError, match="no values"):
+            call(np.empty(0, np.float32))
+        assert np.size(call(np.empty((3, 0), np.float32), axis=1)[0:1]) == 0
+
+
+def test_scales_need_finite_values():
+    for bad in (np.nan, np.inf):
+        with pytest.raises(lk.KernelError, match="1 of 2 channels"):
+            lk.scale_symmetric(np.array([[1, bad], [1, 2]], np.float32), axis=0)
+
+
+def test_bad_arguments():
+    x = np.ones((2, 3), np.float32)
+    with pytest.raises(lk.KernelTypeError, match="float64"):
+        lk.minmax(np.ones(3))
+    with pytest.raises(lk.KernelError, match=r"out has shape \(2,\)"):
+        lk.absmax(x, axis=1, out=np.empty(2, np.float32))
+    with pytest.raises(lk.KernelError, match="shares memory"):
+        same = np.empty(3, np.float32)
+        lk.minmax(x, axis=1, out=(same, same))
+    with pytest.raises(lk.KernelError, match="float64"):
+        lk.absmax(x, axis=1, out=np.empty(3))

@@ -1,0 +1,155 @@
+"""Telling apart the ways in which a plugin can be unusable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lepton_core._version import SPEC_VERSION, __version__
+from lepton_core.catalogue import KNOWN
+from lepton_core.environment import versions_of
+from lepton_core.errors import (
+    PluginBrokenError,
+    PluginDependencyError,
+    PluginError,
+    PluginVersionError,
+)
+
+if TYPE_CHECKING:
+    from lepton_core._discovery import PluginEntry
+    from lepton_core.capabilities import Backend, PluginInfo
+
+
+def check_entry(entry: PluginEntry) -> None:
+    """Check the distribution's metadata before anything of it is imported.
+
+    Raises:
+        PluginVersionError: It asks for another version of lepton-core.
+        PluginBrokenError: The entry point does not follow the convention.
+    """
+    if not entry.package or not entry.value.partition(":")[0].endswith(".plugin"):
+        raise PluginBrokenError(
+            "LPT-PLUG-004",
+            f"{entry} declares {entry.name!r} as {entry.value!r}",
+            cause="An entry point must name the module <package>.plugin, with <package>.info "
+            "beside it.",
+            remedy=f"Report this to the makers of {entry.distribution}.",
+        )
+    if not entry.core_requirement:
+        return
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        wanted = SpecifierSet(entry.core_requirement)
+    except InvalidSpecifier:
+        return
+    if not wanted.contains(__version__, prereleases=True):
+        raise PluginVersionError(
+            "LPT-PLUG-005",
+            f"{entry} wants lepton-core {entry.core_requirement}; this is {__version__}",
+            remedy=f"pip install --upgrade {entry.distribution} lepton-core",
+        )
+
+
+def check_info(info: object, entry: PluginEntry, kind: type[PluginInfo]) -> None:
+    """Check that a plugin's description is of the right kind and contract.
+
+    Raises:
+        PluginBrokenError: It is no description, or one of another plugin.
+        PluginVersionError: It was written for a newer hook contract.
+    """
+    if not isinstance(info, kind):
+        raise PluginBrokenError(
+            "LPT-PLUG-004",
+            f"{entry.package}.info.INFO is a {type(info).__name__}, expected a {kind.__name__}",
+            remedy=f"Report this to the makers of {entry.distribution}.",
+        )
+    if info.spec_version > SPEC_VERSION:
+        raise PluginVersionError(
+            "LPT-PLUG-005",
+            f"{entry} is written for version {info.spec_version} of the hooks; "
+            f"this lepton-core has version {SPEC_VERSION}",
+            remedy="pip install --upgrade lepton-core",
+        )
+    if info.id != entry.name:
+        raise PluginBrokenError(
+            "LPT-PLUG-004",
+            f"{entry} is installed as {entry.name!r} but calls itself {info.id!r}",
+            remedy=f"Report this to the makers of {entry.distribution}.",
+        )
+
+
+def _pip_for(module: str, entry: PluginEntry, info: PluginInfo | None) -> str:
+    backends: tuple[Backend, ...] = info.backends if info else ()
+    for backend in backends:
+        if backend.module == module and backend.pip:
+            return backend.pip
+    known = KNOWN.get(entry.name)
+    return known.pip if known and known.pip.startswith(entry.distribution) else module
+
+
+def classify_import_error(
+    error: BaseException, entry: PluginEntry, what: str, info: PluginInfo | None = None
+) -> PluginError:
+    """Return the :class:`PluginError` that says in which way *entry* is unusable.
+
+    Args:
+        error: What was raised while importing or registering.
+        entry: The plugin.
+        what: What was tried, for the message.
+        info: Its description, if that could be read.
+    """
+    if isinstance(error, PluginError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        missing = error.name.partition(".")[0]
+        if missing != entry.package.partition(".")[0]:
+            pip = _pip_for(missing, entry, info)
+            return PluginDependencyError(
+                "LPT-PLUG-002",
+                f"{entry} is installed, but the package {missing!r} that it needs is not",
+                cause=str(error),
+                remedy=f'pip install "{pip}"',
+                details={"plugin": entry.name, "missing": missing, "pip": pip},
+            )
+    return PluginBrokenError(
+        "LPT-PLUG-003",
+        f"{entry} is installed but broken: lepton could not {what}",
+        cause=f"{type(error).__name__}: {error}",
+        remedy=f"Reinstall {entry.distribution}, or switch it off with "
+        f"LEPTON_DISABLED_PLUGINS={entry.name}.",
+        details={"plugin": entry.name, "exception": type(error).__name__},
+    )
+
+
+def check_backends(info: PluginInfo) -> None:
+    """Check, from metadata alone, that the packages a plugin needs are there.
+
+    Raises:
+        PluginDependencyError: One is missing or of a version that does not work.
+    """
+    for backend in info.backends:
+        found = versions_of(*backend.distributions)
+        if not found:
+            raise PluginDependencyError(
+                "LPT-PLUG-002",
+                f"{info.title} needs the package {backend.distributions[0]!r}, "
+                "which is not installed",
+                remedy=f'pip install "{backend.pip or backend.distributions[0]}"',
+                details={"plugin": info.id, "missing": backend.module, "pip": backend.pip},
+            )
+        if not backend.specifier:
+            continue
+        from packaging.specifiers import SpecifierSet
+
+        wanted = SpecifierSet(backend.specifier)
+        name, version = next(iter(found.items()))
+        if not wanted.contains(version, prereleases=True):
+            raise PluginDependencyError(
+                "LPT-PLUG-002",
+                f"{info.title} works with {name} {backend.specifier}; {version} is installed",
+                remedy=f'pip install "{name}{backend.specifier}"',
+                details={"plugin": info.id, "package": name, "version": version},
+            )
+
+
+__all__ = ["check_backends", "check_entry", "check_info", "classify_import_error"]

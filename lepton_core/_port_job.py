@@ -1,0 +1,352 @@
+"""How :func:`lepton_core.porting.port` works, step by step."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_core import staging
+from lepton_core._proof import Prover, Yardstick
+from lepton_core.catalogue import KNOWN
+from lepton_core.context import Context
+from lepton_core.errors import LeptonError, OperationCancelledError, StorageError, UsageError
+from lepton_core.evaluate import evaluate_isolated
+from lepton_core.planner import Step, plan_for_target, reachable
+from lepton_core.porting import PortResult
+from lepton_core.sources import resolve
+from lepton_core.types import (
+    ConvertRequest,
+    EvaluateRequest,
+    EvaluateResult,
+    InspectRequest,
+    Model,
+    Target,
+)
+
+if TYPE_CHECKING:
+    from lepton_core.context import Reporter
+    from lepton_core.dispatch import Hooks
+    from lepton_core.porting import PortOptions
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int16", "int8", "int4", "auto")
+_FATAL = (OperationCancelledError, StorageError)
+_TIMING_ROUNDS = 2
+
+
+@dataclass(slots=True)
+class Built:
+    """One requested combination on its way to a variant."""
+
+    target: Target
+    precision: str
+    model: Model | None = None
+    facts: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    outputs: EvaluateResult | None = None
+    latency: dict[str, float] | None = None
+    error: LeptonError | None = None
+
+
+class PortJob:
+    """One run of the main job.
+
+    Args:
+        hooks: Calls the plugins.
+        reporter: Where progress goes.
+        options: What was asked for.
+    """
+
+    def __init__(self, hooks: Hooks, reporter: Reporter, options: PortOptions) -> None:
+        self.hooks = hooks
+        self.reporter = reporter
+        self.options = options
+        self._steps: dict[tuple[str, str, str], tuple[Model, dict[str, Any], tuple[str, ...]]] = {}
+        self._lock = threading.Lock()
+        self._scratch = Path()
+        self._number = 0
+
+    # --- the run ------------------------------------------------------------------------------
+
+    def run(self, source: str, targets: tuple[str, ...]) -> PortResult:
+        """Do it; see :func:`lepton_core.porting.port`."""
+        asked = [
+            (Target.parse(target), precision)
+            for target in targets
+            for precision in self.options.precisions
+        ]
+        self._check_request(asked)
+        staging.check_replaceable(self.options.out, force=self.options.force)
+        model = self._inspect(resolve(source, self.hooks.registry))
+        with staging.staged(self.options.out, force=self.options.force) as stage:
+            self._scratch = stage / ".scratch"
+            self._scratch.mkdir()
+            try:
+                result = self._run_in(stage, model, asked)
+            finally:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+        return result
+
+    def _run_in(self, stage: Path, model: Model, asked: list[tuple[Target, str]]) -> PortResult:
+        yardstick = self._yardstick(model)
+        bar = self.reporter.task("build", len(asked))
+        built = self._build_all(stage, yardstick, model, asked, bar.advance)
+        bar.finish()
+        self._time_all(yardstick, built)
+        out = self.options.out.absolute()
+        prover = Prover(self.options, stage, out, model, yardstick)
+        variants = prover.prove_all(built)
+        result = PortResult(_source_facts(model, yardstick), variants, out)
+        prover.write_pages(result)
+        _write_json(stage / "result.json", result.to_dict())
+        _write_json(stage / staging.MARKER, {"schema": 1, "kind": "port", "result": "result.json"})
+        return result
+
+    def _check_request(self, asked: list[tuple[Target, str]]) -> None:
+        if not asked:
+            raise UsageError(
+                "LPT-USE-004",
+                "No target was asked for",
+                remedy="Name at least one: --to onnxruntime. `lepton targets` lists them.",
+            )
+        for target, precision in asked:
+            info = self.hooks.registry.target(target.id)
+            if precision not in PRECISIONS:
+                raise UsageError(
+                    "LPT-USE-005",
+                    f"There is no precision {precision!r}",
+                    cause=f"precisions: {', '.join(PRECISIONS)}",
+                    remedy=f"{info.title} offers {', '.join(info.precisions)}.",
+                )
+            if target.device and info.devices and target.device not in info.devices:
+                raise UsageError(
+                    "LPT-USE-006",
+                    f"{info.title} has no device {target.device!r}",
+                    cause=f"devices: {', '.join(info.devices)}",
+                    remedy=f"Write {target.id}, or {target.id}:{info.devices[0]}.",
+                )
+
+    # --- the source ---------------------------------------------------------------------------
+
+    def _context(self, name: str) -> Context:
+        with self._lock:
+            self._number += 1
+            workdir = self._scratch / f"{self._number:03d}-{name}"
+        workdir.mkdir()
+        return self._context_at(workdir)
+
+    def _context_at(self, workdir: Path) -> Context:
+        return Context(workdir, self.options.seed, self.reporter, self.options.limits)
+
+    def _inspect(self, model: Model) -> Model:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="lepton-") as workdir:
+            request = InspectRequest(operators=False)
+            return self.hooks.inspect(model, request, self._context_at(Path(workdir))).model
+
+    def _yardstick(self, model: Model) -> Yardstick:
+        """Bring the source to a form that can be run, and run it on the held-out samples."""
+        from lepton_core.samples import load_samples, save
+
+        given = None if self.options.samples is None else load_samples(self.options.samples)
+        owner, runnable = self._runnable(model)
+        samples = Yardstick.split(given, runnable, self.options.seed)
+        folder = self._scratch / "samples"
+        save(samples.held_out, folder)
+        request = EvaluateRequest(
+            owner,
+            str(folder),
+            out=str(self._scratch / "reference"),
+            threads=self.options.threads,
+            reference=True,
+        )
+        reference = evaluate_isolated(self.hooks, runnable, request, self._context("reference"))
+        return replace(samples, owner=owner, model=runnable, folder=folder, reference=reference)
+
+    def _runnable(self, model: Model) -> tuple[str, Model]:
+        """Return the nearest form of the source that a plugin runs as the yardstick."""
+        problem: LeptonError | None = None
+        for steps in reachable(model.format, self.hooks.registry.infos()):
+            end = steps[-1].edge.result if steps else model.format
+            try:
+                owner = self.hooks.reference_owner(end)
+            except LeptonError as error:
+                problem = problem or error
+                continue
+            return owner, self._walk(model, steps, ConvertRequest(owner))[0]
+        raise problem or RuntimeError("a source format reaches at least itself")
+
+    # --- building -----------------------------------------------------------------------------
+
+    def _walk(
+        self, model: Model, steps: tuple[Step, ...], request: ConvertRequest
+    ) -> tuple[Model, dict[str, Any], tuple[str, ...]]:
+        """Walk edges that several targets share; each is walked once."""
+        facts: dict[str, Any] = {}
+        warned: tuple[str, ...] = ()
+        for step in steps:
+            key = (step.edge.source, step.edge.result, step.precision)
+            with self._lock:
+                known = self._steps.get(key)
+            if known is None:
+                context = self._context(step.edge.result.replace("/", "-"))
+                part = self.hooks.convert_step(model, step, request, context)
+                known = (part.model, dict(part.facts), part.warnings)
+                with self._lock:
+                    self._steps[key] = known
+            model = known[0]
+            facts.update(known[1])
+            warned += known[2]
+        return model, facts, warned
+
+    def _build_all(
+        self,
+        stage: Path,
+        yardstick: Yardstick,
+        model: Model,
+        asked: list[tuple[Target, str]],
+        advance: Any,  # noqa: ANN401 - a bar's advance
+    ) -> list[Built]:
+        """Build every combination: targets side by side, each target's precisions in turn."""
+        built = [Built(target, precision) for target, precision in asked]
+        self._share_prefix(model, built)
+        groups: dict[str, list[Built]] = {}
+        for one in built:
+            groups.setdefault(one.target.id, []).append(one)
+
+        def work(group: list[Built]) -> None:
+            for one in group:
+                self._build(stage, yardstick, model, one)
+                advance(1)
+
+        with ThreadPoolExecutor(max(1, len(groups))) as threads:
+            for future in [threads.submit(work, group) for group in groups.values()]:
+                future.result()
+        return built
+
+    def _share_prefix(self, model: Model, built: list[Built]) -> None:
+        """Walk the edges before the last ones first, so that they are not walked twice at once."""
+        for one in built:
+            try:
+                steps = self._plan(model, one)
+                self._walk(model, steps[:-1], ConvertRequest(one.target.id))
+            except _FATAL:
+                raise
+            except LeptonError as error:
+                one.error = error
+        if built and all(one.error is not None for one in built) and built[0].error:
+            raise built[0].error
+
+    def _plan(self, model: Model, one: Built) -> tuple[Step, ...]:
+        info = self.hooks.registry.target(one.target.id)
+        return plan_for_target(model.format, info, self.hooks.registry.infos(), one.precision).steps
+
+    def _build(self, stage: Path, yardstick: Yardstick, model: Model, one: Built) -> None:
+        if one.error is not None:
+            return
+        try:
+            steps = self._plan(model, one)
+            request = ConvertRequest(
+                one.target.id, precision=one.precision, device=one.target.device
+            )
+            before, facts, warned = self._walk(model, steps[:-1], request)
+            folder = stage / str(one.target).replace(":", "-") / one.precision
+            folder.mkdir(parents=True)
+            if steps:
+                part = self.hooks.convert_step(before, steps[-1], request, self._context_at(folder))
+                one.model, one.facts = part.model, {**facts, **part.facts}
+                one.warnings = (*warned, *part.warnings)
+            else:
+                one.model, one.facts = _copied(before, folder), facts
+            one.outputs = self._evaluate(yardstick, one)
+        except _FATAL:
+            raise
+        except LeptonError as error:
+            one.error = error
+
+    def _evaluate(self, yardstick: Yardstick, one: Built) -> EvaluateResult:
+        context = self._context(f"outputs-{one.target.id}-{one.precision}")
+        request = EvaluateRequest(
+            one.target.id,
+            str(yardstick.folder),
+            out=str(context.workdir / "outputs"),
+            device=one.target.device,
+            threads=self.options.threads,
+        )
+        assert one.model is not None  # noqa: S101 - called after the build
+        return evaluate_isolated(self.hooks, one.model, request, context)
+
+    # --- timing -------------------------------------------------------------------------------
+
+    def _time_all(self, yardstick: Yardstick, built: list[Built]) -> None:
+        """Time source and variants one at a time, in interleaved rounds; the best round counts."""
+        seconds = self.options.latency_seconds
+        ready = [one for one in built if one.model is not None and one.error is None]
+        if seconds <= 0 or not ready:
+            return
+        bar = self.reporter.task("time", _TIMING_ROUNDS * (len(ready) + 1))
+        for _ in range(_TIMING_ROUNDS):
+            timed = self._time(yardstick, yardstick.owner, yardstick.model, None)
+            yardstick.latency = _better(yardstick.latency, timed)
+            bar.advance()
+            for one in ready:
+                try:
+                    timed = self._time(yardstick, one.target.id, one.model, one.target.device)
+                    one.latency = _better(one.latency, timed)
+                except LeptonError as error:
+                    if isinstance(error, _FATAL):
+                        raise
+                    one.error = error
+                bar.advance()
+        bar.finish()
+
+    def _time(
+        self, yardstick: Yardstick, owner: str, model: Model | None, device: str | None
+    ) -> dict[str, float]:
+        assert model is not None  # noqa: S101 - only what was built is timed
+        request = EvaluateRequest(
+            owner,
+            str(yardstick.folder),
+            device=device,
+            threads=self.options.threads,
+            latency_seconds=self.options.latency_seconds,
+        )
+        context = self._context("timing")
+        return dict(evaluate_isolated(self.hooks, model, request, context).latency)
+
+
+def _better(old: dict[str, float] | None, new: dict[str, float]) -> dict[str, float]:
+    """Return the round that was disturbed less."""
+    return new if old is None or new["p50_ms"] < old["p50_ms"] else old
+
+
+def _copied(model: Model, folder: Path) -> Model:
+    """Copy an artifact that needs no conversion, so that the result stands on its own."""
+    source = Path(model.path)
+    place = folder / source.name
+    if source.is_dir():
+        shutil.copytree(source, place)
+    else:
+        shutil.copyfile(source, place)
+    return model.evolve(path=str(place))
+
+
+def _source_facts(model: Model, yardstick: Yardstick) -> dict[str, Any]:
+    name = f"{model.path}:{model.entry}" if model.entry else model.path
+    signature = yardstick.model.signature if yardstick.model else model.signature
+    return {
+        "path": name,
+        "format": model.format,
+        "digest": model.digest,
+        "signature": str(signature) if signature else None,
+        "title": KNOWN[yardstick.owner].title if yardstick.owner in KNOWN else yardstick.owner,
+    }
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,415 @@
+"""Calling hooks: each step goes to exactly one owner plus the wrappers, never to all.
+
+:class:`Hooks` finds the owner from declared data, loads it (or sends the step to its worker
+process), calls its hook between the stage events, checks what comes back, and turns whatever a
+plugin raises beside :class:`~lepton_core.errors.LeptonError` into a failure that names it.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from lepton_core import types
+from lepton_core._plugin_checks import check_backends
+from lepton_core.catalogue import KNOWN
+from lepton_core.errors import (
+    LeptonError,
+    PluginFailureError,
+    PluginNotInstalledError,
+    UnsupportedOperationError,
+)
+from lepton_core.files import disk_errors, is_disk_error
+from lepton_core.planner import Plan, Step, plan_for_target
+from lepton_core.registry import PluginWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lepton_core.capabilities import PluginInfo
+    from lepton_core.context import Context, Session
+    from lepton_core.registry import Registry
+    from lepton_core.types import Model
+    from lepton_core.workers import WorkerPool
+
+RESULTS: Mapping[str, type] = {
+    "inspect": types.InspectResult,
+    "check": types.CheckResult,
+    "adapt": types.AdaptResult,
+    "convert": types.ConvertResult,
+    "optimize": types.OptimizeResult,
+    "deploy": types.DeployResult,
+    "adjust": types.AdjustResult,
+    "migrate": types.MigrateResult,
+}
+
+
+class Hooks:
+    """The hooks of one registry as typed methods.
+
+    Args:
+        registry: Where plugins come from.
+        pool: Worker processes for the steps that plugins declare isolated; without one,
+            everything runs in this process.
+    """
+
+    def __init__(self, registry: Registry, pool: WorkerPool | None = None) -> None:
+        self.registry = registry
+        self.pool = pool
+
+    # --- the verbs ----------------------------------------------------------------------------
+
+    def inspect(
+        self, model: Model, request: types.InspectRequest, context: Context
+    ) -> types.InspectResult:
+        """Read a source; see :meth:`.LeptonSpecs.lepton_inspect`."""
+        owner = self.source_owner(model.format)
+        return cast("types.InspectResult", self.call("inspect", owner, model, request, context))
+
+    def check(
+        self, model: Model, request: types.CheckRequest, context: Context
+    ) -> types.CheckResult:
+        """Judge a source for a target; see :meth:`.LeptonSpecs.lepton_check`."""
+        self.registry.target(request.target)
+        return cast(
+            "types.CheckResult", self.call("check", request.target, model, request, context)
+        )
+
+    def adapt(
+        self, model: Model, request: types.AdaptRequest, context: Context
+    ) -> types.AdaptResult:
+        """Fit a model to a target; see :meth:`.LeptonSpecs.lepton_adapt`."""
+        self.registry.target(request.target)
+        owner = self.source_owner(model.format)
+        return cast("types.AdaptResult", self.call("adapt", owner, model, request, context))
+
+    def convert(
+        self, model: Model, request: types.ConvertRequest, context: Context
+    ) -> types.ConvertResult:
+        """Convert along the planned path; see :meth:`.LeptonSpecs.lepton_convert`."""
+        facts: dict[str, Any] = {}
+        warned: list[str] = []
+        for step in self.plan(model, request).steps:
+            context.checkpoint()
+            part = self.convert_step(model, step, request, context)
+            facts.update(part.facts)
+            warned.extend(part.warnings)
+            model = part.model
+        return types.ConvertResult(model, facts, tuple(warned))
+
+    def plan(self, model: Model, request: types.ConvertRequest) -> Plan:
+        """Plan the conversion that *request* asks for.
+
+        Raises:
+            PlanError: There is no path.
+        """
+        target = self.registry.target(request.target)
+        if request.to_format:
+            target = replace(target, artifact=request.to_format)
+        return plan_for_target(model.format, target, self.registry.infos(), request.precision)
+
+    def convert_step(
+        self, model: Model, step: Step, request: types.ConvertRequest, context: Context
+    ) -> types.ConvertResult:
+        """Walk one edge of a plan."""
+        part = replace(request, to_format=step.edge.result, precision=step.precision)
+        result = self.call("convert", step.owner, model, part, context, isolated=step.edge.isolated)
+        return cast("types.ConvertResult", result)
+
+    def optimize(
+        self, model: Model, request: types.OptimizeRequest, context: Context
+    ) -> types.OptimizeResult:
+        """Compress a model; see :meth:`.LeptonSpecs.lepton_optimize`."""
+        owner = self.engine_owner("optimize", request.engine)
+        return cast("types.OptimizeResult", self.call("optimize", owner, model, request, context))
+
+    def deploy(
+        self, model: Model, request: types.DeployRequest, context: Context
+    ) -> types.DeployResult:
+        """Put a model under a name; see :meth:`.LeptonSpecs.lepton_deploy`."""
+        owner = self.engine_owner("deploy", request.engine)
+        return cast("types.DeployResult", self.call("deploy", owner, model, request, context))
+
+    def adjust(
+        self, model: Model, request: types.AdjustRequest, context: Context
+    ) -> types.AdjustResult:
+        """Tune a deployment; see :meth:`.LeptonSpecs.lepton_adjust`."""
+        owner = self.engine_owner("adjust", request.engine)
+        return cast("types.AdjustResult", self.call("adjust", owner, model, request, context))
+
+    def migrate(
+        self, model: Model, request: types.MigrateRequest, context: Context
+    ) -> types.MigrateResult:
+        """Move a deployment; see :meth:`.LeptonSpecs.lepton_migrate`."""
+        owner = self.engine_owner("migrate", request.engine)
+        return cast("types.MigrateResult", self.call("migrate", owner, model, request, context))
+
+    def open(self, model: Model, request: types.OpenRequest, context: Context) -> Session:
+        """Open a session in this process; see :meth:`.LeptonSpecs.lepton_open`."""
+        info = self.registry.info(request.target)
+        if info.opens_format(model.format) is None:
+            formats = ", ".join(o.format for o in info.opens) or "nothing"
+            raise UnsupportedOperationError(
+                "LPT-OP-003",
+                f"{info.title} does not open the format {model.format!r}",
+                cause=f"it opens: {formats}",
+                remedy=f"Convert the model first: `lepton convert MODEL --to {request.target}`.",
+            )
+        return cast(
+            "Session", self.call("open", request.target, model, request, context, isolated=False)
+        )
+
+    # --- owners -------------------------------------------------------------------------------
+
+    def source_owner(self, format_id: str) -> str:
+        """Return the plugin that reads sources of a format.
+
+        Raises:
+            PluginNotInstalledError: No installed plugin reads it.
+        """
+        for name, info in self.registry.infos().items():
+            if any(source.id == format_id for source in info.sources):
+                return name
+        raise PluginNotInstalledError(
+            "LPT-PLUG-001",
+            f"No installed plugin reads the format {format_id!r}",
+            remedy="`lepton plugins` lists what is installed.",
+        )
+
+    def reference_owner(self, format_id: str) -> str:
+        """Return the plugin that best runs a source of this format as the yardstick.
+
+        Raises:
+            PluginNotInstalledError: No usable plugin can run it.
+        """
+        ranked = []
+        for name, info in self.registry.infos().items():
+            opens = info.opens_format(format_id)
+            if opens is not None and opens.reference_rank is not None:
+                ranked.append((opens.reference_rank, name, info))
+        problems = []
+        for _, name, info in sorted(ranked, key=lambda item: item[:2]):
+            try:
+                check_backends(info)
+            except LeptonError as error:
+                problems.append(error)
+                continue
+            return name
+        if problems:
+            raise problems[0]
+        raise PluginNotInstalledError(
+            "LPT-PLUG-009",
+            f"No installed plugin can run a model of the format {format_id!r} as the yardstick",
+            remedy="Install the source's own runtime, such as lepton-torch or "
+            "lepton-onnxruntime[cpu].",
+        )
+
+    def engine_owner(self, verb: str, engine: str) -> str:
+        """Return the plugin that is the engine *engine*.
+
+        Raises:
+            PluginNotInstalledError: It is not installed; says how far it is supported.
+        """
+        from lepton_core.capabilities import ExtensionInfo
+
+        for name, info in self.registry.infos().items():
+            if name == engine or (isinstance(info, ExtensionInfo) and info.engine == engine):
+                return name
+        known = KNOWN.get(engine)
+        support = known.support.value if known else "unknown"
+        raise PluginNotInstalledError(
+            "LPT-PLUG-001",
+            f"`{verb}` needs the engine {engine!r}, which is not installed; support: {support}",
+            remedy=known.remedy if known else "`lepton plugins` lists what is installed.",
+            details={"verb": verb, "engine": engine, "support": support},
+        )
+
+    # --- one call -----------------------------------------------------------------------------
+
+    def call(
+        self,
+        verb: str,
+        owner: str,
+        model: Model,
+        request: Any,  # noqa: ANN401 - one of the request classes
+        context: Context,
+        *,
+        isolated: bool | None = None,
+    ) -> Any:  # noqa: ANN401 - the verb's result class
+        """Call one verb of one plugin, in its worker process if it is declared isolated.
+
+        Raises:
+            UnsupportedOperationError: The plugin declares that it cannot, or declined.
+            PluginFailureError: It raised something unexpected, or returned a wrong type.
+            LeptonError: Whatever expected failure the plugin raised.
+        """
+        info = self.registry.info(owner)
+        self._check_declared(verb, info)
+        check_backends(info)
+        if isolated is None:
+            isolated = verb in info.isolated
+        remote = isolated and self.pool is not None and self.registry.record(owner).entry
+        context = replace(context, hooks=self)
+        event = types.StageEvent(verb, owner, getattr(request, "target", ""), model.digest)
+        with self.stage(event), disk_errors(f"the files of `{verb}`"):
+            if remote:
+                result = self._call_worker(verb, owner, model, request, context)
+            else:
+                result = self._call_here(verb, owner, model, request, context)
+        return self._checked(verb, info, result)
+
+    def _check_declared(self, verb: str, info: PluginInfo) -> None:
+        declared = info.capability(verb)
+        if verb not in RESULTS and verb != "open":
+            msg = f"{verb!r} is not a verb"
+            raise ValueError(msg)
+        if declared.support or verb not in info.capabilities:
+            return  # undeclared is unknown: the plugin is asked and may decline
+        raise UnsupportedOperationError(
+            "LPT-OP-001",
+            f"{info.title} does not {verb}; support: {declared.support.value}",
+            cause=declared.note or None,
+            remedy="`lepton targets` shows what each target can do.",
+            details={"plugin": info.id, "verb": verb, "support": declared.support.value},
+        )
+
+    def _call_here(
+        self,
+        verb: str,
+        owner: str,
+        model: Model,
+        request: object,
+        context: Context,
+    ) -> object:
+        self.registry.load_always()
+        return self._call_hook(verb, owner, self.registry.load(owner), (model, request, context))
+
+    def call_owner(
+        self, verb: str, owner: str, model: Model, request: object, context: Context
+    ) -> object:
+        """Call the owner's own hook and nothing around it; what a worker process does."""
+        plugin = self.registry.load(owner)
+        return self._call_hook(verb, owner, plugin, (model, request, context), wrapped=False)
+
+    def _call_worker(
+        self,
+        verb: str,
+        owner: str,
+        model: Model,
+        request: object,
+        context: Context,
+    ) -> object:
+        """Run the owner's hook in its worker; wrappers run here, around a stand-in for it."""
+        from lepton_core.workers import Remote
+
+        if self.pool is None:
+            msg = "a remote call needs a worker pool"
+            raise RuntimeError(msg)
+        self.registry.load_always()
+        manager, name = self.registry.manager, f"{owner}@worker"
+        stand_in = manager.get_plugin(name)
+        if stand_in is None:
+            stand_in = Remote(self.pool, owner)
+            manager.register(stand_in, name=name)
+        return self._call_hook(verb, owner, stand_in, (model, request, context))
+
+    def _call_hook(
+        self,
+        verb: str,
+        owner: str,
+        plugin: object,
+        arguments: tuple[Model, object, Context],
+        *,
+        wrapped: bool = True,
+    ) -> object:
+        name = f"lepton_{verb}"
+        manager = self.registry.manager
+        others = [
+            impl.plugin
+            for impl in getattr(manager.hook, name).get_hookimpls()
+            if impl.plugin is not plugin and not (wrapped and (impl.wrapper or impl.hookwrapper))
+        ]
+        caller = manager.subset_hook_caller(name, remove_plugins=others)
+        try:
+            return caller(**dict(zip(("model", "request", "context"), arguments, strict=True)))
+        except LeptonError:
+            raise
+        except Exception as error:
+            if is_disk_error(error):
+                raise
+            record = self.registry.record(owner)
+            raise PluginFailureError(
+                "LPT-PLUG-010",
+                f"The plugin {owner!r} ({record.origin}) failed unexpectedly in `{verb}`",
+                cause=f"{type(error).__name__}: {error}",
+                remedy="Run again with --debug for the traceback, and report it to the plugin's "
+                "makers.",
+                details={"plugin": owner, "verb": verb, "exception": type(error).__name__},
+            ) from error
+
+    def _checked(self, verb: str, info: PluginInfo, result: object) -> object:
+        if result is None:
+            support = info.capability(verb).support.value
+            raise UnsupportedOperationError(
+                "LPT-OP-002",
+                f"{info.title} declined to {verb} this model; declared support: {support}",
+                remedy="`lepton check MODEL --to TARGET` says what would fit.",
+                details={"plugin": info.id, "verb": verb, "support": support},
+            )
+        expected = RESULTS.get(verb)
+        if expected is not None and not isinstance(result, expected):
+            raise PluginFailureError(
+                "LPT-PLUG-011",
+                f"The plugin {info.id!r} ({info.distribution}) returned a "
+                f"{type(result).__name__} from `{verb}`, expected a {expected.__name__}",
+                remedy="Report this to the plugin's makers.",
+            )
+        return result
+
+    # --- stage events -------------------------------------------------------------------------
+
+    def stage(self, event: types.StageEvent) -> _Stage:
+        """Announce a stage to observers around a ``with`` block."""
+        return _Stage(self, event)
+
+    def announce(self, name: str, event: types.StageEvent) -> None:
+        """Tell every observer; what one of them raises is a warning and nothing more."""
+        manager = self.registry.manager
+        observers = getattr(manager.hook, name).get_hookimpls()
+        for one in observers:
+            others = [impl.plugin for impl in observers if impl.plugin is not one.plugin]
+            try:
+                manager.subset_hook_caller(name, remove_plugins=others)(event=event)
+            except Exception as error:  # an observer never stops the work
+                warnings.warn(
+                    f"observer {manager.get_name(one.plugin)!r} failed at {name}: "
+                    f"{type(error).__name__}: {error}",
+                    PluginWarning,
+                    stacklevel=2,
+                )
+
+
+class _Stage:
+    def __init__(self, hooks: Hooks, event: types.StageEvent) -> None:
+        self._hooks = hooks
+        self._event = event
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._hooks.registry.load_always()
+        self._began = time.perf_counter()
+        self._hooks.announce("lepton_stage_started", self._event)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        done = replace(
+            self._event,
+            status="ok" if error is None else "failed",
+            seconds=time.perf_counter() - self._began,
+            error_code=getattr(error, "code", None),
+        )
+        self._hooks.announce("lepton_stage_finished", done)
+
+
+__all__ = ["RESULTS", "Hooks"]

@@ -1,0 +1,151 @@
+"""Running a model over samples: outputs for the proof, latency for the choice."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lepton_core._plugin_checks import check_backends
+from lepton_core.files import disk_errors
+from lepton_core.types import EvaluateRequest, EvaluateResult, OpenRequest, StageEvent
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lepton_core.context import Context, Session
+    from lepton_core.dispatch import Hooks
+    from lepton_core.samples import Samples
+    from lepton_core.types import Model
+
+_WARM_UP_RUNS = 5
+_MIN_RUNS = 20
+_MAX_RUNS = 2000
+
+
+def evaluate(
+    hooks: Hooks, model: Model, request: EvaluateRequest, context: Context
+) -> EvaluateResult:
+    """Open a model and run it over saved samples; called in the runtime's worker.
+
+    Args:
+        hooks: Opens the session.
+        model: An artifact that the target opens.
+        request: Samples, where outputs go, and whether to time.
+        context: Progress and cancellation.
+
+    Returns:
+        Paths of the outputs, and what the session told.
+
+    Raises:
+        SessionError: The runtime refused the model or failed on a sample.
+    """
+    from lepton_core.samples import load_saved
+
+    samples = load_saved(Path(request.samples))
+    opening = OpenRequest(request.target, request.device, request.threads, request.reference)
+    with hooks.open(model, opening, context) as session:
+        outputs: dict[str, str] = {}
+        if request.out:
+            outputs = _run_all(session, samples, Path(request.out), context)
+        latency: dict[str, float] = {}
+        if request.latency_seconds > 0:
+            latency = measure_latency(session, samples, request.latency_seconds)
+        return EvaluateResult(
+            outputs, session.signature, dict(session.facts), len(samples), latency
+        )
+
+
+def _run_all(session: Session, samples: Samples, out: Path, context: Context) -> dict[str, str]:
+    """Write every output over all rows, one memory-mapped file each."""
+    from lepton_core.samples import collect_outputs
+
+    bar = context.reporter.task(f"run {len(samples)} samples", len(samples))
+
+    def advance(rows: int) -> None:
+        context.checkpoint()
+        bar.advance(rows)
+
+    outputs = collect_outputs(
+        session.run, samples, session.signature, directory=out, on_rows=advance
+    )
+    bar.finish()
+    return {
+        name: _saved(array, out, number) for number, (name, array) in enumerate(outputs.items())
+    }
+
+
+def _saved(array: np.ndarray, out: Path, number: int) -> str:
+    """Return the path of an output's file; arrays without elements are not mapped but kept."""
+    import numpy as np
+
+    if isinstance(array, np.memmap):
+        array.flush()
+        return str(array.filename)
+    path = out / f"output-{number:03d}.npy"
+    np.save(path, array)
+    return str(path)
+
+
+def evaluate_isolated(
+    hooks: Hooks, model: Model, request: EvaluateRequest, context: Context
+) -> EvaluateResult:
+    """Run :func:`evaluate` in the worker process of the plugin that opens the model.
+
+    A plugin that lives only in this process is run here.
+
+    Raises:
+        LeptonError: What the session raised, or how the worker ended.
+        PluginFailureError: The plugin raised something unexpected.
+    """
+    record = hooks.registry.record(request.target)
+    check_backends(hooks.registry.info(request.target))
+    event = StageEvent("evaluate", request.target, request.target, model.digest)
+    with hooks.stage(event), disk_errors(f"outputs in {request.out}"):
+        if hooks.pool is not None and record.entry is not None:
+            result = hooks.pool.call("evaluate", request.target, model, request, context)
+            return cast("EvaluateResult", result)
+        return evaluate(hooks, model, request, context)
+
+
+def measure_latency(session: Session, samples: Samples, seconds: float) -> dict[str, float]:
+    """Time single requests, one sample each, after a warm-up.
+
+    Args:
+        session: An open session.
+        samples: Where inputs come from, in turn.
+        seconds: How long to go on, once the least number of runs is reached.
+
+    Returns:
+        ``p50_ms``, ``p95_ms``, ``mean_ms``, ``runs`` and ``batch``.
+    """
+    import numpy as np
+
+    from lepton_core.samples import batches
+
+    few = samples.rows(np.arange(min(len(samples), 16)))
+    feeds: list[dict[str, Any]] = [i for i, _ in batches(few, session.signature, batch_size=1)]
+    for index in range(_WARM_UP_RUNS):
+        session.run(feeds[index % len(feeds)])
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < _MAX_RUNS:
+        feed = feeds[len(times) % len(feeds)]
+        start = time.perf_counter()
+        session.run(feed)
+        now = time.perf_counter()
+        times.append(now - start)
+        if now - began > seconds and len(times) >= _MIN_RUNS:
+            break
+    ms = np.asarray(times) * 1000.0
+    batch = next((a.shape[0] for a in feeds[0].values() if a.ndim), 1)
+    return {
+        "p50_ms": float(np.percentile(ms, 50)),
+        "p95_ms": float(np.percentile(ms, 95)),
+        "mean_ms": float(ms.mean()),
+        "runs": float(len(times)),
+        "batch": float(batch),
+    }
+
+
+__all__ = ["evaluate", "evaluate_isolated", "measure_latency"]

@@ -1,0 +1,164 @@
+"""Planning a conversion: the cheapest path over the edges that plugins declare."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lepton_core.errors import PlanError, PluginConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lepton_core.capabilities import Edge, PluginInfo, TargetInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One edge and the one plugin that owns it."""
+
+    owner: str
+    edge: Edge
+    precision: str = "fp32"
+
+    def __str__(self) -> str:
+        return f"{self.edge.source} -> {self.edge.result} ({self.owner})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps from a source format to a result format, in order; may be empty."""
+
+    source: str
+    result: str
+    steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.steps)) or f"{self.source} as it is"
+
+
+def owned_edges(infos: Mapping[str, PluginInfo]) -> dict[tuple[str, str], tuple[str, Edge]]:
+    """Return every declared edge with its one owner.
+
+    Raises:
+        PluginConflictError: Two plugins declare the same edge.
+    """
+    owned: dict[tuple[str, str], tuple[str, Edge]] = {}
+    for owner, info in infos.items():
+        for edge in info.edges:
+            key = (edge.source, edge.result)
+            if key in owned:
+                raise PluginConflictError(
+                    "LPT-PLUG-008",
+                    f"The conversion {edge.source} -> {edge.result} is claimed by two plugins",
+                    cause=f"{owned[key][0]} ({infos[owned[key][0]].distribution}) and "
+                    f"{owner} ({info.distribution})",
+                    remedy="Switch one off with LEPTON_DISABLED_PLUGINS.",
+                )
+            owned[key] = (owner, edge)
+    return owned
+
+
+def plan(
+    source: str, result: str, infos: Mapping[str, PluginInfo], *, precision: str = "fp32"
+) -> Plan:
+    """Find the cheapest path from one format to another.
+
+    Every step before the last stays in fp32; the last one takes the asked precision.
+
+    Args:
+        source: Format id to start from.
+        result: Format id to reach.
+        infos: Plugins whose edges count.
+        precision: Precision of the result.
+
+    Returns:
+        The plan; ties go to fewer steps, then to the alphabet, so it is deterministic.
+
+    Raises:
+        PlanError: There is no path.
+        PluginConflictError: Two plugins declare the same edge.
+    """
+    if source == result and precision == "fp32":
+        return Plan(source, result, ())
+    owned = owned_edges(infos)
+    queue: list[tuple[int, int, tuple[str, ...], str]] = [(0, 0, (source,), source)]
+    done: set[str] = set()
+    while queue:
+        cost, hops, path, here = heapq.heappop(queue)
+        if here == result and hops:
+            steps = tuple(
+                _step(owned[pair], precision if pair[1] == result else "fp32")
+                for pair in itertools.pairwise(path)
+            )
+            return Plan(source, result, steps)
+        if here in done:
+            continue
+        done.add(here)
+        for (start, end), (_, edge) in owned.items():
+            wanted = precision if end == result else "fp32"
+            if start == here and wanted in edge.precisions:
+                heapq.heappush(queue, (cost + edge.cost, hops + 1, (*path, end), end))
+    raise _no_path(source, result, precision, owned)
+
+
+def _step(owned: tuple[str, Edge], precision: str) -> Step:
+    owner, edge = owned
+    return Step(owner, edge, precision)
+
+
+def _no_path(
+    source: str,
+    result: str,
+    precision: str,
+    owned: Mapping[tuple[str, str], tuple[str, Edge]],
+) -> PlanError:
+    into = [(owner, edge) for (_, end), (owner, edge) in owned.items() if end == result]
+    offered = sorted({p for _, edge in into for p in edge.precisions})
+    if into and precision not in offered:
+        return PlanError(
+            "LPT-PLAN-002",
+            f"{result} cannot be built at {precision}",
+            cause=f"precisions offered: {', '.join(offered)}",
+            remedy="Ask for one of these, or install an engine that offers it "
+            "(`lepton plugins` lists them).",
+            details={"precision": precision, "offered": offered},
+        )
+    edges = ", ".join(f"{a} -> {b}" for a, b in sorted(owned)) or "none"
+    return PlanError(
+        "LPT-PLAN-001",
+        f"No path of conversions leads from {source} to {result}",
+        cause=f"conversions that installed plugins declare: {edges}",
+        remedy="`lepton plugins` shows what is installed and what is missing.",
+        details={"source": source, "result": result},
+    )
+
+
+def reachable(source: str, infos: Mapping[str, PluginInfo]) -> list[tuple[Step, ...]]:
+    """Return the paths in fp32 to every format that can be reached, nearest first.
+
+    The first is the empty path: the source as it is.
+
+    Raises:
+        PluginConflictError: Two plugins declare the same edge.
+    """
+    plans = [Plan(source, source, ())]
+    for result in sorted({end for _, end in owned_edges(infos)} - {source}):
+        try:
+            plans.append(plan(source, result, infos))
+        except PlanError:
+            continue
+    plans.sort(key=lambda p: (sum(s.edge.cost for s in p.steps), len(p.steps)))
+    return [p.steps for p in plans]
+
+
+def plan_for_target(
+    source: str, target: TargetInfo, infos: Mapping[str, PluginInfo], precision: str = "fp32"
+) -> Plan:
+    """Plan from a source format to a target's artifact; see :func:`plan`."""
+    return plan(source, target.artifact, infos, precision=precision)
+
+
+__all__ = ["Plan", "Step", "owned_edges", "plan", "plan_for_target", "reachable"]

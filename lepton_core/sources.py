@@ -1,0 +1,139 @@
+"""From what the user typed to a :class:`~lepton_core.types.Model`, without opening it.
+
+Formats are recognised by what plugins declare (suffix, ``file:name``, a telling file in a
+directory), never by trying loaders one after the other.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_core.catalogue import KNOWN
+from lepton_core.errors import LeptonError, PluginNotInstalledError, SourceError
+from lepton_core.types import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lepton_core.capabilities import SourceFormat
+    from lepton_core.registry import Registry
+
+
+def split_entry(text: str) -> tuple[str, str | None]:
+    """Split ``file.py:name`` at its last colon; a Windows drive letter is no entry.
+
+    Returns:
+        The path and the entry, ``None`` without one.
+    """
+    path, colon, entry = text.rpartition(":")
+    if colon and len(path) > 1 and entry.isidentifier():
+        return path, entry
+    return text, None
+
+
+def resolve(text: str, registry: Registry) -> Model:
+    """Return an unread model for what the user named.
+
+    Args:
+        text: ``model.onnx``, ``file.py:factory``, ``model.pt2``, a Hugging Face directory, or a
+            cached name.
+        registry: Plugins whose declared source formats count.
+
+    Returns:
+        A model with format, absolute path and entry; signature and digest come from
+        :meth:`.Hooks.inspect`.
+
+    Raises:
+        SourceError: There is no such file, or no plugin declares its kind.
+        PluginNotInstalledError: A plugin that is not installed would read it.
+    """
+    formats = [s for info in registry.infos().values() for s in info.sources]
+    name, entry = (text, None) if Path(text).expanduser().exists() else split_entry(text)
+    path = Path(name).expanduser()
+    if path.exists():
+        found = _of_existing(path, entry, formats)
+        if found is None:
+            raise _unreadable(text, path, entry, formats, registry)
+        return Model(found.id, str(path.resolve()), entry)
+    hub = next((f for f in formats if f.names), None)
+    if hub is not None and _could_be_name(text):
+        return Model(hub.id, text)
+    raise _missing(text, path)
+
+
+def _of_existing(
+    path: Path, entry: str | None, formats: Iterable[SourceFormat]
+) -> SourceFormat | None:
+    for candidate in formats:
+        if path.is_dir():
+            if any((path / name).is_file() for name in candidate.directory_files):
+                return candidate
+        elif entry is not None:
+            if path.suffix.lower() in candidate.entry_suffixes:
+                return candidate
+        elif path.suffix.lower() in candidate.suffixes:
+            return candidate
+    return None
+
+
+def _could_be_name(text: str) -> bool:
+    """A hub's name is ``owner/name`` or ``name`` with no suffix that a file would have."""
+    parts = text.split("/")
+    plain = all(part and not part.startswith(".") for part in parts)
+    return plain and len(parts) <= 2 and Path(text).suffix.lower() not in _FILE_SUFFIXES
+
+
+_FILE_SUFFIXES = {".onnx", ".pt2", ".pt", ".pth", ".py", ".tflite", ".xml", ".mlpackage", ".npz"}
+
+
+def _missing(text: str, path: Path) -> LeptonError:
+    folder = path.parent if path.parent.is_dir() else Path()
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=2, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(str(folder / n) for n in near)}? " if near else ""
+    return SourceError(
+        "LPT-SRC-001",
+        f"There is no model {text!r}",
+        cause=f"{path} does not exist",
+        remedy=f"{hint}Give model.onnx, file.py:factory, model.pt2, or a Hugging Face directory.",
+        details={"source": text, "nearest": near},
+    )
+
+
+def _unreadable(
+    text: str, path: Path, entry: str | None, formats: list[SourceFormat], registry: Registry
+) -> LeptonError:
+    if path.suffix == ".py" and entry is None and any(f.entry_suffixes for f in formats):
+        return SourceError(
+            "LPT-SRC-002",
+            f"{text!r} does not say which factory to call",
+            remedy=f"Write {text}:NAME, where NAME() returns (module, example_inputs).",
+        )
+    kind = f"{path.suffix}:" if entry is not None else path.suffix.lower()
+    for known in KNOWN.values():
+        folder_of = path.is_dir() and any((path / n).is_file() for n in known.suffixes)
+        if (kind in known.suffixes or folder_of) and known.id not in registry.records:
+            return PluginNotInstalledError(
+                "LPT-PLUG-001",
+                f"{text!r} is read by the {known.title} plugin, which is not installed",
+                remedy=known.remedy,
+                details={"plugin": known.id, "pip": known.pip},
+            )
+    readable = ", ".join(sorted({f.example or f.title for f in formats})) or "nothing"
+    pickled = path.suffix.lower() in (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+    return SourceError(
+        "LPT-SRC-003",
+        f"No installed plugin reads {text!r}",
+        cause="Pickled weights can run any code when loaded, so lepton never loads them."
+        if pickled
+        else f"what is readable: {readable}",
+        remedy="Export the model with torch.export.save (model.pt2), or name the code that makes "
+        "it: file.py:factory."
+        if pickled
+        else "Convert it to one of these, or install the plugin that reads it.",
+    )
+
+
+__all__ = ["resolve", "split_entry"]

@@ -1,0 +1,85 @@
+"""Results that appear whole or not at all: a staging directory beside the final place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_core.errors import StorageError
+from lepton_core.files import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARKER = "lepton.json"
+"""A directory that holds this file was written by lepton and may be replaced by it."""
+
+
+def check_replaceable(out: Path, *, force: bool = False) -> None:
+    """Refuse to overwrite what lepton did not write, before any work starts.
+
+    Raises:
+        StorageError: The place holds something else, or cannot be written.
+    """
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() and not force and not (out / MARKER).is_file():
+        raise StorageError(
+            "LPT-IO-003",
+            f"{out} exists and was not written by lepton",
+            remedy="Choose another --out; lepton only replaces results of its own.",
+        )
+    parent = next(p for p in (out, *out.absolute().parents) if p.is_dir())
+    if not os.access(parent, os.W_OK):
+        raise StorageError(
+            "LPT-IO-002",
+            f"No permission to write {out}",
+            remedy="Choose a place you may write to, with --out.",
+        )
+
+
+@contextlib.contextmanager
+def staged(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a directory that becomes *out* when the block ends well, and vanishes otherwise.
+
+    Args:
+        out: The final directory; an earlier result of lepton there is replaced.
+        force: Replace whatever is there.
+
+    Raises:
+        StorageError: The place holds something else, or the disk is full.
+    """
+    out = out.absolute()
+    check_replaceable(out, force=force)
+    with disk_errors(str(out)):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.partial-"))
+        stage.chmod(0o755)
+        try:
+            yield stage
+            _replace(stage, out)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _replace(stage: Path, out: Path) -> None:
+    """Rename *stage* to *out*; what stood there goes only after the new one is in place."""
+    if not out.exists():
+        stage.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old-"))
+    aside.rmdir()
+    out.rename(aside)
+    try:
+        stage.rename(out)
+    except OSError:
+        aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+__all__ = ["MARKER", "check_replaceable", "staged"]

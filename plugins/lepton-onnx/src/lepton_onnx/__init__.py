@@ -1,0 +1,1 @@
+"""The pivot as a library: load, check and stabilise ONNX graphs without a runtime."""
