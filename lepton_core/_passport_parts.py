@@ -13,11 +13,11 @@ from lepton_core.samples._types import chunk_bounds
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lepton_kernels import ErrorAccumulator
     from numpy.typing import NDArray
 
     from lepton_core.metrics import Measurement
     from lepton_core.samples import Samples
+    from lepton_kernels import ErrorAccumulator
 
     Array = NDArray[Any]
 

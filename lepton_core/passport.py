@@ -59,6 +59,34 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
+class Passport(dict[str, Any]):
+    """A passport as plain data, with its verdict at hand.
+
+    Args:
+        data: What :func:`make_passport` or :func:`load_passport` returned.
+        path: Where it is written, if it is.
+    """
+
+    def __init__(self, data: Mapping[str, Any], path: str = "") -> None:
+        super().__init__(data)
+        self.path = path
+
+    @property
+    def verdict(self) -> str:
+        """``"pass"``, ``"weak"`` or ``"fail"``."""
+        return str(self["verdict"]["verdict"])
+
+    @property
+    def why(self) -> str:
+        """The reasons in one sentence or two."""
+        return str(self["verdict"]["why"])
+
+    @property
+    def proved(self) -> bool:
+        """Whether the bound that the samples support fits the budget."""
+        return bool(self["verdict"]["proved"])
+
+
 def make_passport(
     *,
     source: Model,
@@ -319,6 +347,7 @@ def _worst_of(values: list[float], pick: Any) -> float:  # noqa: ANN401 - min or
 
 __all__ = [
     "SCHEMA",
+    "Passport",
     "dump_passport",
     "load_passport",
     "make_passport",

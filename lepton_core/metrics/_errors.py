@@ -9,8 +9,9 @@ import numpy as np
 from lepton_core.samples._types import chunk_bounds
 
 if TYPE_CHECKING:
-    from lepton_kernels import ErrorAccumulator, ErrorMetrics
     from numpy.typing import NDArray
+
+    from lepton_kernels import ErrorAccumulator, ErrorMetrics
 
     Array = NDArray[Any]
 
