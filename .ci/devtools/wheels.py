@@ -136,8 +136,6 @@ def _command(project: Project, out: Path) -> tuple[int, str]:
         return capture(command, env=env, cwd=project.path, timeout=600)
     rust.ensure()
     env["PATH"] = os.pathsep.join([str(python_of(VENV).parent), os.environ["PATH"]])
-    command = [python_of(VENV), "-m", "maturin", "build", "--release", "--out", out]
-    command += ["--interpreter", python_of(VENV)]
-    if (project.path / "Cargo.lock").exists():
-        command.append("--locked")
+    command = [python_of(VENV), "-m", "maturin", "build", "--out", out]
+    command += ["--interpreter", python_of(VENV), *rust.maturin_options(project.path)]
     return run(command, env=env, cwd=project.path), ""
