@@ -18,6 +18,7 @@ from devtools.console import SetupError, Step, capture, run
 from devtools.projects import (
     ROOT,
     Project,
+    digest_of,
     discover,
     is_first_party,
     normalized,
@@ -48,13 +49,15 @@ def build_all() -> dict[str, Wheel]:
     import filelock
 
     projects = discover()
+    # How wheels are built decides about their bytes as much as their sources do.
+    recipe = [Path(module).read_text(encoding="utf-8") for module in (__file__, rust.__file__)]
     DIST.mkdir(exist_ok=True)
     (ROOT / ".cache").mkdir(exist_ok=True)
     # The workers of one test run ask for the wheels at the same time.
     with filelock.FileLock(ROOT / ".cache" / "wheels.lock"):
         record = _read_record()
         for project in projects.values():
-            digest = project.digest()
+            digest = digest_of(project.sources(), *recipe)
             entry = record.get(project.name, {})
             if entry.get("digest") == digest and (DIST / entry["file"]).is_file():
                 continue
