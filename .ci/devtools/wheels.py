@@ -13,7 +13,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devtools import rust
+from devtools import neutral, rust
 from devtools.console import SetupError, Step, capture, run
 from devtools.projects import (
     ROOT,
@@ -50,7 +50,10 @@ def build_all() -> dict[str, Wheel]:
 
     projects = discover()
     # How wheels are built decides about their bytes as much as their sources do.
-    recipe = [Path(module).read_text(encoding="utf-8") for module in (__file__, rust.__file__)]
+    recipe = [
+        Path(module).read_text(encoding="utf-8")
+        for module in (__file__, rust.__file__, neutral.__file__)
+    ]
     DIST.mkdir(exist_ok=True)
     (ROOT / ".cache").mkdir(exist_ok=True)
     # The workers of one test run ask for the wheels at the same time.
@@ -125,6 +128,7 @@ def _build(project: Project) -> str:
             raise SetupError(
                 f"could not build the wheel of {project.name}:\n{text}{full_disk(ROOT, VENV)}"
             )
+        neutral.neutralize(built[0], ROOT)
         prefix = re.sub(r"-", "_", project.name)
         for old in DIST.glob(f"{prefix}-*.whl"):
             old.unlink()
