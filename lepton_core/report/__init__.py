@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+MAX_HISTOGRAMS = 12
+"""Outputs whose histogram is drawn, those nearest to their limit; the table lists all."""
+
+
 def render_passport(passport: Mapping[str, Any]) -> str:
     """Return a passport as an HTML page.
 
@@ -37,14 +41,14 @@ def render_passport(passport: Mapping[str, Any]) -> str:
     limit = passport["limits"]["applied"]["rel_l2"]
     histograms = [
         (name, charts.error_histogram(name, output, limit))
-        for name, output in passport["outputs"].items()
+        for name, output in sorted(passport["outputs"].items(), key=_by_error)
     ]
     return _template("passport.html.j2").render(
         p=passport,
         grid=charts.sample_grid(passport),
         density=charts.density(passport),
         bound=charts.bound_scale(passport),
-        histograms=[(name, chart) for name, chart in histograms if chart],
+        histograms=[(name, chart) for name, chart in histograms if chart][:MAX_HISTOGRAMS],
     )
 
 
@@ -84,6 +88,12 @@ def render_port(
         bubbles=bubbles(built),
         strips=sample_rows(built),
     )
+
+
+def _by_error(item: tuple[str, Mapping[str, Any]]) -> float:
+    """Order outputs by falling error; those that cannot be compared come first."""
+    error = item[1].get("rel_l2")
+    return -float(error) if error is not None else -float("inf")
 
 
 @cache

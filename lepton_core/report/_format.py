@@ -72,7 +72,7 @@ def metric(value: Any, unit: str) -> str:  # noqa: ANN401 - a number as it stand
         return _MISSING
     if unit == "share of samples":
         return f"{100 * float(value):.2f} %"
-    return number(value, 4)
+    return cosine(value) if unit == "cosine" else number(value, 4)
 
 
 def drop(value: Any, unit: str) -> str:  # noqa: ANN401 - a number as it stands in JSON

@@ -144,8 +144,9 @@ def sample_rows(passports: Sequence[Mapping[str, Any]]) -> Markup | None:
     rows = [(i, p) for i, p in enumerate(passports, 1) if p["picture"]]
     if not rows:
         return None
-    left, pitch, tall = 30.0, 4.0, 22.0
+    left, width, tall = 30.0, 480.0, max(20.0, min(52.0, 330.0 / len(rows) - 6))
     columns = min(_COLUMNS, max(len(p["picture"]["errors"]) for _, p in rows))
+    pitch = width / columns
     body: list[str] = []
     for row, (index, passport) in enumerate(rows):
         top = row * (tall + 6)
@@ -158,7 +159,7 @@ def sample_rows(passports: Sequence[Mapping[str, Any]]) -> Markup | None:
         body.append(svg.text(11, top + tall / 2 + 4, str(index), "tagtext", "middle"))
     names = "; ".join(f"{i}: {p['variant']['target']} {p['variant']['precision']}" for i, p in rows)
     return svg.picture(
-        left + columns * pitch, len(rows) * (tall + 6) - 6, "Errors sample by sample",
+        left + width, len(rows) * (tall + 6) - 6, "Errors sample by sample",
         f"A row for each variant ({names}); each column stands for the same held-out samples and "
         "shows the worst of them.", body,
     )  # fmt: skip

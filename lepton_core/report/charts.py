@@ -36,7 +36,7 @@ def sample_grid(passport: Mapping[str, Any]) -> Markup | None:
         return None
     limit = passport["limits"]["applied"]["rel_l2"]
     errors = [decode_number(e) for e in picture["errors"]]
-    columns = min(len(errors), max(20, math.ceil(math.sqrt(len(errors) * 2.9))))
+    columns = min(len(errors), max(12, math.ceil(math.sqrt(len(errors) * 2.1))))
     pitch, side = 10.0, 8.6
     steps: dict[int, list[tuple[float, float]]] = {}
     changed = set(picture["changed_cells"] or ())
@@ -112,6 +112,7 @@ def bound_scale(passport: Mapping[str, Any]) -> Markup | None:
 
     fits = goal is not None and upper <= goal * (1 + 1e-9)
     kind = "good" if fits else "poor"
+    sure = f"{100 * bound['confidence']:g} % sure"
     body = [svg.line(left, y, left + width, y, "rail")]
     if goal:
         body.append(svg.rect(left, y - 11, x(goal) - left, 22, "zone"))
@@ -124,17 +125,24 @@ def bound_scale(passport: Mapping[str, Any]) -> Markup | None:
         svg.line(x(seen), y, x(upper), y, f"whisker {kind}"),
         svg.line(x(upper), y - 8, x(upper), y + 8, f"whisker {kind}"),
         svg.circle(x(seen), y, 7, f"seen {kind}"),
-        svg.text(max(x(seen) - 8, left), y + 34, f"seen: {bound['k']} of {bound['n']}", "label"),
-        svg.text(min(left + width, max(x(upper) + 40, left + 300)), y + 34,
-                 f"at most {_percent(upper, up=True)}, {100 * bound['confidence']:g} % sure",
-                 "label", "end"),
-    ]  # fmt: skip
+        _under(x(seen), y + 34, f"seen: {bound['k']} of {bound['n']}"),
+        _under(x(upper), y + 54, f"at most {_percent(upper, up=True)} of all inputs, {sure}"),
+    ]
     return svg.picture(
-        520, 92, "What the samples prove",
+        520, 108, "What the samples prove",
         f"{bound['claim']}. " + (f"The {'budget' if share else 'tolerated share'} is "
         f"{_percent(goal)}, which the bound {'fits' if fits else 'does not fit'}." if goal else ""),
         body,
     )  # fmt: skip
+
+
+def _under(x: float, y: float, content: str) -> str:
+    """Label the place *x* of the scale, leaning to the side that has room."""
+    return (
+        svg.text(x + 8, y, content, "label", "end")
+        if x > 260
+        else svg.text(x - 8, y, content, "label")
+    )
 
 
 def _percent(rate: float, *, up: bool = False) -> str:
@@ -146,13 +154,13 @@ def _percent(rate: float, *, up: bool = False) -> str:
 def error_histogram(name: str, output: Mapping[str, Any], limit: float) -> Markup | None:
     """Absolute errors of one output on a logarithmic scale, beside what the limit allows."""
     histogram = output.get("histogram")
-    if not histogram or not output.get("count"):
+    if not histogram or not output.get("count") or output["exact"]:
         return None
     first, per = histogram["first_edge_log10"], histogram["bins_per_decade"]
     shares = _shares(histogram)
     marks = _marks(output, limit)
     span = _span(shares, [m for m, *_ in marks], first, per)
-    left, top, width, height = 64.0, 22.0, 440.0, 150.0
+    left, top, width, height = 64.0, 24.0, 440.0, 250.0
     top_share = max([*shares, histogram["zero"] / max(1, output["compared"])]) or 1.0
 
     def x(log: float) -> float:
@@ -174,14 +182,13 @@ def error_histogram(name: str, output: Mapping[str, Any], limit: float) -> Marku
         svg.bars([(18, top + height - tall, 24, tall)] if zero else [], "bar exact"),
         svg.text(30, top + height + 17, "equal", "tick", "middle"),
     ]
-    for log, label, kind, row in marks:
+    for log, label, kind, anchor in marks:
         if span[0] <= log <= span[1]:
-            near_end = x(log) > left + width - 110
-            body.append(svg.line(x(log), top - 14 + row, x(log), top + height, kind))
-            body.append(svg.text(x(log) + (-5 if near_end else 5), top - 6 + row, label, "label",
-                                 "end" if near_end else "start"))  # fmt: skip
+            body.append(svg.line(x(log), top - 14, x(log), top + height, kind))
+            shift = -5 if anchor == "end" else 5
+            body.append(svg.text(x(log) + shift, top - 6, label, "label", anchor))
     return svg.picture(
-        left + width + 8, top + height + 40, f"Absolute errors of {name}",
+        left + width + 16, top + height + 40, f"Absolute errors of {name}",
         f"Histogram over {output['compared']} values on a logarithmic scale; {histogram['zero']} "
         f"are equal, the largest error is {number(output['max_abs'])}.",
         [*body, svg.text(left + width / 2, top + height + 34, "absolute error", "axis", "middle")],
@@ -195,18 +202,17 @@ def _shares(histogram: Mapping[str, Any]) -> list[float]:
     return [count / max(1, total) for count in counts]
 
 
-def _marks(output: Mapping[str, Any], limit: float) -> list[tuple[float, str, str, float]]:
-    """Root mean square of the errors, and the one at which the relative L2 limit lies."""
-    found = []
-    for value, label, kind, row in (
-        (decode_number(output.get("rms_error")), "typical (RMS)", "typical", 0.0),
-        (decode_number(output.get("rms_reference")) * limit, "limit", "limit", 0.0),
-    ):
-        if value > 0 and math.isfinite(value):
-            found.append((math.log10(value), label, kind, row))
-    if len(found) == 2 and abs(found[0][0] - found[1][0]) < 1.3:
-        found[1] = (*found[1][:3], 14.0)
-    return found
+def _marks(output: Mapping[str, Any], limit: float) -> list[tuple[float, str, str, str]]:
+    """Where the root mean square error and the limit lie: log10, label, class, text anchor."""
+    typical = decode_number(output.get("rms_error"))
+    allowed = decode_number(output.get("rms_reference")) * limit
+    values = [(typical, "typical (RMS)", "typical"), (allowed, "limit", "limit")]
+    found = [(math.log10(v), *rest) for v, *rest in values if v > 0 and math.isfinite(v)]
+    found.sort(key=lambda mark: mark[0])
+    # Labels lean away from each other, so that marks may be close.
+    return [
+        (log, label, kind, "start" if i else "end") for i, (log, label, kind) in enumerate(found)
+    ]
 
 
 def _span(
