@@ -4,7 +4,7 @@ Every kernel follows a written definition and gives the same result for every nu
 every processor; `lepton_kernels.reference` says the same in plain NumPy.
 """
 
-from lepton_kernels._affine import IntDtype, dequantize, integer_limits, quantize
+from lepton_kernels._affine import dequantize, integer_limits, quantize
 from lepton_kernels._metrics import (
     ERROR_BIN_EDGES,
     ErrorAccumulator,
@@ -13,7 +13,13 @@ from lepton_kernels._metrics import (
     error_metrics,
 )
 from lepton_kernels._native import __version__, available_threads, simd_level
-from lepton_kernels._range import absmax, minmax, scale_from_absmax, scale_symmetric
+from lepton_kernels._range import (
+    absmax,
+    minmax,
+    quantize_symmetric,
+    scale_from_absmax,
+    scale_symmetric,
+)
 from lepton_kernels.errors import KernelError, KernelTypeError
 
 __all__ = [
@@ -21,7 +27,6 @@ __all__ = [
     "ErrorAccumulator",
     "ErrorHistogram",
     "ErrorMetrics",
-    "IntDtype",
     "KernelError",
     "KernelTypeError",
     "__version__",
@@ -32,6 +37,7 @@ __all__ = [
     "integer_limits",
     "minmax",
     "quantize",
+    "quantize_symmetric",
     "scale_from_absmax",
     "scale_symmetric",
     "simd_level",

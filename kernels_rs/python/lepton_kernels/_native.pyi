@@ -12,6 +12,7 @@ __all__ = [
     "histogram_edges",
     "minmax",
     "quantize",
+    "quantize_symmetric",
     "simd_level",
 ]
 
@@ -42,6 +43,15 @@ def quantize(
     high: int,
     nan_is_zero: bool,
     out: NDArray[np.generic],
+    threads: int | None,
+) -> None: ...
+def quantize_symmetric(
+    x: NDArray[np.generic],
+    axis: int | None,
+    low: int,
+    high: int,
+    out: NDArray[np.generic],
+    out_scale: NDArray[np.float32],
     threads: int | None,
 ) -> None: ...
 def dequantize(

@@ -12,6 +12,7 @@ mod metrics;
 mod parallel;
 mod range;
 mod simd;
+mod symmetric;
 mod view;
 
 pub use affine::{Affine, IntArray, IntFormat, IntSlice, NanPolicy, dequantize, quantize};
@@ -23,4 +24,5 @@ pub use metrics::{ErrorSums, error_sums};
 pub use parallel::{Control, available_threads};
 pub use range::{Extent, absmax, minmax};
 pub use simd::{Level, level};
+pub use symmetric::{quantize_symmetric, symmetric_scale};
 pub use view::View;
