@@ -5,6 +5,7 @@ every processor; `lepton_kernels.reference` says the same in plain NumPy.
 """
 
 from lepton_kernels._affine import dequantize, integer_limits, quantize
+from lepton_kernels._cast import CastResult, cast_float
 from lepton_kernels._metrics import (
     ERROR_BIN_EDGES,
     ErrorAccumulator,
@@ -24,6 +25,7 @@ from lepton_kernels.errors import KernelError, KernelTypeError
 
 __all__ = [
     "ERROR_BIN_EDGES",
+    "CastResult",
     "ErrorAccumulator",
     "ErrorHistogram",
     "ErrorMetrics",
@@ -32,6 +34,7 @@ __all__ = [
     "__version__",
     "absmax",
     "available_threads",
+    "cast_float",
     "dequantize",
     "error_metrics",
     "integer_limits",

@@ -7,6 +7,7 @@ __all__ = [
     "__version__",
     "absmax",
     "available_threads",
+    "cast_half",
     "dequantize",
     "error_sums",
     "histogram_edges",
@@ -62,6 +63,13 @@ def dequantize(
     out: NDArray[np.float32],
     threads: int | None,
 ) -> None: ...
+def cast_half(
+    x: NDArray[np.generic],
+    bfloat: bool,
+    saturate: bool,
+    out: NDArray[np.uint16],
+    threads: int | None,
+) -> tuple[int, int]: ...
 def minmax(
     x: NDArray[np.generic],
     axis: int | None,

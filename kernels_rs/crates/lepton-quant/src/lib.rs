@@ -5,6 +5,7 @@
 
 mod affine;
 mod array;
+mod cast;
 mod error;
 mod histogram;
 mod layout;
@@ -17,6 +18,7 @@ mod view;
 
 pub use affine::{Affine, IntArray, IntFormat, IntSlice, NanPolicy, dequantize, quantize};
 pub use array::{Array, FloatArray};
+pub use cast::{CastCounts, HalfFormat, cast_half};
 pub use error::Error;
 pub use histogram::{HISTOGRAM_BINS, HISTOGRAM_LEN, histogram_edges};
 pub use layout::AxisLayout;
