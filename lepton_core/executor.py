@@ -62,14 +62,16 @@ class LocalExecutor:
         Its result raises :class:`~lepton_core.errors.OperationCancelledError` if the executor
         was stopped before the job began.
         """
-        return self._threads.submit(self._run, function, *args, **kwargs)
+        from functools import partial
 
-    def _run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._threads.submit(self._run, partial(function, *args, **kwargs))
+
+    def _run(self, job: Callable[[], R]) -> R:
         if self.cancelled.is_set():
             raise OperationCancelledError(
                 "LPT-STOP-001", "Stopped on request", remedy="Run the same command again."
             )
-        return function(*args, **kwargs)
+        return job()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return ``function(item)`` for each item, in the order of *items*.
