@@ -69,7 +69,7 @@ def list_entries() -> tuple[PluginEntry, ...]:
     Imports nothing. Duplicate names stay in the list, each with its distribution. A distribution
     whose metadata cannot be read declares nothing.
     """
-    found = {}
+    found: dict[tuple[str, str, str], PluginEntry] = {}
     for dist in metadata.distributions():
         try:
             entries = _entries_of(dist)
