@@ -41,7 +41,9 @@ def _noisy_loggers() -> list[logging.Logger]:
         for name, logger in logging.root.manager.loggerDict.items()
         if isinstance(logger, logging.Logger) and name.split(".")[0] in _NOISY
     ]
-    return known + [logging.getLogger(name) for name in _NOISY if name not in logging.root.manager.loggerDict]
+    return known + [
+        logging.getLogger(name) for name in _NOISY if name not in logging.root.manager.loggerDict
+    ]
 
 
 @contextlib.contextmanager

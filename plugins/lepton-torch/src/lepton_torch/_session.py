@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 
 
-def open_session(model: Model, request: OpenRequest, context: Context) -> TorchSession | None:  # noqa: ARG001
+def open_session(model: Model, request: OpenRequest, context: Context) -> TorchSession | None:
     """Open an exported program on the CPU or on a CUDA device.
 
     Args:
