@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.export import Dim
 
-from lepton_core.errors import ConversionError, LeptonError
+from lepton_core.errors import LeptonError
 from lepton_torch._chatter import captured
 from lepton_torch._explain import RefusalError, explain, failure, first_line
+from lepton_torch._operators import refuse_state
 from lepton_torch._outputs import flat_forward, named_tensors, unique_names
 from lepton_torch._program import Program, describe_program
 from lepton_torch._usercode import describe_frame, parse_stack, pick_frame, where_raised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch.export import ExportedProgram
 
@@ -154,17 +154,7 @@ def _attempt(
     """
     names = unique_names((n for n, _ in named_tensors(source.call(inputs))), inputs)
     exported = _export(source, axes, inputs)
-    mutated = _mutated_buffers(exported, source.root)
-    if mutated:
-        name, place = next(iter(mutated.items()))
-        raise ConversionError(
-            "LPT-CONV-104",
-            f"forward changes the buffer {name!r}" + (f" at {place}" if place else ""),
-            cause="An exported model is a function of its inputs; runtimes would each start "
-            "from the saved value and drift from the module.",
-            remedy="Pass the state in and out as tensors, or stop updating it in eval mode.",
-            details={"where": place, "buffers": sorted(mutated)},
-        )
+    refuse_state(exported, source.root)
     program = describe_program(exported, list(inputs), names, axes)
     _prove(source, program, axes, inputs, warnings)
     return program
@@ -187,22 +177,6 @@ def _export(
         raise
     except Exception as error:
         raise explain(error, source, export) from error
-
-
-def _mutated_buffers(exported: ExportedProgram, root: Path | None) -> dict[str, str]:
-    """Return buffers that ``forward`` writes to, with the user's line."""
-    buffers = exported.graph_signature.inputs_to_buffers
-    found: dict[str, str] = {}
-    for node in exported.graph.nodes:
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
-            info = argument.alias_info
-            name = getattr(value, "name", None)
-            if info is not None and info.is_write and name in buffers:
-                frame = pick_frame(parse_stack(node.meta.get("stack_trace")), root)
-                found.setdefault(buffers[name], describe_frame(frame, root))
-    return found
 
 
 def _prove(

@@ -15,7 +15,7 @@ from lepton_torch._archive import load_program
 from lepton_torch._chatter import captured
 from lepton_torch._facts import lineage_step, tools
 from lepton_torch._materialise import check_options
-from lepton_torch._operators import Missing, missing_operators, random_operators
+from lepton_torch._operators import Missing, missing_operators, random_operators, refuse_state
 from lepton_torch._usercode import describe_frame, parse_stack, pick_frame
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
     check_options(request, set())
     task = context.reporter.task("Export to ONNX")
     program = load_program(model.path)
+    refuse_state(program.exported)
     context.checkpoint()
     randoms = random_operators(program.exported)
     path = context.workdir / "model.onnx"
