@@ -206,24 +206,19 @@ class Prover:
         """Write the page of the run and one for each passport."""
         from lepton_core.report import render_passport, render_port
 
-        passports = []
+        links: list[str | None] = []
         for variant in result.variants:
             if variant.passport is None:
+                links.append(None)
                 continue
-            passports.append(dict(variant.passport))
-            place = Path(variant.passport.path).relative_to(self.out)
-            page = (self.stage / place).with_suffix(".html")
-            page.write_text(render_passport(dict(variant.passport)), encoding="utf-8")
-        pictures = self._pictures(result)
-        page = self.stage / result.report.relative_to(self.out)
-        page.write_text(
-            render_port(result.to_dict(), passports, pictures=pictures), encoding="utf-8"
-        )
-
-    def _pictures(self, result: PortResult) -> Any:  # noqa: ANN401 - the report's own type
-        if not self.options.show_samples:
-            return None
-        return self.yardstick.held_out
+            page = Path(variant.passport.path).relative_to(self.out).with_suffix(".html")
+            (self.stage / page).write_text(
+                render_passport(dict(variant.passport)), encoding="utf-8"
+            )
+            links.append(page.as_posix())
+        passports = [v.passport and dict(v.passport) for v in result.variants]
+        html = render_port(result.to_dict(), passports, pages=links)
+        (self.stage / result.report.name).write_text(html, encoding="utf-8")
 
 
 def _reason(one: Built) -> str:
