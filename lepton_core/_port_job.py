@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core import staging
 from lepton_core._proof import Prover, Yardstick, choose_rows
+from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError, UsageError
@@ -269,7 +270,7 @@ class PortJob:
                 one.model, one.facts = part.model, {**facts, **part.facts}
                 one.warnings = (*warned, *part.warnings)
             else:
-                one.model, one.facts = _copied(before, folder), facts
+                one.model, one.facts = copy_artifact(before, folder), facts
             one.outputs = self._evaluate(yardstick, one)
         except _FATAL:
             raise
@@ -330,17 +331,6 @@ class PortJob:
 def _better(old: dict[str, float] | None, new: dict[str, float]) -> dict[str, float]:
     """Return the round that was disturbed less."""
     return new if old is None or new["p50_ms"] < old["p50_ms"] else old
-
-
-def _copied(model: Model, folder: Path) -> Model:
-    """Copy an artifact that needs no conversion, so that the result stands on its own."""
-    source = Path(model.path)
-    place = folder / source.name
-    if source.is_dir():
-        shutil.copytree(source, place)
-    else:
-        shutil.copyfile(source, place)
-    return model.evolve(path=str(place))
 
 
 def _source_facts(model: Model, yardstick: Yardstick) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import environment
+from lepton_core.artifacts import artifact_size
 from lepton_core.passport import Passport, dump_passport, make_passport
 from lepton_core.samples import match, random_samples, split
 from lepton_core.types import EvaluateResult, Model, Variant
@@ -136,7 +137,8 @@ class Prover:
             session_facts=one.outputs.facts,
             latency=_latency(one.latency, one.outputs),
             source_latency=_latency(yardstick.latency, yardstick.reference),
-            size_bytes=_size(Path(one.model.path)),
+            size_bytes=artifact_size(one.model),
+            source_size_bytes=artifact_size(yardstick.model),
             environment=self._environment(one),
             warnings=one.warnings,
             created=self._created,
@@ -262,9 +264,3 @@ def _latency(measured: Mapping[str, float] | None, run: EvaluateResult) -> dict[
         "runs": int(measured["runs"]),
         "threads": run.facts.get("threads"),
     }
-
-
-def _size(path: Path) -> int:
-    """Return the bytes of an artifact and of what lies beside it (external weights)."""
-    folder = path.parent
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
