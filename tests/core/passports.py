@@ -31,11 +31,10 @@ def digits():
     return calibration, held_out, (rows @ weights).astype(np.float32)
 
 
-def model(name, **changes):
+def model(name, entry=None):
     step = LineageStep(f"convert {name}", "lepton-x 0.1.0", "sha256:00", {"a": 1}, {"onnx": "1"})
-    return Model(
-        name, f"/models/{name}", None, SIGNATURE, f"sha256:{'ab' * 32}", (step,), **changes
-    )
+    digest = "sha256:" + "ab" * 32
+    return Model(name, f"/models/{name}", entry, SIGNATURE, digest, (step,))
 
 
 def passport(change=lambda logits: logits, **options):
