@@ -7,6 +7,7 @@ plugin raises beside :class:`~lepton_core.errors.LeptonError` into a failure tha
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from dataclasses import replace
@@ -60,6 +61,8 @@ class Hooks:
     def __init__(self, registry: Registry, pool: WorkerPool | None = None) -> None:
         self.registry = registry
         self.pool = pool
+        self._stand_ins: dict[str, object] = {}
+        self._lock = threading.Lock()
 
     # --- the verbs ----------------------------------------------------------------------------
 
@@ -319,7 +322,10 @@ class Hooks:
     ) -> object:
         """Call the owner's own hook and nothing around it; what a worker process does."""
         plugin = self.registry.load(owner)
-        return self._call_hook(verb, owner, plugin, (model, request, context), wrapped=False)
+        result = self._call_hook(verb, owner, plugin, (model, request, context), wrapped=False)
+        if result is None:  # declining is answered where the call came from
+            return None
+        return self._checked(verb, self.registry.info(owner), result)
 
     def _call_worker(
         self,
@@ -330,18 +336,23 @@ class Hooks:
         context: Context,
     ) -> object:
         """Run the owner's hook in its worker; wrappers run here, around a stand-in for it."""
+        self.registry.load_always()
+        return self._call_hook(verb, owner, self._stand_in(owner), (model, request, context))
+
+    def _stand_in(self, owner: str) -> object:
+        """Return the object that sends a plugin's hooks to its worker, registered once."""
         from lepton_core.workers import Remote
 
         if self.pool is None:
             msg = "a remote call needs a worker pool"
             raise RuntimeError(msg)
-        self.registry.load_always()
-        manager, name = self.registry.manager, f"{owner}@worker"
-        stand_in = manager.get_plugin(name)
-        if stand_in is None:
-            stand_in = Remote(self.pool, owner)
-            manager.register(stand_in, name=name)
-        return self._call_hook(verb, owner, stand_in, (model, request, context))
+        with self._lock:
+            if owner not in self._stand_ins:
+                stand_in = Remote(self.pool, owner)
+                # Other hooks may share the registry, with a pool of their own.
+                self.registry.manager.register(stand_in, f"{owner}@worker-{id(stand_in)}")
+                self._stand_ins[owner] = stand_in
+            return self._stand_ins[owner]
 
     def _call_hook(
         self,
@@ -365,7 +376,7 @@ class Hooks:
         except LeptonError:
             raise
         except (Exception, SystemExit) as error:  # some backends call sys.exit
-            if is_disk_error(error):
+            if is_disk_error(error) or (isinstance(error, MemoryError) and not wrapped):
                 raise
             record = self.registry.record(owner)
             raise PluginFailureError(
