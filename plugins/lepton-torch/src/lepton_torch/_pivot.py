@@ -1,0 +1,213 @@
+"""From an exported program to the pivot: torch's dynamo exporter, then lepton-onnx's freeze."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lepton_core.errors import ConversionError, LeptonError, PluginDependencyError
+from lepton_core.files import digest_path, disk_errors
+from lepton_core.types import ConvertResult, Model
+from lepton_torch._archive import load_program
+from lepton_torch._chatter import captured
+from lepton_torch._facts import lineage_step, tools
+from lepton_torch._materialise import check_options
+from lepton_torch._operators import Missing, missing_operators, random_operators, refuse_state
+from lepton_torch._usercode import describe_frame, parse_stack, pick_frame
+
+if TYPE_CHECKING:
+    from lepton_core.context import Context
+    from lepton_core.types import ConvertRequest
+    from lepton_torch._program import Program
+
+_TRAVELLING = ("source", "dynamic_batch", "batch_symbol", "symbols", "parameters")
+"""Facts of the program that stay true for the pivot."""
+
+
+def export_pivot(model: Model, request: ConvertRequest, context: Context) -> ConvertResult:
+    """Translate an exported program into a frozen fp32 ONNX graph.
+
+    Inputs and outputs keep the names of the program's contract. The opset asked for is used
+    where the exporter can write it; what came out is read back from the file.
+
+    Args:
+        model: Of format ``torch.export``.
+        request: ``opset`` is the one wanted.
+        context: Where to write ``model.onnx`` (and ``model.onnx.data``).
+
+    Returns:
+        A model of format ``pivot``.
+
+    Raises:
+        SourceError: The program cannot be read or trusted.
+        ConversionError: An operator has no ONNX translation; names it and the user's line.
+        PluginDependencyError: onnxscript or lepton-onnx is not installed.
+    """
+    check_options(request, set())
+    task = context.reporter.task("Export to ONNX")
+    program = load_program(model.path)
+    refuse_state(program.exported)
+    context.checkpoint()
+    randoms = random_operators(program.exported)
+    path = context.workdir / "model.onnx"
+    with tempfile.TemporaryDirectory(dir=context.workdir, prefix=".export-") as scratch:
+        raw = Path(scratch) / "raw.onnx"
+        _translate(program, request.opset, raw)
+        context.checkpoint()
+        facts = _freeze(raw, path, program)
+    task.finish()
+    facts.update(
+        exporter=f"torch.onnx (dynamo) {torch.__version__.split('+')[0]}",
+        opset_asked=request.opset,
+    )
+    warnings = [f"{name} draws random numbers; outputs differ from run to run" for name in randoms]
+    opset = facts.get("opset")
+    if opset is not None and opset != request.opset:
+        warnings.append(f"The exporter wrote opset {opset} instead of {request.opset}.")
+    from lepton_onnx import signature
+
+    notes = {**dict(model.metadata), **program.notes}
+    metadata = {
+        **model.metadata,
+        **{k: notes[k] for k in _TRAVELLING if k in notes},
+        "opset": opset,
+        "exporter": facts["exporter"],
+        "warnings": [*notes.get("warnings", ()), *warnings],
+    }
+    metadata.pop("artifacts", None)
+    result = Model(
+        format="pivot",
+        path=str(path),
+        signature=signature(str(path)),
+        digest=_digest(path, facts),
+        lineage=(
+            *model.lineage,
+            lineage_step("convert torch.export -> pivot", model.digest, request),
+        ),
+        metadata=metadata,
+    )
+    return ConvertResult(result, facts={**facts, "tools": tools()}, warnings=tuple(warnings))
+
+
+def _digest(path: Path, facts: dict[str, Any]) -> str:
+    return str(facts.get("digest") or digest_path(path))
+
+
+def _freeze(raw: Path, path: Path, program: Program) -> dict[str, Any]:
+    try:
+        from lepton_onnx.pivot import freeze
+    except ImportError as error:
+        raise PluginDependencyError(
+            "LPT-CONV-107",
+            "The pivot is written by lepton-onnx, which is not installed",
+            cause=str(error),
+            remedy="pip install lepton-onnx",
+        ) from error
+    metadata = {"producer": "lepton-torch", "signature": str(program.signature)}
+    with disk_errors(path.name):
+        return dict(freeze(str(raw), str(path), metadata=metadata))
+
+
+def _axis_names(program: Program) -> dict[str, dict[int, str] | None]:
+    """Return the symbols by input, in the exporter's form."""
+    return {
+        spec.name: {
+            i: d for i, d in enumerate(spec.shape) if isinstance(d, str) and d.isidentifier()
+        }
+        or None
+        for spec in program.signature.inputs
+    }
+
+
+def _translate(program: Program, opset: int, raw: Path) -> None:
+    """Run torch's exporter and save its model, weights beside it when they are large.
+
+    Raises:
+        ConversionError: It failed; names the operator and the user's line.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("onnxscript") is None:
+        raise PluginDependencyError(
+            "LPT-CONV-107",
+            "torch's ONNX exporter needs onnxscript, which is not installed",
+            remedy="pip install lepton-torch",
+        )
+    signature = program.signature
+    try:
+        with captured():
+            onnx_program = torch.onnx.export(
+                program.exported,
+                (),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=[s.name for s in signature.inputs],
+                output_names=[s.name for s in signature.outputs],
+                dynamic_shapes=_axis_names(program),
+            )
+    except LeptonError:
+        raise
+    except Exception as error:
+        raise _untranslatable(program, opset, error) from error
+    if onnx_program is None:  # only the older exporter returns nothing
+        raise ConversionError("LPT-CONV-106", "torch's ONNX exporter returned nothing")
+    with disk_errors(raw.name), captured():
+        onnx_program.save(str(raw), external_data=_is_large(program))
+
+
+def _is_large(program: Program) -> bool:
+    """Tell whether the weights near protobuf's limit of 2 GB in one message."""
+    held = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in [*program.exported.state_dict.values(), *program.exported.constants.values()]
+        if isinstance(t, torch.Tensor)
+    }
+    return sum(held.values()) > 1_500_000_000
+
+
+def _untranslatable(program: Program, opset: int, error: Exception) -> ConversionError:
+    """Explain the exporter's failure: which operators, from which of the user's lines."""
+    gaps = missing_operators(program.exported, opset) or []
+    unique = list(dict.fromkeys(gaps))
+    if unique:
+        return _no_translation(unique, opset)
+    root_cause: BaseException = error
+    while root_cause.__cause__ is not None:
+        root_cause = root_cause.__cause__
+    frame = pick_frame(parse_stack(str(error)))
+    place = describe_frame(frame)
+    return ConversionError(
+        "LPT-CONV-106",
+        "torch's ONNX exporter failed on this program" + (f" at {place}" if place else ""),
+        cause=f"{type(root_cause).__name__}: {str(root_cause).strip().splitlines()[0][:400]}"
+        if str(root_cause).strip()
+        else type(root_cause).__name__,
+        remedy="Rewrite the line with other operators; `lepton check` lists those in use.",
+        details={"where": place},
+    )
+
+
+def _no_translation(gaps: list[Missing], opset: int) -> ConversionError:
+    first = gaps[0]
+    listed = "; ".join(
+        f"{gap.operator}"
+        + (f", which becomes {gap.lowered}," if gap.lowered != gap.operator else "")
+        + (f" at {gap.where}" if gap.where else "")
+        for gap in gaps[:5]
+    )
+    return ConversionError(
+        "LPT-CONV-103",
+        f"{first.operator} has no translation to ONNX"
+        + (f" ({first.where})" if first.where else ""),
+        cause=f"Not known to the exporter for opset {opset}: {listed}.",
+        remedy="Compute it from other operators, or move it out of forward, before or after "
+        "the model.",
+        details={
+            "operators": [gap.operator for gap in gaps],
+            "where": first.where,
+        },
+    )
