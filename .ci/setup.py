@@ -207,9 +207,8 @@ def _develop(project: Project, uv: Uv) -> None:
         "VIRTUAL_ENV": str(VENV),
         "PATH": os.pathsep.join([str(rust.cargo_bin()), str(bin_folder), os.environ["PATH"]]),
     }
-    command = [python_of(VENV), "-m", "maturin", "develop", "--release", "--uv"]
-    if (project.path / "Cargo.lock").exists():
-        command.append("--locked")
+    options = rust.maturin_options(project.path)
+    command = [python_of(VENV), "-m", "maturin", "develop", "--uv", *options]
     if run(command, env=env, cwd=project.path):
         cause = full_disk(VENV, project.path) or (
             "The compiler's message stands above. Where it is about fetching crates, check the\n"
@@ -238,16 +237,37 @@ def ensure_first_party(projects: dict[str, Project], uv: Uv) -> None:
         stamp.write()
 
 
-def repair_packages() -> None:
-    """Repairs what an interrupted installation left: only broken packages are written anew."""
-    if not was_unfinished("packages"):
-        return
-    broken = repair.forget_broken(VENV)
+def repair_packages() -> bool:
+    """Makes the next steps write anew what an interrupted installation left broken, and only that.
+
+    Returns:
+        Whether there was anything broken.
+    """
+    broken = repair.forget_broken(VENV) if was_unfinished("packages") else []
     if broken:
-        say(f"    incomplete after an interrupted run, installed anew: {', '.join(broken)}")
+        say(f"incomplete after an interrupted run, installed anew: {', '.join(broken)}")
         for stamp in STAMPS.iterdir():
             if stamp.name != "venv":
                 stamp.unlink()
+    return bool(broken)
+
+
+def check_cache(uv: Uv) -> None:
+    """Raises when a repaired package is broken again: then uv's cache itself is damaged.
+
+    Files of an environment are hard links into the cache, so that one that was edited in place is
+    damaged there as well, and installing it anew would bring the damage back.
+    """
+    broken = [repair.name_of(metadata) for metadata in repair.broken_packages(VENV)]
+    if broken:
+        names = " ".join(name.rpartition("-")[0] for name in broken)
+        STAMPS.joinpath("third-party").unlink(missing_ok=True)
+        (STATE / "unfinished-packages").touch()
+        raise SetupError(
+            f"uv's cache ({uv.cache}) holds damaged files of {', '.join(broken)}. Run\n"
+            f"    {uv.program} cache clean --cache-dir {uv.cache} {names}\n"
+            "then run the same command again."
+        )
 
 
 def main() -> None:
@@ -256,9 +276,11 @@ def main() -> None:
     with only_one():
         projects = discover()
         ensure_venv()
-        repair_packages()
+        repaired = repair_packages()
         uv = Uv()
         ensure_third_party(projects, uv)
+        if repaired:
+            check_cache(uv)
         ensure_kernels(projects, uv)
         ensure_first_party(projects, uv)
         (STATE / "unfinished-packages").unlink(missing_ok=True)

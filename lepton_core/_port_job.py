@@ -6,12 +6,13 @@ import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import staging
-from lepton_core._proof import Prover, Yardstick
+from lepton_core._proof import Prover, Yardstick, choose_rows
+from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError, UsageError
@@ -98,7 +99,14 @@ class PortJob:
         bar.finish()
         self._time_all(yardstick, built)
         out = self.options.out.absolute()
-        prover = Prover(self.options, stage, out, model, yardstick)
+        prover = Prover(
+            hooks=self.hooks,
+            options=self.options,
+            stage=stage,
+            out=out,
+            source=model,
+            yardstick=yardstick,
+        )
         variants = prover.prove_all(built)
         result = PortResult(_source_facts(model, yardstick), variants, out)
         prover.write_pages(result)
@@ -155,9 +163,9 @@ class PortJob:
 
         given = None if self.options.samples is None else load_samples(self.options.samples)
         owner, runnable = self._runnable(model)
-        samples = Yardstick.split(given, runnable, self.options.seed)
+        calibration, held_out = choose_rows(given, runnable, self.options.seed)
         folder = self._scratch / "samples"
-        save(samples.held_out, folder)
+        save(held_out, folder)
         request = EvaluateRequest(
             owner,
             str(folder),
@@ -166,7 +174,7 @@ class PortJob:
             reference=True,
         )
         reference = evaluate_isolated(self.hooks, runnable, request, self._context("reference"))
-        return replace(samples, owner=owner, model=runnable, folder=folder, reference=reference)
+        return Yardstick(held_out, calibration, owner, runnable, folder, reference)
 
     def _runnable(self, model: Model) -> tuple[str, Model]:
         """Return the nearest form of the source that a plugin runs as the yardstick."""
@@ -262,7 +270,7 @@ class PortJob:
                 one.model, one.facts = part.model, {**facts, **part.facts}
                 one.warnings = (*warned, *part.warnings)
             else:
-                one.model, one.facts = _copied(before, folder), facts
+                one.model, one.facts = copy_artifact(before, folder), facts
             one.outputs = self._evaluate(yardstick, one)
         except _FATAL:
             raise
@@ -323,17 +331,6 @@ class PortJob:
 def _better(old: dict[str, float] | None, new: dict[str, float]) -> dict[str, float]:
     """Return the round that was disturbed less."""
     return new if old is None or new["p50_ms"] < old["p50_ms"] else old
-
-
-def _copied(model: Model, folder: Path) -> Model:
-    """Copy an artifact that needs no conversion, so that the result stands on its own."""
-    source = Path(model.path)
-    place = folder / source.name
-    if source.is_dir():
-        shutil.copytree(source, place)
-    else:
-        shutil.copyfile(source, place)
-    return model.evolve(path=str(place))
 
 
 def _source_facts(model: Model, yardstick: Yardstick) -> dict[str, Any]:

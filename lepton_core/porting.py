@@ -85,8 +85,8 @@ class TargetVariants:
 
 
 def _p50(variant: Variant) -> float:
-    latency = (variant.passport or {}).get("latency") or {}
-    return float((latency.get("variant") or {}).get("p50_ms") or float("inf"))
+    latency = variant.passport["latency"]["variant"] if variant.passport else None
+    return float(latency["p50_ms"]) if latency else float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,23 +157,33 @@ class PortResult:
 
 
 def _summary(variant: Variant) -> dict[str, Any]:
-    passport = variant.passport or {}
-    latency = (passport.get("latency") or {}).get("variant") or {}
-    metric = passport.get("metric") or {}
-    errors = passport.get("errors") or {}
+    facts = _NOTHING_MEASURED
+    if variant.passport is not None:
+        from lepton_core.passport import variant_summary
+
+        facts = variant_summary(variant.passport)
     return {
         "target": variant.target,
         "precision": variant.precision,
         "path": variant.model.path if variant.model else None,
-        "size_bytes": (passport.get("variant") or {}).get("size_bytes"),
-        "latency_ms": {"p50": latency.get("p50_ms"), "p95": latency.get("p95_ms")},
-        "metrics": {key: metric.get(key) for key in ("name", "source", "variant", "drop")},
-        "errors": {key: errors.get(key) for key in ("max_abs", "rel_l2", "sqnr_db", "cosine")},
+        "size_bytes": facts["size_bytes"],
+        "latency_ms": facts["latency_ms"] or {"p50": None, "p95": None},
+        "metrics": facts["metrics"]
+        or {"name": None, "source": None, "variant": None, "drop": None},
+        "errors": facts["errors"],
         "verdict": variant.verdict,
         "kept": variant.kept,
         "why": variant.why,
-        "passport": passport.get("path"),
+        "passport": variant.passport.path if variant.passport is not None else None,
     }
+
+
+_NOTHING_MEASURED: Mapping[str, Any] = {
+    "size_bytes": None,
+    "latency_ms": None,
+    "metrics": None,
+    "errors": {"max_abs": None, "rel_l2": None, "sqnr_db": None, "cosine": None},
+}
 
 
 def port(

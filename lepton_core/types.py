@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annotations at run time
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lepton_core.passport import Passport
 
 Dim = int | str | None
 """A dimension: a number, a named symbol (``"batch"``), or unknown."""
@@ -509,7 +512,8 @@ class Variant:
         target: Target string it was built for.
         precision: ``"fp32"``, ``"fp16"``, ….
         model: The artifact; ``None`` if it could not be built.
-        passport: The passport as plain data (:mod:`lepton_core.passport`), if there is one.
+        passport: The passport, if there is one: plain data with ``verdict``, ``why``, ``proved``
+            and ``path`` at hand.
         verdict: ``"pass"``, ``"weak"`` or ``"fail"``.
         kept: Whether it is part of the result.
         why: Why it is kept or not.
@@ -518,7 +522,7 @@ class Variant:
     target: str
     precision: str
     model: Model | None
-    passport: Mapping[str, Any] | None = None
+    passport: Passport | None = None
     verdict: str = "fail"
     kept: bool = False
     why: str = ""

@@ -26,7 +26,8 @@ def is_whole(metadata: Path) -> bool:
         return False
     site = metadata.parent
     for row in rows:
-        if not row or row[0].endswith(".pyc"):
+        # Installers of editable packages rewrite the origin after recording it.
+        if not row or row[0].endswith((".pyc", "/direct_url.json")):
             continue
         try:
             size = Path(site, row[0]).stat().st_size
@@ -37,16 +38,28 @@ def is_whole(metadata: Path) -> bool:
     return bool(rows)
 
 
+def broken_packages(venv: Path) -> list[Path]:
+    """The metadata folders of all incomplete packages."""
+    return [
+        metadata
+        for site in site_packages(venv)
+        for metadata in sorted(site.glob("*.dist-info"))
+        if not is_whole(metadata)
+    ]
+
+
 def forget_broken(venv: Path) -> list[str]:
     """Removes the metadata of incomplete packages, so that the next installation writes them anew.
 
     Whole packages stay: a torch of several gigabytes is not installed twice because something
     after it was interrupted.
     """
-    broken = []
-    for site in site_packages(venv):
-        for metadata in sorted(site.glob("*.dist-info")):
-            if not is_whole(metadata):
-                broken.append(metadata.name.removesuffix(".dist-info"))
-                shutil.rmtree(metadata)
-    return broken
+    broken = broken_packages(venv)
+    for metadata in broken:
+        shutil.rmtree(metadata)
+    return [name_of(metadata) for metadata in broken]
+
+
+def name_of(metadata: Path) -> str:
+    """Name and version of a package, as its metadata folder says them."""
+    return metadata.name.removesuffix(".dist-info")

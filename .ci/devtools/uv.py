@@ -111,10 +111,14 @@ def _existing(path: Path) -> Path:
 
 
 class Uv:
-    """The pinned uv of the development environment, acting on one environment."""
+    """The pinned uv of the development environment, acting on one environment.
+
+    Attributes:
+        program: Path of the executable.
+    """
 
     def __init__(self, venv: Path = VENV) -> None:
-        self._program = program_of(VENV, "uv")
+        self.program = program_of(VENV, "uv")
         self._venv = venv
         self._settings: dict[str, str] | None = None
 
@@ -133,7 +137,7 @@ class Uv:
 
     def create(self) -> None:
         """Creates the environment, without pip."""
-        command = [self._program, "venv", "-q", "--no-project", "--python", python_of(VENV)]
+        command = [self.program, "venv", "-q", "--no-project", "--python", python_of(VENV)]
         status, text = capture([*command, self._venv], env=self.env)
         if status:
             raise SetupError(f"could not create {self._venv}:\n{text}")
@@ -144,7 +148,7 @@ class Uv:
         Raises:
             SetupError: with the likely cause, and what to do about it.
         """
-        command = [self._program, "pip", "install", "--python", python_of(self._venv), *arguments]
+        command = [self.program, "pip", "install", "--python", python_of(self._venv), *arguments]
         if quiet:
             status, text = capture(command, env=self.env, timeout=3600)
         else:
@@ -171,7 +175,8 @@ def full_disk(*places: Path) -> str:
     """A message when one of the places has no room left, else an empty string."""
     for place in places:
         free = shutil.disk_usage(_existing(place)).free
-        if free < 300 * _MIB:
+        # The largest single file of a CUDA build has several hundred MiB.
+        if free < 1024 * _MIB:
             return (
                 f"The disk of {place} is full ({free // _MIB} MiB left). Free some space (a CUDA\n"
                 "build of torch needs about 10 GB, a CPU build about 2 GB) or put uv's cache on\n"

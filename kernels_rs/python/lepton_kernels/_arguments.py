@@ -41,7 +41,7 @@ def scale_parameter(scale: ArrayLike, channels: int | None) -> NDArray[np.float3
         raise KernelTypeError(f"scale must be real numbers, got dtype {values.dtype}")
     with np.errstate(over="ignore", under="ignore"):
         # A scale that leaves float32's range becomes 0 or infinite and is refused as such.
-        values = np.ascontiguousarray(values, dtype=np.float32)
+        values = np.asarray(values, dtype=np.float32, order="C")
     return _one_per_channel(values, channels, "scale", scalar_for_all=False)
 
 
@@ -50,7 +50,7 @@ def zero_point_parameter(zero_point: ArrayLike, channels: int | None) -> NDArray
     values = np.asarray(zero_point)
     if values.dtype.kind not in "iu":
         raise KernelTypeError(f"zero_point must be integers, got dtype {values.dtype}")
-    values = np.ascontiguousarray(values, dtype=np.int64)
+    values = np.asarray(values, dtype=np.int64, order="C")
     return _one_per_channel(values, channels, "zero_point", scalar_for_all=True)
 
 
@@ -76,3 +76,9 @@ def check_out(out: NDArray[Any] | None) -> None:
     """Refuses an `out` that is not an array (its details are checked by the native code)."""
     if out is not None and not isinstance(out, np.ndarray):
         raise KernelTypeError(f"out must be a NumPy array, got {type(out).__name__}")
+
+
+def check_dtype(out: NDArray[Any], dtype: str) -> None:
+    """Refuses an `out` of another type (int8 and uint8 look alike to the native limits)."""
+    if out.dtype != np.dtype(dtype):
+        raise KernelError(f"out has dtype {out.dtype}, needed is {np.dtype(dtype)}")

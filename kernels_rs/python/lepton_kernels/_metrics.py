@@ -22,6 +22,9 @@ ERROR_BIN_EDGES: tuple[float, ...] = tuple(_native.histogram_edges())
 """The 65 edges of the 64 bins of absolute errors: ``10 ** (-12 + k / 4)``."""
 
 
+_TINY = math.sqrt(np.finfo(np.float64).tiny)
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorHistogram:
     """Counts of absolute errors on a fixed logarithmic grid.
@@ -228,13 +231,14 @@ class ErrorAccumulator:
     def _cosine(self) -> float:
         if self.reference_sum == 0 or self.actual_sum == 0:
             return float(self.reference_sum == self.actual_sum)
-        norms = math.sqrt(self.reference_sum) * math.sqrt(self.actual_sum)
+        # One root is exact for equal norms; two keep the product within float64's range.
+        norms = math.sqrt(self.reference_sum * self.actual_sum)
+        if not _TINY < norms < math.inf:
+            norms = math.sqrt(self.reference_sum) * math.sqrt(self.actual_sum)
         return max(-1.0, min(1.0, self.dot_sum / norms))
 
 
-_ADDED = tuple(
-    f.name for f in fields(ErrorAccumulator) if f.name not in ("max_abs", "histogram")
-)
+_ADDED = tuple(f.name for f in fields(ErrorAccumulator) if f.name not in ("max_abs", "histogram"))
 
 
 def error_metrics(

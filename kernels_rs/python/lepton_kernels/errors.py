@@ -2,7 +2,7 @@
 
 
 class KernelError(ValueError):
-    """A value, a shape or an array that a kernel cannot work with; the text says what it accepts."""
+    """A value, a shape or an array that a kernel cannot take; the text says what it accepts."""
 
 
 class KernelTypeError(KernelError, TypeError):

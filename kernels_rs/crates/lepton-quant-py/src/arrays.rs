@@ -129,7 +129,10 @@ fn invalid_output(why: String) -> PyErr {
 }
 
 /// The elements of a writable C-contiguous array of the given shape.
-#[expect(clippy::mut_from_ref, reason = "the array owns its memory, the reference only keeps it")]
+#[expect(
+    clippy::mut_from_ref,
+    reason = "the array owns its memory, the reference only keeps it"
+)]
 pub(crate) fn output<'a, T: Element>(
     array: &'a Untyped<'_>,
     shape: &[usize],
@@ -187,7 +190,9 @@ pub(crate) fn readonly_slice<'a, T: Element>(
 pub(crate) fn refuse_overlap(a: &Untyped<'_>, b: &Untyped<'_>) -> PyResult<()> {
     let (a, b) = (extent(a), extent(b));
     if a.0 < b.1 && b.0 < a.1 {
-        return Err(invalid_output("it shares memory with another argument".into()));
+        return Err(invalid_output(
+            "it shares memory with another argument".into(),
+        ));
     }
     Ok(())
 }

@@ -97,7 +97,11 @@ impl<'a> Affine<'a> {
         Ok(Self {
             layout,
             scale,
-            zero_point: zero_point.iter().enumerate().map(checked).collect::<Result<_, _>>()?,
+            zero_point: zero_point
+                .iter()
+                .enumerate()
+                .map(checked)
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -186,7 +190,7 @@ impl IntArray<'_> {
 }
 
 /// An element type of quantized tensors.
-trait Code: Copy + Default + Send + Sync {
+pub(crate) trait Code: Copy + Default + Send + Sync {
     fn from_code(code: i32) -> Self;
     fn code(self) -> i32;
 }
@@ -226,7 +230,7 @@ pub fn quantize(
     }
 }
 
-fn check_len(expected: &[usize], given: usize) -> Result<(), Error> {
+pub(crate) fn check_len(expected: &[usize], given: usize) -> Result<(), Error> {
     if expected.iter().product::<usize>() == given {
         return Ok(());
     }
@@ -237,13 +241,13 @@ fn check_len(expected: &[usize], given: usize) -> Result<(), Error> {
 }
 
 /// How many NaN were met, and the first.
-pub(crate) struct NanCount {
+struct NanCount {
     count: AtomicUsize,
     first: AtomicUsize,
 }
 
 impl NanCount {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
             count: AtomicUsize::new(0),
             first: AtomicUsize::new(usize::MAX),
@@ -266,7 +270,7 @@ impl NanCount {
         self.count.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(crate) fn check(self, policy: NanPolicy) -> Result<(), Error> {
+    fn check(self, policy: NanPolicy) -> Result<(), Error> {
         let count = self.count.into_inner();
         if count == 0 || policy == NanPolicy::ZeroPoint {
             return Ok(());
@@ -278,7 +282,7 @@ impl NanCount {
     }
 }
 
-fn quantize_into<Q: Code>(
+pub(crate) fn quantize_into<Q: Code>(
     x: &FloatArray<'_>,
     affine: &Affine<'_>,
     format: IntFormat,
@@ -317,7 +321,7 @@ fn quantize_into<Q: Code>(
 
 multiversion! {
     /// Quantizes with one scale; answers whether there was a NaN (whose output is unspecified).
-    fn quantize_uniform<Q: Code>(
+    pub(crate) fn quantize_uniform<Q: Code>(
         x: &[f32], scale: f32, zero: i32, format: IntFormat, out: &mut [Q],
     ) -> bool = quantize_uniform_body;
 }
@@ -502,10 +506,15 @@ mod tests {
             1e-40,
             0.499_999_97,
         ];
-        let want = [0, 2, 2, 0, -2, 126, 127, -128, -128, 127, 127, -128, 0, 0, 0, 0];
+        let want = [
+            0, 2, 2, 0, -2, 126, 127, -128, -128, 127, 127, -128, 0, 0, 0, 0,
+        ];
         assert_eq!(int8(&x, 1.0, 0, IntFormat::INT8, 1), want);
         assert_eq!(int8(&[-200.0], 1.0, 0, IntFormat::INT8_NARROW, 1), [-127]);
-        assert_eq!(int8(&[f32::NAN, 300.0], 1.0, -7, IntFormat::INT8, 1), [-7, 127]);
+        assert_eq!(
+            int8(&[f32::NAN, 300.0], 1.0, -7, IntFormat::INT8, 1),
+            [-7, 127]
+        );
     }
 
     #[test]
@@ -541,8 +550,7 @@ mod tests {
         let x = [1.0, f32::NAN, 2.0, f32::NAN];
         let array = FloatArray::F32(View::from_slice(&x, &[2, 2]));
         let layout = AxisLayout::new(&[2, 2], Some(1)).expect("axis");
-        let affine =
-            Affine::new(layout, &[1.0, 2.0], &[0, 5], IntFormat::UINT8).expect("valid");
+        let affine = Affine::new(layout, &[1.0, 2.0], &[0, 5], IntFormat::UINT8).expect("valid");
         let mut out = [9; 4];
         let result = quantize(
             &array,

@@ -65,33 +65,63 @@ impl FloatArray<'_> {
         scratch: &mut Scratch,
         mut each: impl FnMut(usize, &[f32]),
     ) {
-        if let Self::F32(view) = self
-            && let Some(slice) = view.as_slice()
-        {
-            return each(0, &slice[start..start + len]);
-        }
-        scratch.f32.resize(TILE, 0.0);
-        for offset in (0..len).step_by(TILE) {
-            let n = TILE.min(len - offset);
-            let wide = &mut scratch.f32[..n];
-            match self {
-                Self::F32(view) => view.read(start + offset, wide),
-                Self::F16(view) => {
-                    scratch.f16.resize(TILE, f16::ZERO);
-                    let raw = &mut scratch.f16[..n];
-                    view.read(start + offset, raw);
-                    raw.convert_to_f32_slice(wide);
-                }
-                Self::Bf16(view) => {
-                    scratch.bf16.resize(TILE, bf16::ZERO);
-                    let raw = &mut scratch.bf16[..n];
-                    view.read(start + offset, raw);
-                    widen_bf16(raw, wide);
-                }
-            }
-            each(offset, wide);
+        let step = if self.as_slice().is_some() { len } else { TILE };
+        for offset in (0..len).step_by(step.max(1)) {
+            each(
+                offset,
+                self.tile(start + offset, step.min(len - offset), scratch),
+            );
         }
     }
+
+    fn as_slice(&self) -> Option<&[f32]> {
+        match self {
+            Self::F32(view) => view.as_slice(),
+            _ => None,
+        }
+    }
+
+    /// The values `start..start + len` in C order, on the array's own memory or in a buffer.
+    pub(crate) fn tile<'a>(
+        &'a self,
+        start: usize,
+        len: usize,
+        scratch: &'a mut Scratch,
+    ) -> &'a [f32] {
+        if let Some(slice) = self.as_slice() {
+            return &slice[start..start + len];
+        }
+        scratch.f32.resize(len, 0.0);
+        let wide = &mut scratch.f32[..];
+        match self {
+            Self::F32(view) => view.read(start, wide),
+            Self::F16(view) => {
+                let raw = raw_tile(view, start, len, f16::ZERO, &mut scratch.f16);
+                raw.convert_to_f32_slice(wide);
+            }
+            Self::Bf16(view) => {
+                let raw = raw_tile(view, start, len, bf16::ZERO, &mut scratch.bf16);
+                widen_bf16(raw, wide);
+            }
+        }
+        wide
+    }
+}
+
+/// The elements `start..start + len` in C order, on the view's own memory or in `buffer`.
+pub(crate) fn raw_tile<'a, T: Copy>(
+    view: &'a View<'_, T>,
+    start: usize,
+    len: usize,
+    fill: T,
+    buffer: &'a mut Vec<T>,
+) -> &'a [T] {
+    if let Some(slice) = view.as_slice() {
+        return &slice[start..start + len];
+    }
+    buffer.resize(len, fill);
+    view.read(start, buffer);
+    buffer
 }
 
 multiversion! {
@@ -139,34 +169,46 @@ impl Array<'_> {
         }
     }
 
-    /// Converts `start..start + out.len()` (C order) to float64; integers beyond 2^53 are rounded
-    /// to nearest even.
-    pub(crate) fn read_f64(&self, start: usize, out: &mut [f64], scratch: &mut Scratch) {
+    /// The values `start..start + buffer.len()` in C order: on the array's own memory if that is
+    /// possible, else in a buffer. Integers beyond 2^53 are rounded to nearest even.
+    pub(crate) fn tile<'a>(
+        &'a self,
+        start: usize,
+        buffer: &'a mut [f64],
+        scratch: &'a mut Scratch,
+    ) -> Tile<'a> {
+        let len = buffer.len();
         match self {
-            Self::Float(array) => array.tiles(start, out.len(), scratch, |offset, values| {
-                widen(values, &mut out[offset..offset + values.len()]);
-            }),
-            Self::F64(view) => view.read(start, out),
-            Self::I8(view) => convert(view, start, out, f64::from),
-            Self::U8(view) => convert(view, start, out, f64::from),
-            Self::I16(view) => convert(view, start, out, f64::from),
-            Self::U16(view) => convert(view, start, out, f64::from),
-            Self::I32(view) => convert(view, start, out, f64::from),
-            Self::U32(view) => convert(view, start, out, f64::from),
-            Self::I64(view) => convert(view, start, out, |v| v as f64),
-            Self::U64(view) => convert(view, start, out, |v| v as f64),
+            Self::Float(array) => return Tile::F32(array.tile(start, len, scratch)),
+            Self::F64(view) => match view.as_slice() {
+                Some(slice) => return Tile::F64(&slice[start..start + len]),
+                None => view.read(start, buffer),
+            },
+            Self::I8(view) => convert(view, start, buffer, f64::from),
+            Self::U8(view) => convert(view, start, buffer, f64::from),
+            Self::I16(view) => convert(view, start, buffer, f64::from),
+            Self::U16(view) => convert(view, start, buffer, f64::from),
+            Self::I32(view) => convert(view, start, buffer, f64::from),
+            Self::U32(view) => convert(view, start, buffer, f64::from),
+            Self::I64(view) => convert(view, start, buffer, |v| v as f64),
+            Self::U64(view) => convert(view, start, buffer, |v| v as f64),
         }
+        Tile::F64(buffer)
     }
 }
 
-multiversion! {
-    fn widen(from: &[f32], to: &mut [f64]) = widen_body;
+/// Consecutive values of an array.
+pub(crate) enum Tile<'a> {
+    F32(&'a [f32]),
+    F64(&'a [f64]),
 }
 
-#[inline(always)]
-fn widen_body(from: &[f32], to: &mut [f64]) {
-    for (to, &from) in to.iter_mut().zip(from) {
-        *to = f64::from(from);
+impl Tile<'_> {
+    pub(crate) fn to_f64(&self) -> Vec<f64> {
+        match self {
+            Self::F32(values) => values.iter().map(|&v| f64::from(v)).collect(),
+            Self::F64(values) => values.to_vec(),
+        }
     }
 }
 

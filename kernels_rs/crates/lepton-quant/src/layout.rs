@@ -78,8 +78,6 @@ impl AxisLayout {
         const LONG_ENOUGH: usize = 1024;
         let once = self.channels * self.inner;
         let times = LONG_ENOUGH.div_ceil(once.max(1));
-        (0..once * times)
-            .map(|i| (i % once) / self.inner)
-            .collect()
+        (0..once * times).map(|i| (i % once) / self.inner).collect()
     }
 }

@@ -1,23 +1,18 @@
 //! Parity metrics of two arrays in one pass, mergeable over batches and processes.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use crate::array::Scratch;
+use crate::array::{Scratch, Tile};
+use crate::histogram::{Bins, Counters};
 use crate::parallel::{Grain, run};
 use crate::simd::multiversion;
-use crate::{Array, Control, Error};
-
-/// Bins of the histogram of absolute errors between its lowest and its highest edge.
-pub const HISTOGRAM_BINS: usize = 64;
-
-/// Counters of the histogram: exact zeros, below the lowest edge, the bins, from the highest edge.
-pub const HISTOGRAM_LEN: usize = HISTOGRAM_BINS + 3;
+use crate::{Array, Control, Error, HISTOGRAM_LEN};
 
 /// Values summed before their sum joins the total. It fixes the order of every addition, whatever
 /// the number of threads.
 const BLOCK: usize = 1 << 16;
 
-/// Values converted to float64 at once; three such buffers fit the first-level cache.
+/// Values compared at once; the buffers fit the first-level cache.
 const TILE: usize = 1024;
 
 /// Independent partial sums in a block, also part of the fixed order.
@@ -58,7 +53,7 @@ pub struct ErrorSums {
     pub actual: f64,
     /// The sum of products of the two sides.
     pub dot: f64,
-    /// Counts of absolute errors, see [`histogram_edges`].
+    /// Counts of absolute errors, see [`crate::histogram_edges`].
     pub histogram: [u64; HISTOGRAM_LEN],
 }
 
@@ -130,26 +125,6 @@ impl ErrorSums {
     }
 }
 
-/// The edges of the histogram's bins: `10^(-12 + k/4)` for `k` in `0..=64`, each the nearest
-/// float64. Bin `k` counts errors from edge `k` up to, not including, edge `k + 1`.
-#[must_use]
-pub fn histogram_edges() -> &'static [f64; HISTOGRAM_BINS + 1] {
-    static EDGES: OnceLock<[f64; HISTOGRAM_BINS + 1]> = OnceLock::new();
-    EDGES.get_or_init(|| {
-        const QUARTERS: [&str; 4] = [
-            "1",
-            "1.7782794100389228",
-            "3.1622776601683795",
-            "5.6234132519034908",
-        ];
-        std::array::from_fn(|k| {
-            let exponent = (k / 4).cast_signed() - 12;
-            let text = format!("{}e{exponent}", QUARTERS[k % 4]);
-            text.parse().unwrap_or(f64::NAN)
-        })
-    })
-}
-
 /// Compares two arrays of the same shape.
 ///
 /// # Errors
@@ -166,7 +141,7 @@ pub fn error_sums(
         });
     }
     let len: usize = reference.shape().iter().product();
-    let bins = BinTable::get();
+    let bins = Bins::get();
     let mut blocks = vec![Sums::default(); len.div_ceil(BLOCK)];
     let total = Mutex::new(ErrorSums::default());
     let kernel = |worker: &mut Worker, first: usize, out: &mut [Sums]| {
@@ -177,9 +152,16 @@ pub fn error_sums(
     };
     let finish = |worker: Worker| {
         let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-        total.merge_counts(&worker.counts());
+        total.merge_counts(&worker.counts);
     };
-    run(control, blocks.as_mut_slice(), &GRAIN, Worker::new, kernel, finish)?;
+    run(
+        control,
+        blocks.as_mut_slice(),
+        &GRAIN,
+        Worker::new,
+        kernel,
+        finish,
+    )?;
     let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     for block in &blocks {
         total.add(block);
@@ -197,7 +179,7 @@ struct Sums {
     dot: f64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Lanes {
     max: [f64; LANES],
     abs: [f64; LANES],
@@ -222,36 +204,24 @@ impl Lanes {
 
 /// What one thread keeps.
 struct Worker {
-    scratch: Scratch,
+    scratch: [Scratch; 2],
     reference: Vec<f64>,
     actual: Vec<f64>,
     error: Vec<f64>,
     counts: ErrorSums,
-    /// Neighbouring values often fall into one bin; separate counters spare each the wait for the
-    /// one before.
-    histogram: [[u64; HISTOGRAM_LEN]; 4],
+    histogram: Counters,
 }
 
 impl Worker {
     fn new() -> Self {
         Self {
-            scratch: Scratch::default(),
+            scratch: Default::default(),
             reference: vec![0.0; TILE],
             actual: vec![0.0; TILE],
             error: vec![0.0; TILE],
             counts: ErrorSums::default(),
-            histogram: [[0; HISTOGRAM_LEN]; 4],
+            histogram: Counters::default(),
         }
-    }
-
-    fn counts(&self) -> ErrorSums {
-        let mut counts = self.counts.clone();
-        for part in &self.histogram {
-            for (sum, n) in counts.histogram.iter_mut().zip(part) {
-                *sum += n;
-            }
-        }
-        counts
     }
 
     fn block(
@@ -260,147 +230,148 @@ impl Worker {
         actual: &Array<'_>,
         start: usize,
         len: usize,
-        bins: &BinTable,
+        bins: &Bins,
     ) -> Sums {
         let mut lanes = Lanes::default();
         for offset in (0..len).step_by(TILE) {
-            let mut n = TILE.min(len - offset);
+            let n = TILE.min(len - offset);
             let at = start + offset;
-            reference.read_f64(at, &mut self.reference[..n], &mut self.scratch);
-            actual.read_f64(at, &mut self.actual[..n], &mut self.scratch);
+            let [first, second] = &mut self.scratch;
+            let r = reference.tile(at, &mut self.reference[..n], first);
+            let a = actual.tile(at, &mut self.actual[..n], second);
+            let error = &mut self.error[..n];
             self.counts.count += n as u64;
-            if differences(&self.reference[..n], &self.actual[..n], &mut self.error[..n]) {
-                n = self.drop_nonfinite(n);
-            }
-            self.counts.compared += n as u64;
-            let (r, a, d) = (&self.reference[..n], &self.actual[..n], &self.error[..n]);
-            accumulate(r, a, d, &mut lanes);
-            bins.count(d, &mut self.histogram);
+            let before = lanes;
+            let kept = if compare_tiles(&r, &a, error, &mut lanes) {
+                n
+            } else {
+                // Rare: begin the tile again without the positions that are not finite.
+                lanes = before;
+                let (r, a) = (r.to_f64(), a.to_f64());
+                self.counts.compare_finite(r, a, error, &mut lanes)
+            };
+            self.counts.compared += kept as u64;
+            bins.count(&error[..kept], &mut self.histogram);
         }
+        bins.flush(&mut self.histogram, &mut self.counts.histogram);
         let max = lanes.max.iter().copied().fold(0.0, f64::max);
         self.counts.max_abs = self.counts.max_abs.max(max);
         lanes.sums()
     }
+}
 
-    /// Removes the positions at which a side is not finite; answers how many remain.
+impl ErrorSums {
+    /// Compares the positions at which both sides are finite, counts the others, and answers how
+    /// many were compared.
     #[cold]
-    fn drop_nonfinite(&mut self, n: usize) -> usize {
+    fn compare_finite(
+        &mut self,
+        mut reference: Vec<f64>,
+        mut actual: Vec<f64>,
+        error: &mut [f64],
+        lanes: &mut Lanes,
+    ) -> usize {
         let mut kept = 0;
-        for i in 0..n {
-            let (reference, actual) = (self.reference[i], self.actual[i]);
-            if reference.is_finite() && actual.is_finite() {
-                self.reference[kept] = reference;
-                self.actual[kept] = actual;
-                self.error[kept] = self.error[i];
+        for i in 0..reference.len() {
+            let (r, a) = (reference[i], actual[i]);
+            if r.is_finite() && a.is_finite() {
+                reference[kept] = r;
+                actual[kept] = a;
                 kept += 1;
             } else {
-                self.counts.count_nonfinite(reference, actual);
+                self.count_nonfinite(r, a);
             }
         }
+        // float64 values may still differ by more than float64 holds: that error is infinite.
+        compare(
+            &reference[..kept],
+            &actual[..kept],
+            &mut error[..kept],
+            lanes,
+        );
         kept
     }
 }
 
-multiversion! {
-    /// Absolute differences; answers whether one of them is not finite.
-    fn differences(reference: &[f64], actual: &[f64], out: &mut [f64]) -> bool = differences_body;
-}
-
-#[inline(always)]
-fn differences_body(reference: &[f64], actual: &[f64], out: &mut [f64]) -> bool {
-    let mut bad = 0;
-    for ((out, r), a) in out.iter_mut().zip(reference).zip(actual) {
-        let d = (r - a).abs();
-        bad |= u64::from(!d.is_finite());
-        *out = d;
+/// Adds up a tile; answers whether all differences are finite.
+fn compare_tiles(r: &Tile<'_>, a: &Tile<'_>, error: &mut [f64], lanes: &mut Lanes) -> bool {
+    match (r, a) {
+        (Tile::F32(r), Tile::F32(a)) => compare(r, a, error, lanes),
+        (Tile::F32(r), Tile::F64(a)) => compare(r, a, error, lanes),
+        (Tile::F64(r), Tile::F32(a)) => compare(r, a, error, lanes),
+        (Tile::F64(r), Tile::F64(a)) => compare(r, a, error, lanes),
     }
-    bad != 0
 }
 
 multiversion! {
-    fn accumulate(
-        reference: &[f64], actual: &[f64], error: &[f64], lanes: &mut Lanes,
-    ) = accumulate_body;
+    /// Writes absolute differences and adds to the lanes; answers whether all are finite.
+    fn compare<R: Real, A: Real>(
+        reference: &[R], actual: &[A], error: &mut [f64], lanes: &mut Lanes,
+    ) -> bool = compare_body;
+}
+
+/// A value that float64 holds exactly.
+trait Real: Copy {
+    fn real(self) -> f64;
+}
+
+impl Real for f32 {
+    #[inline(always)]
+    fn real(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Real for f64 {
+    #[inline(always)]
+    fn real(self) -> f64 {
+        self
+    }
 }
 
 #[inline(always)]
-fn accumulate_body(reference: &[f64], actual: &[f64], error: &[f64], lanes: &mut Lanes) {
+fn compare_body<R: Real, A: Real>(
+    reference: &[R],
+    actual: &[A],
+    error: &mut [f64],
+    lanes: &mut Lanes,
+) -> bool {
     let (r_chunks, r_tail) = reference.as_chunks::<LANES>();
     let (a_chunks, a_tail) = actual.as_chunks::<LANES>();
-    let (d_chunks, d_tail) = error.as_chunks::<LANES>();
+    let (d_chunks, d_tail) = error.as_chunks_mut::<LANES>();
+    // Local, so that the sums stay in registers.
+    let mut own = *lanes;
     for ((r, a), d) in r_chunks.iter().zip(a_chunks).zip(d_chunks) {
-        add_lanes(r, a, d, lanes);
+        *d = add_lanes(&r.map(Real::real), &a.map(Real::real), &mut own);
     }
-    let mut tail = [[0.0; LANES]; 3];
-    tail[0][..r_tail.len()].copy_from_slice(r_tail);
-    tail[1][..a_tail.len()].copy_from_slice(a_tail);
-    tail[2][..d_tail.len()].copy_from_slice(d_tail);
-    add_lanes(&tail[0], &tail[1], &tail[2], lanes);
+    let mut tail = [[0.0; LANES]; 2];
+    for (to, from) in tail[0].iter_mut().zip(r_tail) {
+        *to = from.real();
+    }
+    for (to, from) in tail[1].iter_mut().zip(a_tail) {
+        *to = from.real();
+    }
+    let d = add_lanes(&tail[0], &tail[1], &mut own);
+    d_tail.copy_from_slice(&d[..d_tail.len()]);
+    *lanes = own;
+    // A NaN or an infinity stays in its sum for good.
+    own.abs.iter().all(|sum| sum.is_finite())
 }
 
 #[inline(always)]
-fn add_lanes(r: &[f64; LANES], a: &[f64; LANES], d: &[f64; LANES], lanes: &mut Lanes) {
+fn add_lanes(r: &[f64; LANES], a: &[f64; LANES], lanes: &mut Lanes) -> [f64; LANES] {
+    let mut error = [0.0; LANES];
     for i in 0..LANES {
-        lanes.max[i] = if d[i] > lanes.max[i] { d[i] } else { lanes.max[i] };
-        lanes.abs[i] += d[i];
-        lanes.squared[i] += d[i] * d[i];
+        let d = (r[i] - a[i]).abs();
+        error[i] = d;
+        lanes.max[i] = if d > lanes.max[i] { d } else { lanes.max[i] };
+        lanes.abs[i] += d;
+        lanes.squared[i] += d * d;
         lanes.reference[i] += r[i] * r[i];
         lanes.actual[i] += a[i] * a[i];
         lanes.dot[i] += r[i] * a[i];
     }
-}
-
-/// Finds the bin of an error without a logarithm: the exponent and two bits of the mantissa name a
-/// cell that holds at most one edge, and one comparison settles on which side of it the error is.
-struct BinTable {
-    slot: [u8; CELLS],
-    /// The upper edge of each slot; NaN for the last, which has none.
-    upper: [f64; HISTOGRAM_LEN],
-}
-
-/// The cell of 2^-40, below the lowest edge.
-const FIRST_CELL: u64 = (1023 - 40) << 2;
-/// Up to the cell of 2^14, above the highest edge.
-const CELLS: usize = 54 * 4 + 1;
-const BELOW: usize = 1;
-
-impl BinTable {
-    fn get() -> &'static Self {
-        static TABLE: OnceLock<BinTable> = OnceLock::new();
-        TABLE.get_or_init(|| {
-            let edges = histogram_edges();
-            let slot = std::array::from_fn(|cell| {
-                let low = f64::from_bits((FIRST_CELL + cell as u64) << 50);
-                let passed = edges.iter().filter(|&&edge| edge <= low).count();
-                (BELOW + passed) as u8
-            });
-            let upper = std::array::from_fn(|slot| match slot {
-                0 => f64::NAN,
-                slot => edges.get(slot - BELOW).copied().unwrap_or(f64::NAN),
-            });
-            Self { slot, upper }
-        })
-    }
-
-    #[inline(always)]
-    fn slot(&self, error: f64) -> usize {
-        let cell = (error.to_bits() >> 50).clamp(FIRST_CELL, FIRST_CELL + CELLS as u64 - 1);
-        let slot = usize::from(self.slot[(cell - FIRST_CELL) as usize]);
-        let slot = slot + usize::from(error >= self.upper[slot]);
-        if error == 0.0 { 0 } else { slot }
-    }
-
-    fn count(&self, errors: &[f64], histogram: &mut [[u64; HISTOGRAM_LEN]; 4]) {
-        let (chunks, tail) = errors.as_chunks::<4>();
-        for chunk in chunks {
-            for (part, &error) in histogram.iter_mut().zip(chunk) {
-                part[self.slot(error)] += 1;
-            }
-        }
-        for &error in tail {
-            histogram[0][self.slot(error)] += 1;
-        }
-    }
+    error
 }
 
 #[cfg(test)]
@@ -422,20 +393,6 @@ mod tests {
     }
 
     #[test]
-    fn every_edge_opens_its_own_bin() {
-        let table = BinTable::get();
-        for (k, &edge) in histogram_edges().iter().enumerate() {
-            assert!((edge / 10_f64.powf(k as f64 / 4.0 - 12.0) - 1.0).abs() < 1e-14);
-            assert_eq!(table.slot(edge), k + 2);
-            assert_eq!(table.slot(edge.next_down()), k + 1);
-        }
-        assert_eq!(table.slot(0.0), 0);
-        assert_eq!(table.slot(f64::from_bits(1)), BELOW);
-        assert_eq!(table.slot(f64::INFINITY), HISTOGRAM_LEN - 1);
-        assert_eq!(table.slot(f64::MAX), HISTOGRAM_LEN - 1);
-    }
-
-    #[test]
     fn sums_are_the_same_for_every_thread_count() {
         let (r, a) = (noise(500_001, 1), noise(500_001, 77));
         let one = error_sums(&f32s(&r), &f32s(&a), &mut Control::threads(1)).expect("one");
@@ -443,7 +400,12 @@ mod tests {
             let more = error_sums(&f32s(&r), &f32s(&a), &mut Control::threads(threads));
             assert_eq!(more.expect("more"), one);
         }
-        let abs: f64 = r.iter().zip(&a).map(|(r, a)| f64::from(*r) - f64::from(*a)).map(f64::abs).sum();
+        let abs: f64 = r
+            .iter()
+            .zip(&a)
+            .map(|(r, a)| f64::from(*r) - f64::from(*a))
+            .map(f64::abs)
+            .sum();
         assert!((one.abs / abs - 1.0).abs() < 1e-12);
         assert_eq!(one.histogram.iter().sum::<u64>(), one.compared);
     }
@@ -457,7 +419,10 @@ mod tests {
         assert_eq!((sums.count, sums.compared, sums.mismatched), (7, 2, 3));
         assert_eq!((sums.nan_reference, sums.nan_actual), (2, 2));
         assert_eq!((sums.inf_reference, sums.inf_actual), (2, 2));
-        assert_eq!((sums.max_abs, sums.abs, sums.squared, sums.dot), (0.5, 0.5, 0.25, 10.5));
+        assert_eq!(
+            (sums.max_abs, sums.abs, sums.squared, sums.dot),
+            (0.5, 0.5, 0.25, 10.5)
+        );
     }
 
     #[test]

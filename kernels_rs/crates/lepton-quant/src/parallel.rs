@@ -1,8 +1,9 @@
 //! Work shared by threads whose number never shows in a result.
 
+use std::num::NonZero;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::Error;
@@ -32,10 +33,11 @@ impl<'a> Control<'a> {
 }
 
 /// The number of threads that this process may keep busy: its CPU affinity, and on Linux the
-/// quota of its control group.
+/// quota of its control group. Read once, because reading takes longer than a small kernel.
 #[must_use]
 pub fn available_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 /// Something that can be cut in two, such as a mutable slice.

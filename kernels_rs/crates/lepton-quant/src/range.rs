@@ -1,5 +1,6 @@
 //! Smallest and largest value, and largest magnitude, per tensor or per channel.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::array::Scratch;
@@ -91,7 +92,7 @@ pub fn minmax(
     layout: AxisLayout,
     control: &mut Control<'_>,
 ) -> Result<Vec<Extent>, Error> {
-    let all = reduce(x, layout, control, extent_of)?;
+    let all = reduce(x, layout, control, extent_of, update_extents)?;
     Ok(all.into_iter().map(Running::extent).collect())
 }
 
@@ -104,12 +105,41 @@ pub fn absmax(
     layout: AxisLayout,
     control: &mut Control<'_>,
 ) -> Result<Vec<f32>, Error> {
-    let magnitude = |x: &[f32]| Running {
-        magnitude: magnitude_of(x),
-        ..Running::NONE
-    };
-    let all = reduce(x, layout, control, magnitude)?;
+    let all = reduce(x, layout, control, running_magnitude, update_magnitudes)?;
     Ok(all.into_iter().map(Running::absmax).collect())
+}
+
+/// The state of many channels, each part of its own so that a vector loop can run over channels.
+struct Columns {
+    min: Vec<f32>,
+    max: Vec<f32>,
+    magnitude: Vec<u32>,
+}
+
+impl Columns {
+    fn new(n: usize) -> Self {
+        Self {
+            min: vec![Running::NONE.min; n],
+            max: vec![Running::NONE.max; n],
+            magnitude: vec![Running::NONE.magnitude; n],
+        }
+    }
+
+    fn get(&self, i: usize) -> Running {
+        Running {
+            min: self.min[i],
+            max: self.max[i],
+            magnitude: self.magnitude[i],
+        }
+    }
+
+    fn merge(&mut self, i: usize, other: Running) {
+        let mut running = self.get(i);
+        running.merge(other);
+        self.min[i] = running.min;
+        self.max[i] = running.max;
+        self.magnitude[i] = running.magnitude;
+    }
 }
 
 /// Minimum and maximum do not depend on the order of merging (NaN and the sign of zero are settled
@@ -118,50 +148,88 @@ fn reduce(
     x: &FloatArray<'_>,
     layout: AxisLayout,
     control: &mut Control<'_>,
-    of: impl Fn(&[f32]) -> Running + Sync,
+    of_run: impl Fn(&[f32]) -> Running + Sync,
+    update: impl Fn(&[f32], &mut [f32], &mut [f32], &mut [u32]) + Sync,
 ) -> Result<Vec<Running>, Error> {
     if layout.channels > 0 && layout.is_empty() {
         return Err(Error::Empty);
     }
-    let interleaved = layout.is_interleaved();
-    let channel = if interleaved { layout.period() } else { Vec::new() };
-    let slots = if interleaved { channel.len() } else { layout.channels };
+    // Short runs are reduced by their place in the period, and places by channel at the end.
+    let places: Vec<usize> = if layout.is_interleaved() {
+        layout.period()
+    } else {
+        (0..layout.channels).collect()
+    };
     let total = Mutex::new(vec![Running::NONE; layout.channels]);
-    let init = || (Scratch::default(), vec![Running::NONE; slots]);
-    let kernel = |(scratch, own): &mut (Scratch, Vec<Running>), start: usize, piece: std::ops::Range<usize>| {
+    let init = || (Scratch::default(), Columns::new(places.len()));
+    let kernel = |state: &mut (Scratch, Columns), start: usize, piece: Range<usize>| {
+        let (scratch, columns) = state;
         x.tiles(start, piece.len(), scratch, |offset, x| {
-            if interleaved {
-                update_interleaved(x, (start + offset) % slots, own);
-            } else {
+            if !layout.is_interleaved() {
                 layout.runs(start + offset, x.len(), |channel, from, to| {
-                    own[channel].merge(of(&x[from..to]));
+                    columns.merge(channel, of_run(&x[from..to]));
                 });
+                return;
+            }
+            let mut rest = x;
+            let mut phase = (start + offset) % places.len();
+            while !rest.is_empty() {
+                let end = places.len().min(phase + rest.len());
+                let (now, later) = rest.split_at(end - phase);
+                update(
+                    now,
+                    &mut columns.min[phase..end],
+                    &mut columns.max[phase..end],
+                    &mut columns.magnitude[phase..end],
+                );
+                (rest, phase) = (later, 0);
             }
         });
     };
-    let finish = |(_, own): (Scratch, Vec<Running>)| {
+    let finish = |(_, columns): (Scratch, Columns)| {
         let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-        for (slot, running) in own.into_iter().enumerate() {
-            total[if interleaved { channel[slot] } else { slot }].merge(running);
+        for (place, &channel) in places.iter().enumerate() {
+            total[channel].merge(columns.get(place));
         }
     };
     run(control, 0..x.len(), &GRAIN, init, kernel, finish)?;
     Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn update_interleaved(x: &[f32], phase: usize, slots: &mut [Running]) {
-    let mut phase = phase;
-    let mut rest = x;
-    while !rest.is_empty() {
-        let n = (slots.len() - phase).min(rest.len());
-        let (now, later) = rest.split_at(n);
-        for (slot, &x) in slots[phase..phase + n].iter_mut().zip(now) {
-            slot.min = lesser(slot.min, x);
-            slot.max = greater(slot.max, x);
-            slot.magnitude = slot.magnitude.max(x.to_bits() & ABS);
-        }
-        rest = later;
-        phase = 0;
+multiversion! {
+    /// Value by value.
+    fn update_extents(
+        x: &[f32], min: &mut [f32], max: &mut [f32], magnitude: &mut [u32],
+    ) = update_extents_body;
+}
+
+#[inline(always)]
+fn update_extents_body(x: &[f32], min: &mut [f32], max: &mut [f32], magnitude: &mut [u32]) {
+    for (((&x, min), max), magnitude) in x.iter().zip(min).zip(max).zip(magnitude) {
+        *min = lesser(*min, x);
+        *max = greater(*max, x);
+        *magnitude = (*magnitude).max(x.to_bits() & ABS);
+    }
+}
+
+multiversion! {
+    /// Value by value, magnitudes alone.
+    fn update_magnitudes(
+        x: &[f32], min: &mut [f32], max: &mut [f32], magnitude: &mut [u32],
+    ) = update_magnitudes_body;
+}
+
+#[inline(always)]
+fn update_magnitudes_body(x: &[f32], _: &mut [f32], _: &mut [f32], magnitude: &mut [u32]) {
+    for (&x, magnitude) in x.iter().zip(magnitude) {
+        *magnitude = (*magnitude).max(x.to_bits() & ABS);
+    }
+}
+
+fn running_magnitude(x: &[f32]) -> Running {
+    Running {
+        magnitude: magnitude_of(x),
+        ..Running::NONE
     }
 }
 
@@ -197,7 +265,7 @@ fn extent_of_body(x: &[f32]) -> Running {
 
 multiversion! {
     /// The bits of the largest magnitude.
-    fn magnitude_of(x: &[f32]) -> u32 = magnitude_of_body;
+    pub(crate) fn magnitude_of(x: &[f32]) -> u32 = magnitude_of_body;
 }
 
 #[inline(always)]
@@ -210,7 +278,11 @@ fn magnitude_of_body(x: &[f32]) -> u32 {
         }
     }
     let rest = tail.iter().map(|x| (x.to_bits() & ABS).cast_signed());
-    magnitude.into_iter().chain(rest).fold(0, i32::max).cast_unsigned()
+    magnitude
+        .into_iter()
+        .chain(rest)
+        .fold(0, i32::max)
+        .cast_unsigned()
 }
 
 #[cfg(test)]
@@ -218,7 +290,12 @@ mod tests {
     use super::*;
     use crate::View;
 
-    fn check(x: &[f32], shape: &[usize], axis: Option<usize>, threads: usize) -> (Vec<Extent>, Vec<f32>) {
+    fn check(
+        x: &[f32],
+        shape: &[usize],
+        axis: Option<usize>,
+        threads: usize,
+    ) -> (Vec<Extent>, Vec<f32>) {
         let array = FloatArray::F32(View::from_slice(x, shape));
         let layout = AxisLayout::new(shape, axis).expect("axis");
         let control = &mut Control::threads(threads);
@@ -229,7 +306,9 @@ mod tests {
 
     #[test]
     fn finds_the_range_of_every_channel() {
-        let x: Vec<f32> = (0..600_000_i32).map(|i| ((i % 10_007 * 7919) % 100_003 - 50_000) as f32).collect();
+        let x: Vec<f32> = (0..600_000_i32)
+            .map(|i| ((i % 10_007 * 7919) % 100_003 - 50_000) as f32)
+            .collect();
         for (shape, axis) in [
             (vec![600_000], None),
             (vec![3, 200_000], Some(0)),
@@ -264,6 +343,9 @@ mod tests {
         assert_eq!(extents[1].max.to_bits(), 0);
         let layout = AxisLayout::new(&[0, 2], Some(1)).expect("axis");
         let empty = FloatArray::F32(View::from_slice(&[], &[0, 2]));
-        assert_eq!(minmax(&empty, layout, &mut Control::threads(1)), Err(Error::Empty));
+        assert_eq!(
+            minmax(&empty, layout, &mut Control::threads(1)),
+            Err(Error::Empty)
+        );
     }
 }

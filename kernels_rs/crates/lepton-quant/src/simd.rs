@@ -53,20 +53,20 @@ fn detect() -> Level {
 macro_rules! multiversion {
     (
         $(#[$meta:meta])*
-        $vis:vis fn $name:ident $(<$g:ident : $bound:path>)? (
+        $vis:vis fn $name:ident $(<$($g:ident : $bound:path),+>)? (
             $($arg:ident : $ty:ty),* $(,)?
         ) $(-> $ret:ty)? = $body:path;
     ) => {
         $(#[$meta])*
-        $vis fn $name $(<$g: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,f16c")]
-                fn avx2 $(<$g: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
+                fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                     $body($($arg),*)
                 }
                 #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-                fn avx512 $(<$g: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
+                fn avx512 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                     $body($($arg),*)
                 }
                 match $crate::simd::level() {

@@ -48,7 +48,11 @@ impl<'a, T: Copy> View<'a, T> {
     #[must_use]
     pub unsafe fn from_raw(base: *const T, shape: &[usize], strides: &[isize]) -> Self {
         let len = shape.iter().product();
-        let dims = if len == 0 { Vec::new() } else { merge(shape, strides) };
+        let dims = if len == 0 {
+            Vec::new()
+        } else {
+            merge(shape, strides)
+        };
         let item = size_of::<T>();
         let contiguous = match dims.as_slice() {
             [] => true,

@@ -1,0 +1,8 @@
+"""Makes the development scripts importable."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / ".ci"))
