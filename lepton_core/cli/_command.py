@@ -43,6 +43,8 @@ class Command(click.Command):
         """Write one section per group, in the order of first use; the common ones last."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Argument):
+                continue  # the text above the options explains them
             record = parameter.get_help_record(ctx)
             if record is not None:
                 group = getattr(parameter, "group", OUTPUT)

@@ -86,7 +86,7 @@ class LazyGroup(click.Group):
 @click.option("-V", "--version", is_flag=True, help="Show the version and exit.")
 @common_options
 @click.pass_context
-def cli(ctx: click.Context, version: bool, **options: Any) -> None:  # noqa: ANN401
+def cli(ctx: click.Context, /, version: bool, **options: Any) -> None:  # noqa: ANN401
     """One AI model to every platform, with proof that it still is the same model."""
     app = ctx.ensure_object(App)
     options["json"] = options.pop("as_json")

@@ -79,9 +79,11 @@ def _invoke(arguments: Sequence[str], app: App) -> int:
             app.error_text(cli.get_help(ctx))
         return 2
     try:
-        with disk_errors("what the command writes"):
-            with cli.make_context("lepton", list(arguments), obj=app) as ctx:
-                code = cli.invoke(ctx)
+        with (
+            disk_errors("what the command writes"),
+            cli.make_context("lepton", list(arguments), obj=app) as ctx,
+        ):
+            code = cli.invoke(ctx)
     except click.exceptions.Exit as error:
         return error.exit_code
     return code if isinstance(code, int) else 0
@@ -119,7 +121,7 @@ def _stdout_for_results_only(app: App) -> Iterator[None]:
         return
     result = sys.stdout
     try:
-        real = sys.stdout is sys.__stdout__ and sys.stdout.fileno() == 1
+        real = result is sys.__stdout__ and result.fileno() == 1
     except (OSError, ValueError):
         real = False
     if real:
@@ -141,8 +143,10 @@ def _flush(app: App) -> None:
 
 def _forget_stdout() -> None:
     """Point standard output elsewhere, so that the interpreter can flush it at its end."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+    stream = sys.__stdout__
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager
@@ -154,8 +158,8 @@ def _own_warnings(app: App) -> Iterator[None]:
         category: type[Warning],
         filename: str,
         lineno: int,
-        file: object = None,
-        line: str | None = None,
+        *_: object,
+        **__: object,
     ) -> None:
         from lepton_core.registry import PluginWarning
 

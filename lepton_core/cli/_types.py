@@ -13,12 +13,16 @@ from lepton_core.errors import UsageError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    _ParamType = click.ParamType[Any]  # generic in stubs only
+else:
+    _ParamType = click.ParamType
+
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
 _TIME = re.compile(r"^\s*(?:(\d+)h)?\s*(?:(\d+)m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)s?)?\s*$", re.I)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
-class SizeType(click.ParamType):
+class SizeType(_ParamType):
     """A size of memory in bytes: ``512M``, ``4G``, ``1.5GiB``; units are powers of 1024."""
 
     name = "size"
@@ -49,7 +53,7 @@ class SizeType(click.ParamType):
         return size
 
 
-class DurationType(click.ParamType):
+class DurationType(_ParamType):
     """A duration in seconds: ``90``, ``90s``, ``15m``, ``1h30m``."""
 
     name = "duration"
@@ -80,7 +84,7 @@ class DurationType(click.ParamType):
         return seconds
 
 
-class FiniteType(click.ParamType):
+class FiniteType(_ParamType):
     """A finite number, at least 0 unless told otherwise."""
 
     name = "number"
@@ -114,7 +118,7 @@ class FiniteType(click.ParamType):
         return number
 
 
-class TargetType(click.ParamType):
+class TargetType(_ParamType):
     """Target names, completed in the shell from what is installed and known."""
 
     name = "target"
