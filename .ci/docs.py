@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# pytest's exit status when no test was selected.
+_NOTHING_COLLECTED = 5
+
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
@@ -67,7 +70,10 @@ def main() -> None:
     if broken:
         raise SetupError("links that lead nowhere:\n  " + "\n  ".join(broken))
     say(f"{len(checked)} documents: every link between them leads somewhere")
-    if run([sys.executable, "-m", "pytest", "-q", "-k", "docs", "tests"], cwd=ROOT):
+    status = run([sys.executable, "-m", "pytest", "-q", "-k", "docs", "tests"], cwd=ROOT)
+    if status == _NOTHING_COLLECTED:
+        raise SetupError("no test under tests/ has `docs` in its name: snippets are not checked")
+    if status:
         raise SetupError("the snippets of the documents do not all run (see above)")
 
 

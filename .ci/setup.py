@@ -207,9 +207,8 @@ def _develop(project: Project, uv: Uv) -> None:
         "VIRTUAL_ENV": str(VENV),
         "PATH": os.pathsep.join([str(rust.cargo_bin()), str(bin_folder), os.environ["PATH"]]),
     }
-    command = [python_of(VENV), "-m", "maturin", "develop", "--release", "--uv"]
-    if (project.path / "Cargo.lock").exists():
-        command.append("--locked")
+    options = rust.maturin_options(project.path)
+    command = [python_of(VENV), "-m", "maturin", "develop", "--uv", *options]
     if run(command, env=env, cwd=project.path):
         cause = full_disk(VENV, project.path) or (
             "The compiler's message stands above. Where it is about fetching crates, check the\n"

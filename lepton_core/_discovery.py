@@ -9,7 +9,7 @@ into the user's cache folder (``python-entrypoints``).
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import re
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, NoReturn
@@ -51,40 +51,50 @@ class PluginEntry:
         return f"{self.distribution} {self.version}"
 
 
+_CORE = re.compile(r"lepton[-_.]+core\s*(?:\[[^\]]*\])?\s*(?![\w.\[-])(.*)", re.IGNORECASE)
+
+
 def _core_requirement(distribution: metadata.Distribution) -> str:
     for line in distribution.requires or ():
         text, _, marker = line.partition(";")
-        head = text.strip().replace("_", "-").lower()
-        if head.startswith("lepton-core") and "extra ==" not in marker:
-            return head.removeprefix("lepton-core").strip(" ()")
+        match = _CORE.fullmatch(text.strip())
+        if match and "extra ==" not in marker:
+            return match[1].strip(" ()")
     return ""
 
 
 def list_entries() -> tuple[PluginEntry, ...]:
     """Return the declared plugins of all installed distributions, sorted by name.
 
-    Imports nothing. Duplicate names stay in the list, each with its distribution.
+    Imports nothing. Duplicate names stay in the list, each with its distribution. A distribution
+    whose metadata cannot be read declares nothing.
     """
-    found = {}
-    for group in GROUPS:
-        for point in metadata.entry_points(group=group):
-            dist = point.dist
-            entry = PluginEntry(
-                group,
-                point.name,
-                point.value,
-                dist.name if dist else "unknown distribution",
-                dist.version if dist else "?",
-                _core_requirement(dist) if dist else "",
-            )
+    found: dict[tuple[str, str, str], PluginEntry] = {}
+    for dist in metadata.distributions():
+        try:
+            entries = _entries_of(dist)
+        except Exception:  # noqa: S112 - any distribution in the environment may be damaged
+            continue
+        for entry in entries:
             # An editable install beside its source tree shows the same distribution twice.
-            found[group, entry.name, entry.distribution] = entry
+            found.setdefault((entry.group, entry.name, entry.distribution), entry)
     return tuple(sorted(found.values(), key=lambda e: (e.name, e.distribution)))
 
 
-def has_info(entry: PluginEntry) -> bool:
-    """Tell whether the plugin's package holds an ``info`` module; imports the package only."""
-    return importlib.util.find_spec(f"{entry.package}.info") is not None
+def _entries_of(dist: metadata.Distribution) -> list[PluginEntry]:
+    """Return the plugins of one distribution; reads the rest only if it declares any."""
+    text = dist.read_text("entry_points.txt") or ""
+    if not any(f"[{group}]" in text for group in GROUPS):
+        return []
+    facts = dist.metadata
+    name = facts["Name"] if "Name" in facts else "unknown distribution"  # noqa: SIM401 - no .get in its protocol
+    version = facts["Version"] if "Version" in facts else "?"  # noqa: SIM401
+    requirement = _core_requirement(dist)
+    return [
+        PluginEntry(group, point.name, point.value, name, version, requirement)
+        for group in GROUPS
+        for point in dist.entry_points.select(group=group)
+    ]
 
 
 def import_info(entry: PluginEntry) -> ModuleType:
@@ -117,7 +127,6 @@ __all__ = [
     "GROUPS",
     "TARGETS",
     "PluginEntry",
-    "has_info",
     "import_info",
     "list_entries",
     "load_plugin",

@@ -54,6 +54,7 @@ def _errors(sums: ErrorAccumulator) -> dict[str, Any]:
     seen = max(1, result.compared)
     return {
         "count": result.count,
+        "compared": result.compared,
         "max_abs": result.max_abs,
         "mean_abs": result.mean_abs,
         "rel_l2": result.rel_l2,

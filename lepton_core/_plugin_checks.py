@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from lepton_core._version import SPEC_VERSION, __version__
+from lepton_core.capabilities import ExtensionInfo
 from lepton_core.catalogue import KNOWN
 from lepton_core.environment import versions_of
 from lepton_core.errors import (
@@ -15,6 +17,8 @@ from lepton_core.errors import (
 )
 
 if TYPE_CHECKING:
+    import pluggy
+
     from lepton_core._discovery import PluginEntry
     from lepton_core.capabilities import Backend, PluginInfo
 
@@ -26,7 +30,7 @@ def check_entry(entry: PluginEntry) -> None:
         PluginVersionError: It asks for another version of lepton-core.
         PluginBrokenError: The entry point does not follow the convention.
     """
-    if not entry.package or not entry.value.partition(":")[0].endswith(".plugin"):
+    if not re.fullmatch(r"\w+(\.\w+)*\.plugin", entry.value):
         raise PluginBrokenError(
             "LPT-PLUG-004",
             f"{entry} declares {entry.name!r} as {entry.value!r}",
@@ -60,7 +64,8 @@ def check_info(info: object, entry: PluginEntry, kind: type[PluginInfo]) -> None
     if not isinstance(info, kind):
         raise PluginBrokenError(
             "LPT-PLUG-004",
-            f"{entry.package}.info.INFO is a {type(info).__name__}, expected a {kind.__name__}",
+            f"{entry} has a {type(info).__name__} as {entry.package}.info.INFO, "
+            f"expected a {kind.__name__}",
             remedy=f"Report this to the makers of {entry.distribution}.",
         )
     if info.spec_version > SPEC_VERSION:
@@ -76,6 +81,32 @@ def check_info(info: object, entry: PluginEntry, kind: type[PluginInfo]) -> None
             f"{entry} is installed as {entry.name!r} but calls itself {info.id!r}",
             remedy=f"Report this to the makers of {entry.distribution}.",
         )
+
+
+def check_hooks(manager: pluggy.PluginManager, plugin: object, info: PluginInfo) -> str:
+    """Return what is wrong with a plugin's registered hooks, empty if nothing is.
+
+    Wrappers and observers apply to other plugins' steps, so they must be known before the first
+    step runs and not only once their plugin happens to be loaded.
+    """
+    import pluggy
+
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        return str(error)
+    if isinstance(info, ExtensionInfo) and info.always:
+        return ""
+    for caller in manager.get_hookcallers(plugin) or ():
+        for impl in caller.get_hookimpls():
+            if impl.plugin is not plugin:
+                continue
+            if impl.wrapper or impl.hookwrapper or caller.name.startswith("lepton_stage_"):
+                return (
+                    f"{caller.name} wraps or observes other plugins' steps; only an extension "
+                    "whose info says always=True may do that"
+                )
+    return ""
 
 
 def _pip_for(module: str, entry: PluginEntry, info: PluginInfo | None) -> str:
@@ -152,4 +183,4 @@ def check_backends(info: PluginInfo) -> None:
             )
 
 
-__all__ = ["check_backends", "check_entry", "check_info", "classify_import_error"]
+__all__ = ["check_backends", "check_entry", "check_hooks", "check_info", "classify_import_error"]

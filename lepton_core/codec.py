@@ -5,19 +5,28 @@ Only dataclasses of plain data travel; nothing is ever unpickled.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lepton_core import types
 from lepton_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 T = TypeVar("T")
 
 
 def to_data(value: Any) -> Any:  # noqa: ANN401 - any plain value
-    """Return *value* (dataclasses, tuples, mappings, numbers, paths) as JSON types."""
+    """Return *value* (dataclasses, tuples, mappings, numbers, paths) as JSON types.
+
+    Raises:
+        UsageError: It holds something that is no plain data.
+    """
     import msgspec
 
-    return msgspec.to_builtins(value, enc_hook=_encode_other)
+    with _plain(value):
+        return msgspec.to_builtins(value, enc_hook=_encode_other)
 
 
 def from_data(data: Any, cls: type[T]) -> T:  # noqa: ANN401 - any plain value
@@ -40,10 +49,15 @@ def from_data(data: Any, cls: type[T]) -> T:  # noqa: ANN401 - any plain value
 
 
 def pack(message: Any) -> bytes:  # noqa: ANN401 - any plain value
-    """Encode a message as MessagePack."""
+    """Encode a message as MessagePack.
+
+    Raises:
+        UsageError: It holds something that is no plain data.
+    """
     import msgspec
 
-    return msgspec.msgpack.encode(message, enc_hook=_encode_other)
+    with _plain(message):
+        return msgspec.msgpack.encode(message, enc_hook=_encode_other)
 
 
 def unpack(data: bytes) -> Any:  # noqa: ANN401 - any plain value
@@ -68,6 +82,20 @@ def untagged(message: dict[str, Any]) -> Any:  # noqa: ANN401 - any type of lept
             remedy="Requests and results are the classes of lepton_core.types.",
         )
     return from_data(message["data"], cls)
+
+
+@contextlib.contextmanager
+def _plain(value: object) -> Iterator[None]:
+    """Say in our words what msgspec cannot encode: objects, huge numbers, broken text."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, NotImplementedError, RecursionError) as error:
+        raise UsageError(
+            "LPT-USE-002",
+            f"A {type(value).__name__} holds something that is not plain data",
+            cause=str(error),
+            remedy="Pass numbers, text, lists, mappings and paths; arrays go into files.",
+        ) from error
 
 
 def _encode_other(value: Any) -> Any:  # noqa: ANN401 - msgspec's hook

@@ -5,9 +5,9 @@ backend is imported when its plugin is the owner of a step. A plugin that cannot
 stops the others: the failure is kept as data, warned about once, and raised only when that
 plugin is needed (or everywhere, with ``LEPTON_STRICT_PLUGINS=1``).
 
-Environment: ``LEPTON_PLUGINS`` (comma-separated ids to allow, nothing else is seen),
-``LEPTON_DISABLED_PLUGINS`` (ids to block), ``LEPTON_STRICT_PLUGINS``. Both lists act before
-anything is imported.
+Environment: ``LEPTON_PLUGINS`` (comma-separated ids to allow, nothing else is seen; empty means
+all), ``LEPTON_DISABLED_PLUGINS`` (ids to block), ``LEPTON_STRICT_PLUGINS``. Both lists act
+before anything is imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lepton_core import _discovery
-from lepton_core._plugin_checks import check_entry, check_info, classify_import_error
+from lepton_core._plugin_checks import (
+    check_entry,
+    check_hooks,
+    check_info,
+    classify_import_error,
+)
 from lepton_core.capabilities import ExtensionInfo, PluginInfo, TargetInfo
 from lepton_core.catalogue import KNOWN
 from lepton_core.errors import (
@@ -76,9 +81,7 @@ class PluginRecord:
         return "loaded" if self.loaded else "available"
 
 
-def _names(text: str | None) -> frozenset[str] | None:
-    if text is None:
-        return None
+def _names(text: str) -> frozenset[str]:
     return frozenset(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -97,10 +100,11 @@ class Registry:
         entries: Iterable[PluginEntry] | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
-        self._allowed = _names(environ.get("LEPTON_PLUGINS"))
-        self._blocked = _names(environ.get("LEPTON_DISABLED_PLUGINS")) or frozenset()
+        self._allowed = _names(environ.get("LEPTON_PLUGINS", ""))
+        self._blocked = _names(environ.get("LEPTON_DISABLED_PLUGINS", ""))
         self._strict = environ.get("LEPTON_STRICT_PLUGINS", "") not in ("", "0")
         self._entries = None if entries is None else tuple(entries)
+        self._hidden: dict[str, PluginEntry] = {}
         self._records: dict[str, PluginRecord] | None = None
         self._manager: pluggy.PluginManager | None = None
         self._lock = threading.RLock()
@@ -117,13 +121,14 @@ class Registry:
             return self._records
 
     def _is_visible(self, name: str) -> bool:
-        return name not in self._blocked and (self._allowed is None or name in self._allowed)
+        return name not in self._blocked and (not self._allowed or name in self._allowed)
 
     def _list(self) -> dict[str, PluginRecord]:
         entries = _discovery.list_entries() if self._entries is None else self._entries
         records: dict[str, PluginRecord] = {}
         for entry in entries:
             if not self._is_visible(entry.name):
+                self._hidden.setdefault(entry.name, entry)
                 continue
             kind = "target" if entry.group == _discovery.TARGETS else "extension"
             if entry.name in records:
@@ -148,8 +153,8 @@ class Registry:
         )
 
     def is_blocked(self, name: str) -> bool:
-        """Tell whether the environment's lists hide *name*."""
-        return not self._is_visible(name)
+        """Tell whether *name* is installed but hidden by the environment's lists."""
+        return name not in self.records and name in self._hidden
 
     # --- details ------------------------------------------------------------------------------
 
@@ -162,7 +167,8 @@ class Registry:
         with self._lock:
             record = self.record(name)
             if record.failure is not None:
-                raise record.failure
+                # Raised again and again, it must not collect a frame each time.
+                raise record.failure.with_traceback(None)
             if record.info is None:
                 record.info = self._read_info(record)
             return record.info
@@ -200,7 +206,7 @@ class Registry:
         if self.is_blocked(name):
             return PluginNotInstalledError(
                 "LPT-PLUG-007",
-                f"The plugin {name!r} is switched off by the environment",
+                f"The plugin {name!r} ({self._hidden[name]}) is switched off by the environment",
                 remedy="Change LEPTON_PLUGINS or LEPTON_DISABLED_PLUGINS.",
             )
         support = known.support.value if known else "unknown"
@@ -212,15 +218,20 @@ class Registry:
         )
 
     def infos(self, kind: str | None = None) -> dict[str, PluginInfo]:
-        """Return the descriptions of all usable plugins; failures stay in the records."""
+        """Return the descriptions of all usable plugins; failures stay in the records.
+
+        Raises:
+            PluginError: With ``LEPTON_STRICT_PLUGINS=1``, what any plugin fails with.
+        """
         found = {}
-        for name, record in self.records.items():
+        for name, record in list(self.records.items()):
             if kind is not None and record.kind != kind:
                 continue
             try:
                 found[name] = self.info(name)
             except PluginError:
-                continue
+                if self._strict:
+                    raise
         return found
 
     def targets(self) -> dict[str, TargetInfo]:
@@ -234,6 +245,8 @@ class Registry:
             UnknownTargetError: No such target exists; suggests the nearest.
             PluginError: It exists but is not installed or cannot be used.
         """
+        if self.is_blocked(name):
+            raise self._missing(name)
         targets = [n for n, r in self.records.items() if r.kind == "target"]
         known = [k.id for k in KNOWN.values() if k.kind == "target"]
         if name not in targets and name not in known:
@@ -273,7 +286,7 @@ class Registry:
                 assert entry is not None, "in-memory plugins are registered with their object"  # noqa: S101
                 try:
                     plugin = _discovery.load_plugin(entry)
-                    self._register(plugin, name)
+                    self._register(plugin, info, record.origin)
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:
@@ -288,8 +301,9 @@ class Registry:
             if isinstance(info, ExtensionInfo) and info.always and not self.records[name].loaded:
                 try:
                     self.load(name)
-                except PluginError:
-                    continue  # kept as data, warned about once
+                except PluginError:  # kept as data, warned about once
+                    if self._strict:
+                        raise
 
     def register(self, plugin: object, info: PluginInfo) -> None:
         """Register a plugin object of this process, for tests, notebooks and embedding.
@@ -306,28 +320,30 @@ class Registry:
                     f"{self.records[info.id].origin}",
                     remedy="Give the new one another id.",
                 )
-            self._register(plugin, info.id)
+            self._register(plugin, info, "in memory")
             kind = "target" if isinstance(info, TargetInfo) else "extension"
             self.records[info.id] = PluginRecord(
                 info.id, kind, info=info, loaded=True, plugin=plugin
             )
 
-    def _register(self, plugin: object, name: str) -> None:
+    def _register(self, plugin: object, info: PluginInfo, origin: str) -> None:
         import pluggy
 
         manager = self.manager
         try:
-            manager.register(plugin, name=name)
-            manager.check_pending()
+            manager.register(plugin, name=info.id)
+            problem = check_hooks(manager, plugin, info)
         except pluggy.PluginValidationError as error:
-            if manager.has_plugin(name):
-                manager.unregister(name=name)
+            problem = str(error)
+        if problem:
+            if manager.has_plugin(info.id):
+                manager.unregister(name=info.id)
             raise PluginBrokenError(
                 "LPT-PLUG-004",
-                f"The hooks of plugin {name!r} do not match the specifications",
-                cause=str(error),
+                f"The hooks of plugin {info.id!r} ({origin}) do not match the specifications",
+                cause=problem,
                 remedy="Compare them with docs/reference/hooks.md.",
-            ) from error
+            )
 
     def _fail(self, record: PluginRecord, error: PluginError) -> None:
         record.failure = error

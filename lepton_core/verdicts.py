@@ -278,7 +278,7 @@ def budget_of(name: str, own: ClassLimits, max_drop: float | None, *, share: boo
         return max_drop
     if share:
         return own.max_drop
-    return {"cosine": 1.0 - own.cosine, "rel_l2": own.rel_l2}.get(name)
+    return {"cosine": round(1.0 - own.cosine, 12), "rel_l2": own.rel_l2}.get(name)
 
 
 def _within(value: float, budget: float) -> bool:

@@ -65,6 +65,18 @@ def version() -> str | None:
     return match.group(0) if status == 0 and match else None
 
 
+def maturin_options(project: Path) -> list[str]:
+    """What every build of the kernels is told, so that in-place builds and wheels share one build.
+
+    Paths of this machine are mapped to neutral ones: they would otherwise end up in the module,
+    and the same sources would give other bytes elsewhere.
+    """
+    mapped = {cargo_bin().parent: "/cargo", ROOT: "/lepton"}
+    flags = ", ".join(f"'--remap-path-prefix={path}={name}'" for path, name in mapped.items())
+    options = ["--release", "--config", f"build.rustflags=[{flags}]"]
+    return [*options, "--locked"] if (project / "Cargo.lock").exists() else options
+
+
 def ensure() -> None:
     """Makes sure that a new enough cargo and a linker are there.
 

@@ -13,11 +13,12 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devtools import rust
+from devtools import neutral, rust
 from devtools.console import SetupError, Step, capture, run
 from devtools.projects import (
     ROOT,
     Project,
+    digest_of,
     discover,
     is_first_party,
     normalized,
@@ -48,13 +49,18 @@ def build_all() -> dict[str, Wheel]:
     import filelock
 
     projects = discover()
+    # How wheels are built decides about their bytes as much as their sources do.
+    recipe = [
+        Path(module).read_text(encoding="utf-8")
+        for module in (__file__, rust.__file__, neutral.__file__)
+    ]
     DIST.mkdir(exist_ok=True)
     (ROOT / ".cache").mkdir(exist_ok=True)
     # The workers of one test run ask for the wheels at the same time.
     with filelock.FileLock(ROOT / ".cache" / "wheels.lock"):
         record = _read_record()
         for project in projects.values():
-            digest = project.digest()
+            digest = digest_of(project.sources(), *recipe)
             entry = record.get(project.name, {})
             if entry.get("digest") == digest and (DIST / entry["file"]).is_file():
                 continue
@@ -122,6 +128,7 @@ def _build(project: Project) -> str:
             raise SetupError(
                 f"could not build the wheel of {project.name}:\n{text}{full_disk(ROOT, VENV)}"
             )
+        neutral.neutralize(built[0], ROOT)
         prefix = re.sub(r"-", "_", project.name)
         for old in DIST.glob(f"{prefix}-*.whl"):
             old.unlink()
@@ -136,8 +143,6 @@ def _command(project: Project, out: Path) -> tuple[int, str]:
         return capture(command, env=env, cwd=project.path, timeout=600)
     rust.ensure()
     env["PATH"] = os.pathsep.join([str(python_of(VENV).parent), os.environ["PATH"]])
-    command = [python_of(VENV), "-m", "maturin", "build", "--release", "--out", out]
-    command += ["--interpreter", python_of(VENV)]
-    if (project.path / "Cargo.lock").exists():
-        command.append("--locked")
+    command = [python_of(VENV), "-m", "maturin", "build", "--out", out]
+    command += ["--interpreter", python_of(VENV), *rust.maturin_options(project.path)]
     return run(command, env=env, cwd=project.path), ""

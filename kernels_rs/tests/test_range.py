@@ -35,6 +35,12 @@ def test_symmetric_scales_equal_their_definition(data):
     np.testing.assert_array_equal(got, reference.scale_symmetric(x, 127, axis))
     codes = lk.quantize(x, got, axis=axis, narrow=True)
     np.testing.assert_array_equal(codes, lk.quantize(x, got, axis=axis))
+    fused, scale = lk.quantize_symmetric(x, axis=axis, threads=data.draw(st.integers(1, 3)))
+    np.testing.assert_array_equal(scale, got)
+    np.testing.assert_array_equal(fused, codes)
+    unsigned, scale = lk.quantize_symmetric(x, dtype="uint8", axis=axis)
+    np.testing.assert_array_equal(scale, reference.scale_symmetric(x, 255, axis))
+    np.testing.assert_array_equal(unsigned, lk.quantize(x, scale, axis=axis, dtype="uint8"))
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1, 2])
@@ -58,18 +64,22 @@ def test_out_is_filled_and_returned():
 
 
 def test_nothing_to_reduce_is_an_error():
-    for call in (lk.minmax, lk.absmax, lk.scale_symmetric):
+    for call in (lk.minmax, lk.absmax, lk.scale_symmetric, lk.quantize_symmetric):
         with pytest.raises(lk.KernelError, match="no values"):
             call(np.empty((0, 3), np.float32), axis=1)
         with pytest.raises(lk.KernelError, match="no values"):
             call(np.empty(0, np.float32))
-        assert np.size(call(np.empty((3, 0), np.float32), axis=1)[0:1]) == 0
+        none = call(np.empty((3, 0), np.float32), axis=1)
+        assert all(part.size == 0 for part in (none if isinstance(none, tuple) else (none,)))
 
 
 def test_scales_need_finite_values():
     for bad in (np.nan, np.inf):
         with pytest.raises(lk.KernelError, match="1 of 2 channels"):
             lk.scale_symmetric(np.array([[1, bad], [1, 2]], np.float32), axis=0)
+        for axis, channel in ((0, 0), (1, 1)):
+            with pytest.raises(lk.KernelError, match=f"1 of 2 channels .* channel {channel}"):
+                lk.quantize_symmetric(np.array([[1, bad], [1, 2]], np.float32), axis=axis)
 
 
 def test_bad_arguments():

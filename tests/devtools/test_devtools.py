@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from devtools import projects, repair, rust, uv, wheels
+from devtools import neutral, projects, repair, rust, uv, wheels
 from devtools.console import SetupError
 
 
@@ -163,7 +165,25 @@ def test_wheel_metadata_is_read(tmp_path):
     assert wheel.requires == ("lepton-core<1,>=0.1", "acme; extra == 'cpu'")
 
 
-def test_document_anchors_and_links(tmp_path, monkeypatch):
+def test_wheel_forgets_where_it_was_built(tmp_path):
+    path, sbom = tmp_path / "a-1-py3-none-any.whl", "a-1.dist-info/sboms/a.json"
+    tree = tmp_path / "tree"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.py", tree.as_uri())
+        archive.writestr(sbom, f'{{"ref": "path+{tree.as_uri()}/crate"}}')
+        archive.writestr("a-1.dist-info/RECORD", f"a.py,sha256=x,1\n{sbom},sha256=x,1\n")
+    neutral.neutralize(path, tree)
+    with zipfile.ZipFile(path) as archive:
+        data = archive.read(sbom)
+        record = archive.read("a-1.dist-info/RECORD").decode().splitlines()
+        assert archive.read("a.py").decode() == tree.as_uri(), "only bills of materials change"
+        assert archive.namelist() == ["a.py", sbom, "a-1.dist-info/RECORD"]
+    assert data == b'{"ref": "path+file:///lepton/crate"}'
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+    assert record == ["a.py,sha256=x,1", f"{sbom},sha256={digest},{len(data)}"]
+
+
+def test_anchors_and_links(tmp_path, monkeypatch):
     docs = script("docs")
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     page = tmp_path / "a.md"

@@ -4,7 +4,8 @@ Every kernel follows a written definition and gives the same result for every nu
 every processor; `lepton_kernels.reference` says the same in plain NumPy.
 """
 
-from lepton_kernels._affine import IntDtype, dequantize, integer_limits, quantize
+from lepton_kernels._affine import dequantize, integer_limits, quantize
+from lepton_kernels._cast import CastResult, cast_float
 from lepton_kernels._metrics import (
     ERROR_BIN_EDGES,
     ErrorAccumulator,
@@ -13,25 +14,33 @@ from lepton_kernels._metrics import (
     error_metrics,
 )
 from lepton_kernels._native import __version__, available_threads, simd_level
-from lepton_kernels._range import absmax, minmax, scale_from_absmax, scale_symmetric
+from lepton_kernels._range import (
+    absmax,
+    minmax,
+    quantize_symmetric,
+    scale_from_absmax,
+    scale_symmetric,
+)
 from lepton_kernels.errors import KernelError, KernelTypeError
 
 __all__ = [
     "ERROR_BIN_EDGES",
+    "CastResult",
     "ErrorAccumulator",
     "ErrorHistogram",
     "ErrorMetrics",
-    "IntDtype",
     "KernelError",
     "KernelTypeError",
     "__version__",
     "absmax",
     "available_threads",
+    "cast_float",
     "dequantize",
     "error_metrics",
     "integer_limits",
     "minmax",
     "quantize",
+    "quantize_symmetric",
     "scale_from_absmax",
     "scale_symmetric",
     "simd_level",

@@ -8,6 +8,7 @@ import numpy as np
 
 from lepton_kernels import _native
 from lepton_kernels._arguments import (
+    check_dtype,
     check_out,
     check_threads,
     normalise_axis,
@@ -18,9 +19,6 @@ from lepton_kernels.errors import KernelError, KernelTypeError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-IntDtype = Literal["int8", "uint8"]
-"""The integer types that `quantize` writes."""
 
 _LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255)}
 
@@ -58,7 +56,7 @@ def quantize(
     scale: ArrayLike,
     zero_point: ArrayLike = 0,
     *,
-    dtype: IntDtype = "int8",
+    dtype: Literal["int8", "uint8"] = "int8",
     axis: int | None = None,
     narrow: bool = False,
     nan: Literal["raise", "zero_point"] = "raise",
@@ -102,8 +100,7 @@ def quantize(
     zeros = zero_point_parameter(zero_point, channels)
     check_out(out)
     result = np.empty(values.shape, dtype) if out is None else out
-    if result.dtype != np.dtype(dtype):
-        raise KernelError(f"out has dtype {result.dtype}, needed is {np.dtype(dtype)}")
+    check_dtype(result, dtype)
     _native.quantize(
         values, scales, zeros, axis, low, high, nan != "raise", result, check_threads(threads)
     )

@@ -76,3 +76,9 @@ def check_out(out: NDArray[Any] | None) -> None:
     """Refuses an `out` that is not an array (its details are checked by the native code)."""
     if out is not None and not isinstance(out, np.ndarray):
         raise KernelTypeError(f"out must be a NumPy array, got {type(out).__name__}")
+
+
+def check_dtype(out: NDArray[Any], dtype: str) -> None:
+    """Refuses an `out` of another type (int8 and uint8 look alike to the native limits)."""
+    if out.dtype != np.dtype(dtype):
+        raise KernelError(f"out has dtype {out.dtype}, needed is {np.dtype(dtype)}")

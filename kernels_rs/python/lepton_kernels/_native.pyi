@@ -7,11 +7,13 @@ __all__ = [
     "__version__",
     "absmax",
     "available_threads",
+    "cast_half",
     "dequantize",
     "error_sums",
     "histogram_edges",
     "minmax",
     "quantize",
+    "quantize_symmetric",
     "simd_level",
 ]
 
@@ -44,6 +46,15 @@ def quantize(
     out: NDArray[np.generic],
     threads: int | None,
 ) -> None: ...
+def quantize_symmetric(
+    x: NDArray[np.generic],
+    axis: int | None,
+    low: int,
+    high: int,
+    out: NDArray[np.generic],
+    out_scale: NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
 def dequantize(
     q: NDArray[np.generic],
     scale: NDArray[np.float32],
@@ -52,6 +63,13 @@ def dequantize(
     out: NDArray[np.float32],
     threads: int | None,
 ) -> None: ...
+def cast_half(
+    x: NDArray[np.generic],
+    bfloat: bool,
+    saturate: bool,
+    out: NDArray[np.uint16],
+    threads: int | None,
+) -> tuple[int, int]: ...
 def minmax(
     x: NDArray[np.generic],
     axis: int | None,

@@ -69,6 +69,35 @@ def scale_symmetric(x: NDArray[Any], high: int, axis: int | None = None) -> NDAr
     return np.where(magnitude == 0, np.float32(1), scale)
 
 
+def cast_float16(x: NDArray[Any], *, saturate: bool = False) -> tuple[NDArray[Any], int, int]:
+    """float16 values, overflows and underflows."""
+    values = np.asarray(x, np.float32)
+    with np.errstate(all="ignore"):
+        half = values.astype(np.float16)
+    over = np.isinf(half) & np.isfinite(values)
+    under = (half == 0) & (values != 0)
+    if saturate:
+        half = np.where(over, np.copysign(np.finfo(np.float16).max, half), half)
+    return half, int(np.count_nonzero(over)), int(np.count_nonzero(under))
+
+
+def cast_bfloat16(x: NDArray[Any], *, saturate: bool = False) -> tuple[NDArray[Any], int, int]:
+    """The bits of bfloat16 values, overflows and underflows.
+
+    A bfloat16 is the upper half of a float32: adding just under half a unit, or exactly half if
+    the upper half is odd, rounds to nearest even when the lower half is cut off.
+    """
+    values = np.ascontiguousarray(x, np.float32).reshape(np.shape(x))
+    bits = values.view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    rounded = np.where(np.isnan(values), (bits >> 16) | 0x40, rounded)
+    over = ((rounded & 0x7FFF) == 0x7F80) & np.isfinite(values)
+    under = ((rounded & 0x7FFF) == 0) & (values != 0)
+    if saturate:
+        rounded = np.where(over, rounded - 1, rounded)
+    return rounded.astype(np.uint16), int(np.count_nonzero(over)), int(np.count_nonzero(under))
+
+
 def error_metrics(reference: NDArray[Any], actual: NDArray[Any]) -> dict[str, float]:
     """The metrics over the positions where both sides are finite, in float64."""
     r, a = (np.asarray(side).astype(np.float64).ravel() for side in (reference, actual))

@@ -51,6 +51,33 @@ fn quantize(
     })
 }
 
+/// Quantize `x` into `out` with a scale per channel that its largest magnitude sets; write the scales.
+#[pyfunction]
+#[pyo3(signature = (x, axis, low, high, out, out_scale, threads))]
+#[expect(clippy::too_many_arguments, reason = "the signature of the kernel")]
+fn quantize_symmetric(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    axis: Option<usize>,
+    low: i32,
+    high: i32,
+    out: &Bound<'_, PyUntypedArray>,
+    out_scale: &Bound<'_, PyUntypedArray>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let format = IntFormat { low, high };
+    let input = float_array(x)?;
+    let layout = AxisLayout::new(input.shape(), axis).map_err(kernel_error)?;
+    refuse_overlap(x, out)?;
+    refuse_overlap(x, out_scale)?;
+    refuse_overlap(out, out_scale)?;
+    let codes = int_output(out, input.shape(), format)?;
+    let scale = output::<f32>(out_scale, &[layout.channels])?;
+    detached(py, threads, |control| {
+        quant::quantize_symmetric(&input, layout, format, codes, scale, control)
+    })
+}
+
 /// Write `(q - zero_point) * scale` into the float32 array `out`.
 #[pyfunction]
 #[pyo3(signature = (q, scale, zero_point, axis, out, threads))]
@@ -72,6 +99,31 @@ fn dequantize(
     detached(py, threads, |control| {
         quant::dequantize(&input, &affine, out, control)
     })
+}
+
+/// Write the bits of `x` as bfloat16 (or float16) into the uint16 array `out`; overflows, underflows.
+#[pyfunction]
+#[pyo3(signature = (x, bfloat, saturate, out, threads))]
+fn cast_half(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    bfloat: bool,
+    saturate: bool,
+    out: &Bound<'_, PyUntypedArray>,
+    threads: Option<usize>,
+) -> PyResult<(u64, u64)> {
+    let input = float_array(x)?;
+    let format = if bfloat {
+        quant::HalfFormat::Bf16
+    } else {
+        quant::HalfFormat::F16
+    };
+    refuse_overlap(x, out)?;
+    let out = output::<u16>(out, input.shape())?;
+    let counts = detached(py, threads, |control| {
+        quant::cast_half(&input, format, saturate, out, control)
+    })?;
+    Ok((counts.overflow, counts.underflow))
 }
 
 /// Write the smallest and the largest value of each channel.
@@ -186,7 +238,9 @@ fn simd_level() -> &'static str {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(quantize, module)?)?;
+    module.add_function(wrap_pyfunction!(quantize_symmetric, module)?)?;
     module.add_function(wrap_pyfunction!(dequantize, module)?)?;
+    module.add_function(wrap_pyfunction!(cast_half, module)?)?;
     module.add_function(wrap_pyfunction!(minmax, module)?)?;
     module.add_function(wrap_pyfunction!(absmax, module)?)?;
     module.add_function(wrap_pyfunction!(error_sums, module)?)?;

@@ -190,7 +190,7 @@ impl IntArray<'_> {
 }
 
 /// An element type of quantized tensors.
-trait Code: Copy + Default + Send + Sync {
+pub(crate) trait Code: Copy + Default + Send + Sync {
     fn from_code(code: i32) -> Self;
     fn code(self) -> i32;
 }
@@ -230,7 +230,7 @@ pub fn quantize(
     }
 }
 
-fn check_len(expected: &[usize], given: usize) -> Result<(), Error> {
+pub(crate) fn check_len(expected: &[usize], given: usize) -> Result<(), Error> {
     if expected.iter().product::<usize>() == given {
         return Ok(());
     }
@@ -241,13 +241,13 @@ fn check_len(expected: &[usize], given: usize) -> Result<(), Error> {
 }
 
 /// How many NaN were met, and the first.
-pub(crate) struct NanCount {
+struct NanCount {
     count: AtomicUsize,
     first: AtomicUsize,
 }
 
 impl NanCount {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
             count: AtomicUsize::new(0),
             first: AtomicUsize::new(usize::MAX),
@@ -270,7 +270,7 @@ impl NanCount {
         self.count.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(crate) fn check(self, policy: NanPolicy) -> Result<(), Error> {
+    fn check(self, policy: NanPolicy) -> Result<(), Error> {
         let count = self.count.into_inner();
         if count == 0 || policy == NanPolicy::ZeroPoint {
             return Ok(());
@@ -282,7 +282,7 @@ impl NanCount {
     }
 }
 
-fn quantize_into<Q: Code>(
+pub(crate) fn quantize_into<Q: Code>(
     x: &FloatArray<'_>,
     affine: &Affine<'_>,
     format: IntFormat,
@@ -321,7 +321,7 @@ fn quantize_into<Q: Code>(
 
 multiversion! {
     /// Quantizes with one scale; answers whether there was a NaN (whose output is unspecified).
-    fn quantize_uniform<Q: Code>(
+    pub(crate) fn quantize_uniform<Q: Code>(
         x: &[f32], scale: f32, zero: i32, format: IntFormat, out: &mut [Q],
     ) -> bool = quantize_uniform_body;
 }

@@ -46,6 +46,15 @@ pub enum Error {
         /// The smallest linear (C order) index that holds one.
         first: usize,
     },
+    /// Channels hold NaN or infinite values, so that they have no scale.
+    NonFiniteRange {
+        /// The number of such channels.
+        count: usize,
+        /// The number of channels.
+        channels: usize,
+        /// The first such channel.
+        first: usize,
+    },
     /// A reduction over no values has no result.
     Empty,
     /// The axis lies outside the array.
@@ -102,6 +111,15 @@ impl fmt::Display for Error {
                 f,
                 "the input holds {count} NaN, the first at linear index {first}; repair the \
                  input, or pass nan=\"zero_point\" to quantize NaN as zero"
+            ),
+            Self::NonFiniteRange {
+                count,
+                channels,
+                first,
+            } => write!(
+                f,
+                "{count} of {channels} channels hold NaN or infinite values (the first is channel \
+                 {first}), for which no scale exists; repair the values first"
             ),
             Self::Empty => write!(
                 f,

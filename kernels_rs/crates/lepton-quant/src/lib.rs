@@ -5,6 +5,7 @@
 
 mod affine;
 mod array;
+mod cast;
 mod error;
 mod histogram;
 mod layout;
@@ -12,10 +13,12 @@ mod metrics;
 mod parallel;
 mod range;
 mod simd;
+mod symmetric;
 mod view;
 
 pub use affine::{Affine, IntArray, IntFormat, IntSlice, NanPolicy, dequantize, quantize};
 pub use array::{Array, FloatArray};
+pub use cast::{CastCounts, HalfFormat, cast_half};
 pub use error::Error;
 pub use histogram::{HISTOGRAM_BINS, HISTOGRAM_LEN, histogram_edges};
 pub use layout::AxisLayout;
@@ -23,4 +26,5 @@ pub use metrics::{ErrorSums, error_sums};
 pub use parallel::{Control, available_threads};
 pub use range::{Extent, absmax, minmax};
 pub use simd::{Level, level};
+pub use symmetric::{quantize_symmetric, symmetric_scale};
 pub use view::View;

@@ -265,7 +265,7 @@ fn extent_of_body(x: &[f32]) -> Running {
 
 multiversion! {
     /// The bits of the largest magnitude.
-    fn magnitude_of(x: &[f32]) -> u32 = magnitude_of_body;
+    pub(crate) fn magnitude_of(x: &[f32]) -> u32 = magnitude_of_body;
 }
 
 #[inline(always)]

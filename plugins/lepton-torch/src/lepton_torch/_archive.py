@@ -77,13 +77,14 @@ def load_program(path: str | Path) -> Program:
     path = Path(path)
     _check_container(path)
     try:
-        with captured():
+        with captured() as chatter:
             contract = _check_records(path)
             exported = torch.export.load(path)
     except SourceError:
         raise
     except Exception as error:
-        raise _damaged(path, f"{type(error).__name__}: {str(error)[:500]}") from error
+        reason = chatter.errors[0] if chatter.errors else error  # torch logs the first cause
+        raise _damaged(path, f"{type(reason).__name__}: {str(reason)[:500]}") from error
     return program_from_contract(exported, contract) if contract else describe_program(exported)
 
 

@@ -20,12 +20,14 @@ class Chatter(logging.Handler):
 
     Attributes:
         records: Log messages, oldest first, each cut to 2,000 characters.
+        errors: Exceptions that were logged instead of raised.
         warnings: Python warnings as they were raised.
     """
 
     def __init__(self, level: int = logging.WARNING) -> None:
         super().__init__(level)
         self.records: list[str] = []
+        self.errors: list[BaseException] = []
         self.warnings: list[warnings.WarningMessage] = []
         self.printed = io.StringIO()
 
@@ -33,6 +35,8 @@ class Chatter(logging.Handler):
         """Keep one record."""
         with contextlib.suppress(Exception):  # a broken format string is not our failure
             self.records.append(record.getMessage()[:_LONGEST])
+            if record.exc_info and record.exc_info[1] is not None:
+                self.errors.append(record.exc_info[1])
 
 
 def _noisy_loggers() -> list[logging.Logger]:
@@ -41,7 +45,9 @@ def _noisy_loggers() -> list[logging.Logger]:
         for name, logger in logging.root.manager.loggerDict.items()
         if isinstance(logger, logging.Logger) and name.split(".")[0] in _NOISY
     ]
-    return known + [logging.getLogger(name) for name in _NOISY if name not in logging.root.manager.loggerDict]
+    return known + [
+        logging.getLogger(name) for name in _NOISY if name not in logging.root.manager.loggerDict
+    ]
 
 
 @contextlib.contextmanager

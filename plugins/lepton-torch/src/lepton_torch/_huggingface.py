@@ -192,7 +192,8 @@ def _load_module(architecture: Any, folder: Path) -> nn.Module:  # noqa: ANN401
     for name in ("use_cache", "output_hidden_states", "output_attentions"):
         if getattr(module.config, name, None):
             setattr(module.config, name, False)
-    return module
+    loaded: nn.Module = module
+    return loaded
 
 
 def _example(
@@ -211,15 +212,15 @@ def _example(
         size = _side(config)
         if size is None:
             raise _no_example(module, folder, "its configuration states no image_size")
-        channels = int(getattr(config, "num_channels", 3))
+        channels = int(getattr(config, "num_channels", None) or 3)
         return {"pixel_values": torch.zeros(2, channels, *size)}, {}, {}
     if main != "input_ids":
         raise _no_example(module, folder, f"its main input is {main or 'unknown'!r}")
-    limit = int(getattr(config, "max_position_embeddings", 0) or 0)
+    limit = int(getattr(config, "max_position_embeddings", None) or 0)
     if settings.get("model_type") in {"roberta", "xlm-roberta", "camembert"} and limit > 2:
         limit -= 2  # positions start after the padding index
     length = min(_SEQUENCE, limit) if limit else _SEQUENCE
-    vocabulary = int(getattr(config, "vocab_size", 2))
+    vocabulary = int(getattr(config, "vocab_size", None) or 2)
     ids = torch.arange(3, 3 + 2 * length).reshape(2, length) % vocabulary
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if settings.get("model_type") in _TOKEN_TYPES and getattr(config, "type_vocab_size", 0):

@@ -17,7 +17,7 @@ from lepton_torch._sources import open_source
 
 if TYPE_CHECKING:
     from lepton_core.context import Context
-    from lepton_core.types import InspectRequest, Model
+    from lepton_core.types import InspectRequest, Model, OperatorUse
     from lepton_torch._program import Program
 
 _OPSET = 21
@@ -82,7 +82,7 @@ def _report(
 ) -> InspectResult:
     exported = program.exported
     parameters = list(exported.parameters())
-    operators = ()
+    operators: tuple[OperatorUse, ...] = ()
     problems: list[str] = []
     if request.operators:
         missing = missing_operators(exported, _OPSET)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lepton_core.errors import ConversionError
 from lepton_core.types import OperatorUse
 from lepton_torch._chatter import captured
 from lepton_torch._usercode import describe_frame, parse_stack, pick_frame
@@ -148,3 +149,31 @@ def random_operators(exported: ExportedProgram, root: Path | None = None) -> lis
         and _RANDOM in node.target.tags
         and not ("dropout" in str(node.target) and False in node.args)
     ]
+
+
+def refuse_state(exported: ExportedProgram, root: Path | None = None) -> None:
+    """Refuse a program that writes to its own buffers.
+
+    Raises:
+        ConversionError: ``forward`` changes a buffer; names it and the user's line.
+    """
+    buffers = exported.graph_signature.inputs_to_buffers
+    found = dict.fromkeys(exported.graph_signature.buffers_to_mutate.values(), "")
+    for node in _calls(exported):
+        schema = getattr(node.target, "_schema", None)
+        for argument, value in zip(schema.arguments if schema else (), node.args, strict=False):
+            info = argument.alias_info
+            name = getattr(value, "name", None)
+            if info is not None and info.is_write and name in buffers:
+                found[buffers[name]] = found.get(buffers[name]) or source_line(node, root)
+    if not found:
+        return
+    name, place = next(iter(found.items()))
+    raise ConversionError(
+        "LPT-CONV-104",
+        f"forward changes the buffer {name!r}" + (f" at {place}" if place else ""),
+        cause="An exported model is a function of its inputs; runtimes would each start from "
+        "the saved value and drift from the module.",
+        remedy="Pass the state in and out as tensors, or stop updating it in eval mode.",
+        details={"where": place, "buffers": sorted(found)},
+    )

@@ -15,7 +15,7 @@ from lepton_torch._archive import load_program
 from lepton_torch._chatter import captured
 from lepton_torch._facts import lineage_step, tools
 from lepton_torch._materialise import check_options
-from lepton_torch._operators import Missing, missing_operators, random_operators
+from lepton_torch._operators import Missing, missing_operators, random_operators, refuse_state
 from lepton_torch._usercode import describe_frame, parse_stack, pick_frame
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
     check_options(request, set())
     task = context.reporter.task("Export to ONNX")
     program = load_program(model.path)
+    refuse_state(program.exported)
     context.checkpoint()
     randoms = random_operators(program.exported)
     path = context.workdir / "model.onnx"
@@ -62,9 +63,7 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
         exporter=f"torch.onnx (dynamo) {torch.__version__.split('+')[0]}",
         opset_asked=request.opset,
     )
-    warnings = [
-        f"{name} draws random numbers; outputs differ from run to run" for name in randoms
-    ]
+    warnings = [f"{name} draws random numbers; outputs differ from run to run" for name in randoms]
     opset = facts.get("opset")
     if opset is not None and opset != request.opset:
         warnings.append(f"The exporter wrote opset {opset} instead of {request.opset}.")
@@ -115,7 +114,9 @@ def _freeze(raw: Path, path: Path, program: Program) -> dict[str, Any]:
 def _axis_names(program: Program) -> dict[str, dict[int, str] | None]:
     """Return the symbols by input, in the exporter's form."""
     return {
-        spec.name: {i: d for i, d in enumerate(spec.shape) if isinstance(d, str) and d.isidentifier()}
+        spec.name: {
+            i: d for i, d in enumerate(spec.shape) if isinstance(d, str) and d.isidentifier()
+        }
         or None
         for spec in program.signature.inputs
     }
@@ -152,6 +153,8 @@ def _translate(program: Program, opset: int, raw: Path) -> None:
         raise
     except Exception as error:
         raise _untranslatable(program, opset, error) from error
+    if onnx_program is None:  # only the older exporter returns nothing
+        raise ConversionError("LPT-CONV-106", "torch's ONNX exporter returned nothing")
     with disk_errors(raw.name), captured():
         onnx_program.save(str(raw), external_data=_is_large(program))
 

@@ -99,9 +99,7 @@ def describe_program(
         if spec.kind.name == "USER_OUTPUT" and isinstance(spec.arg, TensorArgument)
     ]
     chosen = unique_names(output_names or _names_of_outputs(exported), names)
-    outputs = tuple(
-        _spec(n, values[r], symbols) for n, r in zip(chosen, results, strict=True)
-    )
+    outputs = tuple(_spec(n, values[r], symbols) for n, r in zip(chosen, results, strict=True))
     return Program(exported, Signature(tuple(inputs), outputs), _bounds(exported, symbols))
 
 
@@ -113,7 +111,9 @@ def _name_symbols(
             continue
         expression = size.node.expr
         if isinstance(expression, sympy.Symbol) and expression not in symbols:
-            default = f"{name}_dim{position}" if position or "batch" in symbols.values() else "batch"
+            default = (
+                f"{name}_dim{position}" if position or "batch" in symbols.values() else "batch"
+            )
             symbols[expression] = axes.get(position, default)
 
 
@@ -150,12 +150,16 @@ def _bounds(
     found: dict[str, tuple[int, int | None]] = {}
     for symbol, name in symbols.items():
         limits = exported.range_constraints.get(symbol)
-        lower, upper = (limits.lower, limits.upper) if limits else (1, None)
-        found[name] = (
-            int(lower) if getattr(lower, "is_Integer", False) or isinstance(lower, int) else 1,
-            int(upper) if getattr(upper, "is_Integer", False) or isinstance(upper, int) else None,
-        )
+        lower = _number(limits.lower) if limits else None
+        found[name] = (1 if lower is None else lower, _number(limits.upper) if limits else None)
     return found
+
+
+def _number(bound: object) -> int | None:
+    """Return a finite bound; sympy's and torch's infinities are ``None``."""
+    if isinstance(bound, (int, sympy.Integer)):
+        return int(bound)
+    return None
 
 
 def program_from_contract(exported: ExportedProgram, text: str) -> Program:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.export.graph_signature import TensorArgument
 from torch.utils import _pytree as pytree
 
 from lepton_core.environment import available_cpus
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 
 
-def open_session(model: Model, request: OpenRequest, context: Context) -> TorchSession | None:  # noqa: ARG001
+def open_session(model: Model, request: OpenRequest, context: Context) -> TorchSession | None:
     """Open an exported program on the CPU or on a CUDA device.
 
     Args:
@@ -107,6 +108,11 @@ class TorchSession:
         with captured():
             self._module: Any = exported.module()
         self._in_spec = exported.call_spec.in_spec
+        self._constants = [  # inputs that were no tensors when the program was made
+            None if isinstance(s.arg, TensorArgument) else (getattr(s.arg, "value", None),)
+            for s in exported.graph_signature.input_specs
+            if s.kind.name == "USER_INPUT"
+        ]
         stored = sorted(
             {
                 str(t.dtype).removeprefix("torch.")
@@ -163,7 +169,9 @@ class TorchSession:
         return {spec.name: tensor.detach().cpu().numpy() for spec, tensor in named}
 
     def _call(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        args, kwargs = pytree.tree_unflatten(tensors, self._in_spec)
+        given = iter(tensors)
+        flat = [next(given) if c is None else c[0] for c in self._constants]
+        args, kwargs = pytree.tree_unflatten(flat, self._in_spec)
         if torch.get_num_threads() != self._threads:  # a setting of the whole process
             torch.set_num_threads(self._threads)
         deterministic = torch.are_deterministic_algorithms_enabled()

@@ -76,7 +76,7 @@ def open_source(model: Model, seed: int) -> Iterator[LiveSource]:
         SourceError: It cannot be found, imported or called, or returns something else.
     """
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - factories use the legacy generator
+    np.random.seed(seed % 2**32)
     if model.format == "huggingface":
         from lepton_torch._huggingface import load
 
@@ -140,7 +140,7 @@ def _find_factory(user: ModuleType, path: Path, entry: str | None) -> Callable[.
             remedy=f"Did you mean {path.name}:{close[0]}?" if close else f"Write {path.name}:NAME.",
             details={"near": close},
         )
-    found = vars(user)[entry]
+    found: Callable[..., Any] = vars(user)[entry]
     if isinstance(found, nn.Module) or not callable(found):
         raise SourceError(
             "LPT-SRC-104",
@@ -210,8 +210,11 @@ def _named_inputs(
         Tensors by name in the order of the parameters, and whether to call by position.
     """
     named = isinstance(example, dict)
-    values = example if named else example if isinstance(example, (tuple, list)) else (example,)
-    items = list(values.items()) if named else list(enumerate(values))  # type: ignore[union-attr]
+    items: list[tuple[Any, object]]
+    if isinstance(example, dict):
+        items = list(example.items())
+    else:
+        items = list(enumerate(example if isinstance(example, (tuple, list)) else (example,)))
     tensors = {}
     for key, value in items:
         tensor = _as_tensor(value)
@@ -224,7 +227,8 @@ def _named_inputs(
     try:
         bound = signature.bind(**tensors) if named else signature.bind(*tensors.values())
     except TypeError as error:
-        raise _unbound(module, signature, list(tensors), named, path, error) from error
+        given = list(tensors) if named else None
+        raise _unbound(module, signature, given, len(tensors), error) from error
     names: list[str] = []
     positional = False
     for name in bound.arguments:
@@ -244,20 +248,21 @@ def _named_inputs(
 def _unbound(
     module: nn.Module,
     signature: inspect.Signature,
-    given: list[Any],
-    named: bool,
-    path: Path,
+    names: list[str] | None,
+    count: int,
     error: TypeError,
 ) -> SourceError:
     known = list(signature.parameters)
-    close = {str(g): near(str(g), known, 1) for g in given if named and g not in known}
-    hint = "; ".join(f"did you mean {c[0]!r} instead of {g!r}?" for g, c in close.items() if c)
+    strange = [str(n) for n in names or () if n not in known]
+    pairs = [(n, c[0]) for n in strange if (c := near(n, known, 1))]
+    hint = "; ".join(f"did you mean {close!r} instead of {n!r}?" for n, close in pairs)
+    given = ", ".join(map(str, names)) if names is not None else f"{count} tensors by position"
     return SourceError(
         "LPT-SRC-108",
         f"The example inputs do not fit {type(module).__name__}.forward{signature}",
-        cause=f"{error}; given: {', '.join(map(str, given)) if named else f'{len(given)} tensors'}",
+        cause=f"{error}; given: {given}",
         remedy=(hint[:1].upper() + hint[1:]) if hint else "Name each example after a parameter.",
-        details={"file": path.name, "parameters": known},
+        details={"parameters": known},
     )
 
 
@@ -289,7 +294,7 @@ def prepare(source: LiveSource) -> LiveSource:
     call_user_code(
         f"{type(module).__name__} cannot run its own example inputs",
         source.call,
-        source.inputs,
+        {name: value.clone() for name, value in source.inputs.items()},  # forward may write
         path=(root or Path()) / source.origin.get("file", "config.json"),
         code="LPT-SRC-109",
     )

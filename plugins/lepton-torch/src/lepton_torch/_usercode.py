@@ -157,7 +157,11 @@ def _execute(name: str, path: Path) -> ModuleType:
 
 
 def call_user_code(
-    message: str, function: Callable[..., Any], *args: Any, path: Path, code: str = "LPT-SRC-102"
+    message: str,
+    function: Callable[..., Any],
+    *args: object,
+    path: Path,
+    code: str = "LPT-SRC-102",
 ) -> Any:  # noqa: ANN401 - whatever the user's function returns
     """Call a user's function; its failure becomes a :class:`SourceError` with its line.
 

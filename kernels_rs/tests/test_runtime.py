@@ -1,0 +1,93 @@
+"""Threads, signals and instruction sets."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import lepton_kernels as lk
+
+# 2^36 values that take no memory: minutes of work unless it is stopped.
+ENDLESS = np.broadcast_to(np.float32(1), (2**18, 2**18))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signal.setitimer is POSIX")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_signal_stops_a_long_call(threads):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            lk.minmax(ENDLESS, threads=threads)
+        assert time.monotonic() - start < 10
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_other_python_threads_run_meanwhile():
+    x = np.zeros(30_000_000, np.float32)
+    seen = []
+    stop = threading.Event()
+
+    def watch():
+        while not stop.is_set():
+            seen.append(time.monotonic())
+            time.sleep(0.0005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    while not seen:
+        time.sleep(0.001)
+    start = time.monotonic()
+    while time.monotonic() - start < 0.2:
+        lk.error_metrics(x, x, threads=1)
+    end = time.monotonic()
+    stop.set()
+    watcher.join()
+    # With the GIL held the watcher would run between calls only: a few times in all.
+    calls = sum(start < at < end for at in seen)
+    assert calls > 20
+
+
+SCRIPT = """
+import hashlib, sys
+import numpy as np
+import lepton_kernels as lk
+assert lk.simd_level() in sys.argv[1:], lk.simd_level()
+rng = np.random.default_rng(3)
+x = rng.standard_normal((37, 1003)).astype(np.float32)
+x[3, 5:9] = [np.inf, -np.inf, 0.0, -0.0]
+digest = hashlib.sha256()
+for y in (x, x.astype(np.float16), x.T):
+    for axis in (None, 0, 1):
+        scale = np.linspace(0.01, 0.02, 1 if axis is None else y.shape[axis], dtype=np.float32)
+        q = lk.quantize(y, scale, 3, axis=axis)
+        back = lk.dequantize(q, scale, 3, axis=axis)
+        for part in (q, back, *lk.minmax(y, axis=axis), lk.absmax(y, axis=axis)):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        digest.update(repr(lk.error_metrics(y, back)).encode())
+print(digest.hexdigest())
+"""
+
+
+def test_every_instruction_set_gives_the_same_bits():
+    levels = ["baseline", "avx2", "avx512"]
+    digests = set()
+    for i, level in enumerate(levels):
+        environment = {**os.environ, "LEPTON_KERNELS_SIMD": level}
+        # A processor without a level uses the best below it.
+        command = [sys.executable, "-c", SCRIPT, *levels[: i + 1]]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        digests.add(done.stdout.strip())
+    assert len(digests) == 1 and len(digests.pop()) == hashlib.sha256().digest_size * 2

@@ -1,0 +1,1 @@
+"""Asserts something false while it is imported."""

@@ -1,0 +1,1 @@
+"""Wants a lepton-core of the future."""

@@ -1,0 +1,1 @@
+"""Stands for a user who presses Ctrl-C while it is imported."""

@@ -1,0 +1,3 @@
+"""Stands for a user who presses Ctrl-C while it is imported."""
+
+raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Declares a backend that is not installed."""

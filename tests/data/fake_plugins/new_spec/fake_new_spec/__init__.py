@@ -1,0 +1,1 @@
+"""Written for a hook contract of the future."""

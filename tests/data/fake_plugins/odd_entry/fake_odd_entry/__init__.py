@@ -1,0 +1,1 @@
+"""Its entry point does not follow the convention."""

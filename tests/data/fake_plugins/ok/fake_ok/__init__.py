@@ -1,0 +1,1 @@
+"""The fake target as an installed distribution."""

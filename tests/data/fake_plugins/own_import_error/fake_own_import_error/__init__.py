@@ -1,0 +1,1 @@
+"""Imports a module of its own that is not there."""

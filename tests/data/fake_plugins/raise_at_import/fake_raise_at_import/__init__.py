@@ -1,0 +1,1 @@
+"""Raises while it is imported."""

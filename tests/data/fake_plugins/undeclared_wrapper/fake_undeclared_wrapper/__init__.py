@@ -1,0 +1,1 @@
+"""Wraps without declaring it."""

@@ -1,0 +1,1 @@
+"""Has a hook of an unknown name."""

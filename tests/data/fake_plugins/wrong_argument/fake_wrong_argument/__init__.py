@@ -1,0 +1,1 @@
+"""Has a hook with a wrong argument."""

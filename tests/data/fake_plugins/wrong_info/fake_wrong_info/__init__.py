@@ -1,0 +1,1 @@
+"""Its description is of the wrong kind."""

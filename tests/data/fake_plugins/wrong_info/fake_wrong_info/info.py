@@ -1,0 +1,3 @@
+"""Static description, of the wrong kind."""
+
+INFO = {"id": "wrong-info"}
