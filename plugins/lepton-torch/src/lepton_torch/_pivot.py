@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lepton_core.artifacts import EXTERNAL_FILES
 from lepton_core.errors import ConversionError, LeptonError, PluginDependencyError
 from lepton_core.files import digest_path, disk_errors
 from lepton_core.types import ConvertResult, Model
@@ -19,12 +20,13 @@ from lepton_torch._operators import Missing, missing_operators, random_operators
 from lepton_torch._usercode import describe_frame, parse_stack, pick_frame
 
 if TYPE_CHECKING:
-    from lepton_onnx.pivot import FreezeFacts
-
     from lepton_core.context import Context
     from lepton_core.types import ConvertRequest
+    from lepton_onnx.pivot import FreezeFacts
     from lepton_torch._program import Program
 
+_EXTERNAL_ABOVE = 1_500_000_000
+"""Bytes of weights from which on the raw export keeps them in a file of their own."""
 _TRAVELLING = ("source", "dynamic_batch", "batch_symbol", "symbols", "parameters")
 """Facts of the program that stay true for the pivot."""
 
@@ -79,6 +81,8 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
         "warnings": [*notes.get("warnings", ()), *warnings],
     }
     metadata.pop("artifacts", None)
+    if frozen.external_files:  # they travel with the model
+        metadata[EXTERNAL_FILES] = list(frozen.external_files)
     result = Model(
         format="pivot",
         path=str(path),
@@ -171,7 +175,7 @@ def _is_large(program: Program) -> bool:
         for t in [*program.exported.state_dict.values(), *program.exported.constants.values()]
         if isinstance(t, torch.Tensor)
     }
-    return sum(held.values()) > 1_500_000_000
+    return sum(held.values()) > _EXTERNAL_ABOVE
 
 
 def _untranslatable(program: Program, opset: int, error: Exception) -> ConversionError:
