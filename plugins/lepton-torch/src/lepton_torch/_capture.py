@@ -267,6 +267,7 @@ def _normalise_stacks(exported: ExportedProgram, source: LiveSource) -> None:
 def _notes(source: LiveSource, program: Program) -> dict[str, Any]:
     symbols = sorted(program.bounds)
     return {
+        **source.metadata,
         "exporter": f"torch.export {torch.__version__.split('+')[0]}",
         "source": {**source.origin, "digest": source.digest},
         "dynamic_batch": _BATCH in symbols,

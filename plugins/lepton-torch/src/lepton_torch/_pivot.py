@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 _EXTERNAL_ABOVE = 1_500_000_000
 """Bytes of weights from which on the raw export keeps them in a file of their own."""
-_TRAVELLING = ("source", "dynamic_batch", "batch_symbol", "symbols", "parameters")
+_TRAVELLING = (
+    "source",
+    "dynamic_batch",
+    "batch_symbol",
+    "symbols",
+    "parameters",
+    "labels",
+    "preprocessing",
+)
 """Facts of the program that stay true for the pivot."""
 
 

@@ -44,6 +44,7 @@ class LiveSource:
         root: Folder of the user's code; ``None`` if the code is a library's.
         digest: Digest of the source's files.
         origin: Facts about the source (JSON types), without paths of this machine.
+        metadata: Facts for the users of every later artifact (labels, preprocessing).
         warnings: What the user should know.
     """
 
@@ -55,6 +56,7 @@ class LiveSource:
     root: Path | None = None
     digest: str = ""
     origin: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def call(self, inputs: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN401 - forward's own
