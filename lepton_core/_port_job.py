@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError, UsageError
 from lepton_core.evaluate import evaluate_isolated
+from lepton_core.executor import LocalExecutor
 from lepton_core.planner import Step, plan_for_target, reachable
 from lepton_core.porting import PortResult
 from lepton_core.sources import resolve
@@ -70,6 +70,7 @@ class PortJob:
         self._lock = threading.Lock()
         self._scratch = Path()
         self._number = 0
+        self._cancelled = threading.Event()
 
     # --- the run ------------------------------------------------------------------------------
 
@@ -148,7 +149,9 @@ class PortJob:
         return self._context_at(workdir)
 
     def _context_at(self, workdir: Path) -> Context:
-        return Context(workdir, self.options.seed, self.reporter, self.options.limits)
+        return Context(
+            workdir, self.options.seed, self.reporter, self.options.limits, self._cancelled
+        )
 
     def _inspect(self, model: Model) -> Model:
         import tempfile
@@ -232,9 +235,8 @@ class PortJob:
                 self._build(stage, yardstick, model, one)
                 advance(1)
 
-        with ThreadPoolExecutor(max(1, len(groups))) as threads:
-            for future in [threads.submit(work, group) for group in groups.values()]:
-                future.result()
+        with LocalExecutor(len(groups), cancelled=self._cancelled) as executor:
+            executor.map(work, groups.values())
         return built
 
     def _share_prefix(self, model: Model, built: list[Built]) -> None:

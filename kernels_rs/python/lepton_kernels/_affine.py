@@ -123,8 +123,8 @@ def dequantize(
 
     Args:
         q: int8, uint8, int16, uint16 or int32 values of any shape and strides.
-        scale: One value, or one per channel along `axis`; used as float32. Positive, finite and
-            not denormal.
+        scale: One value, or one per channel along `axis`; used as float32. Finite and not
+            denormal; it may be negative.
         zero_point: An integer, or one per channel along `axis`, within the range of the type of
             `q`; 0 for int32.
         axis: The channel axis; None uses one scale for the whole tensor.

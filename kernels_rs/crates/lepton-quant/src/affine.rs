@@ -10,7 +10,7 @@ use crate::{AxisLayout, Control, Error, FloatArray, View};
 /// 2^23 + 2^22: adding it to a float32 of magnitude up to 2^22 rounds it half to even to an
 /// integer, found in the low bits of the sum. It needs no rounding instruction, which baseline
 /// x86-64 lacks.
-const MAGIC: f32 = 12_582_912.0;
+pub(crate) const MAGIC: f32 = 12_582_912.0;
 
 const GRAIN: Grain = Grain {
     items: 1 << 16,
@@ -69,6 +69,25 @@ impl<'a> Affine<'a> {
         zero_point: &[i64],
         format: IntFormat,
     ) -> Result<Self, Error> {
+        if let Some(index) = scale.iter().position(|&s| s < 0.0) {
+            return Err(Error::InvalidScale {
+                index,
+                value: scale[index],
+            });
+        }
+        Self::for_dequantize(layout, scale, zero_point, format)
+    }
+
+    /// As [`Affine::new`], but a scale may be negative, as some 4-bit formats have it.
+    ///
+    /// # Errors
+    /// As [`Affine::new`].
+    pub fn for_dequantize(
+        layout: AxisLayout,
+        scale: &'a [f32],
+        zero_point: &[i64],
+        format: IntFormat,
+    ) -> Result<Self, Error> {
         for (name, given) in [("scale", scale.len()), ("zero_point", zero_point.len())] {
             if given != layout.channels {
                 return Err(Error::ParameterLength {
@@ -78,7 +97,7 @@ impl<'a> Affine<'a> {
                 });
             }
         }
-        let bad_scale = |s: &f32| !(s.is_normal() && *s > 0.0);
+        let bad_scale = |s: &f32| !s.is_normal();
         if let Some(index) = scale.iter().position(bad_scale) {
             return Err(Error::InvalidScale {
                 index,
@@ -375,7 +394,7 @@ fn quantize_varying_body<Q: Code>(
 /// and rounding is monotonic; it keeps the value where [`MAGIC`] works. `low` and `high` are
 /// relative to the zero point, which `shift` adds while it removes the bits of [`MAGIC`].
 #[inline(always)]
-fn quantize_one(x: f32, scale: f32, low: f32, high: f32, shift: i32) -> i32 {
+pub(crate) fn quantize_one(x: f32, scale: f32, low: f32, high: f32, shift: i32) -> i32 {
     let y = x / scale;
     // Written so that each line is one min/max instruction; f32::max would add a NaN test.
     let y = if y > low { y } else { low };

@@ -5,11 +5,13 @@
 
 mod affine;
 mod array;
+mod blocks;
 mod cast;
 mod error;
 mod histogram;
 mod layout;
 mod metrics;
+mod nibbles;
 mod parallel;
 mod range;
 mod simd;
@@ -18,11 +20,13 @@ mod view;
 
 pub use affine::{Affine, IntArray, IntFormat, IntSlice, NanPolicy, dequantize, quantize};
 pub use array::{Array, FloatArray};
+pub use blocks::{BlockFormat, BlockOutput, BlockScheme, quantize_blocks};
 pub use cast::{CastCounts, HalfFormat, cast_half};
 pub use error::Error;
 pub use histogram::{HISTOGRAM_BINS, HISTOGRAM_LEN, histogram_edges};
 pub use layout::AxisLayout;
 pub use metrics::{ErrorSums, error_sums};
+pub use nibbles::{pack, unpack};
 pub use parallel::{Control, available_threads};
 pub use range::{Extent, absmax, minmax};
 pub use simd::{Level, level};

@@ -82,7 +82,7 @@ fn into<Q: Code>(
     }
     let zeros = vec![0; layout.channels];
     let affine = Affine::new(layout, scale, &zeros, format)?;
-    bad.check(layout.channels)?;
+    bad.check(layout.channels, "channels")?;
     quantize_into(x, &affine, format, NanPolicy::ZeroPoint, out, control)
 }
 
@@ -121,11 +121,11 @@ fn by_row<Q: Code>(
         }
     };
     run(control, rows, &grain, Scratch::default, kernel, drop)?;
-    bad.check(layout.channels)
+    bad.check(layout.channels, "channels")
 }
 
 /// The channels without a scale.
-struct BadChannels {
+pub(crate) struct BadChannels {
     count: AtomicUsize,
     first: AtomicUsize,
 }
@@ -145,17 +145,22 @@ impl BadChannels {
         if magnitude.is_finite() {
             return symmetric_scale(magnitude, format.high);
         }
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.first.fetch_min(channel, Ordering::Relaxed);
+        self.note(channel);
         1.0
     }
 
-    fn check(self, channels: usize) -> Result<(), Error> {
+    pub(crate) fn note(&self, channel: usize) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.first.fetch_min(channel, Ordering::Relaxed);
+    }
+
+    pub(crate) fn check(self, total: usize, unit: &'static str) -> Result<(), Error> {
         match self.count.into_inner() {
             0 => Ok(()),
             count => Err(Error::NonFiniteRange {
+                unit,
                 count,
-                channels,
+                total,
                 first: self.first.into_inner(),
             }),
         }
@@ -243,13 +248,13 @@ mod tests {
                 &mut scale,
                 &mut Control::threads(1),
             );
-            let (count, channels, first) = (1, 2, axis);
             assert_eq!(
                 result,
                 Err(Error::NonFiniteRange {
-                    count,
-                    channels,
-                    first
+                    unit: "channels",
+                    count: 1,
+                    total: 2,
+                    first: axis
                 })
             );
         }
