@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lepton_core.errors import SourceError
-from lepton_core.files import disk_errors
 from lepton_torch._chatter import captured
+from lepton_torch._disk import bytes_of, writing
 from lepton_torch._program import (
     CONTRACT_FILE,
     Program,
@@ -105,7 +105,8 @@ def save_program(program: Program, path: Path) -> None:
         exported.example_inputs = torch.utils._pytree.tree_map_only(
             torch.Tensor, torch.zeros_like, exported.example_inputs
         )
-    with disk_errors(path.name), captured():
+    size = bytes_of([*exported.state_dict.values(), *exported.constants.values()])
+    with writing(path, size), captured():
         torch.export.save(exported, path, extra_files={CONTRACT_FILE: program.contract()})
 
 

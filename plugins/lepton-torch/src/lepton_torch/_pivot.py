@@ -10,10 +10,11 @@ import torch
 
 from lepton_core.artifacts import EXTERNAL_FILES
 from lepton_core.errors import ConversionError, LeptonError, PluginDependencyError
-from lepton_core.files import digest_path, disk_errors
+from lepton_core.files import digest_path
 from lepton_core.types import ConvertResult, Model
 from lepton_torch._archive import load_program
 from lepton_torch._chatter import captured
+from lepton_torch._disk import bytes_of, writing
 from lepton_torch._facts import lineage_step, tools
 from lepton_torch._materialise import check_options
 from lepton_torch._operators import Missing, missing_operators, random_operators, refuse_state
@@ -172,18 +173,10 @@ def _translate(program: Program, opset: int, raw: Path) -> None:
         raise _untranslatable(program, opset, error) from error
     if onnx_program is None:  # only the older exporter returns nothing
         raise ConversionError("LPT-CONV-106", "torch's ONNX exporter returned nothing")
-    with disk_errors(raw.name), captured():
-        onnx_program.save(str(raw), external_data=_is_large(program))
-
-
-def _is_large(program: Program) -> bool:
-    """Tell whether the weights near protobuf's limit of 2 GB in one message."""
-    held = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-        for t in [*program.exported.state_dict.values(), *program.exported.constants.values()]
-        if isinstance(t, torch.Tensor)
-    }
-    return sum(held.values()) > _EXTERNAL_ABOVE
+    held = (program.exported.state_dict, program.exported.constants)
+    size = bytes_of(value for values in held for value in values.values())
+    with writing(raw, size), captured():
+        onnx_program.save(str(raw), external_data=size > _EXTERNAL_ABOVE)
 
 
 def _untranslatable(program: Program, opset: int, error: Exception) -> ConversionError:
