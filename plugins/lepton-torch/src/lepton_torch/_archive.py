@@ -17,7 +17,7 @@ import json
 import re
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -30,9 +30,6 @@ from lepton_torch._program import (
     describe_program,
     program_from_contract,
 )
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 _NAMESPACES = {"aten", "prims", "higher_order", "quantized_decomposed", "torchvision"}
 _FORBIDDEN_OPERATORS = {"aten.from_file"}  # maps any file of this machine
@@ -288,14 +285,3 @@ def _check_structure(text: str) -> None:
     for factory in re.findall(r'default_factory_module\\*"\s*:\s*\\*"([^"\\]*)', text):
         if factory != "builtins":
             raise _RefusalError(f"the structure of its inputs or outputs imports {factory!r}")
-
-
-def loaded_example(exported: ExportedProgram) -> tuple[Any, ...] | None:
-    """Return the flat tensors of the program's example inputs, if it has any."""
-    if not exported.example_inputs:
-        return None
-    return tuple(
-        leaf
-        for leaf in torch.utils._pytree.tree_leaves(exported.example_inputs)
-        if isinstance(leaf, torch.Tensor)
-    )
