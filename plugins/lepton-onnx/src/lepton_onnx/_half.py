@@ -15,7 +15,7 @@ from lepton_onnx._cleanup import captured, lift_constants, replace_items
 from lepton_onnx._half_rules import LARGEST, SMALLEST, Formals, Rules, formals_of, why_not_half
 from lepton_onnx._infer import infer
 from lepton_onnx._naming import order_initializers
-from lepton_onnx._parked import Parked, park, with_inputs_for_weights
+from lepton_onnx._parked import Parked, inline_functions, park, with_inputs_for_weights
 from lepton_onnx._protobuf import opset_of, subgraphs, walk_graphs
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def convert(
         ConversionError: LPT-CONV-203, the result does not pass ONNX's checker.
     """
     parked = park(model)
-    if parked.model.functions:
-        parked.model = onnx.inliner.inline_local_functions(parked.model)
+    parked.model = inline_functions(parked.model)
     lift_constants(parked)
     parked.model = infer(parked.model)
     rewriter = _Rewriter(parked, frozenset(keep), _outside(ranges or {}))
