@@ -292,3 +292,7 @@ def test_random_graphs_stay_near(graphs, run, data):
         )
     cast = {n.output[0]: n for n in result.model.graph.node if n.op_type == "Cast"}
     assert not [n for n in cast.values() if n.input[0] in cast], "a Cast of a Cast"
+
+
+def test_a_name_to_keep_that_is_not_there_is_said(graphs):
+    assert "'nowhere'" in float16.convert(graphs.mlp(), keep=["nowhere", "Relu"]).warnings[0]

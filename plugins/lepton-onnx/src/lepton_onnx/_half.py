@@ -300,15 +300,19 @@ class _Rewriter:
                 node.input[:] = [new if n == old else n for n in node.input]
 
     def warnings(self) -> tuple[str, ...]:
-        unfit = [
-            n for n, reason in self.rules.constants.items() if reason and reason != "asked for"
-        ]
-        if not unfit:
-            return ()
-        return (
-            f"{len(unfit)} of {len(self.rules.constants)} weights stay in fp32 because fp16 "
-            f"cannot hold them, first {unfit[0]!r}: {self.rules.constants[unfit[0]]}.",
-        )
+        found = []
+        weights = self.rules.constants
+        unfit = [name for name, why in weights.items() if why and why != "asked for"]
+        if unfit:
+            found.append(
+                f"{len(unfit)} of {len(weights)} weights stay in fp32 because fp16 cannot hold "
+                f"them, first {unfit[0]!r}: {weights[unfit[0]]}."
+            )
+        known = {n.name for n in self.graph.node} | {n.op_type for n in self.graph.node}
+        unknown = sorted((self.keep | self.wide) - known - set(self.types))
+        if unknown:
+            found.append(f"Nothing in the model is named {', '.join(map(repr, unknown))}.")
+        return tuple(found)
 
 
 def _retype_attributes(node: NodeProto, float_output: bool) -> None:

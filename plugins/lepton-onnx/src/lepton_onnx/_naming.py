@@ -33,7 +33,7 @@ LONGEST = 160
 
 _VALID = re.compile(r"[A-Za-z_/][A-Za-z0-9_./:\-]*")
 _COUNTED = re.compile(r"\d+|_?v(al)?_?\d+|_v_\d+|tmp_?\d+|onnx::\w+_\d+|(input|output)\.\d+")
-_COUNTED_NODE = re.compile(r"(node_.*)?|n?\d+|[A-Za-z]+_?\d+|[A-Za-z]+")
+_COUNTED_NODE = re.compile(r"(node_.*)?|n?\d+|[A-Za-z]+_?\d+")
 _MERGED_ELEMENTS = 64
 _INTEGRAL = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
 
@@ -240,7 +240,8 @@ def _apply(
 def _node_name(node: NodeProto, taken: set[str], *, exporter_counted: bool) -> str:
     """Keep a node's own name if it means something, else name it after its first output."""
     own = node.name
-    meaningful = is_valid(own) and not _COUNTED_NODE.fullmatch(own) and not exporter_counted
+    counted = own == node.op_type or _COUNTED_NODE.fullmatch(own) or exporter_counted
+    meaningful = is_valid(own) and not counted
     name = own if meaningful else next((n for n in node.output if n), node.op_type)
     candidate, count = name, 0
     while candidate in taken:
