@@ -181,9 +181,8 @@ def _drop_overridable_inputs(model: ModelProto) -> None:
     """Take weights out of the inputs, where IR version 3 and older list them."""
     weights = {t.name for t in model.graph.initializer}
     inputs = [v for v in model.graph.input if v.name not in weights]
-    if len(inputs) < len(model.graph.input):
-        replace_items(model.graph.input, inputs)
-        model.ir_version = max(model.ir_version, 4)
+    replace_items(model.graph.input, inputs)
+    model.ir_version = max(model.ir_version, 4)
 
 
 def _set_versions(model: ModelProto) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _HALF, _SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
 _SUFFIX = {_HALF: "/fp16", _SINGLE: "/fp32"}
+_CAST_OPSET = 21
+"""Opset of the Casts in a model that uses none of ONNX's own operators."""
+
 _LIMITS = ("fp16_lowest", "fp16_highest")
 
 
@@ -72,6 +75,8 @@ def convert(
     """
     parked = park(model)
     parked.model = inline_functions(parked.model)
+    if not opset_of(parked.model):
+        parked.model.opset_import.add(domain="", version=_CAST_OPSET)
     lift_constants(parked)
     parked.model = infer(parked.model)
     rewriter = _Rewriter(parked, frozenset(keep), _outside(ranges or {}))

@@ -117,6 +117,12 @@ def _allows(
     return "tensor(float16)" in allowed.get(formal.type_str, {formal.type_str})
 
 
+def _chooses_dtype(node: NodeProto) -> bool:
+    """Tell whether an attribute fixes the output's dtype; only Cast's is rewritten."""
+    names = {a.name for a in node.attribute}
+    return bool(names & _DTYPE_ATTRIBUTES) or (node.op_type != "Cast" and "to" in names)
+
+
 @dataclass
 class Rules:
     """Decides node by node, in topological order.
@@ -164,7 +170,7 @@ class Rules:
             ("asked for", {node.name, node.op_type, *names} & self.keep),
             ("it holds nested graphs", any(True for _ in subgraphs(node))),
             ("a type is not known", any(not self.types.get(n) for n in names)),
-            ("it chooses its own dtype", {a.name for a in node.attribute} & _DTYPE_ATTRIBUTES),
+            ("it chooses its own dtype", _chooses_dtype(node)),
             ("ONNX defines it for float32 only", not may),
         )
         return next((why for why, holds in cases if holds), "") or self._attribute_reason(
