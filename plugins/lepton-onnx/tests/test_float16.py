@@ -82,11 +82,18 @@ def test_a_weight_that_overflows_stays_and_so_does_what_depends_on_it(graphs, ru
     result = float16.convert(source)
     assert set(result.kept) >= {"big", "up", "relu", "down"}
     assert "overflow" in result.kept["big"]
-    assert result.warnings
+    assert result.warnings == ()  # a scalar; the list of what is kept has it
     assert weights_of(result.model)["big"].dtype == np.float32
     x = np.array([[1, -2, 3, 4]], "f4")
     assert relative(run(result.model, {"x": x})["y"], run(source, {"x": x})["y"]) < 1e-3
     assert float16.convert(scaled(graphs, 2.0)).kept == {}
+
+
+def test_a_vector_that_overflows_is_worth_a_warning(graphs):
+    source = graphs.mlp()
+    large = np.array([1, 2, 3, 1e6], "f4")
+    source.graph.initializer[1].CopyFrom(graphs.weight("val_9", large))
+    assert "'val_9': overflow: reaches 1e+06" in float16.convert(source).warnings[0]
 
 
 def test_a_mask_of_lowest_floats_saturates_instead_of_becoming_infinite(graphs, run):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _HALF, _SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
-_SUFFIX = {_HALF: "/fp16", _SINGLE: "/fp32"}
+_SUFFIX: dict[int, str] = {_HALF: "/fp16", _SINGLE: "/fp32"}
 _CAST_OPSET = 21
 """Opset of the Casts in a model that uses none of ONNX's own operators."""
 
@@ -231,7 +231,7 @@ class _Rewriter:
     def _saturated(self, name: str, source: str) -> str:
         if not self.added:
             for limit, value in zip(_LIMITS, (-LARGEST, LARGEST), strict=True):
-                self.added.append(numpy_helper.from_array(np.float32(value), limit))
+                self.added.append(numpy_helper.from_array(np.array(value, np.float32), limit))
         result = self._unique(f"{name}/saturated")
         self.nodes.append(helper.make_node("Clip", [source, *_LIMITS], [result], name=result))
         return result
@@ -307,7 +307,8 @@ class _Rewriter:
     def warnings(self) -> tuple[str, ...]:
         found = []
         weights = self.rules.constants
-        unfit = [name for name, why in weights.items() if why and why != "asked for"]
+        asked = ("", "asked for")
+        unfit = [n for n, why in weights.items() if why not in asked and self.weights[n].dims]
         if unfit:
             found.append(
                 f"{len(unfit)} of {len(weights)} weights stay in fp32 because fp16 cannot hold "

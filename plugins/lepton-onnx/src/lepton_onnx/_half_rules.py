@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from lepton_onnx._protobuf import DEFAULT_DOMAINS, subgraphs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from onnx.defs import OpSchema
@@ -109,12 +109,18 @@ def formals_of(node: NodeProto, opset: int) -> Formals | None:
 
 
 def _allows(
-    formals: list[OpSchema.FormalParameter], index: int, allowed: Mapping[str, set[str]]
+    formals: Sequence[OpSchema.FormalParameter], index: int, allowed: Mapping[str, set[str]]
 ) -> bool:
     if not formals:
         return False
     formal = formals[min(index, len(formals) - 1)]
     return "tensor(float16)" in allowed.get(formal.type_str, {formal.type_str})
+
+
+def _holds_tensors(node: NodeProto) -> bool:
+    """Tell whether attributes hold tensors; only ConstantOfShape's is rewritten."""
+    kinds = {a.type for a in node.attribute}
+    return node.op_type != "ConstantOfShape" and onnx.AttributeProto.TENSOR in kinds
 
 
 def _chooses_dtype(node: NodeProto) -> bool:
@@ -170,6 +176,7 @@ class Rules:
             ("asked for", {node.name, node.op_type, *names} & self.keep),
             ("it holds nested graphs", any(True for _ in subgraphs(node))),
             ("a type is not known", any(not self.types.get(n) for n in names)),
+            ("its attributes hold float32 tensors", _holds_tensors(node)),
             ("it chooses its own dtype", _chooses_dtype(node)),
             ("ONNX defines it for float32 only", not may),
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, NodeProto
 
-_LABELS = {
+_LABELS: dict[int, str] = {
     TensorProto.FLOAT16: "fp16",
     TensorProto.BFLOAT16: "bf16",
     TensorProto.FLOAT: "fp32",
