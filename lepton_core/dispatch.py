@@ -7,6 +7,7 @@ plugin raises beside :class:`~lepton_core.errors.LeptonError` into a failure tha
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import warnings
@@ -23,13 +24,14 @@ from lepton_core.errors import (
     PluginFailureError,
     PluginNotInstalledError,
     UnsupportedOperationError,
+    WorkerCrashError,
 )
 from lepton_core.files import disk_errors, is_disk_error
 from lepton_core.planner import Plan, Step, plan_for_target
 from lepton_core.registry import PluginWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from lepton_core.capabilities import PluginInfo
     from lepton_core.context import Context
@@ -371,12 +373,30 @@ class Hooks:
             if impl.plugin is not plugin and not (wrapped and (impl.wrapper or impl.hookwrapper))
         ]
         caller = manager.subset_hook_caller(name, remove_plugins=others)
-        try:
+        with self.guarded(verb, owner):
             return caller(**dict(zip(("model", "request", "context"), arguments, strict=True)))
+
+    @contextlib.contextmanager
+    def guarded(self, verb: str, owner: str) -> Iterator[None]:
+        """Turn what a plugin raises unexpectedly into a failure that names it.
+
+        Raises:
+            PluginFailureError: It raised something beside ``LeptonError`` and disk errors.
+            WorkerCrashError: It ran out of memory.
+        """
+        try:
+            yield
         except LeptonError:
             raise
+        except MemoryError as error:
+            raise WorkerCrashError(
+                "LPT-WORK-004",
+                f"`{verb}` by the plugin {owner!r} ran out of memory",
+                cause=str(error) or None,
+                remedy="Use a smaller batch or model, or a machine with more memory.",
+            ) from error
         except (Exception, SystemExit) as error:  # some backends call sys.exit
-            if is_disk_error(error) or (isinstance(error, MemoryError) and not wrapped):
+            if is_disk_error(error):
                 raise
             record = self.registry.record(owner)
             raise PluginFailureError(
