@@ -154,7 +154,11 @@ def _translate(program: Program, opset: int, raw: Path) -> None:
     except Exception as error:
         raise _untranslatable(program, opset, error) from error
     if onnx_program is None:  # only the older exporter returns nothing
-        raise ConversionError("LPT-CONV-106", "torch's ONNX exporter returned nothing")
+        raise ConversionError(
+            "LPT-CONV-106",
+            "torch's ONNX exporter returned nothing",
+            remedy="Report this with the model's source and the version of torch.",
+        )
     with disk_errors(raw.name), captured():
         onnx_program.save(str(raw), external_data=_is_large(program))
 
