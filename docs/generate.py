@@ -151,8 +151,13 @@ class _Scan(ast.NodeVisitor):
         self.stack.pop()
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        if isinstance(node.value, str) and CODE.fullmatch(node.value):
+        if isinstance(node.value, str) and CODE.fullmatch(node.value) and not self._is_compared():
             self.found.append((node.value, self._site(node)))
+
+    def _is_compared(self) -> bool:
+        """Tell whether the code is asked for here, not raised."""
+        around = (n for n in reversed(self.stack) if isinstance(n, ast.Call | ast.Compare))
+        return isinstance(next(around, None), ast.Compare)
 
     def _site(self, node: ast.Constant) -> RaiseSite:
         calls = [n for n in self.stack if isinstance(n, ast.Call)]
