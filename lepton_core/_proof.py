@@ -207,6 +207,7 @@ class Prover:
     def write_pages(self, result: PortResult) -> None:
         """Write the page of the run and one for each passport."""
         from lepton_core.report import render_passport, render_port
+        from lepton_core.report.thumbnails import worst_pictures
 
         links: list[str | None] = []
         for variant in result.variants:

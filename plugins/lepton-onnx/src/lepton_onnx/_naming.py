@@ -122,7 +122,7 @@ def assign_names(parked: Parked, hints: dict[str, Hint]) -> dict[str, str]:
         _name_outputs(node, namer, mapping, weights, hints.get(node.output[0]))
     _name_weights(graph, namer, mapping)
     _apply(graph, mapping, namer, hints)
-    _merge_initializers(graph)
+    order_initializers(graph)
     return mapping
 
 
@@ -261,8 +261,8 @@ def _name_inner(graph: GraphProto, outer: dict[str, str], namer: _Namer) -> None
     _apply(graph, mapping, namer, {})
 
 
-def _merge_initializers(graph: GraphProto) -> None:
-    """Keep one of each name: constants of equal contents got the same one. Order by first use."""
+def order_initializers(graph: GraphProto) -> None:
+    """Order weights by first use and keep one of each name: equal constants got the same one."""
     first: dict[str, TensorProto] = {}
     for tensor in graph.initializer:
         first.setdefault(tensor.name, tensor)

@@ -134,10 +134,9 @@ def _dynamic_shapes(source: LiveSource, axes: Mapping[str, Mapping[int, str]]) -
         return None
     symbols = {s for own in axes.values() for s in own.values()}
     dims = {s: Dim(s, min=1, max=source.bounds.get(s, MAX_BATCH)) for s in sorted(symbols)}
-    shapes = [{i: dims[s] for i, s in axes.get(name, {}).items()} or None for name in source.inputs]
-    if source.positional:
-        return tuple(shapes)
-    return dict(zip(source.inputs, shapes, strict=True))
+    return {
+        name: {i: dims[s] for i, s in axes.get(name, {}).items()} or None for name in source.inputs
+    }
 
 
 def _attempt(
@@ -163,12 +162,11 @@ def _attempt(
 def _export(
     source: LiveSource, axes: Mapping[str, Mapping[int, str]], inputs: dict[str, torch.Tensor]
 ) -> ExportedProgram:
-    args, kwargs = (tuple(inputs.values()), {}) if source.positional else ((), dict(inputs))
     shapes = _dynamic_shapes(source, axes)
 
     def export() -> ExportedProgram:
-        with torch.no_grad(), flat_forward(source.module):
-            return torch.export.export(source.module, args, kwargs, dynamic_shapes=shapes)
+        with torch.no_grad(), flat_forward(source.module, list(inputs), source.positional):
+            return torch.export.export(source.module, (), dict(inputs), dynamic_shapes=shapes)
 
     try:
         with captured():
@@ -216,7 +214,7 @@ def _prove(
             raise RefusalError(f"{reason}: {first_line(str(error))}", place, error) from error
         try:
             with captured(), torch.no_grad():
-                flat = runner(*trial.values()) if source.positional else runner(**trial)
+                flat = runner(**trial)
         except Exception as error:
             text = f"the exported program fails at batch {size}: {first_line(str(error))}"
             raise RefusalError(text, "", error) from error

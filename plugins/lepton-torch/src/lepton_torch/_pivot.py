@@ -19,6 +19,8 @@ from lepton_torch._operators import Missing, missing_operators, random_operators
 from lepton_torch._usercode import describe_frame, parse_stack, pick_frame
 
 if TYPE_CHECKING:
+    from lepton_onnx.pivot import FreezeFacts
+
     from lepton_core.context import Context
     from lepton_core.types import ConvertRequest
     from lepton_torch._program import Program
@@ -57,23 +59,22 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
         raw = Path(scratch) / "raw.onnx"
         _translate(program, request.opset, raw)
         context.checkpoint()
-        facts = _freeze(raw, path, program)
+        frozen = _freeze(raw, path, program, request.opset)
     task.finish()
-    facts.update(
-        exporter=f"torch.onnx (dynamo) {torch.__version__.split('+')[0]}",
-        opset_asked=request.opset,
-    )
+    facts: dict[str, Any] = {
+        **frozen.as_dict(),
+        "exporter": f"torch.onnx (dynamo) {torch.__version__.split('+')[0]}",
+        "opset_asked": request.opset,
+    }
     warnings = [f"{name} draws random numbers; outputs differ from run to run" for name in randoms]
-    opset = facts.get("opset")
-    if opset is not None and opset != request.opset:
-        warnings.append(f"The exporter wrote opset {opset} instead of {request.opset}.")
-    from lepton_onnx import signature
-
+    if frozen.opset != request.opset:
+        reason = f": {frozen.opset_note}" if frozen.opset_note else ""
+        warnings.append(f"The pivot has opset {frozen.opset} instead of {request.opset}{reason}.")
     notes = {**dict(model.metadata), **program.notes}
     metadata = {
         **model.metadata,
         **{k: notes[k] for k in _TRAVELLING if k in notes},
-        "opset": opset,
+        "opset": frozen.opset,
         "exporter": facts["exporter"],
         "warnings": [*notes.get("warnings", ()), *warnings],
     }
@@ -81,8 +82,8 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
     result = Model(
         format="pivot",
         path=str(path),
-        signature=signature(str(path)),
-        digest=_digest(path, facts),
+        signature=frozen.signature,
+        digest=digest_path(path),
         lineage=(
             *model.lineage,
             lineage_step("convert torch.export -> pivot", model.digest, request),
@@ -92,23 +93,27 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
     return ConvertResult(result, facts={**facts, "tools": tools()}, warnings=tuple(warnings))
 
 
-def _digest(path: Path, facts: dict[str, Any]) -> str:
-    return str(facts.get("digest") or digest_path(path))
-
-
-def _freeze(raw: Path, path: Path, program: Program) -> dict[str, Any]:
+def _freeze(raw: Path, path: Path, program: Program, opset: int) -> FreezeFacts:
     try:
         from lepton_onnx.pivot import freeze
     except ImportError as error:
         raise PluginDependencyError(
             "LPT-CONV-107",
-            "The pivot is written by lepton-onnx, which is not installed",
+            "The pivot is written by lepton-onnx, which cannot be imported",
             cause=str(error),
             remedy="pip install lepton-onnx",
         ) from error
-    metadata = {"producer": "lepton-torch", "signature": str(program.signature)}
-    with disk_errors(path.name):
-        return dict(freeze(str(raw), str(path), metadata=metadata))
+    frozen = freeze(raw, path, opset=opset)
+    found = [s.name for s in (*frozen.signature.inputs, *frozen.signature.outputs)]
+    wanted = [s.name for s in (*program.signature.inputs, *program.signature.outputs)]
+    if found != wanted:
+        raise ConversionError(
+            "LPT-CONV-106",
+            "The ONNX graph has other inputs and outputs than the program",
+            cause=f"Found {', '.join(found)}; expected {', '.join(wanted)}.",
+            remedy="Use every input in forward and return each tensor once.",
+        )
+    return frozen
 
 
 def _axis_names(program: Program) -> dict[str, dict[int, str] | None]:

@@ -225,6 +225,8 @@ def _named_inputs(
         raise _wrong_return(path, entry, "example_inputs is empty.")
     signature = inspect.signature(module.forward)
     try:
+        if named and not all(isinstance(k, str) and k.isidentifier() for k in tensors):
+            raise TypeError("input names must be Python identifiers")
         bound = signature.bind(**tensors) if named else signature.bind(*tensors.values())
     except TypeError as error:
         given = list(tensors) if named else None
