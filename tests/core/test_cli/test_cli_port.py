@@ -214,26 +214,22 @@ def test_a_place_that_is_not_ours_is_not_touched(lepton, net, samples, tmp_path)
 
 
 def test_a_full_disk_leaves_nothing(lepton, net, samples, tmp_path, monkeypatch):
-    from lepton_core.testing import fake_target
-
-    def full(model, request, context):
-        (context.workdir / "half").write_bytes(b"x")
-        raise OSError(errno.ENOSPC, "No space left on device", "model.json")
-
     from lepton_core.testing import _fake_graph
 
-    monkeypatch.setattr(_fake_graph, "write", lambda *a, **k: full(*a[:1], None, _Here(tmp_path)))
-    assert fake_target.INFO.id == "fake"
-    before = {p for p in tmp_path.iterdir() if p.name != "half"}
+    places = []
+
+    def full(graph, path, model):
+        path.write_bytes(b"half")
+        places.append(path)
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(_fake_graph, "write", full)
+    before = sorted(tmp_path.iterdir())
     ended = lepton("port", net, "--to", "fake", "--data", samples, "--out", tmp_path / "out")
     assert ended.code == 5
     assert ended.err.startswith("error[LPT-IO-001]")
-    assert {p for p in tmp_path.iterdir() if p.name != "half"} == before
-
-
-class _Here:
-    def __init__(self, workdir):
-        self.workdir = workdir
+    assert places
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------------

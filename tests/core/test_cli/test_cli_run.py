@@ -19,15 +19,23 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def imported(*arguments, fakes=("ok",)):
-    """Return the modules that a run imports."""
+    """Return the modules that are there after a run and were not before."""
+    code = (
+        "import json, sys; before = set(sys.modules)\n"
+        "from lepton_core.cli import main\n"
+        f"code = main({list(arguments)!r})\n"
+        "print(json.dumps([code, sorted(set(sys.modules) - before)]), file=sys.stderr)"
+    )
     ended = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "lepton_core.cli", *arguments],
+        [sys.executable, "-c", code],
         env=environment(*fakes, LEPTON_PLUGINS="fake"),
         capture_output=True,
         encoding="utf-8",
         check=True,
     )
-    return {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if "|" in line}
+    code, names = json.loads(ended.stderr)
+    assert code == 0
+    return set(names)
 
 
 def test_version_imports_nothing_beside_the_standard_library(command):
