@@ -93,7 +93,8 @@ def _show(app: App, report: PreflightReport) -> None:
 
 def _row(target: TargetCheck) -> Row:
     verdict = target.verdict.replace("-", " ")
-    why = "; ".join((*target.reasons, *filter(None, (target.remedy,))))
+    reasons = target.reasons if target.verdict != "unavailable" or not target.remedy else ()
+    why = "; ".join((*reasons, *filter(None, (target.remedy,))))
     return Row(
         (
             target.target,

@@ -128,15 +128,16 @@ class _Work:
 
     def show(self, model: Model, **more: Any) -> None:  # noqa: ANN401 - plain data
         """Print the result."""
+        from lepton_core.artifacts import artifact_size
         from lepton_core.cli._port import size_text
         from lepton_core.codec import to_data
 
-        size = sum(p.stat().st_size for p in Path(self.out).rglob("*") if p.is_file())
+        size = artifact_size(model)
         if self.app.json:
             data = {"ok": True, "model": to_data(model), "out": str(self.out.absolute())}
             self.app.emit({**data, "size_bytes": size, **to_data(more)})
             return
-        self.app.line(f"{model.path}  ({model.format}, {size_text(size)} in {self.out})")
+        self.app.line(f"{model.path}  ({model.format}, {size_text(size)})")
         if model.signature is not None:
             self.app.line(f"  {model.signature}")
         for name, value in more.items():
@@ -152,7 +153,7 @@ class _Work:
 def value_lines(value: Any) -> list[str]:  # noqa: ANN401 - plain data
     """Return a list or mapping of plain data as lines of text."""
     if isinstance(value, dict):
-        return [f"{key} = {inner}" for key, inner in value.items()]
+        return [", ".join(f"{key} = {inner}" for key, inner in value.items())]
     return [str(inner) for inner in value or ()]
 
 

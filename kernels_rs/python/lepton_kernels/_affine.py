@@ -38,7 +38,8 @@ def integer_limits(dtype: str, *, narrow: bool = False) -> tuple[int, int]:
         KernelError: `narrow` with an unsigned type.
     """
     try:
-        name = np.dtype(dtype).name
+        # The usual names skip the slow way through NumPy's types.
+        name = dtype if dtype in _LIMITS else np.dtype(dtype).name
     except TypeError as error:
         raise KernelTypeError(f"dtype {dtype!r} is not a type; accepted: int8, uint8") from error
     if name not in _LIMITS:

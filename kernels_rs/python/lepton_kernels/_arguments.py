@@ -42,9 +42,10 @@ def scale_parameter(scale: ArrayLike, channels: int | None) -> NDArray[np.float3
     values = np.asarray(scale)
     if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
         raise KernelTypeError(f"scale must be real numbers, got dtype {values.dtype}")
-    with np.errstate(over="ignore", under="ignore"):
-        # A scale that leaves float32's range becomes 0 or infinite and is refused as such.
-        values = np.asarray(values, dtype=np.float32, order="C")
+    if values.dtype != np.float32 or not values.flags.c_contiguous:
+        with np.errstate(over="ignore", under="ignore"):
+            # A scale that leaves float32's range becomes 0 or infinite and is refused as such.
+            values = np.asarray(values, dtype=np.float32, order="C")
     return _one_per_channel(values, channels, "scale", scalar_for_all=False)
 
 

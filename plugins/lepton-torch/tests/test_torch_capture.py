@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lepton_core.errors import ConversionError
+from lepton_core.errors import ConversionError, StorageError
 from lepton_core.files import digest_path
+from lepton_core.types import ConvertRequest
 
 
 def net(body: str, example: str = "torch.rand(2, 8)") -> str:
@@ -243,3 +244,18 @@ def test_tied_weights_are_recorded(hooks, factory):
     recipe = json.loads((folder / "factory.json").read_text())
     assert recipe["shared"] == [["a.weight", "b.weight"]]
     assert set(load_file(folder / "weights.safetensors")) == {"a.weight", "b.weight"}
+
+
+def test_full_disk_is_told_and_leaves_nothing(hooks, factory, monkeypatch):
+    import shutil
+
+    from lepton_torch import plugin
+
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    context = hooks.context()
+    request = ConvertRequest("torch", to_format="torch.export")
+    with pytest.raises(StorageError) as caught:
+        plugin.lepton_convert(factory(net("return x * 2")), request, context)
+    assert caught.value.code == "LPT-IO-001"
+    assert list(context.workdir.iterdir()) == []

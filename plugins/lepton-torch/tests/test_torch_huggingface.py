@@ -94,6 +94,39 @@ def test_vision_model(hooks, tmp_path):
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_image_size_labels_and_preprocessing_from_the_directory(hooks, tmp_path):
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], id2label={0: "cat", 1: "dog"}
+    )
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
+    model = Model("huggingface", str(tmp_path))
+    guessed = hooks.materialise(model)
+    assert guessed.model.signature.inputs[0].shape == ("batch", 3, 224, 224)
+    assert "224 by 224" in guessed.warnings[0]
+    settings = {"crop_size": {"height": 32, "width": 48}, "image_mean": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    program = hooks.materialise(model).model
+    assert program.signature.inputs[0].shape == ("batch", 3, 32, 48)
+    pivot = hooks.pivot(program).model
+    for made in (program, pivot):
+        assert made.metadata["labels"] == ["cat", "dog"]
+        assert made.metadata["preprocessing"] == settings
+
+
+def test_name_in_the_local_cache(hooks, bert, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--lepton--tiny-bert"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / ("0" * 40)).symlink_to(bert)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    result = hooks.materialise(Model("huggingface", "lepton/tiny-bert"))
+    assert result.model.metadata["source"]["name"] == "lepton/tiny-bert"
+    assert result.model.signature.outputs[0].name == "logits"
+
+
 def test_inspection_names_lines_of_the_library(hooks, bert):
     found = hooks.inspect(Model("huggingface", str(bert)))
     assert found.problems == ()

@@ -76,6 +76,15 @@ def test_same_program_gives_the_same_bytes_without_paths(
         assert str(place).encode() not in data
 
 
+def test_weights_in_a_file_of_their_own_give_the_same_pivot(
+    hooks, digits_program, digits_pivot, monkeypatch
+):
+    from lepton_torch import _pivot
+
+    monkeypatch.setattr(_pivot, "_EXTERNAL_ABOVE", 0)
+    assert hooks.pivot(digits_program.model).model.digest == digits_pivot.model.digest
+
+
 def test_other_opset_on_request(hooks, digits_program):
     result = hooks.pivot(digits_program.model, opset=22)
     assert result.model.metadata["opset"] == 22

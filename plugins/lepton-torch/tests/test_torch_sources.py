@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from lepton_core.errors import ConversionError, SourceError
 from lepton_core.types import Model
@@ -166,6 +167,34 @@ def test_helpers_beside_the_file_do_not_leak_into_the_next_source(hooks, tmp_pat
     assert shapes == [("batch", 3), ("batch", 5)]
     assert sys.path == path
     assert "helper_sizes" not in sys.modules
+
+
+def test_random_state_of_the_process_is_put_back(hooks, factory):
+    model = factory("def net(): return nn.Linear(2, 2), torch.rand(1, 2)")
+    torch.manual_seed(7)
+    np.random.seed(7)
+    expected = float(torch.rand(1)), float(np.random.rand())
+    torch.manual_seed(7)
+    np.random.seed(7)
+    hooks.materialise(model)
+    assert (float(torch.rand(1)), float(np.random.rand())) == expected
+
+
+def test_line_in_an_installed_package_is_named(hooks, tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "lepton_test_zoo"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n"
+        "        return x if x.sum() > 0 else -x\n"
+    )
+    (tmp_path / "user").mkdir()
+    path = tmp_path / "user" / "net.py"
+    path.write_text(
+        "import torch\nfrom lepton_test_zoo import Net\ndef net(): return Net(), torch.rand(2, 3)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    with pytest.raises(ConversionError, match=r"lepton_test_zoo/__init__\.py:4 in forward"):
+        hooks.materialise(Model("torch.factory", str(path), "net"))
 
 
 def test_half_precision_is_exported_in_float32_and_said(hooks, factory):

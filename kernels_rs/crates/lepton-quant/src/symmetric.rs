@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::affine::{Code, quantize_into, quantize_uniform};
+use crate::affine::{Code, check_len};
 use crate::array::Scratch;
 use crate::parallel::{Grain, Split, run};
+use crate::quantize::{quantize_into, quantize_uniform};
 use crate::range::{absmax, magnitude_of};
 use crate::{Affine, AxisLayout, Control, Error, FloatArray, IntFormat, IntSlice, NanPolicy};
 
@@ -66,7 +67,7 @@ fn into<Q: Code>(
     scale: &mut [f32],
     control: &mut Control<'_>,
 ) -> Result<(), Error> {
-    crate::affine::check_len(x.shape(), out.len())?;
+    check_len(x.shape(), out.len())?;
     let whole_rows = layout.outer == 1 && !layout.is_interleaved();
     if whole_rows && layout.inner <= LONGEST_ROW {
         return by_row(x, layout, format, out, scale, control);

@@ -231,21 +231,20 @@ def _run_module(source: LiveSource, inputs: dict[str, torch.Tensor]) -> list[tor
 
 def _close(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
     """Compare by relative L2 for floats and exactly for the rest; NaN equals NaN."""
-    if len(left) != len(right):
+    return len(left) == len(right) and all(map(_same, left, right))
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    for a, b in zip(left, right, strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        if not a.is_floating_point():
-            if not torch.equal(a, b):
-                return False
-            continue
-        x, y = a.double().nan_to_num(), b.double().nan_to_num()
-        if not torch.equal(a.isnan(), b.isnan()):
-            return False
-        if float((x - y).norm()) > _TOLERANCE * (float(x.norm()) + 1e-6):
-            return False
-    return True
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    finite = a.isfinite()
+    rest = torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num())
+    if not (rest and torch.equal(finite, b.isfinite())):
+        return False
+    x, y = a[finite].double(), b[finite].double()
+    return float((x - y).norm()) <= _TOLERANCE * (float(x.norm()) + 1e-6)
 
 
 def _normalise_stacks(exported: ExportedProgram, source: LiveSource) -> None:
@@ -268,6 +267,7 @@ def _normalise_stacks(exported: ExportedProgram, source: LiveSource) -> None:
 def _notes(source: LiveSource, program: Program) -> dict[str, Any]:
     symbols = sorted(program.bounds)
     return {
+        **source.metadata,
         "exporter": f"torch.export {torch.__version__.split('+')[0]}",
         "source": {**source.origin, "digest": source.digest},
         "dynamic_batch": _BATCH in symbols,

@@ -8,24 +8,35 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lepton_core.artifacts import EXTERNAL_FILES
 from lepton_core.errors import ConversionError, LeptonError, PluginDependencyError
-from lepton_core.files import digest_path, disk_errors
+from lepton_core.files import digest_path
 from lepton_core.types import ConvertResult, Model
 from lepton_torch._archive import load_program
 from lepton_torch._chatter import captured
+from lepton_torch._disk import bytes_of, writing
 from lepton_torch._facts import lineage_step, tools
 from lepton_torch._materialise import check_options
 from lepton_torch._operators import Missing, missing_operators, random_operators, refuse_state
 from lepton_torch._usercode import describe_frame, parse_stack, pick_frame
 
 if TYPE_CHECKING:
-    from lepton_onnx.pivot import FreezeFacts
-
     from lepton_core.context import Context
     from lepton_core.types import ConvertRequest
+    from lepton_onnx.pivot import FreezeFacts
     from lepton_torch._program import Program
 
-_TRAVELLING = ("source", "dynamic_batch", "batch_symbol", "symbols", "parameters")
+_EXTERNAL_ABOVE = 1_500_000_000
+"""Bytes of weights from which on the raw export keeps them in a file of their own."""
+_TRAVELLING = (
+    "source",
+    "dynamic_batch",
+    "batch_symbol",
+    "symbols",
+    "parameters",
+    "labels",
+    "preprocessing",
+)
 """Facts of the program that stay true for the pivot."""
 
 
@@ -79,6 +90,8 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
         "warnings": [*notes.get("warnings", ()), *warnings],
     }
     metadata.pop("artifacts", None)
+    if frozen.external_files:  # they travel with the model
+        metadata[EXTERNAL_FILES] = list(frozen.external_files)
     result = Model(
         format="pivot",
         path=str(path),
@@ -159,19 +172,15 @@ def _translate(program: Program, opset: int, raw: Path) -> None:
     except Exception as error:
         raise _untranslatable(program, opset, error) from error
     if onnx_program is None:  # only the older exporter returns nothing
-        raise ConversionError("LPT-CONV-106", "torch's ONNX exporter returned nothing")
-    with disk_errors(raw.name), captured():
-        onnx_program.save(str(raw), external_data=_is_large(program))
-
-
-def _is_large(program: Program) -> bool:
-    """Tell whether the weights near protobuf's limit of 2 GB in one message."""
-    held = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-        for t in [*program.exported.state_dict.values(), *program.exported.constants.values()]
-        if isinstance(t, torch.Tensor)
-    }
-    return sum(held.values()) > 1_500_000_000
+        raise ConversionError(
+            "LPT-CONV-106",
+            "torch's ONNX exporter returned nothing",
+            remedy="Report this with the model's source and the version of torch.",
+        )
+    held = (program.exported.state_dict, program.exported.constants)
+    size = bytes_of(value for values in held for value in values.values())
+    with writing(raw, size), captured():
+        onnx_program.save(str(raw), external_data=size > _EXTERNAL_ABOVE)
 
 
 def _untranslatable(program: Program, opset: int, error: Exception) -> ConversionError:
