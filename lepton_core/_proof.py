@@ -207,6 +207,7 @@ class Prover:
     def write_pages(self, result: PortResult) -> None:
         """Write the page of the run and one for each passport."""
         from lepton_core.report import render_passport, render_port
+        from lepton_core.report.thumbnails import worst_pictures
 
         links: list[str | None] = []
         for variant in result.variants:
@@ -214,9 +215,11 @@ class Prover:
                 links.append(None)
                 continue
             page = Path(variant.passport.path).relative_to(self.out).with_suffix(".html")
-            (self.stage / page).write_text(
-                render_passport(dict(variant.passport)), encoding="utf-8"
-            )
+            passport = dict(variant.passport)
+            shown = self.options.show_samples
+            pictures = worst_pictures(passport, self.yardstick.held_out) if shown else None
+            html = render_passport(passport, pictures=pictures)
+            (self.stage / page).write_text(html, encoding="utf-8")
             links.append(page.as_posix())
         passports = [v.passport and dict(v.passport) for v in result.variants]
         html = render_port(result.to_dict(), passports, pages=links)
