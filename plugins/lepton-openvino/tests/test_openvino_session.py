@@ -202,20 +202,23 @@ from lepton_openvino import plugin
 path, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 session = plugin.lepton_open(
     Model("openvino", path), OpenRequest("openvino", threads=threads), Context(folder))
-x = np.ones((1024, 8), "f4")
+x = np.ones((512, 1024), "f4")
 session.run({"x": x})
 def used():
     return {t.id: t.user_time for t in psutil.Process().threads()}
-before, end = used(), time.monotonic() + 1.5
+before, end = used(), time.monotonic() + 2
 while time.monotonic() < end:
     session.run({"x": x})
 spent = [value - before.get(key, 0.0) for key, value in used().items()]
-print(json.dumps(sum(t > 0.15 * sum(spent) for t in spent)))
+print(json.dumps(sum(t > 0.03 * sum(spent) for t in spent)))
 """
 
 
 def test_as_many_threads_work_as_were_asked_for(graphs, to_pivot, convert, run_python, tmp_path):
-    made = convert(to_pivot(graphs.mlp(4096))).model
+    weights = [graphs.weight("w", RNG.normal(size=(1024, 1024)).astype("f4"))]
+    nodes = [graphs.node("MatMul", ["x", "w"], ["h"]), graphs.node("MatMul", ["h", "w"], ["y"])]
+    ends = [graphs.value("x", ["n", 1024])], [graphs.value("y", ["n", 1024])]
+    made = convert(to_pivot(graphs.model(nodes, *ends, weights))).model
     assert run_python(BUSY, made.path, tmp_path, 1) == 1
     if available_cpus() > 1:
         assert run_python(BUSY, made.path, tmp_path, 2) == 2
