@@ -44,7 +44,7 @@ _PRECISIONS = {
 
 def numpy_name(element_type: Any) -> str:  # noqa: ANN401 - a class of the runtime
     """Return NumPy's name of an OpenVINO type, or OpenVINO's own where NumPy has none."""
-    name = element_type.get_type_name()
+    name = str(element_type.get_type_name())
     return NUMPY_NAMES.get(name, name)
 
 

@@ -77,7 +77,7 @@ class OpenVinoSession:
             if self._guard is not None:
                 self._guard.check([feed[i].shape for i in range(len(feed))])
             request = self._take(compiled)
-            request.infer(feed, share_inputs=True)
+            request.infer(feed, share_inputs=True, share_outputs=True)
             values = [np.array(request.get_output_tensor(i).data) for i in self._outputs]
         except Exception as error:
             # The request is not used again: what it holds now is not known.

@@ -13,19 +13,18 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import PluginDependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType
 
 _SENDER = "openvino_telemetry"
 _lock = threading.Lock()
 
 
-def openvino() -> ModuleType:
+def openvino() -> Any:  # noqa: ANN401 - the package has no types
     """Return the package ``openvino``, imported with its telemetry off.
 
     If the process has imported OpenVINO before, that import is the application's own; what is
@@ -37,7 +36,7 @@ def openvino() -> ModuleType:
     with _lock:
         try:
             if "openvino" in sys.modules:
-                import openvino as package
+                import openvino as package  # type: ignore[import-untyped]
             else:
                 with _without_sender():
                     import openvino as package
