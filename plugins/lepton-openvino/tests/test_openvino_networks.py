@@ -31,7 +31,7 @@ def test_parity_with_torch(networks, convert, opened, name, record_property):
                 np.testing.assert_array_equal(found[key], expected)
             worst = max(worst, relative(found[key], expected))
         assert worst <= limit
-        record_property(f"{name}-{precision}-rel-l2", worst)
+        record_property(f"{name}-{precision}-rel-l2", float(worst))
         assert set(session.facts["execution_layers"]) == {"fp32"}
         for rows in (1, 2):
             part = session.run({k: v[:rows] for k, v in network.feed.items()})
