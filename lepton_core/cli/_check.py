@@ -77,7 +77,8 @@ def _show(app: App, report: PreflightReport) -> None:
     app.line(f"{found.model.path}  ({found.model.format})")
     if found.model.signature is not None:
         app.line(f"  {found.model.signature}")
-    app.line(f"  {found.parameters:,} parameters, {uses} operators of {kinds} kinds")
+    if kinds:
+        app.line(f"  {found.parameters:,} parameters, {uses} operators of {kinds} kinds")
     app.line()
     app.table(
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,9 +152,10 @@ class _Work:
 
 
 def value_lines(value: Any) -> list[str]:  # noqa: ANN401 - plain data
-    """Return a list or mapping of plain data as lines of text."""
-    if isinstance(value, dict):
-        return [", ".join(f"{key} = {inner}" for key, inner in value.items())]
+    """Return a list as lines, and the short facts of a mapping as one line; JSON has them all."""
+    if isinstance(value, Mapping):
+        short = {k: v for k, v in value.items() if isinstance(v, str | int | float) and v != ""}
+        return [", ".join(f"{key} = {inner}" for key, inner in short.items())]
     return [str(inner) for inner in value or ()]
 
 
