@@ -36,24 +36,33 @@ POINTS = (
 REACHED: list[str] = []
 """Points passed so far, while tracing."""
 
-_NAME, _, _COUNT = os.environ.get("LEPTON_FAILPOINT", "").partition(":")
-_left = int(_COUNT or 1)
+_name = ""
+_left = 1
+
+
+def arm(text: str) -> None:
+    """Choose the point that ends this process: what stands in ``LEPTON_FAILPOINT``."""
+    global _name, _left  # noqa: PLW0603 - one countdown per process
+    _name, _, count = text.partition(":")
+    _left = int(count or 1)
 
 
 def reach(name: str) -> None:
     """Pass the point *name*; ends the process if the environment asks for it."""
     global _left  # noqa: PLW0603 - a countdown of this process
-    if not _NAME:
+    if not _name:
         return
     if name not in POINTS:
         msg = f"{name!r} is not a declared failpoint"
         raise RuntimeError(msg)
-    if _NAME == "trace":
+    if _name == "trace":
         REACHED.append(name)
-    elif name == _NAME:
+    elif name == _name:
         _left -= 1
         if _left == 0:
             os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-__all__ = ["POINTS", "REACHED", "reach"]
+arm(os.environ.get("LEPTON_FAILPOINT", ""))
+
+__all__ = ["POINTS", "REACHED", "arm", "reach"]

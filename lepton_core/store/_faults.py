@@ -88,7 +88,7 @@ def guard(what: str) -> Iterator[None]:
     try:
         with disk_errors(what):
             yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: SQLite quotes a bad byte
         raise _from_sqlite(what, error) from error
     except OSError as error:
         if error.errno in _FULL_ERRNO:
@@ -96,7 +96,7 @@ def guard(what: str) -> Iterator[None]:
         raise
 
 
-def _from_sqlite(what: str, error: sqlite3.Error) -> LeptonError:
+def _from_sqlite(what: str, error: sqlite3.Error | UnicodeDecodeError) -> LeptonError:
     extended = getattr(error, "sqlite_errorcode", None)
     code = None if extended is None else extended & 0xFF
     if code in _BUSY:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 FILE = "metrics.db"
 KEEP_ROWS = 100_000
-_TABLE = """CREATE TABLE IF NOT EXISTS metrics(
+_TABLE = """CREATE TABLE metrics(
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, body TEXT NOT NULL,
     sum TEXT NOT NULL) STRICT"""
-_INDEX = "CREATE INDEX IF NOT EXISTS metrics_by_name ON metrics(name, id)"
+_INDEX = "CREATE INDEX metrics_by_name ON metrics(name, id)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,7 @@ class MetricsLog:
                 self._connection, self._pid = None, os.getpid()
             if self._connection is None and (create or self._place.exists()):
                 self._connection = connect(self._place, self._timeout, "NORMAL")
-                self._connection.execute(_TABLE)
-                self._connection.execute(_INDEX)
+                _make_tables(self._connection)
             yield self._connection
 
     def write(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -146,16 +145,32 @@ class MetricsLog:
             self._connection = None
 
 
+def _make_tables(connection: sqlite3.Connection) -> None:
+    """Make the tables in a new file only: what is missing from an old one is damage."""
+    if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            connection.execute(_TABLE)
+            connection.execute(_INDEX)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
 def _integrity(connection: sqlite3.Connection) -> list[str]:
     rows = connection.execute("PRAGMA integrity_check").fetchall()
     found = [text for (text,) in rows if text != "ok"]
-    expected = {_TABLE.replace("IF NOT EXISTS ", ""), _INDEX.replace("IF NOT EXISTS ", "")}
-    there = {
-        sql
-        for (sql,) in connection.execute(
-            "SELECT sql FROM sqlite_schema WHERE name IN ('metrics', 'metrics_by_name')"
-        )
-    }
+    there = connection.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rootpage"
+    ).fetchall()
+    expected = [
+        ("table", "metrics", "metrics", _TABLE),
+        ("table", "sqlite_sequence", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)"),
+        ("index", "metrics_by_name", "metrics", _INDEX),
+    ]
     if there != expected:
         found.append("its tables are not those that were made")
     return found

@@ -76,8 +76,9 @@ class _Checker:
         for (text,) in self._query("PRAGMA integrity_check"):
             if text != "ok":
                 self.report("database", "ledger.db", text)
-        there = dict(self._query("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"))
-        if there != TABLES:
+        there = self._query("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+        expected = {(sql.split()[1].lower(), name, sql) for name, sql in TABLES.items()}
+        if set(there) != expected:
             self.report("database", "ledger.db", "its tables are not those that were made")
 
     def head(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from lepton_core.store import Store, _failpoints
@@ -78,7 +79,26 @@ def churn(root, extra):
         print("done")
 
 
-JOBS = {f.__name__: f for f in (deploy, promote, rollback, setting, gc, race, churn)}
+def server(root, extra):
+    """Run one job per line of standard input in a fork, and print how it ended."""
+    for line in sys.stdin:
+        job, where, what, failpoint = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            try:
+                _failpoints.arm(failpoint)
+                JOBS[job](where, what)
+                if failpoint == "trace":
+                    print(json.dumps(_failpoints.REACHED), flush=True)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+JOBS = {f.__name__: f for f in (deploy, promote, rollback, setting, gc, race, churn, server)}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "")
