@@ -146,6 +146,8 @@ def _density(left: Array, right: Array) -> dict[str, Any] | None:
         x, y = (np.clip(p[good], low, high) for p in pair)
         counts += np.histogram2d(x, y, bins=DENSITY, range=[(low, high)] * 2)[0].astype(np.int64)
     at = np.argwhere(counts)
+    if not len(at):
+        return None
     cells = [[int(x), int(y), int(counts[x, y])] for x, y in at]
     return {"low": low, "high": high, "bins": DENSITY, "cells": cells}
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import staging
 from lepton_core._proof import Prover, Yardstick, choose_rows
+from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError, UsageError
 from lepton_core.evaluate import evaluate_isolated
+from lepton_core.executor import LocalExecutor
 from lepton_core.planner import Step, plan_for_target, reachable
 from lepton_core.porting import PortResult
 from lepton_core.sources import resolve
@@ -69,6 +70,7 @@ class PortJob:
         self._lock = threading.Lock()
         self._scratch = Path()
         self._number = 0
+        self._cancelled = threading.Event()
 
     # --- the run ------------------------------------------------------------------------------
 
@@ -147,7 +149,9 @@ class PortJob:
         return self._context_at(workdir)
 
     def _context_at(self, workdir: Path) -> Context:
-        return Context(workdir, self.options.seed, self.reporter, self.options.limits)
+        return Context(
+            workdir, self.options.seed, self.reporter, self.options.limits, self._cancelled
+        )
 
     def _inspect(self, model: Model) -> Model:
         import tempfile
@@ -231,9 +235,8 @@ class PortJob:
                 self._build(stage, yardstick, model, one)
                 advance(1)
 
-        with ThreadPoolExecutor(max(1, len(groups))) as threads:
-            for future in [threads.submit(work, group) for group in groups.values()]:
-                future.result()
+        with LocalExecutor(len(groups), cancelled=self._cancelled) as executor:
+            executor.map(work, groups.values())
         return built
 
     def _share_prefix(self, model: Model, built: list[Built]) -> None:
@@ -269,7 +272,7 @@ class PortJob:
                 one.model, one.facts = part.model, {**facts, **part.facts}
                 one.warnings = (*warned, *part.warnings)
             else:
-                one.model, one.facts = _copied(before, folder), facts
+                one.model, one.facts = copy_artifact(before, folder), facts
             one.outputs = self._evaluate(yardstick, one)
         except _FATAL:
             raise
@@ -330,17 +333,6 @@ class PortJob:
 def _better(old: dict[str, float] | None, new: dict[str, float]) -> dict[str, float]:
     """Return the round that was disturbed less."""
     return new if old is None or new["p50_ms"] < old["p50_ms"] else old
-
-
-def _copied(model: Model, folder: Path) -> Model:
-    """Copy an artifact that needs no conversion, so that the result stands on its own."""
-    source = Path(model.path)
-    place = folder / source.name
-    if source.is_dir():
-        shutil.copytree(source, place)
-    else:
-        shutil.copyfile(source, place)
-    return model.evolve(path=str(place))
 
 
 def _source_facts(model: Model, yardstick: Yardstick) -> dict[str, Any]:

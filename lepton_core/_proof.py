@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import environment
+from lepton_core.artifacts import artifact_size
 from lepton_core.passport import Passport, dump_passport, make_passport
 from lepton_core.samples import match, random_samples, split
 from lepton_core.types import EvaluateResult, Model, Variant
@@ -136,7 +137,8 @@ class Prover:
             session_facts=one.outputs.facts,
             latency=_latency(one.latency, one.outputs),
             source_latency=_latency(yardstick.latency, yardstick.reference),
-            size_bytes=_size(Path(one.model.path)),
+            size_bytes=artifact_size(one.model),
+            source_size_bytes=artifact_size(yardstick.model),
             environment=self._environment(one),
             warnings=one.warnings,
             created=self._created,
@@ -205,25 +207,23 @@ class Prover:
     def write_pages(self, result: PortResult) -> None:
         """Write the page of the run and one for each passport."""
         from lepton_core.report import render_passport, render_port
+        from lepton_core.report.thumbnails import worst_pictures
 
-        passports = []
+        links: list[str | None] = []
         for variant in result.variants:
             if variant.passport is None:
+                links.append(None)
                 continue
-            passports.append(dict(variant.passport))
-            place = Path(variant.passport.path).relative_to(self.out)
-            page = (self.stage / place).with_suffix(".html")
-            page.write_text(render_passport(dict(variant.passport)), encoding="utf-8")
-        pictures = self._pictures(result)
-        page = self.stage / result.report.relative_to(self.out)
-        page.write_text(
-            render_port(result.to_dict(), passports, pictures=pictures), encoding="utf-8"
-        )
-
-    def _pictures(self, result: PortResult) -> Any:  # noqa: ANN401 - the report's own type
-        if not self.options.show_samples:
-            return None
-        return self.yardstick.held_out
+            page = Path(variant.passport.path).relative_to(self.out).with_suffix(".html")
+            passport = dict(variant.passport)
+            shown = self.options.show_samples
+            pictures = worst_pictures(passport, self.yardstick.held_out) if shown else None
+            html = render_passport(passport, pictures=pictures)
+            (self.stage / page).write_text(html, encoding="utf-8")
+            links.append(page.as_posix())
+        passports = [v.passport and dict(v.passport) for v in result.variants]
+        html = render_port(result.to_dict(), passports, pages=links)
+        (self.stage / result.report.name).write_text(html, encoding="utf-8")
 
 
 def _reason(one: Built) -> str:
@@ -267,9 +267,3 @@ def _latency(measured: Mapping[str, float] | None, run: EvaluateResult) -> dict[
         "runs": int(measured["runs"]),
         "threads": run.facts.get("threads"),
     }
-
-
-def _size(path: Path) -> int:
-    """Return the bytes of an artifact and of what lies beside it (external weights)."""
-    folder = path.parent
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

@@ -7,29 +7,32 @@ plugin raises beside :class:`~lepton_core.errors.LeptonError` into a failure tha
 
 from __future__ import annotations
 
-import time
-import warnings
+import contextlib
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from lepton_core import types
 from lepton_core._plugin_checks import check_backends
+from lepton_core._stages import Stage
 from lepton_core.catalogue import KNOWN
+from lepton_core.context import Session
 from lepton_core.errors import (
     LeptonError,
+    PluginConflictError,
     PluginFailureError,
     PluginNotInstalledError,
     UnsupportedOperationError,
+    WorkerCrashError,
 )
 from lepton_core.files import disk_errors, is_disk_error
 from lepton_core.planner import Plan, Step, plan_for_target
-from lepton_core.registry import PluginWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from lepton_core.capabilities import PluginInfo
-    from lepton_core.context import Context, Session
+    from lepton_core.context import Context
     from lepton_core.registry import Registry
     from lepton_core.types import Model
     from lepton_core.workers import WorkerPool
@@ -58,6 +61,8 @@ class Hooks:
     def __init__(self, registry: Registry, pool: WorkerPool | None = None) -> None:
         self.registry = registry
         self.pool = pool
+        self._stand_ins: dict[str, object] = {}
+        self._lock = threading.Lock()
 
     # --- the verbs ----------------------------------------------------------------------------
 
@@ -91,9 +96,16 @@ class Hooks:
         """Convert along the planned path; see :meth:`.LeptonSpecs.lepton_convert`."""
         facts: dict[str, Any] = {}
         warned: list[str] = []
-        for step in self.plan(model, request).steps:
+        steps = self.plan(model, request).steps
+        for number, step in enumerate(steps):
             context.checkpoint()
-            part = self.convert_step(model, step, request, context)
+            place = context
+            if len(steps) > 1:  # a hook finds its workdir empty
+                place = replace(
+                    context, workdir=context.workdir / f"{number:02d}-{step.edge.result}"
+                )
+                place.workdir.mkdir(parents=True, exist_ok=True)
+            part = self.convert_step(model, step, request, place)
             facts.update(part.facts)
             warned.extend(part.warnings)
             model = part.model
@@ -148,6 +160,8 @@ class Hooks:
 
     def open(self, model: Model, request: types.OpenRequest, context: Context) -> Session:
         """Open a session in this process; see :meth:`.LeptonSpecs.lepton_open`."""
+        if request.target not in self.registry.records:
+            self.registry.target(request.target)  # says what is near, hidden or not installed
         info = self.registry.info(request.target)
         if info.opens_format(model.format) is None:
             formats = ", ".join(o.format for o in info.opens) or "nothing"
@@ -168,10 +182,12 @@ class Hooks:
 
         Raises:
             PluginNotInstalledError: No installed plugin reads it.
+            PluginConflictError: More than one does.
         """
-        for name, info in self.registry.infos().items():
-            if any(source.id == format_id for source in info.sources):
-                return name
+        infos = self.registry.infos()
+        readers = [n for n, i in infos.items() if any(s.id == format_id for s in i.sources)]
+        if readers:
+            return self._only(readers, f"reading the format {format_id!r}")
         raise PluginNotInstalledError(
             "LPT-PLUG-001",
             f"No installed plugin reads the format {format_id!r}",
@@ -211,12 +227,17 @@ class Hooks:
 
         Raises:
             PluginNotInstalledError: It is not installed; says how far it is supported.
+            PluginConflictError: Two plugins are this engine.
         """
         from lepton_core.capabilities import ExtensionInfo
 
-        for name, info in self.registry.infos().items():
-            if name == engine or (isinstance(info, ExtensionInfo) and info.engine == engine):
-                return name
+        engines = [
+            name
+            for name, info in self.registry.infos().items()
+            if name == engine or (isinstance(info, ExtensionInfo) and info.engine == engine)
+        ]
+        if engines:
+            return self._only(engines, f"the engine {engine!r}")
         known = KNOWN.get(engine)
         support = known.support.value if known else "unknown"
         raise PluginNotInstalledError(
@@ -224,6 +245,16 @@ class Hooks:
             f"`{verb}` needs the engine {engine!r}, which is not installed; support: {support}",
             remedy=known.remedy if known else "`lepton plugins` lists what is installed.",
             details={"verb": verb, "engine": engine, "support": support},
+        )
+
+    def _only(self, names: list[str], what: str) -> str:
+        if len(names) == 1:
+            return names[0]
+        raise PluginConflictError(
+            "LPT-PLUG-012",
+            f"{len(names)} plugins claim {what}",
+            cause=", ".join(f"{name} ({self.registry.record(name).origin})" for name in names),
+            remedy="Switch all but one off with LEPTON_DISABLED_PLUGINS.",
         )
 
     # --- one call -----------------------------------------------------------------------------
@@ -258,7 +289,7 @@ class Hooks:
                 result = self._call_worker(verb, owner, model, request, context)
             else:
                 result = self._call_here(verb, owner, model, request, context)
-        return self._checked(verb, info, result)
+            return self._checked(verb, info, result)
 
     def _check_declared(self, verb: str, info: PluginInfo) -> None:
         declared = info.capability(verb)
@@ -291,7 +322,10 @@ class Hooks:
     ) -> object:
         """Call the owner's own hook and nothing around it; what a worker process does."""
         plugin = self.registry.load(owner)
-        return self._call_hook(verb, owner, plugin, (model, request, context), wrapped=False)
+        result = self._call_hook(verb, owner, plugin, (model, request, context), wrapped=False)
+        if result is None:  # declining is answered where the call came from
+            return None
+        return self._checked(verb, self.registry.info(owner), result)
 
     def _call_worker(
         self,
@@ -302,18 +336,23 @@ class Hooks:
         context: Context,
     ) -> object:
         """Run the owner's hook in its worker; wrappers run here, around a stand-in for it."""
+        self.registry.load_always()
+        return self._call_hook(verb, owner, self._stand_in(owner), (model, request, context))
+
+    def _stand_in(self, owner: str) -> object:
+        """Return the object that sends a plugin's hooks to its worker, registered once."""
         from lepton_core.workers import Remote
 
         if self.pool is None:
             msg = "a remote call needs a worker pool"
             raise RuntimeError(msg)
-        self.registry.load_always()
-        manager, name = self.registry.manager, f"{owner}@worker"
-        stand_in = manager.get_plugin(name)
-        if stand_in is None:
-            stand_in = Remote(self.pool, owner)
-            manager.register(stand_in, name=name)
-        return self._call_hook(verb, owner, stand_in, (model, request, context))
+        with self._lock:
+            if owner not in self._stand_ins:
+                stand_in = Remote(self.pool, owner)
+                # Other hooks may share the registry, with a pool of their own.
+                self.registry.manager.register(stand_in, f"{owner}@worker-{id(stand_in)}")
+                self._stand_ins[owner] = stand_in
+            return self._stand_ins[owner]
 
     def _call_hook(
         self,
@@ -332,11 +371,29 @@ class Hooks:
             if impl.plugin is not plugin and not (wrapped and (impl.wrapper or impl.hookwrapper))
         ]
         caller = manager.subset_hook_caller(name, remove_plugins=others)
-        try:
+        with self.guarded(verb, owner):
             return caller(**dict(zip(("model", "request", "context"), arguments, strict=True)))
+
+    @contextlib.contextmanager
+    def guarded(self, verb: str, owner: str) -> Iterator[None]:
+        """Turn what a plugin raises unexpectedly into a failure that names it.
+
+        Raises:
+            PluginFailureError: It raised something beside ``LeptonError`` and disk errors.
+            WorkerCrashError: It ran out of memory.
+        """
+        try:
+            yield
         except LeptonError:
             raise
-        except Exception as error:
+        except MemoryError as error:
+            raise WorkerCrashError(
+                "LPT-WORK-004",
+                f"`{verb}` by the plugin {owner!r} ran out of memory",
+                cause=str(error) or None,
+                remedy="Use a smaller batch or model, or a machine with more memory.",
+            ) from error
+        except (Exception, SystemExit) as error:  # some backends call sys.exit
             if is_disk_error(error):
                 raise
             record = self.registry.record(owner)
@@ -358,11 +415,11 @@ class Hooks:
                 remedy="`lepton check MODEL --to TARGET` says what would fit.",
                 details={"plugin": info.id, "verb": verb, "support": support},
             )
-        expected = RESULTS.get(verb)
-        if expected is not None and not isinstance(result, expected):
+        expected = RESULTS.get(verb, Session)
+        if not isinstance(result, expected):
             raise PluginFailureError(
                 "LPT-PLUG-011",
-                f"The plugin {info.id!r} ({info.distribution}) returned a "
+                f"The plugin {info.id!r} ({self.registry.record(info.id).origin}) returned a "
                 f"{type(result).__name__} from `{verb}`, expected a {expected.__name__}",
                 remedy="Report this to the plugin's makers.",
             )
@@ -370,46 +427,9 @@ class Hooks:
 
     # --- stage events -------------------------------------------------------------------------
 
-    def stage(self, event: types.StageEvent) -> _Stage:
+    def stage(self, event: types.StageEvent) -> Stage:
         """Announce a stage to observers around a ``with`` block."""
-        return _Stage(self, event)
-
-    def announce(self, name: str, event: types.StageEvent) -> None:
-        """Tell every observer; what one of them raises is a warning and nothing more."""
-        manager = self.registry.manager
-        observers = getattr(manager.hook, name).get_hookimpls()
-        for one in observers:
-            others = [impl.plugin for impl in observers if impl.plugin is not one.plugin]
-            try:
-                manager.subset_hook_caller(name, remove_plugins=others)(event=event)
-            except Exception as error:  # an observer never stops the work
-                warnings.warn(
-                    f"observer {manager.get_name(one.plugin)!r} failed at {name}: "
-                    f"{type(error).__name__}: {error}",
-                    PluginWarning,
-                    stacklevel=2,
-                )
-
-
-class _Stage:
-    def __init__(self, hooks: Hooks, event: types.StageEvent) -> None:
-        self._hooks = hooks
-        self._event = event
-        self._began = 0.0
-
-    def __enter__(self) -> None:
-        self._hooks.registry.load_always()
-        self._began = time.perf_counter()
-        self._hooks.announce("lepton_stage_started", self._event)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        done = replace(
-            self._event,
-            status="ok" if error is None else "failed",
-            seconds=time.perf_counter() - self._began,
-            error_code=getattr(error, "code", None),
-        )
-        self._hooks.announce("lepton_stage_finished", done)
+        return Stage(self.registry, event)
 
 
 __all__ = ["RESULTS", "Hooks"]

@@ -30,6 +30,12 @@ def _read(path: Path) -> str | None:
         return None
 
 
+def _numbers(path: Path) -> list[int]:
+    """Return the numbers in a file; empty if it is not there or says something else ("max")."""
+    parts = (_read(path) or "").split()
+    return [int(p) for p in parts] if all(p.lstrip("-").isdecimal() for p in parts) else []
+
+
 def _ancestors(directory: Path) -> list[Path]:
     """Return *directory* and its parents up to the cgroup root; each may set a limit."""
     chain = [directory, *directory.parents]
@@ -43,13 +49,12 @@ def cgroup_cpus() -> float | None:
     """
     quotas = []
     for directory in _ancestors(_cgroup_directory()):
-        parts = (_read(directory / "cpu.max") or "").split()
-        if len(parts) == 2 and parts[0] != "max":
-            quotas.append(int(parts[0]) / int(parts[1]))
-    quota = _read(_CGROUP / "cpu/cpu.cfs_quota_us")
-    period = _read(_CGROUP / "cpu/cpu.cfs_period_us")
-    if not quotas and quota and period and int(quota) > 0:
-        quotas.append(int(quota) / int(period))
+        numbers = _numbers(directory / "cpu.max")
+        if len(numbers) == 2 and numbers[1] > 0:
+            quotas.append(numbers[0] / numbers[1])
+    v1 = [*_numbers(_CGROUP / "cpu/cpu.cfs_quota_us"), *_numbers(_CGROUP / "cpu/cpu.cfs_period_us")]
+    if not quotas and len(v1) == 2 and min(v1) > 0:
+        quotas.append(v1[0] / v1[1])
     return min(quotas, default=None)
 
 
@@ -57,12 +62,10 @@ def cgroup_memory() -> int | None:
     """Return this container's memory limit in bytes, or ``None`` without one."""
     limits = []
     for directory in _ancestors(_cgroup_directory()):
-        text = _read(directory / "memory.max")
-        if text and text != "max":
-            limits.append(int(text))
-    v1 = _read(_CGROUP / "memory/memory.limit_in_bytes")
-    if not limits and v1 and int(v1) < 1 << 60:
-        limits.append(int(v1))
+        limits.extend(_numbers(directory / "memory.max")[:1])
+    v1 = _numbers(_CGROUP / "memory/memory.limit_in_bytes")
+    if not limits and v1 and v1[0] < 1 << 60:
+        limits.append(v1[0])
     return min(limits, default=None)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +28,13 @@ def digest_path(path: str | Path) -> str:
         OSError: It cannot be read.
     """
     path = Path(path)
-    if path.is_file():
+    if not path.is_dir():
         with path.open("rb") as stream:
             return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
     tree = hashlib.sha256()
-    for member in sorted(p for p in path.rglob("*") if p.is_file()):
-        name = member.relative_to(path).as_posix()
-        tree.update(f"{len(name)}:{name}={digest_path(member)}\n".encode())
+    members = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
+    for name in sorted(members):  # as text: paths sort differently on Windows
+        tree.update(f"{len(name)}:{name}={digest_path(members[name])}\n".encode())
     return f"sha256:{tree.hexdigest()}"
 
 
@@ -93,16 +92,16 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     path = Path(path)
     payload = data.encode() if isinstance(data, str) else data
     with disk_errors(str(path)):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".lepton-{os.urandom(8).hex()}.tmp")
         try:
-            with os.fdopen(handle, "wb") as stream:
+            # Unlike tempfile's 0600, a new file gets the mode that the user's umask says.
+            with temporary.open("xb") as stream:
                 stream.write(payload)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 

@@ -39,25 +39,16 @@ class Plan:
         return ", ".join(map(str, self.steps)) or f"{self.source} as it is"
 
 
-def owned_edges(infos: Mapping[str, PluginInfo]) -> dict[tuple[str, str], tuple[str, Edge]]:
-    """Return every declared edge with its one owner.
+Owned = dict[tuple[str, str], list[tuple[str, "Edge"]]]
+"""Declared edges by (source, result), each with its owner; more than one owner is a conflict."""
 
-    Raises:
-        PluginConflictError: Two plugins declare the same edge.
-    """
-    owned: dict[tuple[str, str], tuple[str, Edge]] = {}
+
+def owned_edges(infos: Mapping[str, PluginInfo]) -> Owned:
+    """Return every declared edge with the plugins that declare it."""
+    owned: Owned = {}
     for owner, info in infos.items():
         for edge in info.edges:
-            key = (edge.source, edge.result)
-            if key in owned:
-                raise PluginConflictError(
-                    "LPT-PLUG-008",
-                    f"The conversion {edge.source} -> {edge.result} is claimed by two plugins",
-                    cause=f"{owned[key][0]} ({infos[owned[key][0]].distribution}) and "
-                    f"{owner} ({info.distribution})",
-                    remedy="Switch one off with LEPTON_DISABLED_PLUGINS.",
-                )
-            owned[key] = (owner, edge)
+            owned.setdefault((edge.source, edge.result), []).append((owner, edge))
     return owned
 
 
@@ -66,7 +57,8 @@ def plan(
 ) -> Plan:
     """Find the cheapest path from one format to another.
 
-    Every step before the last stays in fp32; the last one takes the asked precision.
+    Every step before the last stays in fp32; the last one takes the asked precision. Two plugins
+    that declare one edge are an error only if the path leads over it.
 
     Args:
         source: Format id to start from.
@@ -79,7 +71,7 @@ def plan(
 
     Raises:
         PlanError: There is no path.
-        PluginConflictError: Two plugins declare the same edge.
+        PluginConflictError: Two plugins declare an edge of the path.
     """
     if source == result and precision == "fp32":
         return Plan(source, result, ())
@@ -90,33 +82,38 @@ def plan(
         cost, hops, path, here = heapq.heappop(queue)
         if here == result and hops:
             steps = tuple(
-                _step(owned[pair], precision if pair[1] == result else "fp32")
+                _step(owned[pair], precision if pair[1] == result else "fp32", infos)
                 for pair in itertools.pairwise(path)
             )
             return Plan(source, result, steps)
         if here in done:
             continue
         done.add(here)
-        for (start, end), (_, edge) in owned.items():
+        for (start, end), declared in owned.items():
             wanted = precision if end == result else "fp32"
-            if start == here and wanted in edge.precisions:
-                heapq.heappush(queue, (cost + edge.cost, hops + 1, (*path, end), end))
+            costs = [edge.cost for _, edge in declared if wanted in edge.precisions]
+            if start == here and costs:
+                heapq.heappush(queue, (cost + min(costs), hops + 1, (*path, end), end))
     raise _no_path(source, result, precision, owned)
 
 
-def _step(owned: tuple[str, Edge], precision: str) -> Step:
-    owner, edge = owned
+def _step(
+    declared: list[tuple[str, Edge]], precision: str, infos: Mapping[str, PluginInfo]
+) -> Step:
+    owner, edge = declared[0]
+    if len(declared) > 1:
+        raise PluginConflictError(
+            "LPT-PLUG-008",
+            f"The conversion {edge.source} -> {edge.result} is claimed by {len(declared)} plugins",
+            cause=", ".join(f"{name} ({infos[name].distribution})" for name, _ in declared),
+            remedy="Switch all but one off with LEPTON_DISABLED_PLUGINS.",
+        )
     return Step(owner, edge, precision)
 
 
-def _no_path(
-    source: str,
-    result: str,
-    precision: str,
-    owned: Mapping[tuple[str, str], tuple[str, Edge]],
-) -> PlanError:
-    into = [(owner, edge) for (_, end), (owner, edge) in owned.items() if end == result]
-    offered = sorted({p for _, edge in into for p in edge.precisions})
+def _no_path(source: str, result: str, precision: str, owned: Owned) -> PlanError:
+    into = [edge for (_, end), declared in owned.items() if end == result for _, edge in declared]
+    offered = sorted({p for edge in into for p in edge.precisions})
     if into and precision not in offered:
         return PlanError(
             "LPT-PLAN-002",
@@ -139,16 +136,14 @@ def _no_path(
 def reachable(source: str, infos: Mapping[str, PluginInfo]) -> list[tuple[Step, ...]]:
     """Return the paths in fp32 to every format that can be reached, nearest first.
 
-    The first is the empty path: the source as it is.
-
-    Raises:
-        PluginConflictError: Two plugins declare the same edge.
+    The first is the empty path: the source as it is. Paths over an edge that two plugins declare
+    are left out.
     """
     plans = [Plan(source, source, ())]
     for result in sorted({end for _, end in owned_edges(infos)} - {source}):
         try:
             plans.append(plan(source, result, infos))
-        except PlanError:
+        except (PlanError, PluginConflictError):
             continue
     plans.sort(key=lambda p: (sum(s.edge.cost for s in p.steps), len(p.steps)))
     return [p.steps for p in plans]

@@ -7,6 +7,7 @@ directory), never by trying loaders one after the other.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,25 @@ def resolve(text: str, registry: Registry) -> Model:
         SourceError: There is no such file, or no plugin declares its kind.
         PluginNotInstalledError: A plugin that is not installed would read it.
     """
+    try:
+        return _resolve(text, registry)
+    except (OSError, ValueError, RuntimeError) as error:  # no file system takes such a name
+        raise SourceError(
+            "LPT-SRC-001",
+            f"There is no model {_shortened(text)!r}",
+            cause=str(error),
+            remedy="Give model.onnx, file.py:factory, model.pt2, or a Hugging Face directory.",
+        ) from error
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _resolve(text: str, registry: Registry) -> Model:
     formats = [s for info in registry.infos().values() for s in info.sources]
+    if not text.strip():
+        raise _missing(text, Path(text))
     name, entry = (text, None) if Path(text).expanduser().exists() else split_entry(text)
     path = Path(name).expanduser()
     if path.exists():
@@ -80,11 +99,10 @@ def _of_existing(
 
 def _could_be_name(text: str) -> bool:
     """A hub's name is ``owner/name`` or ``name`` with no suffix that a file would have."""
-    parts = text.split("/")
-    plain = all(part and not part.startswith(".") for part in parts)
-    return plain and len(parts) <= 2 and Path(text).suffix.lower() not in _FILE_SUFFIXES
+    return bool(_HUB_NAME.fullmatch(text)) and Path(text).suffix.lower() not in _FILE_SUFFIXES
 
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _FILE_SUFFIXES = {".onnx", ".pt2", ".pt", ".pth", ".py", ".tflite", ".xml", ".mlpackage", ".npz"}
 
 

@@ -20,8 +20,7 @@ HERE = Path(__file__).resolve().parent
 def run(*command: str, cwd: Path) -> int:
     """Run a command where a user would, show it first, and return its exit code."""
     print(f"\n$ {shlex.join(command)}", flush=True)
-    executable = Path(sys.executable).with_name(command[0])
-    found = str(executable) if executable.exists() else command[0]
+    found = shutil.which(command[0], path=Path(sys.executable).parent) or command[0]
     return subprocess.run([found, *command[1:]], cwd=cwd, check=False).returncode
 
 
@@ -35,7 +34,7 @@ def main() -> int:
     source.mkdir(parents=True, exist_ok=True)
     shutil.copy(HERE / "digits.py", source)
     print("A small convolutional network, trained on scikit-learn's handwritten digits.")
-    code = run(sys.executable, "digits.py", cwd=source)
+    code = run("python", "digits.py", cwd=source)
     if code:
         return code
     code = run(

@@ -28,11 +28,16 @@ MAX_HISTOGRAMS = 12
 """Outputs whose histogram is drawn, those nearest to their limit; the table lists all."""
 
 
-def render_passport(passport: Mapping[str, Any]) -> str:
+def render_passport(
+    passport: Mapping[str, Any], *, pictures: Mapping[int, str] | None = None
+) -> str:
     """Return a passport as an HTML page.
 
     Args:
         passport: A passport of schema 1.
+        pictures: ``data:`` URI of a worst sample by its row number
+            (:func:`lepton_core.report.thumbnails.worst_pictures`); none by default, because
+            samples are stored only when that is asked for.
 
     Raises:
         LeptonError: ``LPT-PASS-001`` or ``LPT-PASS-002``, it is not one.
@@ -45,6 +50,7 @@ def render_passport(passport: Mapping[str, Any]) -> str:
     ]
     return _template("passport.html.j2").render(
         p=passport,
+        pictures=pictures or {},
         grid=charts.sample_grid(passport),
         density=charts.density(passport),
         bound=charts.bound_scale(passport),

@@ -24,8 +24,8 @@ def number(value: Any, digits: int = 3) -> str:  # noqa: ANN401 - a number as it
     exponent = math.floor(math.log10(abs(found)))
     if -3 <= exponent < 6:
         return f"{found:.{digits}g}" if exponent < digits else f"{found:,.0f}"
-    mantissa = f"{found / 10.0**exponent:.{max(0, digits - 2)}f}"
-    return f"{mantissa} {_TIMES} 10{str(exponent).translate(_SUPERSCRIPTS)}"
+    mantissa, power = f"{found:.{max(0, digits - 2)}e}".split("e")
+    return f"{mantissa} {_TIMES} 10{str(int(power)).translate(_SUPERSCRIPTS)}"
 
 
 def cosine(value: Any) -> str:  # noqa: ANN401 - a number as it stands in JSON
@@ -46,14 +46,12 @@ def size(value: int | None) -> str:
         return _MISSING
     if value < 1000:
         return f"{value} B"
-    for unit, scale in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
-        if value < scale * 1000 or unit == "GB":
-            return (
-                f"{value / scale:.3g} {unit}"
-                if value < scale * 999.5
-                else f"{value / scale:.0f} {unit}"
-            )
-    return str(value)
+    shown, unit = value / 1e3, "kB"
+    for larger in ("MB", "GB"):
+        if shown < 999.5:
+            break
+        shown, unit = shown / 1e3, larger
+    return f"{shown:.3g} {unit}" if shown < 999.5 else f"{shown:,.0f} {unit}"
 
 
 def milliseconds(value: float | None) -> str:

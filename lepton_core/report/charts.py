@@ -160,7 +160,7 @@ def error_histogram(name: str, output: Mapping[str, Any], limit: float) -> Marku
     shares = _shares(histogram)
     marks = _marks(output, limit)
     span = _span(shares, [m for m, *_ in marks], first, per)
-    left, top, width, height = 64.0, 24.0, 440.0, 250.0
+    left, top, width, height = 74.0, 24.0, 436.0, 250.0
     top_share = max([*shares, histogram["zero"] / max(1, output["compared"])]) or 1.0
 
     def x(log: float) -> float:
@@ -177,10 +177,10 @@ def error_histogram(name: str, output: Mapping[str, Any], limit: float) -> Marku
     tall = height * zero / top_share
     body = [
         *_decades(span, x, top, height),
-        svg.line(left - 46, top + height, left + width, top + height, "base"),
+        svg.line(left - 70, top + height, left + width, top + height, "base"),
         svg.bars(boxes, "bar"),
-        svg.bars([(18, top + height - tall, 24, tall)] if zero else [], "bar exact"),
-        svg.text(30, top + height + 17, "equal", "tick", "middle"),
+        svg.bars([(10, top + height - tall, 26, tall)] if zero else [], "bar exact"),
+        svg.text(23, top + height + 17, "equal", "tick", "middle"),
     ]
     for log, label, kind, anchor in marks:
         if span[0] <= log <= span[1]:
@@ -207,8 +207,7 @@ def _marks(output: Mapping[str, Any], limit: float) -> list[tuple[float, str, st
     typical = decode_number(output.get("rms_error"))
     allowed = decode_number(output.get("rms_reference")) * limit
     values = [(typical, "typical (RMS)", "typical"), (allowed, "limit", "limit")]
-    found = [(math.log10(v), *rest) for v, *rest in values if v > 0 and math.isfinite(v)]
-    found.sort(key=lambda mark: mark[0])
+    found = sorted((math.log10(v), t, k) for v, t, k in values if v > 0 and math.isfinite(v))
     # Labels lean away from each other, so that marks may be close.
     return [
         (log, label, kind, "start" if i else "end") for i, (log, label, kind) in enumerate(found)

@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core import codec
 from lepton_core.context import Context
-from lepton_core.errors import LeptonError, WorkerCrashError
+from lepton_core.errors import (
+    LeptonError,
+    PluginFailureError,
+    UsageError,
+    WorkerCrashError,
+)
 from lepton_core.types import Limits
 from lepton_core.workers import protocol
 
@@ -117,17 +122,52 @@ def _answer(hooks: Hooks, message: dict[str, Any], outlet: _Outlet) -> dict[str,
     if message["verb"] == "evaluate":
         from lepton_core.evaluate import evaluate
 
-        return {"result": codec.tagged(evaluate(hooks, model, request, context))}
-    result = hooks.call_owner(message["verb"], message["owner"], model, request, context)
-    return {"result": None if result is None else codec.tagged(result)}
+        result: object = evaluate(hooks, model, request, context)
+    else:
+        result = hooks.call_owner(message["verb"], message["owner"], model, request, context)
+    if result is None:
+        return {"result": None}
+    return {"result": _encoded(result, message["verb"], message["owner"])}
+
+
+def _encoded(result: object, verb: str, owner: str) -> dict[str, Any]:
+    """Return a result as a message.
+
+    Raises:
+        PluginFailureError: It holds something that cannot cross the process border.
+    """
+    try:
+        return codec.tagged(result)
+    except UsageError as error:
+        raise PluginFailureError(
+            "LPT-PLUG-013",
+            f"The plugin {owner!r} returned something from `{verb}` that is not plain data",
+            cause=error.cause,
+            remedy="Report this to the plugin's makers.",
+        ) from error
+
+
+def _plain_details(details: dict[str, Any]) -> dict[str, Any]:
+    """Replace what cannot cross by its text, so that the error itself does."""
+    plain = {}
+    for key, value in details.items():
+        try:
+            plain[str(key)] = codec.to_data(value)
+        except UsageError:
+            plain[str(key)] = repr(value)
+    return plain
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
     text = traceback.format_exc()
     if isinstance(error, LeptonError):
-        return {"error": error.to_dict(), "traceback": text}
+        data = error.to_dict()
+        return {"error": {**data, "details": _plain_details(data["details"])}, "traceback": text}
     if isinstance(error, OSError) and error.errno is not None:
-        return {"os_error": [error.errno, str(error)], "traceback": text}
+        parts = [error.errno, error.strerror or str(error)]
+        if error.filename is not None:
+            parts.append(str(error.filename))
+        return {"os_error": parts, "traceback": text}
     return {"exception": [type(error).__name__, str(error)], "traceback": text}
 
 

@@ -5,6 +5,13 @@ every processor; `lepton_kernels.reference` says the same in plain NumPy.
 """
 
 from lepton_kernels._affine import dequantize, integer_limits, quantize
+from lepton_kernels._blocks import (
+    BlockQuantized,
+    dequantize_blocks,
+    pack_int4,
+    quantize_blocks,
+    unpack_int4,
+)
 from lepton_kernels._cast import CastResult, cast_float
 from lepton_kernels._metrics import (
     ERROR_BIN_EDGES,
@@ -25,6 +32,7 @@ from lepton_kernels.errors import KernelError, KernelTypeError
 
 __all__ = [
     "ERROR_BIN_EDGES",
+    "BlockQuantized",
     "CastResult",
     "ErrorAccumulator",
     "ErrorHistogram",
@@ -36,12 +44,16 @@ __all__ = [
     "available_threads",
     "cast_float",
     "dequantize",
+    "dequantize_blocks",
     "error_metrics",
     "integer_limits",
     "minmax",
+    "pack_int4",
     "quantize",
+    "quantize_blocks",
     "quantize_symmetric",
     "scale_from_absmax",
     "scale_symmetric",
     "simd_level",
+    "unpack_int4",
 ]

@@ -38,7 +38,8 @@ def integer_limits(dtype: str, *, narrow: bool = False) -> tuple[int, int]:
         KernelError: `narrow` with an unsigned type.
     """
     try:
-        name = np.dtype(dtype).name
+        # The usual names skip the slow way through NumPy's types.
+        name = dtype if dtype in _LIMITS else np.dtype(dtype).name
     except TypeError as error:
         raise KernelTypeError(f"dtype {dtype!r} is not a type; accepted: int8, uint8") from error
     if name not in _LIMITS:
@@ -123,8 +124,8 @@ def dequantize(
 
     Args:
         q: int8, uint8, int16, uint16 or int32 values of any shape and strides.
-        scale: One value, or one per channel along `axis`; used as float32. Positive, finite and
-            not denormal.
+        scale: One value, or one per channel along `axis`; used as float32. Finite and not
+            denormal; it may be negative.
         zero_point: An integer, or one per channel along `axis`, within the range of the type of
             `q`; 0 for int32.
         axis: The channel axis; None uses one scale for the whole tensor.

@@ -23,15 +23,18 @@ def normalise_axis(axis: int | None, ndim: int) -> int | None:
     return int(axis) % ndim
 
 
+def check_count(name: str, value: int, least: int) -> int:
+    """An integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise KernelTypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if not least <= value < 2**31:
+        raise KernelError(f"{name} must be at least {least} and below 2^31, got {value}")
+    return int(value)
+
+
 def check_threads(threads: int | None) -> int | None:
     """A thread count that the native code accepts."""
-    if threads is None:
-        return None
-    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
-        raise KernelTypeError(f"threads must be an integer or None, got {type(threads).__name__}")
-    if threads < 1:
-        raise KernelError(f"threads must be at least 1, got {threads}")
-    return int(threads)
+    return None if threads is None else check_count("threads", threads, 1)
 
 
 def scale_parameter(scale: ArrayLike, channels: int | None) -> NDArray[np.float32]:
@@ -39,9 +42,10 @@ def scale_parameter(scale: ArrayLike, channels: int | None) -> NDArray[np.float3
     values = np.asarray(scale)
     if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
         raise KernelTypeError(f"scale must be real numbers, got dtype {values.dtype}")
-    with np.errstate(over="ignore", under="ignore"):
-        # A scale that leaves float32's range becomes 0 or infinite and is refused as such.
-        values = np.asarray(values, dtype=np.float32, order="C")
+    if values.dtype != np.float32 or not values.flags.c_contiguous:
+        with np.errstate(over="ignore", under="ignore"):
+            # A scale that leaves float32's range becomes 0 or infinite and is refused as such.
+            values = np.asarray(values, dtype=np.float32, order="C")
     return _one_per_channel(values, channels, "scale", scalar_for_all=False)
 
 

@@ -12,9 +12,12 @@ __all__ = [
     "error_sums",
     "histogram_edges",
     "minmax",
+    "pack_int4",
     "quantize",
+    "quantize_blocks",
     "quantize_symmetric",
     "simd_level",
+    "unpack_int4",
 ]
 
 __version__: str
@@ -61,6 +64,32 @@ def dequantize(
     zero_point: NDArray[np.int64],
     axis: int | None,
     out: NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
+def quantize_blocks(
+    x: NDArray[np.generic],
+    bits: int,
+    size: int,
+    scheme: str,
+    packed: int | None,
+    out: NDArray[np.uint8],
+    out_scale: NDArray[np.float32],
+    out_zero: NDArray[np.uint8],
+    threads: int | None,
+) -> None: ...
+def pack_int4(
+    codes: NDArray[np.uint8],
+    row: int,
+    offset: int,
+    out: NDArray[np.uint8],
+    threads: int | None,
+) -> None: ...
+def unpack_int4(
+    packed: NDArray[np.uint8],
+    row: int,
+    offset: int,
+    signed: bool,
+    out: NDArray[np.uint8],
     threads: int | None,
 ) -> None: ...
 def cast_half(

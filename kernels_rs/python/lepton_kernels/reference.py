@@ -69,6 +69,51 @@ def scale_symmetric(x: NDArray[Any], high: int, axis: int | None = None) -> NDAr
     return np.where(magnitude == 0, np.float32(1), scale)
 
 
+def quantize_blocks(
+    x: NDArray[Any], size: int, bits: int, scheme: str
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
+    """Integers, scales and zero points of blocks along the last axis."""
+    values = np.asarray(x, np.float32)
+    n, half, tiny = values.shape[-1], 1 << (bits - 1), np.finfo(np.float32).tiny
+    starts = range(0, n, size)
+    codes, scales, zeros = np.zeros(values.shape, np.int32), [], []
+    for start in starts:
+        block = values[..., start : start + size]
+        low, high = block.min(axis=-1), block.max(axis=-1)
+        zero, limits = np.zeros(low.shape, np.int32), (1 - half, half - 1)
+        if scheme == "signed_max":
+            extreme = np.where(high > -low, high, low)
+            scale = extreme / np.float32(-half)
+            scale = np.copysign(np.maximum(np.abs(scale), tiny), scale)
+            scale, limits = np.where(extreme == 0, np.float32(1), scale), (-half, half - 1)
+        elif scheme == "absmax":
+            scale = scale_symmetric(block.reshape(-1, block.shape[-1]), half - 1, 0)
+            scale = scale.reshape(low.shape)
+        else:
+            low, high = np.minimum(low, 0), np.maximum(high, 0)
+            width = high.astype(np.float64) - low
+            scale = np.maximum((width / (2 * half - 1)).astype(np.float32), tiny)
+            scale, limits = np.where(width == 0, np.float32(1), scale), (0, 2 * half - 1)
+            zero = np.minimum(np.rint(-low / scale), limits[1]).astype(np.int32)
+        rounded = np.rint(block / scale[..., None])
+        codes[..., start : start + size] = np.clip(rounded + zero[..., None], *limits)
+        scales.append(scale)
+        zeros.append(zero)
+    shape = (*values.shape[:-1], 0)
+    return (
+        codes,
+        np.stack(scales, -1) if scales else np.zeros(shape, np.float32),
+        np.stack(zeros, -1) if zeros else np.zeros(shape, np.int32),
+    )
+
+
+def pack_int4(codes: NDArray[Any], offset: int = 0) -> NDArray[np.uint8]:
+    """Two 4-bit integers to a byte along the last axis, the first low."""
+    nibbles = (codes.astype(np.int32) + offset) & 15
+    even = np.pad(nibbles, [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)])
+    return np.asarray(even[..., ::2] | even[..., 1::2] << 4, np.uint8)
+
+
 def cast_float16(x: NDArray[Any], *, saturate: bool = False) -> tuple[NDArray[Any], int, int]:
     """float16 values, overflows and underflows."""
     values = np.asarray(x, np.float32)

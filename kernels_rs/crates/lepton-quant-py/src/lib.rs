@@ -8,7 +8,7 @@ mod arrays;
 mod border;
 
 use lepton_quant as quant;
-use numpy::{PyReadonlyArray1, PyUntypedArray};
+use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use quant::{Affine, AxisLayout, IntFormat, NanPolicy};
@@ -93,11 +93,94 @@ fn dequantize(
     let input = int_array(q)?;
     let layout = AxisLayout::new(input.shape(), axis).map_err(kernel_error)?;
     let (scale, zero_point) = (readonly_slice(&scale)?, readonly_slice(&zero_point)?);
-    let affine = Affine::new(layout, scale, zero_point, input.format()).map_err(kernel_error)?;
+    let affine =
+        Affine::for_dequantize(layout, scale, zero_point, input.format()).map_err(kernel_error)?;
     refuse_overlap(q, out)?;
     let out = output::<f32>(out, input.shape())?;
     detached(py, threads, |control| {
         quant::dequantize(&input, &affine, out, control)
+    })
+}
+
+/// Quantize blocks along the last axis; write the bits of the integers, scales and zero points.
+#[pyfunction]
+#[pyo3(signature = (x, bits, size, scheme, packed, out, out_scale, out_zero, threads))]
+#[expect(clippy::too_many_arguments, reason = "the signature of the kernel")]
+fn quantize_blocks(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    bits: u32,
+    size: usize,
+    scheme: &str,
+    packed: Option<u8>,
+    out: &Bound<'_, PyUntypedArray>,
+    out_scale: &Bound<'_, PyUntypedArray>,
+    out_zero: &Bound<'_, PyUntypedArray>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let scheme = match scheme {
+        "signed_max" => quant::BlockScheme::SignedMax,
+        "absmax" => quant::BlockScheme::AbsMax,
+        _ => quant::BlockScheme::Asymmetric,
+    };
+    let format = quant::BlockFormat::new(bits, size, scheme, packed).map_err(kernel_error)?;
+    let input = float_array(x)?;
+    for (a, b) in [
+        (x, out),
+        (x, out_scale),
+        (x, out_zero),
+        (out, out_scale),
+        (out, out_zero),
+    ] {
+        refuse_overlap(a, b)?;
+    }
+    refuse_overlap(out_scale, out_zero)?;
+    let target = quant::BlockOutput {
+        codes: output(out, out.shape())?,
+        scale: output(out_scale, out_scale.shape())?,
+        zero_point: output(out_zero, out_zero.shape())?,
+    };
+    detached(py, threads, |control| {
+        quant::quantize_blocks(&input, format, target, control)
+    })
+}
+
+/// Pack rows of 4-bit integers (one to a byte of `codes`) into `out`.
+#[pyfunction]
+#[pyo3(signature = (codes, row, offset, out, threads))]
+fn pack_int4(
+    py: Python<'_>,
+    codes: PyReadonlyArray1<'_, u8>,
+    row: usize,
+    offset: u8,
+    out: &Bound<'_, PyUntypedArray>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    refuse_overlap(codes.as_untyped(), out)?;
+    let codes = readonly_slice(&codes)?;
+    let out = output::<u8>(out, out.shape())?;
+    detached(py, threads, |control| {
+        quant::pack(codes, row, offset, out, control)
+    })
+}
+
+/// Unpack rows of 4-bit integers into `out`, one to a byte.
+#[pyfunction]
+#[pyo3(signature = (packed, row, offset, signed, out, threads))]
+fn unpack_int4(
+    py: Python<'_>,
+    packed: PyReadonlyArray1<'_, u8>,
+    row: usize,
+    offset: u8,
+    signed: bool,
+    out: &Bound<'_, PyUntypedArray>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    refuse_overlap(packed.as_untyped(), out)?;
+    let packed = readonly_slice(&packed)?;
+    let out = output::<u8>(out, out.shape())?;
+    detached(py, threads, |control| {
+        quant::unpack(packed, row, offset, signed, out, control)
     })
 }
 
@@ -240,6 +323,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(quantize, module)?)?;
     module.add_function(wrap_pyfunction!(quantize_symmetric, module)?)?;
     module.add_function(wrap_pyfunction!(dequantize, module)?)?;
+    module.add_function(wrap_pyfunction!(quantize_blocks, module)?)?;
+    module.add_function(wrap_pyfunction!(pack_int4, module)?)?;
+    module.add_function(wrap_pyfunction!(unpack_int4, module)?)?;
     module.add_function(wrap_pyfunction!(cast_half, module)?)?;
     module.add_function(wrap_pyfunction!(minmax, module)?)?;
     module.add_function(wrap_pyfunction!(absmax, module)?)?;

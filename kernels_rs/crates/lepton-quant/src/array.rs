@@ -65,7 +65,12 @@ impl FloatArray<'_> {
         scratch: &mut Scratch,
         mut each: impl FnMut(usize, &[f32]),
     ) {
-        let step = if self.as_slice().is_some() { len } else { TILE };
+        let step = match self {
+            _ if self.as_slice().is_some() => len,
+            Self::F32(view) => view.tile_len(TILE),
+            Self::F16(view) => view.tile_len(TILE),
+            Self::Bf16(view) => view.tile_len(TILE),
+        };
         for offset in (0..len).step_by(step.max(1)) {
             each(
                 offset,

@@ -46,13 +46,15 @@ pub enum Error {
         /// The smallest linear (C order) index that holds one.
         first: usize,
     },
-    /// Channels hold NaN or infinite values, so that they have no scale.
+    /// Channels or blocks hold NaN or infinite values, so that they have no scale.
     NonFiniteRange {
-        /// The number of such channels.
+        /// "channels" or "blocks".
+        unit: &'static str,
+        /// The number of such channels or blocks.
         count: usize,
-        /// The number of channels.
-        channels: usize,
-        /// The first such channel.
+        /// The number of all.
+        total: usize,
+        /// The first such channel or block.
         first: usize,
     },
     /// A reduction over no values has no result.
@@ -71,6 +73,8 @@ pub enum Error {
         /// The types accepted.
         accepted: &'static str,
     },
+    /// A combination of numbers that describes no format.
+    InvalidFormat(String),
     /// An output buffer that cannot be written as asked.
     InvalidOutput(String),
     /// The caller asked to stop (for example by Ctrl-C); outputs are incomplete.
@@ -94,8 +98,8 @@ impl fmt::Display for Error {
             ),
             Self::InvalidScale { index, value } => write!(
                 f,
-                "scale[{index}] is {value:e}; a scale must be a finite float32 of at least \
-                 {:e} (zero, negative, denormal, infinite and NaN scales are refused)",
+                "scale[{index}] is {value:e}; a scale must be finite, of magnitude {:e} or more, and \
+                 positive to quantize (zero, denormal, infinite and NaN scales are refused)",
                 f32::MIN_POSITIVE
             ),
             Self::ZeroPointOutOfRange {
@@ -113,12 +117,13 @@ impl fmt::Display for Error {
                  input, or pass nan=\"zero_point\" to quantize NaN as zero"
             ),
             Self::NonFiniteRange {
+                unit,
                 count,
-                channels,
+                total,
                 first,
             } => write!(
                 f,
-                "{count} of {channels} channels hold NaN or infinite values (the first is channel \
+                "{count} of {total} {unit} hold NaN or infinite values (the first has index \
                  {first}), for which no scale exists; repair the values first"
             ),
             Self::Empty => write!(
@@ -134,6 +139,7 @@ impl fmt::Display for Error {
                     "dtype {given} is not supported here; accepted: {accepted}"
                 )
             }
+            Self::InvalidFormat(why) => f.write_str(why),
             Self::InvalidOutput(why) => write!(f, "out cannot be used: {why}"),
             Self::Interrupted => write!(f, "interrupted"),
         }

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::affine::{Code, quantize_into, quantize_uniform};
+use crate::affine::{Code, check_len};
 use crate::array::Scratch;
 use crate::parallel::{Grain, Split, run};
+use crate::quantize::{quantize_into, quantize_uniform};
 use crate::range::{absmax, magnitude_of};
 use crate::{Affine, AxisLayout, Control, Error, FloatArray, IntFormat, IntSlice, NanPolicy};
 
@@ -66,7 +67,7 @@ fn into<Q: Code>(
     scale: &mut [f32],
     control: &mut Control<'_>,
 ) -> Result<(), Error> {
-    crate::affine::check_len(x.shape(), out.len())?;
+    check_len(x.shape(), out.len())?;
     let whole_rows = layout.outer == 1 && !layout.is_interleaved();
     if whole_rows && layout.inner <= LONGEST_ROW {
         return by_row(x, layout, format, out, scale, control);
@@ -82,7 +83,7 @@ fn into<Q: Code>(
     }
     let zeros = vec![0; layout.channels];
     let affine = Affine::new(layout, scale, &zeros, format)?;
-    bad.check(layout.channels)?;
+    bad.check(layout.channels, "channels")?;
     quantize_into(x, &affine, format, NanPolicy::ZeroPoint, out, control)
 }
 
@@ -121,11 +122,11 @@ fn by_row<Q: Code>(
         }
     };
     run(control, rows, &grain, Scratch::default, kernel, drop)?;
-    bad.check(layout.channels)
+    bad.check(layout.channels, "channels")
 }
 
 /// The channels without a scale.
-struct BadChannels {
+pub(crate) struct BadChannels {
     count: AtomicUsize,
     first: AtomicUsize,
 }
@@ -145,17 +146,22 @@ impl BadChannels {
         if magnitude.is_finite() {
             return symmetric_scale(magnitude, format.high);
         }
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.first.fetch_min(channel, Ordering::Relaxed);
+        self.note(channel);
         1.0
     }
 
-    fn check(self, channels: usize) -> Result<(), Error> {
+    pub(crate) fn note(&self, channel: usize) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.first.fetch_min(channel, Ordering::Relaxed);
+    }
+
+    pub(crate) fn check(self, total: usize, unit: &'static str) -> Result<(), Error> {
         match self.count.into_inner() {
             0 => Ok(()),
             count => Err(Error::NonFiniteRange {
+                unit,
                 count,
-                channels,
+                total,
                 first: self.first.into_inner(),
             }),
         }
@@ -243,13 +249,13 @@ mod tests {
                 &mut scale,
                 &mut Control::threads(1),
             );
-            let (count, channels, first) = (1, 2, axis);
             assert_eq!(
                 result,
                 Err(Error::NonFiniteRange {
-                    count,
-                    channels,
-                    first
+                    unit: "channels",
+                    count: 1,
+                    total: 2,
+                    first: axis
                 })
             );
         }

@@ -143,13 +143,26 @@ impl<'a, T: Copy> View<'a, T> {
                 .map(|(&i, &(_, stride))| i.cast_signed() * stride)
                 .sum();
             let at = index.get(last).copied().unwrap_or(0);
-            let n = (inner - at).min(out.len() - done);
             // SAFETY: `index` lies within the dimensions, so the address is one of the elements.
             let from = unsafe { self.base.byte_offset(offset) };
+            let rows = match self.columns() {
+                Some((n, _)) if at == 0 => (n - index[last - 1]).min((out.len() - done) / inner),
+                _ => 0,
+            };
+            if let (2.., Some((_, row_step))) = (rows, self.columns()) {
+                let rows = rows.min(BLOCK);
+                let part = &mut out[done..done + rows * inner];
+                // SAFETY: `rows` rows of `inner` elements each remain from `from` on.
+                unsafe { transpose(from, (rows, row_step), (inner, step), part) };
+                done += part.len();
+                advance(&mut index[..last], &self.dims[..last], rows);
+                continue;
+            }
+            let n = (inner - at).min(out.len() - done);
             // SAFETY: `n` elements remain in the innermost dimension from `at` on.
             unsafe { gather(from, step, &mut out[done..done + n]) };
             done += n;
-            self.advance(&mut index, n);
+            advance(&mut index, &self.dims, n);
         }
     }
 
@@ -162,16 +175,69 @@ impl<'a, T: Copy> View<'a, T> {
         index
     }
 
-    /// Moves `n` elements ahead, where `n` at most fills the innermost dimension.
-    fn advance(&self, index: &mut [usize], n: usize) {
-        let mut carry = n;
-        for (i, &(len, _)) in index.iter_mut().zip(&self.dims).rev() {
-            *i += carry;
-            if *i < len {
-                return;
+    /// The innermost dimension but one, if its elements lie closer together than those of the
+    /// innermost, as in a transposed matrix: several rows are read at once then, because one cache
+    /// line holds elements of many.
+    fn columns(&self) -> Option<(usize, isize)> {
+        let [.., rows, (_, step)] = self.dims.as_slice() else {
+            return None;
+        };
+        (rows.1.unsigned_abs() < step.unsigned_abs()).then_some(*rows)
+    }
+
+    /// How many elements to read at once, at least `usual`: whole blocks of rows if that saves
+    /// memory traffic.
+    pub(crate) fn tile_len(&self, usual: usize) -> usize {
+        const MOST: usize = 1 << 16;
+        match (self.columns(), self.dims.last()) {
+            (Some(_), Some(&(inner, _))) => (BLOCK * inner).clamp(usual, MOST),
+            _ => usual,
+        }
+    }
+}
+
+/// Rows and columns transposed at once: a cache line of float32 each way.
+const BLOCK: usize = 16;
+
+/// Moves `n` elements ahead, where `n` at most fills the innermost dimension.
+fn advance(index: &mut [usize], dims: &[(usize, isize)], n: usize) {
+    let mut carry = n;
+    for (i, &(len, _)) in index.iter_mut().zip(dims).rev() {
+        *i += carry;
+        if *i < len {
+            return;
+        }
+        *i -= len;
+        carry = 1;
+    }
+}
+
+/// Copies `rows` (at most [`BLOCK`]) of `columns` elements, given by counts and steps in bytes,
+/// reading down the rows. Blocks go through a buffer, because whole rows may share cache sets.
+///
+/// # Safety
+/// The elements must be readable.
+unsafe fn transpose<T: Copy>(
+    from: *const T,
+    rows: (usize, isize),
+    columns: (usize, isize),
+    out: &mut [T],
+) {
+    let Some(&fill) = out.first() else { return };
+    let mut buffer = [[fill; BLOCK]; BLOCK];
+    for first in (0..columns.0).step_by(BLOCK) {
+        let width = BLOCK.min(columns.0 - first);
+        for column in 0..width {
+            let mut at = from.wrapping_byte_offset((first + column).cast_signed() * columns.1);
+            for line in &mut buffer[..rows.0] {
+                // SAFETY: readable by the caller's promise.
+                line[column] = unsafe { at.read_unaligned() };
+                at = at.wrapping_byte_offset(rows.1);
             }
-            *i -= len;
-            carry = 1;
+        }
+        for (row, line) in buffer[..rows.0].iter().enumerate() {
+            let start = row * columns.0 + first;
+            out[start..start + width].copy_from_slice(&line[..width]);
         }
     }
 }
@@ -241,6 +307,10 @@ mod tests {
         assert_eq!(strided(&data, &[2, 3], &[12, 4], 0), [0, 1, 2, 3, 4, 5]);
         assert_eq!(strided(&data, &[3, 2], &[4, 12], 0), [0, 3, 1, 4, 2, 5]);
         assert_eq!(strided(&data, &[3], &[-8], 4), [4, 2, 0]);
+        assert_eq!(
+            strided(&data, &[2, 3, 2], &[48, 4, 12], 0),
+            [0, 3, 1, 4, 2, 5, 12, 15, 13, 16, 14, 17]
+        );
         assert_eq!(strided(&data, &[2, 2], &[0, 4], 1), [1, 2, 1, 2]);
         assert_eq!(strided(&data, &[], &[], 7), [7]);
         assert_eq!(strided(&data, &[2, 0], &[4, 4], 0), [0; 0]);
@@ -248,6 +318,16 @@ mod tests {
             strided(&data, &[2, 1, 2, 2], &[48, 99, -16, 8], 4),
             [4, 6, 0, 2, 16, 18, 12, 14]
         );
+    }
+
+    #[test]
+    fn reads_large_transposed_arrays() {
+        let data: Vec<i32> = (0..3 * 37 * 45).collect();
+        let whole = strided(&data, &[3, 45, 37], &[37 * 45 * 4, 4, 45 * 4], 0);
+        for (i, &value) in whole.iter().enumerate() {
+            let (matrix, row, column) = (i / (37 * 45), i / 37 % 45, i % 37);
+            assert_eq!(value as usize, matrix * 37 * 45 + column * 45 + row);
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ def clean(parked: Parked) -> dict[str, int]:
         ``nodes``, ``initializers``).
     """
     graph = parked.model.graph
-    counts = {"constants": _lift_constants(parked)}
+    counts = {"constants": lift_constants(parked)}
     counts["dropouts"] = _forget_dropout(graph, opset_of(parked.model))
     counts["identities"] = _remove_identities(graph) - counts["dropouts"]
     counts["nodes"], counts["initializers"] = _remove_dead(graph)
@@ -38,7 +38,8 @@ def _is(node: NodeProto, op_type: str) -> bool:
     return node.op_type == op_type and node.domain in DEFAULT_DOMAINS
 
 
-def _lift_constants(parked: Parked) -> int:
+def lift_constants(parked: Parked) -> int:
+    """Turn Constant nodes of the outermost graph into initializers; return how many."""
     graph = parked.model.graph
     outputs = {v.name for v in graph.output}
     kept, lifted = [], 0

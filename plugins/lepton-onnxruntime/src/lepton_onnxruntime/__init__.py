@@ -1,1 +1,7 @@
-"""ONNX Runtime as a target."""
+"""The target ONNX Runtime; importing this package imports nothing."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__"]

@@ -17,22 +17,19 @@ import json
 import re
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lepton_core.errors import SourceError
-from lepton_core.files import disk_errors
 from lepton_torch._chatter import captured
+from lepton_torch._disk import bytes_of, writing
 from lepton_torch._program import (
     CONTRACT_FILE,
     Program,
     describe_program,
     program_from_contract,
 )
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 _NAMESPACES = {"aten", "prims", "higher_order", "quantized_decomposed", "torchvision"}
 _FORBIDDEN_OPERATORS = {"aten.from_file"}  # maps any file of this machine
@@ -105,7 +102,8 @@ def save_program(program: Program, path: Path) -> None:
         exported.example_inputs = torch.utils._pytree.tree_map_only(
             torch.Tensor, torch.zeros_like, exported.example_inputs
         )
-    with disk_errors(path.name), captured():
+    size = bytes_of([*exported.state_dict.values(), *exported.constants.values()])
+    with writing(path, size), captured():
         torch.export.save(exported, path, extra_files={CONTRACT_FILE: program.contract()})
 
 
@@ -287,14 +285,3 @@ def _check_structure(text: str) -> None:
     for factory in re.findall(r'default_factory_module\\*"\s*:\s*\\*"([^"\\]*)', text):
         if factory != "builtins":
             raise _RefusalError(f"the structure of its inputs or outputs imports {factory!r}")
-
-
-def loaded_example(exported: ExportedProgram) -> tuple[Any, ...] | None:
-    """Return the flat tensors of the program's example inputs, if it has any."""
-    if not exported.example_inputs:
-        return None
-    return tuple(
-        leaf
-        for leaf in torch.utils._pytree.tree_leaves(exported.example_inputs)
-        if isinstance(leaf, torch.Tensor)
-    )

@@ -134,10 +134,9 @@ def _dynamic_shapes(source: LiveSource, axes: Mapping[str, Mapping[int, str]]) -
         return None
     symbols = {s for own in axes.values() for s in own.values()}
     dims = {s: Dim(s, min=1, max=source.bounds.get(s, MAX_BATCH)) for s in sorted(symbols)}
-    shapes = [{i: dims[s] for i, s in axes.get(name, {}).items()} or None for name in source.inputs]
-    if source.positional:
-        return tuple(shapes)
-    return dict(zip(source.inputs, shapes, strict=True))
+    return {
+        name: {i: dims[s] for i, s in axes.get(name, {}).items()} or None for name in source.inputs
+    }
 
 
 def _attempt(
@@ -163,12 +162,11 @@ def _attempt(
 def _export(
     source: LiveSource, axes: Mapping[str, Mapping[int, str]], inputs: dict[str, torch.Tensor]
 ) -> ExportedProgram:
-    args, kwargs = (tuple(inputs.values()), {}) if source.positional else ((), dict(inputs))
     shapes = _dynamic_shapes(source, axes)
 
     def export() -> ExportedProgram:
-        with torch.no_grad(), flat_forward(source.module):
-            return torch.export.export(source.module, args, kwargs, dynamic_shapes=shapes)
+        with torch.no_grad(), flat_forward(source.module, list(inputs), source.positional):
+            return torch.export.export(source.module, (), dict(inputs), dynamic_shapes=shapes)
 
     try:
         with captured():
@@ -216,7 +214,7 @@ def _prove(
             raise RefusalError(f"{reason}: {first_line(str(error))}", place, error) from error
         try:
             with captured(), torch.no_grad():
-                flat = runner(*trial.values()) if source.positional else runner(**trial)
+                flat = runner(**trial)
         except Exception as error:
             text = f"the exported program fails at batch {size}: {first_line(str(error))}"
             raise RefusalError(text, "", error) from error
@@ -233,21 +231,20 @@ def _run_module(source: LiveSource, inputs: dict[str, torch.Tensor]) -> list[tor
 
 def _close(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
     """Compare by relative L2 for floats and exactly for the rest; NaN equals NaN."""
-    if len(left) != len(right):
+    return len(left) == len(right) and all(map(_same, left, right))
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    for a, b in zip(left, right, strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        if not a.is_floating_point():
-            if not torch.equal(a, b):
-                return False
-            continue
-        x, y = a.double().nan_to_num(), b.double().nan_to_num()
-        if not torch.equal(a.isnan(), b.isnan()):
-            return False
-        if float((x - y).norm()) > _TOLERANCE * (float(x.norm()) + 1e-6):
-            return False
-    return True
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    finite = a.isfinite()
+    rest = torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num())
+    if not (rest and torch.equal(finite, b.isfinite())):
+        return False
+    x, y = a[finite].double(), b[finite].double()
+    return float((x - y).norm()) <= _TOLERANCE * (float(x.norm()) + 1e-6)
 
 
 def _normalise_stacks(exported: ExportedProgram, source: LiveSource) -> None:
@@ -270,6 +267,7 @@ def _normalise_stacks(exported: ExportedProgram, source: LiveSource) -> None:
 def _notes(source: LiveSource, program: Program) -> dict[str, Any]:
     symbols = sorted(program.bounds)
     return {
+        **source.metadata,
         "exporter": f"torch.export {torch.__version__.split('+')[0]}",
         "source": {**source.origin, "digest": source.digest},
         "dynamic_batch": _BATCH in symbols,

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from lepton_core.types import Model
 
 _SEQUENCE = 16
+_IMAGE = (224, 224)
+_PREPROCESSING = (
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale",
+    "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb",
+)  # fmt: skip
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "pytorch_model.bin.index.json")
 _TOKEN_TYPES = {"bert", "albert", "electra", "mobilebert", "big_bird", "funnel", "roformer"}
 _NO_REMOTE_CODE = "Lepton never runs code that comes with a model."
@@ -59,12 +64,16 @@ def load(model: Model) -> LiveSource:
     _check_weights(folder)
     with captured():
         module = _load_module(architecture, folder)
-    inputs, axes, bounds = _example(module, settings, folder)
+    warnings: list[str] = []
+    preprocessing = _preprocessing(folder)
+    inputs, axes, bounds = _example(module, settings, folder, preprocessing, warnings)
     return LiveSource(
         module,
         inputs,
         axes=axes,
         bounds=bounds,
+        metadata=_metadata(settings, preprocessing),
+        warnings=warnings,
         digest=digest_path(folder),
         origin={
             "kind": "huggingface",
@@ -196,8 +205,33 @@ def _load_module(architecture: Any, folder: Path) -> nn.Module:  # noqa: ANN401
     return loaded
 
 
+def _preprocessing(folder: Path) -> dict[str, Any]:
+    """Return what the model's own preprocessor states, empty if there is none."""
+    try:
+        found = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _metadata(settings: dict[str, Any], preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """Return labels and the preprocessing contract, for the users of every later artifact."""
+    metadata: dict[str, Any] = {}
+    labels = settings.get("id2label")
+    if isinstance(labels, dict) and all(str(k).isdecimal() for k in labels):
+        metadata["labels"] = [str(labels[k]) for k in sorted(labels, key=int)]
+    kept = {k: preprocessing[k] for k in _PREPROCESSING if preprocessing.get(k) is not None}
+    if kept:
+        metadata["preprocessing"] = kept
+    return metadata
+
+
 def _example(
-    module: nn.Module, settings: dict[str, Any], folder: Path
+    module: nn.Module,
+    settings: dict[str, Any],
+    folder: Path,
+    preprocessing: dict[str, Any],
+    warnings: list[str],
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, str]], dict[str, int]]:
     """Make example inputs from the configuration.
 
@@ -209,9 +243,14 @@ def _example(
     if getattr(config, "is_encoder_decoder", False):
         raise _no_example(module, folder, "it has an encoder and a decoder")
     if main == "pixel_values":
-        size = _side(config)
+        size = _side(getattr(config, "image_size", None)) or next(
+            (s for k in ("crop_size", "size") if (s := _side(preprocessing.get(k)))), None
+        )
         if size is None:
-            raise _no_example(module, folder, "its configuration states no image_size")
+            size = _IMAGE
+            warnings.append(
+                f"The configuration states no image size; {size[0]} by {size[1]} pixels were taken."
+            )
         channels = int(getattr(config, "num_channels", None) or 3)
         return {"pixel_values": torch.zeros(2, channels, *size)}, {}, {}
     if main != "input_ids":
@@ -223,19 +262,23 @@ def _example(
     vocabulary = int(getattr(config, "vocab_size", None) or 2)
     ids = torch.arange(3, 3 + 2 * length).reshape(2, length) % vocabulary
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if settings.get("model_type") in _TOKEN_TYPES and getattr(config, "type_vocab_size", 0):
+    if settings.get("model_type") in _TOKEN_TYPES and (
+        getattr(config, "type_vocab_size", None) or 0
+    ):
         inputs["token_type_ids"] = torch.zeros_like(ids)
     axes = {name: {1: "sequence"} for name in inputs}
     return inputs, axes, {"sequence": limit or 65_536}
 
 
-def _side(config: Any) -> tuple[int, int] | None:  # noqa: ANN401
-    size = getattr(config, "image_size", None)
+def _side(size: object) -> tuple[int, int] | None:
+    """Return height and width from the forms that configurations use."""
     if isinstance(size, (list, tuple)) and len(size) == 2:
         return int(size[0]), int(size[1])
     if isinstance(size, dict) and {"height", "width"} <= set(size):
         return int(size["height"]), int(size["width"])
-    return (int(size), int(size)) if isinstance(size, int) else None
+    if isinstance(size, dict):
+        size = size.get("shortest_edge")
+    return (size, size) if isinstance(size, int) else None
 
 
 def _no_example(module: nn.Module, folder: Path, why: str) -> SourceError:

@@ -9,10 +9,11 @@ import safetensors.torch
 import torch
 
 from lepton_core.errors import ConversionError
-from lepton_core.files import digest_path, disk_errors, write_atomic
+from lepton_core.files import digest_path, write_atomic
 from lepton_core.types import ConvertResult, Model
 from lepton_torch._archive import save_program
 from lepton_torch._capture import capture
+from lepton_torch._disk import writing
 from lepton_torch._facts import lineage_step
 from lepton_torch._sources import open_source
 
@@ -98,7 +99,7 @@ def _write_sidecars(source: LiveSource, program: Program, context: Context) -> d
         for name, value in source.module.state_dict().items()
         if isinstance(value, torch.Tensor)
     }
-    with disk_errors(weights.name):
+    with writing(weights, sum(t.nbytes for t in tensors.values())):
         safetensors.torch.save_file(tensors, str(weights), metadata={"format": "pt"})
     recipe = {
         "schema": 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import torch
 from lepton_core.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import nn
 
@@ -85,20 +85,31 @@ def unique_names(names: Iterable[str], taken: Iterable[str]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def flat_forward(module: nn.Module) -> Iterator[None]:
-    """Make ``module.forward`` return a plain tuple of tensors for the length of the block.
+def flat_forward(module: nn.Module, names: Sequence[str], positional: bool) -> Iterator[None]:
+    """Give ``module.forward`` a flat contract for the length of the block.
 
-    Exported programs can only be saved if the structure of their outputs is known to torch;
-    dataclasses and transformers' outputs are not. Replacing the method of the one instance,
-    rather than wrapping the module, keeps the names of its parameters.
+    It then takes exactly the tensors *names* by keyword and returns a plain tuple of tensors.
+    Exported programs can only be saved if the structure of their outputs is known to torch,
+    which dataclasses and transformers' outputs are not, and only named parameters can have
+    symbolic dimensions. Replacing the method of the one instance, rather than wrapping the
+    module, keeps the names of its parameters.
+
+    Args:
+        module: The module; its own ``forward`` is put back afterwards.
+        names: Input names in the order of ``forward``'s parameters.
+        positional: Whether the original must be called by position.
     """
     original: Any = module.forward
     own = "forward" in vars(module)
 
-    @functools.wraps(original)
-    def forward(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:  # noqa: ANN401
-        return tuple(tensor for _, tensor in named_tensors(original(*args, **kwargs)))
+    def forward(**inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        result = original(*inputs.values()) if positional else original(**inputs)
+        return tuple(tensor for _, tensor in named_tensors(result))
 
+    kind = inspect.Parameter.KEYWORD_ONLY
+    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, kind) for name in names]
+    )
     module.__dict__["forward"] = forward
     try:
         yield

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lepton_core.artifacts import EXTERNAL_FILES
 from lepton_core.errors import ConversionError, LeptonError, PluginDependencyError
-from lepton_core.files import digest_path, disk_errors
+from lepton_core.files import digest_path
 from lepton_core.types import ConvertResult, Model
 from lepton_torch._archive import load_program
 from lepton_torch._chatter import captured
+from lepton_torch._disk import bytes_of, writing
 from lepton_torch._facts import lineage_step, tools
 from lepton_torch._materialise import check_options
 from lepton_torch._operators import Missing, missing_operators, random_operators, refuse_state
@@ -21,9 +23,20 @@ from lepton_torch._usercode import describe_frame, parse_stack, pick_frame
 if TYPE_CHECKING:
     from lepton_core.context import Context
     from lepton_core.types import ConvertRequest
+    from lepton_onnx.pivot import FreezeFacts
     from lepton_torch._program import Program
 
-_TRAVELLING = ("source", "dynamic_batch", "batch_symbol", "symbols", "parameters")
+_EXTERNAL_ABOVE = 1_500_000_000
+"""Bytes of weights from which on the raw export keeps them in a file of their own."""
+_TRAVELLING = (
+    "source",
+    "dynamic_batch",
+    "batch_symbol",
+    "symbols",
+    "parameters",
+    "labels",
+    "preprocessing",
+)
 """Facts of the program that stay true for the pivot."""
 
 
@@ -57,32 +70,33 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
         raw = Path(scratch) / "raw.onnx"
         _translate(program, request.opset, raw)
         context.checkpoint()
-        facts = _freeze(raw, path, program)
+        frozen = _freeze(raw, path, program, request.opset)
     task.finish()
-    facts.update(
-        exporter=f"torch.onnx (dynamo) {torch.__version__.split('+')[0]}",
-        opset_asked=request.opset,
-    )
+    facts: dict[str, Any] = {
+        **frozen.as_dict(),
+        "exporter": f"torch.onnx (dynamo) {torch.__version__.split('+')[0]}",
+        "opset_asked": request.opset,
+    }
     warnings = [f"{name} draws random numbers; outputs differ from run to run" for name in randoms]
-    opset = facts.get("opset")
-    if opset is not None and opset != request.opset:
-        warnings.append(f"The exporter wrote opset {opset} instead of {request.opset}.")
-    from lepton_onnx import signature
-
+    if frozen.opset != request.opset:
+        reason = f": {frozen.opset_note}" if frozen.opset_note else ""
+        warnings.append(f"The pivot has opset {frozen.opset} instead of {request.opset}{reason}.")
     notes = {**dict(model.metadata), **program.notes}
     metadata = {
         **model.metadata,
         **{k: notes[k] for k in _TRAVELLING if k in notes},
-        "opset": opset,
+        "opset": frozen.opset,
         "exporter": facts["exporter"],
         "warnings": [*notes.get("warnings", ()), *warnings],
     }
     metadata.pop("artifacts", None)
+    if frozen.external_files:  # they travel with the model
+        metadata[EXTERNAL_FILES] = list(frozen.external_files)
     result = Model(
         format="pivot",
         path=str(path),
-        signature=signature(str(path)),
-        digest=_digest(path, facts),
+        signature=frozen.signature,
+        digest=digest_path(path),
         lineage=(
             *model.lineage,
             lineage_step("convert torch.export -> pivot", model.digest, request),
@@ -92,23 +106,27 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
     return ConvertResult(result, facts={**facts, "tools": tools()}, warnings=tuple(warnings))
 
 
-def _digest(path: Path, facts: dict[str, Any]) -> str:
-    return str(facts.get("digest") or digest_path(path))
-
-
-def _freeze(raw: Path, path: Path, program: Program) -> dict[str, Any]:
+def _freeze(raw: Path, path: Path, program: Program, opset: int) -> FreezeFacts:
     try:
         from lepton_onnx.pivot import freeze
     except ImportError as error:
         raise PluginDependencyError(
             "LPT-CONV-107",
-            "The pivot is written by lepton-onnx, which is not installed",
+            "The pivot is written by lepton-onnx, which cannot be imported",
             cause=str(error),
             remedy="pip install lepton-onnx",
         ) from error
-    metadata = {"producer": "lepton-torch", "signature": str(program.signature)}
-    with disk_errors(path.name):
-        return dict(freeze(str(raw), str(path), metadata=metadata))
+    frozen = freeze(raw, path, opset=opset)
+    found = [s.name for s in (*frozen.signature.inputs, *frozen.signature.outputs)]
+    wanted = [s.name for s in (*program.signature.inputs, *program.signature.outputs)]
+    if found != wanted:
+        raise ConversionError(
+            "LPT-CONV-106",
+            "The ONNX graph has other inputs and outputs than the program",
+            cause=f"Found {', '.join(found)}; expected {', '.join(wanted)}.",
+            remedy="Use every input in forward and return each tensor once.",
+        )
+    return frozen
 
 
 def _axis_names(program: Program) -> dict[str, dict[int, str] | None]:
@@ -154,19 +172,15 @@ def _translate(program: Program, opset: int, raw: Path) -> None:
     except Exception as error:
         raise _untranslatable(program, opset, error) from error
     if onnx_program is None:  # only the older exporter returns nothing
-        raise ConversionError("LPT-CONV-106", "torch's ONNX exporter returned nothing")
-    with disk_errors(raw.name), captured():
-        onnx_program.save(str(raw), external_data=_is_large(program))
-
-
-def _is_large(program: Program) -> bool:
-    """Tell whether the weights near protobuf's limit of 2 GB in one message."""
-    held = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-        for t in [*program.exported.state_dict.values(), *program.exported.constants.values()]
-        if isinstance(t, torch.Tensor)
-    }
-    return sum(held.values()) > 1_500_000_000
+        raise ConversionError(
+            "LPT-CONV-106",
+            "torch's ONNX exporter returned nothing",
+            remedy="Report this with the model's source and the version of torch.",
+        )
+    held = (program.exported.state_dict, program.exported.constants)
+    size = bytes_of(value for values in held for value in values.values())
+    with writing(raw, size), captured():
+        onnx_program.save(str(raw), external_data=size > _EXTERNAL_ABOVE)
 
 
 def _untranslatable(program: Program, opset: int, error: Exception) -> ConversionError:

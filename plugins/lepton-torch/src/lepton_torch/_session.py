@@ -89,7 +89,7 @@ class TorchSession:
 
     Attributes:
         signature: Inputs and outputs of the program's contract.
-        facts: ``runtime``, ``device``, ``threads``, ``storage_precision``,
+        facts: ``runtime``, ``build``, ``device``, ``threads``, ``storage_precision``,
             ``execution_precision``, ``reference``.
     """
 
@@ -122,7 +122,8 @@ class TorchSession:
         )
         precision = "+".join(_SHORT.get(d, d) for d in stored) or "fp32"
         self.facts: Mapping[str, Any] = {
-            "runtime": f"torch {torch.__version__}",
+            "runtime": f"torch {torch.__version__.split('+')[0]}",
+            "build": str(torch.__version__),
             "device": str(device),
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
             "threads": threads,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lepton_core.environment import available_cpus
 from lepton_core.errors import SourceError
 from lepton_core.files import digest_path
 from lepton_torch._usercode import call_user_code, near, user_module
@@ -42,6 +44,7 @@ class LiveSource:
         root: Folder of the user's code; ``None`` if the code is a library's.
         digest: Digest of the source's files.
         origin: Facts about the source (JSON types), without paths of this machine.
+        metadata: Facts for the users of every later artifact (labels, preprocessing).
         warnings: What the user should know.
     """
 
@@ -53,6 +56,7 @@ class LiveSource:
     root: Path | None = None
     digest: str = ""
     origin: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def call(self, inputs: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN401 - forward's own
@@ -75,12 +79,13 @@ def open_source(model: Model, seed: int) -> Iterator[LiveSource]:
     Raises:
         SourceError: It cannot be found, imported or called, or returns something else.
     """
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
+    if torch.get_num_threads() > available_cpus():  # torch does not see a container's quota
+        torch.set_num_threads(available_cpus())
     if model.format == "huggingface":
         from lepton_torch._huggingface import load
 
-        yield prepare(load(model))
+        with _seeded(seed):
+            yield prepare(load(model))
         return
     path = Path(model.path).resolve()
     if not path.is_file():
@@ -89,8 +94,23 @@ def open_source(model: Model, seed: int) -> Iterator[LiveSource]:
             f"{model.path} does not exist",
             remedy="Write a torch source as FILE.py:FACTORY, with the path of an existing file.",
         )
-    with user_module(path) as user:
+    with _seeded(seed), user_module(path) as user:
         yield prepare(_from_factory(user, path, model.entry))
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the random generators that factories use, and put their states back afterwards."""
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # the legacy generator is what factories use
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        torch.set_rng_state(kept[2])
 
 
 def _from_factory(user: ModuleType, path: Path, entry: str | None) -> LiveSource:
@@ -225,6 +245,8 @@ def _named_inputs(
         raise _wrong_return(path, entry, "example_inputs is empty.")
     signature = inspect.signature(module.forward)
     try:
+        if named and not all(isinstance(k, str) and k.isidentifier() for k in tensors):
+            raise TypeError("input names must be Python identifiers")
         bound = signature.bind(**tensors) if named else signature.bind(*tensors.values())
     except TypeError as error:
         given = list(tensors) if named else None

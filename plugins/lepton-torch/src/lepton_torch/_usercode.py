@@ -7,7 +7,6 @@ import difflib
 import hashlib
 import importlib.util
 import re
-import site
 import sys
 import sysconfig
 import traceback
@@ -23,24 +22,23 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<name>\S+))?')
-_LIBRARIES = tuple(
-    str(Path(place).resolve())
-    for place in {
-        *site.getsitepackages(),
-        sysconfig.get_path("stdlib"),
-        str(Path(torch.__file__).parent),
-    }
-)
+_TORCH = str(Path(torch.__file__).resolve().parent)
 _OURS = str(Path(__file__).resolve().parent)
+_STDLIB = str(Path(sysconfig.get_path("stdlib")).resolve())
 
 
-def _is_library(file: str) -> bool:
-    path = str(Path(file))
-    return path.startswith((_OURS, *_LIBRARIES)) or path.startswith("<") or "site-packages" in path
+def _is_installed(file: str) -> bool:
+    return "site-packages" in Path(file).parts or "dist-packages" in Path(file).parts
 
 
-def _is_torch(file: str) -> bool:
-    return "/torch/" in Path(file).as_posix() or file.startswith(("<", _OURS))
+def _is_machinery(file: str) -> bool:
+    """Tell whether a file is torch's, ours, or Python's own: never the place to look."""
+    if file.startswith("<"):
+        return True
+    path = Path(file)
+    if path.is_relative_to(_TORCH) or path.is_relative_to(_OURS):
+        return True
+    return path.is_relative_to(_STDLIB) and not _is_installed(file)
 
 
 def pick_frame(
@@ -52,11 +50,10 @@ def pick_frame(
         frames: ``(file, line, function)``, outermost first.
         root: Folder of the user's file; frames below it come first.
     """
-    frames = list(frames)
-    own = [f for f in frames if root is not None and _below(f[0], root) and not _is_library(f[0])]
-    other = [f for f in frames if not _is_library(f[0])]
-    last = [f for f in frames if not _is_torch(f[0])]
-    for group in (own, other, last):
+    seen = [frame for frame in frames if not _is_machinery(frame[0])]
+    other = [frame for frame in seen if not _is_installed(frame[0])]
+    own = [frame for frame in other if root is not None and _below(frame[0], root)]
+    for group in (own, other, seen):
         if group:
             return group[-1]
     return None
@@ -99,10 +96,7 @@ def where_raised(error: BaseException, root: Path | None = None) -> str:
     frames = [
         (f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)
     ]
-    found = pick_frame(frames, root)
-    if found is None or _is_library(found[0]):
-        return ""
-    return describe_frame(found, root)
+    return describe_frame(pick_frame(frames, root), root)
 
 
 def near(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
@@ -138,7 +132,7 @@ def user_module(path: Path) -> Iterator[ModuleType]:
             sys.path.remove(folder)
         for added in set(sys.modules) - before:
             file = getattr(sys.modules[added], "__file__", None)
-            if file and _below(file, path.parent) and not _is_library(file):
+            if file and _below(file, path.parent) and not _is_installed(file):
                 del sys.modules[added]
 
 

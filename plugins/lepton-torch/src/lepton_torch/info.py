@@ -65,7 +65,7 @@ INFO = TargetInfo(
         ),
     },
     backends=(
-        Backend(module="torch", distributions=("torch",), specifier=">=2.9", pip="lepton-torch"),
+        Backend(module="torch", distributions=("torch",), specifier=">=2.13", pip="lepton-torch"),
         Backend(module="onnxscript", distributions=("onnxscript",), pip="lepton-torch"),
         Backend(module="safetensors", distributions=("safetensors",), pip="lepton-torch"),
     ),

@@ -1,0 +1,344 @@
+//! Quantization in blocks along the last axis, each with its own scale, to few bits.
+
+use crate::array::Scratch;
+use crate::block_format::{BlockFormat, BlockOutput, BlockScheme, Pieces, check_lengths};
+use crate::nibbles::pack_slice;
+use crate::parallel::{Grain, run};
+use crate::quantize::{MAGIC, quantize_one};
+use crate::simd::multiversion;
+use crate::symmetric::{BadChannels, symmetric_scale};
+use crate::{Control, Error, FloatArray};
+
+/// Values handled at once: the integers wait in the first-level cache to be packed.
+const TILE: usize = 4096;
+
+const GRAIN_VALUES: usize = 1 << 16;
+const VALUES_PER_THREAD: usize = 1 << 18;
+
+/// Quantizes blocks along the last axis.
+///
+/// # Errors
+/// [`Error::ParameterLength`] if an output has another length, [`Error::NonFiniteRange`] if a block
+/// holds NaN or infinite values (its integers are those of 0), [`Error::Interrupted`].
+pub fn quantize_blocks(
+    x: &FloatArray<'_>,
+    format: BlockFormat,
+    out: BlockOutput<'_>,
+    control: &mut Control<'_>,
+) -> Result<(), Error> {
+    let row = x.shape().last().copied().unwrap_or(1);
+    let rows: usize = x.shape().iter().rev().skip(1).product();
+    check_lengths(&out, rows, row, &format)?;
+    // Without a partial block the rows do not matter: every block is a row of its own. So is it
+    // if rows are empty, and then there is none.
+    let row = if row.is_multiple_of(format.size) {
+        format.size
+    } else {
+        row
+    };
+    let total = out.scale.len();
+    let pieces = Pieces {
+        out,
+        count: x.len() / row,
+        bytes: format.row_bytes(row),
+        blocks: row.div_ceil(format.size),
+    };
+    let grain = Grain {
+        items: (GRAIN_VALUES / row).max(1),
+        per_thread: (VALUES_PER_THREAD / row).max(1),
+    };
+    let bad = BadChannels::default();
+    let blocks = pieces.blocks;
+    let kernel = |worker: &mut Worker, first: usize, pieces: Pieces<'_>| {
+        let runs = if row == format.size { 1 } else { pieces.count };
+        let length = if row == format.size {
+            pieces.count * row
+        } else {
+            row
+        };
+        let mut left = pieces.out;
+        for i in 0..runs {
+            let (now, rest) = left.split(format.row_bytes(length), length.div_ceil(format.size));
+            left = rest;
+            worker.row(x, (first + i) * row, length, &format, now, |block| {
+                bad.note((first + i) * blocks + block);
+            });
+        }
+    };
+    run(control, pieces, &grain, Worker::default, kernel, drop)?;
+    bad.check(total, "blocks")
+}
+
+#[derive(Default)]
+struct Worker {
+    scratch: Scratch,
+    codes: Vec<u8>,
+}
+
+impl Worker {
+    /// Quantizes `len` consecutive values, whole blocks but for the last.
+    fn row(
+        &mut self,
+        x: &FloatArray<'_>,
+        start: usize,
+        len: usize,
+        format: &BlockFormat,
+        out: BlockOutput<'_>,
+        mut bad: impl FnMut(usize),
+    ) {
+        let step = (TILE / format.size).max(1) * format.size;
+        let mut left = out;
+        for offset in (0..len).step_by(step) {
+            let n = step.min(len - offset);
+            let blocks = n.div_ceil(format.size);
+            let (now, rest) = left.split(format.row_bytes(n), blocks);
+            left = rest;
+            let x = x.tile(start + offset, n, &mut self.scratch);
+            let clean = if let Some(bias) = format.packed {
+                self.codes.resize(blocks * format.size, 0);
+                let clean = blocks_of(x, format, &mut self.codes[..n], now.scale, now.zero_point);
+                let filler = now.zero_point.last().copied().unwrap_or(0);
+                self.codes[n..].fill(filler);
+                pack_slice(&self.codes, bias, now.codes);
+                clean
+            } else {
+                blocks_of(x, format, now.codes, now.scale, now.zero_point)
+            };
+            if !clean {
+                for (i, block) in x.chunks(format.size).enumerate() {
+                    if block.iter().any(|x| !x.is_finite()) {
+                        bad(offset / format.size + i);
+                    }
+                }
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Quantizes consecutive blocks; answers whether all values are finite.
+    fn blocks_of(
+        x: &[f32], format: &BlockFormat, codes: &mut [u8], scale: &mut [f32], zero: &mut [u8],
+    ) -> bool = blocks_of_body;
+}
+
+#[inline(always)]
+fn blocks_of_body(
+    x: &[f32],
+    format: &BlockFormat,
+    codes: &mut [u8],
+    scale: &mut [f32],
+    zero: &mut [u8],
+) -> bool {
+    // The usual sizes as constants let the compiler unroll the loops over a block.
+    match format.size {
+        32 => each_block(x, 32, format, codes, scale, zero),
+        128 => each_block(x, 128, format, codes, scale, zero),
+        size => each_block(x, size, format, codes, scale, zero),
+    }
+}
+
+#[inline(always)]
+fn each_block(
+    x: &[f32],
+    size: usize,
+    format: &BlockFormat,
+    codes: &mut [u8],
+    scale: &mut [f32],
+    zero: &mut [u8],
+) -> bool {
+    let mut clean = true;
+    let mut outputs = scale.iter_mut().zip(zero);
+    let whole = x.chunks_exact(size);
+    let tail = whole.remainder();
+    let (head_codes, tail_codes) = codes.split_at_mut(x.len() - tail.len());
+    for ((x, codes), (scale, zero)) in whole
+        .zip(head_codes.chunks_exact_mut(size))
+        .zip(&mut outputs)
+    {
+        clean &= one_block(x, format, codes, scale, zero);
+    }
+    if let (false, Some((scale, zero))) = (tail.is_empty(), outputs.next()) {
+        clean &= one_block(tail, format, tail_codes, scale, zero);
+    }
+    clean
+}
+
+#[inline(always)]
+fn one_block(
+    x: &[f32],
+    format: &BlockFormat,
+    codes: &mut [u8],
+    scale: &mut f32,
+    zero: &mut u8,
+) -> bool {
+    let (min, max) = range(x);
+    if !(min.is_finite() && max.is_finite()) {
+        codes.fill(0);
+        (*scale, *zero) = (1.0, 0);
+        return false;
+    }
+    let parameters = Parameters::of(min, max, format);
+    let (low, high, step) = (parameters.low, parameters.high, parameters.scale);
+    let shift = parameters.zero.wrapping_sub(MAGIC.to_bits().cast_signed());
+    for (code, &x) in codes.iter_mut().zip(x) {
+        *code = quantize_one(x, step, low, high, shift) as u8;
+    }
+    (*scale, *zero) = (step, parameters.zero as u8);
+    true
+}
+
+/// Smallest and largest value. As integers whose order is that of the floats, because the compiler
+/// may reorder a reduction of integers; NaN come out beyond the infinities.
+#[inline(always)]
+fn range(x: &[f32]) -> (f32, f32) {
+    let key = |x: &f32| {
+        let bits = x.to_bits().cast_signed();
+        bits ^ ((bits >> 31) & 0x7fff_ffff)
+    };
+    let value = |key: i32| f32::from_bits((key ^ ((key >> 31) & 0x7fff_ffff)).cast_unsigned());
+    let (mut min, mut max) = (i32::MAX, i32::MIN);
+    for x in x {
+        min = min.min(key(x));
+        max = max.max(key(x));
+    }
+    (value(min), value(max))
+}
+
+struct Parameters {
+    scale: f32,
+    zero: i32,
+    /// The limits of the integers relative to the zero point.
+    low: f32,
+    high: f32,
+}
+
+impl Parameters {
+    #[inline(always)]
+    fn of(min: f32, max: f32, format: &BlockFormat) -> Self {
+        let half = 1_i32 << (format.bits - 1);
+        let symmetric = |scale, low: i32| Self {
+            scale,
+            zero: 0,
+            low: low as f32,
+            high: (half - 1) as f32,
+        };
+        match format.scheme {
+            BlockScheme::SignedMax => {
+                let extreme = if max > -min { max } else { min };
+                symmetric(signed_max_scale(extreme, half), -half)
+            }
+            BlockScheme::AbsMax => {
+                let magnitude = if max > -min { max } else { -min };
+                symmetric(symmetric_scale(magnitude, half - 1), 1 - half)
+            }
+            BlockScheme::Asymmetric => Self::asymmetric(min.min(0.0), max.max(0.0), 2 * half - 1),
+        }
+    }
+
+    #[inline(always)]
+    fn asymmetric(min: f32, max: f32, top: i32) -> Self {
+        // In float64, because the width of the range may leave float32.
+        let width = f64::from(max) - f64::from(min);
+        let scale = match (width / f64::from(top)) as f32 {
+            _ if width == 0.0 => 1.0,
+            scale => scale.max(f32::MIN_POSITIVE),
+        };
+        let zero = (-min / scale + MAGIC)
+            .to_bits()
+            .wrapping_sub(MAGIC.to_bits());
+        let zero = zero.cast_signed().min(top);
+        Self {
+            scale,
+            zero,
+            low: -zero as f32,
+            high: (top - zero) as f32,
+        }
+    }
+}
+
+/// The scale that turns `extreme` into `-half`, of at least the smallest normal magnitude; 1 for a
+/// block of zeros.
+#[inline(always)]
+fn signed_max_scale(extreme: f32, half: i32) -> f32 {
+    if extreme == 0.0 {
+        return 1.0;
+    }
+    let scale = extreme / -half as f32;
+    scale.abs().max(f32::MIN_POSITIVE).copysign(scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::View;
+
+    fn quantize(
+        x: &[f32],
+        shape: &[usize],
+        scheme: BlockScheme,
+        packed: Option<u8>,
+        threads: usize,
+    ) -> (Vec<u8>, Vec<f32>, Vec<u8>) {
+        let format = BlockFormat::new(4, 4, scheme, packed).expect("valid");
+        let array = FloatArray::F32(View::from_slice(x, shape));
+        let row = shape[shape.len() - 1];
+        let rows = x.len() / row;
+        let blocks = rows * row.div_ceil(4);
+        let mut codes = vec![0; rows * format.row_bytes(row)];
+        let (mut scale, mut zero_point) = (vec![0.0; blocks], vec![0; blocks]);
+        let out = BlockOutput {
+            codes: &mut codes,
+            scale: &mut scale,
+            zero_point: &mut zero_point,
+        };
+        quantize_blocks(&array, format, out, &mut Control::threads(threads)).expect("finite");
+        (codes, scale, zero_point)
+    }
+
+    #[test]
+    fn signed_max_reaches_low() {
+        let x = [1.0, -2.0, 8.0, 0.5, 0.0, 0.0];
+        let (codes, scale, _) = quantize(&x, &[1, 6], BlockScheme::SignedMax, None, 1);
+        assert_eq!(
+            codes.iter().map(|&c| c.cast_signed()).collect::<Vec<_>>(),
+            [-1, 2, -8, 0, 0, 0]
+        );
+        assert_eq!(scale, [-1.0, 1.0]);
+        let (codes, ..) = quantize(&x, &[1, 6], BlockScheme::SignedMax, Some(8), 1);
+        assert_eq!(codes, [0xa7, 0x80, 0x88, 0x88]);
+    }
+
+    #[test]
+    fn asymmetric_holds_zero() {
+        let x = [3.0, 6.0, 4.5, 15.0, -30.0, -2.0, -4.0, -6.0];
+        let (codes, scale, zero) = quantize(&x, &[2, 4], BlockScheme::Asymmetric, None, 1);
+        assert_eq!(
+            (codes, scale, zero),
+            (
+                vec![3, 6, 4, 15, 0, 14, 13, 12],
+                vec![1.0, 2.0],
+                vec![0, 15]
+            )
+        );
+    }
+
+    #[test]
+    fn threads_do_not_matter() {
+        let x: Vec<f32> = (0..1_200_000_u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 9).cast_signed() as f32 - 4e6)
+            .collect();
+        for shape in [[1000, 1200], [800, 1500], [1200, 1000]] {
+            for row in [shape, [shape[0] * shape[1] / 6, 6]] {
+                for scheme in [
+                    BlockScheme::SignedMax,
+                    BlockScheme::AbsMax,
+                    BlockScheme::Asymmetric,
+                ] {
+                    let one = quantize(&x, &row, scheme, Some(0), 1);
+                    assert_eq!(quantize(&x, &row, scheme, Some(0), 3), one);
+                }
+            }
+        }
+    }
+}

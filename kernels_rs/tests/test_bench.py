@@ -1,0 +1,22 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "tests" / "bench" / "kernels.py"
+
+
+@pytest.mark.skipif(not SCRIPT.exists(), reason="the benchmark is not part of this distribution")
+def test_the_benchmark_runs_and_finds_lepton_exact(tmp_path):
+    out = tmp_path / "bench.json"
+    size = ["--rows", "64", "--columns", "96", "--rounds", "5"]
+    cases = ["--case", "int8_symmetric", "--case", "int4_blocks", "--case", "error_metrics"]
+    command = [sys.executable, str(SCRIPT), *size, *cases, "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    report = json.loads(out.read_text())
+    assert set(report["cases"]) == set(cases[1::2])
+    int8 = report["cases"]["int8_symmetric"]["peers"]
+    assert all(int8[peer]["values_unlike_definition"] == 0 for peer in int8 if "lepton" in peer)
+    assert all(row["cpu_s"]["best"] >= 0 for row in int8.values())

@@ -1,0 +1,40 @@
+"""The files of a model on disk: the main one and those that belong to it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lepton_core.types import Model
+
+EXTERNAL_FILES = "external_files"
+"""Metadata key: names of files beside the main one that belong to it (external weights)."""
+
+
+def artifact_files(model: Model) -> tuple[Path, ...]:
+    """Return all files of an artifact, the main one first; a directory counts whole."""
+    main = Path(model.path)
+    if main.is_dir():
+        return tuple(sorted(p for p in main.rglob("*") if p.is_file()))
+    beside = (main.parent / name for name in model.metadata.get(EXTERNAL_FILES, ()))
+    return (main, *(p for p in beside if p.is_file() and p != main))
+
+
+def artifact_size(model: Model) -> int:
+    """Return the bytes of an artifact, all its files together."""
+    return sum(p.stat().st_size for p in artifact_files(model))
+
+
+def copy_artifact(model: Model, folder: Path) -> Model:
+    """Copy an artifact into *folder* under its own names and return it at the new place."""
+    main = Path(model.path)
+    for path in artifact_files(model):
+        place = folder / path.relative_to(main.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+    return model.evolve(path=str(folder / main.name))
+
+
+__all__ = ["EXTERNAL_FILES", "artifact_files", "artifact_size", "copy_artifact"]

@@ -1,0 +1,213 @@
+"""``lepton deploy``, ``adjust`` and ``migrate``: verbs of a deployment engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lepton_core.cli._command import command, option
+from lepton_core.cli._types import DURATION, SIZE, FiniteType, TargetType, pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lepton_core.cli._app import App
+    from lepton_core.context import Context, Reporter
+    from lepton_core.types import Model
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what the three commands share."""
+    for add in (
+        option("--mem-limit", group="Limits", type=SIZE, help="Memory for each worker."),
+        option("--time-limit", group="Limits", type=DURATION, help="Time for each worker's job."),
+        option(
+            "--home",
+            default="lepton-deployments",
+            metavar="DIR",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Directory in which the engine keeps its deployments.",
+        ),
+        option(
+            "--option",
+            "options",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Setting of the engine; may be repeated.",
+        ),
+        option("--engine", default="embedded", help="Engine that does it."),
+    ):
+        function = add(function)
+    return function
+
+
+class _Work:
+    """One run of a verb.
+
+    Args:
+        app: Output.
+        verb: The verb; its engine is looked for before anything else is done.
+        given: Options that the commands share; they are taken out.
+    """
+
+    def __init__(self, app: App, verb: str, given: dict[str, Any]) -> None:
+        from lepton_core.types import Limits
+
+        self.app = app
+        self.hooks = app.hooks()
+        self.home: Path = given.pop("home")
+        self.limits = Limits(given.pop("time_limit"), given.pop("mem_limit"))
+        self.options = pairs(given.pop("options"), "--option")
+        self.engine: str = given.pop("engine")
+        self.hooks.engine_owner(verb, self.engine)
+
+    def context(self, reporter: Reporter) -> Context:
+        """Return a context whose directory is the engine's home."""
+        from lepton_core.context import Context
+        from lepton_core.files import disk_errors
+
+        with disk_errors(str(self.home)):
+            self.home.mkdir(parents=True, exist_ok=True)
+        return Context(self.home.absolute(), reporter=reporter, limits=self.limits)
+
+    def target(self, text: str) -> str:
+        """Return the id of a target that can be used."""
+        from lepton_core.types import Target
+
+        target = Target.parse(text)
+        self.hooks.registry.target(target.id)
+        return target.id
+
+    def load(self, text: str | None, name: str) -> Model:
+        """Return the named model, or a handle on the deployment's own."""
+        import tempfile
+
+        from lepton_core import api
+        from lepton_core.cli._artifact import find_built
+        from lepton_core.context import Context
+        from lepton_core.types import Model
+
+        if text is None:
+            return Model("deployment", name)
+        built = find_built(text)
+        if built is not None:
+            return built.model
+        with tempfile.TemporaryDirectory(prefix="lepton-") as scratch:
+            return api.load(text, context=Context(Path(scratch), limits=self.limits))
+
+    def show(self, result: Any, text: str) -> None:  # noqa: ANN401 - the verb's result
+        """Print the result."""
+        from lepton_core.codec import to_data
+
+        if self.app.json:
+            self.app.emit({"ok": True, **to_data(result)})
+        else:
+            self.app.line(text)
+
+
+@command(
+    "deploy",
+    examples="""
+    lepton deploy lepton-out/onnxruntime/fp16 --name digits --to onnxruntime
+    lepton deploy lepton-out/onnxruntime/fp16 --name digits --to onnxruntime --alias production
+    """,
+)
+@click.argument("model")
+@option("--name", required=True, help="Name of the deployment.")
+@option("--to", "target", required=True, metavar="TARGET", type=TargetType(), help="Target.")
+@option("--alias", help="Alias to point at the new version, such as production.")
+@option(
+    "--kind",
+    type=click.Choice(["embedded", "bundle"]),
+    default="embedded",
+    help="Run in this program's process, or write a bundle to ship.",
+)
+@_options
+def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  # noqa: ANN401
+    """Put MODEL under a name, as a new version."""
+    from lepton_core.types import DeployRequest
+
+    work = _Work(app, "deploy", given)
+    name: str = given.pop("name")
+    request = DeployRequest(
+        name, work.target(target), engine=work.engine, options=work.options, **given
+    )
+    with app.reporter() as reporter:
+        result = work.hooks.deploy(work.load(model, name), request, work.context(reporter))
+    work.show(result, f"{result.name} version {result.version}: {result.location}")
+    return 0
+
+
+@command(
+    "adjust",
+    examples="""
+    lepton adjust digits --objective latency
+    lepton adjust digits --objective throughput --floor 0.97
+    """,
+)
+@click.argument("name")
+@option(
+    "--objective",
+    type=click.Choice(["latency", "throughput", "memory"]),
+    default="latency",
+    help="What to improve.",
+)
+@option(
+    "--floor", type=FiniteType(minimum=None), metavar="X", help="Lowest accepted accuracy metric."
+)
+@option("--model", metavar="MODEL", help="Artifact that it runs, where the engine does not know.")
+@_options
+def adjust_command(app: App, name: str, *, model: str | None, **given: Any) -> int:  # noqa: ANN401
+    """Tune the deployment NAME by what it measured."""
+    from lepton_core.types import AdjustRequest
+
+    work = _Work(app, "adjust", given)
+    request = AdjustRequest(name, engine=work.engine, options=work.options, **given)
+    with app.reporter() as reporter:
+        result = work.hooks.adjust(work.load(model, name), request, work.context(reporter))
+    lines = [", ".join(f"{k} {v}" for k, v in change.items()) for change in result.changes]
+    work.show(result, "\n".join(lines) or f"{name}: nothing to change")
+    return 0
+
+
+@command(
+    "migrate",
+    examples="""
+    lepton migrate digits --to openvino
+    """,
+)
+@click.argument("name")
+@option("--to", "target", required=True, metavar="TARGET", type=TargetType(), help="New target.")
+@option("--model", metavar="MODEL", help="Artifact that it runs, where the engine does not know.")
+@_options
+def migrate_command(
+    app: App,
+    name: str,
+    *,
+    target: str,
+    model: str | None,
+    **given: Any,  # noqa: ANN401
+) -> int:
+    """Move the deployment NAME to another target, if it proves to be the same there.
+
+    Exit code: 0 moved; 1 it returned to the old target, which goes on serving.
+    """
+    from lepton_core.types import MigrateRequest
+
+    work = _Work(app, "migrate", given)
+    request = MigrateRequest(name, work.target(target), work.engine, work.options)
+    with app.reporter() as reporter:
+        result = work.hooks.migrate(work.load(model, name), request, work.context(reporter))
+    done = result.outcome == "done"
+    if app.json:
+        from lepton_core.codec import to_data
+
+        app.emit({"ok": done, **to_data(result)})
+    else:
+        app.line(f"{result.name}: {result.outcome}; {result.why}")
+    return 0 if done else 1
+
+
+__all__ = ["adjust_command", "deploy_command", "migrate_command"]

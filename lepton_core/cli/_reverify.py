@@ -1,0 +1,272 @@
+"""Checking a built variant again: digests first, then outputs against the source."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_core.errors import LeptonError, SourceError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lepton_core.cli._artifact import Built
+    from lepton_core.context import Context
+    from lepton_core.dispatch import Hooks
+    from lepton_core.types import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was found out.
+
+    Attributes:
+        path: The artifact.
+        target: Target it was built for.
+        precision: Its precision.
+        digest: Its digest, which is the recorded one.
+        recorded: Verdict of the passport beside it.
+        source: The source it was compared with.
+        source_unchanged: Whether that has the digest that the passport records.
+        verdict: The new verdict; ``None`` if nothing was run.
+        why: The new verdict's reasons.
+        same_rows: Whether the rows are those of the recorded proof.
+        passport: The new passport.
+    """
+
+    path: str
+    target: str
+    precision: str
+    digest: str
+    recorded: str
+    source: str = ""
+    source_unchanged: bool | None = None
+    verdict: str | None = None
+    why: str = ""
+    same_rows: bool | None = None
+    passport: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types."""
+        data = {
+            "schema": 1,
+            "ok": self.verdict in ("pass", None),
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
+            "metrics": None,
+            "errors": None,
+        }
+        if self.passport is not None:
+            from lepton_core.passport import variant_summary
+
+            summary = variant_summary(self.passport)
+            data |= {"metrics": summary["metrics"], "errors": summary["errors"]}
+        return data
+
+
+def verify(
+    text: str,
+    *,
+    hooks: Hooks,
+    context: Context,
+    data: str | None,
+    against: str | None,
+    metric: str | None,
+    max_drop: float | None,
+    threads: int | None,
+) -> Outcome:
+    """Check a variant again.
+
+    Args:
+        text: An artifact, its directory, or its passport.
+        hooks: Calls the plugins.
+        context: Where to write scratch files.
+        data: Samples; ``None`` checks digests only.
+        against: Source; the recorded one if ``None``.
+        metric: Metric; the recorded one if ``None``.
+        max_drop: Budget; the recorded one if ``None``.
+        threads: Threads of each session.
+
+    Raises:
+        UsageError: There is no passport there.
+        LeptonError: ``LPT-CLI-003`` the artifact is not the one that was proved.
+        SourceError: The source is gone.
+    """
+    built = _built(text)
+    outcome = _digests(built)
+    if data is None:
+        if against is not None:
+            source = _source(built, against, context)
+            outcome = replace(outcome, **_source_facts(source, built))
+        return outcome
+    source = _source(built, against, context)
+    outcome = replace(outcome, **_source_facts(source, built))
+    passport, same = _prove_again(
+        built, source, data, hooks, context, metric=metric, max_drop=max_drop, threads=threads
+    )
+    verdict = passport["verdict"]
+    return replace(
+        outcome,
+        verdict=verdict["verdict"],
+        why=verdict["why"],
+        same_rows=same,
+        passport=passport,
+    )
+
+
+def _built(text: str) -> Built:
+    from lepton_core.cli._artifact import find_built
+
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise SourceError(
+            "LPT-CLI-007",
+            f"There is no variant {text!r}",
+            cause=f"{path} does not exist",
+            remedy="Name an artifact that `lepton port` built, its directory, or its passport.",
+        )
+    built = find_built(text)
+    if built is None or built.passport is None:
+        raise UsageError(
+            "LPT-CLI-002",
+            f"There is no passport beside {text!r}",
+            cause="Only variants that `lepton port` has proved have one.",
+            remedy="Name OUT/TARGET/PRECISION of a port result, or port the model first.",
+        )
+    return built
+
+
+def _digests(built: Built) -> Outcome:
+    from lepton_core.files import digest_path
+
+    found, recorded = digest_path(built.model.path), built.model.digest
+    if found != recorded:
+        raise LeptonError(
+            "LPT-CLI-003",
+            f"{built.model.path} is not what was proved",
+            cause=f"its digest is {found}, the passport records {recorded}",
+            remedy="Do not use it; build it again with `lepton port`.",
+            details={"recorded": recorded, "found": found},
+        )
+    passport = built.passport or {}
+    return Outcome(
+        built.model.path,
+        built.target,
+        built.precision,
+        found,
+        passport["verdict"]["verdict"],
+    )
+
+
+def _source(built: Built, against: str | None, context: Context) -> Model:
+    """Read the source: the one named, or the one recorded."""
+    from lepton_core import api
+
+    recorded = (built.passport or {})["source"]
+    if against is None:
+        path = recorded["path"]
+        against = f"{path}:{recorded['entry']}" if recorded.get("entry") else path
+        looks_like_path = Path(path).is_absolute()
+        if looks_like_path and not Path(path).exists():
+            raise SourceError(
+                "LPT-CLI-004",
+                "The source that the passport records is gone",
+                cause=f"{path} does not exist",
+                remedy="Name the source with --against SOURCE.",
+                details={"source": path},
+            )
+    workdir = context.workdir / "source"
+    workdir.mkdir()
+    return api.load(against, context=replace(context, workdir=workdir))
+
+
+def _source_facts(source: Model, built: Built) -> dict[str, Any]:
+    recorded = (built.passport or {})["source"]
+    name = f"{source.path}:{source.entry}" if source.entry else source.path
+    return {"source": name, "source_unchanged": source.digest == recorded["digest"]}
+
+
+def _prove_again(
+    built: Built,
+    source: Model,
+    data: str,
+    hooks: Hooks,
+    context: Context,
+    *,
+    metric: str | None,
+    max_drop: float | None,
+    threads: int | None,
+) -> tuple[dict[str, Any], bool]:
+    """Run source and variant on the held-out rows; returns a passport, and if rows are the same."""
+    from lepton_core import api
+    from lepton_core._proof import choose_rows, load_outputs
+    from lepton_core.evaluate import evaluate_isolated
+    from lepton_core.passport import make_passport
+    from lepton_core.samples import load_samples, save
+    from lepton_core.types import EvaluateRequest, Target
+
+    recorded = dict(built.passport or {})
+    given = load_samples(data)
+
+    def work(name: str) -> Context:
+        (context.workdir / name).mkdir()
+        return replace(context, workdir=context.workdir / name)
+
+    owner, runnable = api._runnable(source, work("runnable"))
+    seed = recorded["samples"]["split"]["seed"] or 0
+    calibration, held_out = choose_rows(given, runnable, seed)
+    folder = context.workdir / "samples"
+    save(held_out, folder)
+    target = Target.parse(built.target)
+    results = []
+    for name, plugin, model, device in (
+        ("reference", owner, runnable, None),
+        ("actual", target.id, built.model, target.device),
+    ):
+        place = work(name)
+        request = EvaluateRequest(
+            plugin,
+            str(folder),
+            out=str(place.workdir / "outputs"),
+            device=device,
+            threads=threads,
+            reference=name == "reference",
+        )
+        results.append(evaluate_isolated(hooks, model, request, place))
+    reference, actual = results
+    passport = make_passport(
+        source=source.evolve(
+            signature=runnable.signature, metadata={**runnable.metadata, **source.metadata}
+        ),
+        variant=built.model,
+        target=built.target,
+        precision=built.precision,
+        reference=load_outputs(reference),
+        actual=load_outputs(actual),
+        held_out=held_out,
+        calibration=calibration,
+        split_seed=seed,
+        metric=metric or _recorded_metric(recorded),
+        max_drop=recorded["verdict"]["budget"] if max_drop is None else max_drop,
+        limits=_recorded_limits(recorded),
+        session_facts=actual.facts,
+    )
+    return passport, held_out.digest == recorded["samples"]["digest"]
+
+
+def _recorded_metric(recorded: Mapping[str, Any]) -> str | None:
+    metric = recorded["metric"]
+    if not metric:
+        return None
+    return f"{metric['name']}:{metric['output']}" if metric.get("output") else str(metric["name"])
+
+
+def _recorded_limits(recorded: Mapping[str, Any]) -> Any:  # noqa: ANN401 - verdicts.Limits
+    from lepton_core.verdicts import Limits
+
+    plain = {key: value for key, value in recorded["limits"].items() if key != "applied"}
+    return Limits.from_dict(plain)
+
+
+__all__ = ["Outcome", "verify"]

@@ -1,0 +1,208 @@
+"""Kinds of option values: lists, sizes, durations, shapes, options of a plugin."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lepton_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    _ParamType = click.ParamType[Any]  # generic in stubs only
+else:
+    _ParamType = click.ParamType
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)\s*$", re.IGNORECASE)
+_TIME = re.compile(r"^\s*(?:(\d+)h)?\s*(?:(\d+)m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)s?)?\s*$", re.I)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class SizeType(_ParamType):
+    """A size of memory in bytes: ``512M``, ``4G``, ``1.5GiB``; units are powers of 1024."""
+
+    name = "size"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click passes what it has
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int:
+        """Return the bytes.
+
+        Raises:
+            UsageError: The text is no size.
+        """
+        if isinstance(value, int):
+            return value
+        found = _SIZE.match(value)
+        size = 0
+        if found:
+            size = int(float(found[1]) * 1024 ** _POWERS[found[2].lower()])
+        if size <= 0:
+            raise UsageError(
+                "LPT-USE-104",
+                f"{value!r} is not a size of memory",
+                remedy="Write a number and a unit, such as 512M, 4G or 1.5GiB.",
+            )
+        return size
+
+
+class DurationType(_ParamType):
+    """A duration in seconds: ``90``, ``90s``, ``15m``, ``1h30m``."""
+
+    name = "duration"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Return the seconds.
+
+        Raises:
+            UsageError: The text is no duration.
+        """
+        if isinstance(value, int | float):
+            return float(value)
+        found = _TIME.match(value)
+        seconds = 0.0
+        if found:
+            seconds = 3600 * int(found[1] or 0) + 60 * int(found[2] or 0) + float(found[3] or 0)
+        if seconds <= 0:
+            raise UsageError(
+                "LPT-USE-105",
+                f"{value!r} is not a duration",
+                remedy="Write seconds or units, such as 90, 90s, 15m or 1h30m.",
+            )
+        return seconds
+
+
+class FiniteType(_ParamType):
+    """A finite number, at least 0 unless told otherwise."""
+
+    name = "number"
+
+    def __init__(self, minimum: float | None = 0.0) -> None:
+        self.minimum = minimum
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Return the number.
+
+        Raises:
+            UsageError: The text is no finite number, or too small.
+        """
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or (self.minimum is not None and number < self.minimum):
+            least = "" if self.minimum is None else f" of at least {self.minimum:g}"
+            name = param.opts[-1] if param else "the option"
+            raise UsageError(
+                "LPT-USE-106",
+                f"{value!r} is not a number that {name} takes",
+                remedy=f"Give a finite number{least}.",
+            )
+        return number
+
+
+class TargetType(_ParamType):
+    """Target names, completed in the shell from what is installed and known."""
+
+    name = "target"
+
+    def __init__(self, *, several: bool = False) -> None:
+        self.several = several
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete the last name of a comma-separated list."""
+        from click.shell_completion import CompletionItem
+
+        from lepton_core.catalogue import KNOWN
+        from lepton_core.registry import Registry
+
+        head, comma, last = incomplete.rpartition(",") if self.several else ("", "", incomplete)
+        records = Registry(environ={}).records.values()
+        names = {r.id for r in records if r.kind == "target"}
+        names |= {k.id for k in KNOWN.values() if k.kind == "target"}
+        return [CompletionItem(f"{head}{comma}{n}") for n in sorted(names) if n.startswith(last)]
+
+
+def split_list(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the parts of repeated and comma-separated values, each once, in order."""
+    parts = (part.strip() for value in values for part in value.split(","))
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def pairs(values: tuple[str, ...], name: str) -> dict[str, Any]:
+    """Return ``key=value`` options as a mapping; values are JSON if they parse, else text.
+
+    Raises:
+        UsageError: A value has no ``=``, or a key comes twice.
+    """
+    import json
+
+    found: dict[str, Any] = {}
+    for text in values:
+        key, sign, value = text.partition("=")
+        key = key.strip()
+        if not sign or not key or key in found:
+            raise UsageError(
+                "LPT-USE-107",
+                f"{text!r} is not a setting that {name} takes"
+                if key not in found
+                else f"{name} sets {key!r} twice",
+                remedy=f"Write {name} KEY=VALUE, once per key.",
+            )
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key] = value
+    return found
+
+
+def shapes(values: tuple[str, ...]) -> dict[str, int]:
+    """Return fixed sizes by symbolic dimension from ``batch=1,length=128``.
+
+    Raises:
+        UsageError: A size is no positive whole number.
+    """
+    found = pairs(split_list(values), "--shape")
+    for key, size in found.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise UsageError(
+                "LPT-USE-107",
+                f"'{key}={size}' is not a size of a dimension",
+                remedy="Write --shape NAME=SIZE with a whole number of at least 1.",
+            )
+    return found
+
+
+SIZE = SizeType()
+DURATION = DurationType()
+
+__all__ = [
+    "DURATION",
+    "SIZE",
+    "DurationType",
+    "FiniteType",
+    "SizeType",
+    "TargetType",
+    "pairs",
+    "shapes",
+    "split_list",
+]

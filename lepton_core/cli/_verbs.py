@@ -1,0 +1,320 @@
+"""``lepton adapt``, ``convert`` and ``optimize``: one verb, its result in a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lepton_core.cli._command import command, option
+from lepton_core.cli._types import (
+    DURATION,
+    SIZE,
+    FiniteType,
+    TargetType,
+    pairs,
+    shapes,
+    split_list,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lepton_core.cli._app import App
+    from lepton_core.context import Context
+    from lepton_core.types import Model, Target
+
+_RESULT, _LIMITS = "Result", "Limits"
+
+
+def _options(out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add what the three commands share."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for add in (
+            option("--mem-limit", group=_LIMITS, type=SIZE, help="Memory for each worker."),
+            option("--time-limit", group=_LIMITS, type=DURATION, help="Time for each job."),
+            option("--seed", group=_LIMITS, type=int, default=0, help="Seed of all randomness."),
+            option(
+                "--force",
+                group=_RESULT,
+                is_flag=True,
+                show_default=False,
+                help="Replace what is at --out even if lepton did not write it.",
+            ),
+            option(
+                "--out",
+                group=_RESULT,
+                default=out,
+                metavar="DIR",
+                type=click.Path(path_type=Path),
+                help="Directory of the result.",
+            ),
+            option(
+                "--option",
+                "options",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Setting of the plugin that does it; may be repeated.",
+            ),
+            option(
+                "--to",
+                "target",
+                required=True,
+                metavar="TARGET",
+                type=TargetType(),
+                help="Target it is for.",
+            ),
+            click.argument("model"),
+        ):
+            function = add(function)
+        return function
+
+    return decorate
+
+
+class _Work:
+    """One run of a verb: where it writes, and what it has to work on.
+
+    Args:
+        app: Output.
+        given: Options that the commands share; they are taken out.
+    """
+
+    def __init__(self, app: App, given: dict[str, Any]) -> None:
+        from lepton_core.types import Limits, Target
+
+        self.app = app
+        self.hooks = app.hooks()
+        self.out: Path = given.pop("out")
+        self.force: bool = given.pop("force")
+        self.seed: int = given.pop("seed")
+        self.limits = Limits(given.pop("time_limit"), given.pop("mem_limit"))
+        self.target: Target = Target.parse(given.pop("target"))
+        self.options = pairs(given.pop("options"), "--option")
+        self.hooks.registry.target(self.target.id)
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[tuple[Path, Context, Context]]:
+        """Yield the stage, a context that writes into it, and one for scratch files."""
+        from lepton_core.context import Context
+        from lepton_core.staging import staged
+
+        with self.app.reporter() as reporter, staged(self.out, force=self.force) as stage:
+            context = Context(stage, self.seed, reporter, self.limits)
+            with tempfile.TemporaryDirectory(prefix=".scratch-", dir=stage) as scratch:
+                yield stage, context, replace(context, workdir=Path(scratch))
+
+    def load(self, text: str, context: Context) -> Model:
+        """Return what the user named: something built, or a source that is read first."""
+        from lepton_core import api
+        from lepton_core.cli._artifact import find_built
+
+        built = find_built(text)
+        return api.load(text, context=context) if built is None else built.model
+
+    def close(self, stage: Path, model: Model, kind: str, precision: str) -> Model:
+        """Write the marker and return the model at its final place."""
+        from lepton_core.cli._artifact import taken_in, write_marker
+
+        model = taken_in(model, stage)
+        return write_marker(
+            stage, self.out, model, kind=kind, target=str(self.target), precision=precision
+        )
+
+    def show(self, model: Model, **more: Any) -> None:  # noqa: ANN401 - plain data
+        """Print the result."""
+        from lepton_core.artifacts import artifact_size
+        from lepton_core.cli._port import size_text
+        from lepton_core.codec import to_data
+
+        size = artifact_size(model)
+        if self.app.json:
+            data = {"ok": True, "model": to_data(model), "out": str(self.out.absolute())}
+            self.app.emit({**data, "size_bytes": size, **to_data(more)})
+            return
+        self.app.line(f"{model.path}  ({model.format}, {size_text(size)})")
+        if model.signature is not None:
+            self.app.line(f"  {model.signature}")
+        for name, value in more.items():
+            if name == "warnings":
+                continue
+            for line in [value] if isinstance(value, str) else value_lines(value):
+                if line:
+                    self.app.line(f"  {name}: {line}")
+        for warning in more.get("warnings", ()):
+            self.app.warn(warning)
+
+
+def value_lines(value: Any) -> list[str]:  # noqa: ANN401 - plain data
+    """Return a list as lines, and the short facts of a mapping as one line; JSON has them all."""
+    if isinstance(value, Mapping):
+        short = {k: v for k, v in value.items() if isinstance(v, str | int | float) and v != ""}
+        return [", ".join(f"{key} = {inner}" for key, inner in short.items())]
+    return [str(inner) for inner in value or ()]
+
+
+@command(
+    "convert",
+    examples="""
+    lepton convert model.onnx --to onnxruntime --out built
+    lepton convert digits.py:net --to onnxruntime --precision fp16 --out built
+    lepton convert digits.py:net --to onnxruntime --format pivot --out pivot
+    """,
+)
+@_options("lepton-converted")
+@option("--precision", default="fp32", help="How the artifact is stored.")
+@option(
+    "--format",
+    "to_format",
+    default="",
+    show_default=False,
+    metavar="FORMAT",
+    help="Stop at this format on the way; by default the target's artifact.",
+)
+@option("--opset", type=click.IntRange(min=7), default=21, help="ONNX opset of the pivot.")
+@option("--dynamic-batch/--static-batch", default=True, help="Whether the batch size stays open.")
+@option("--recipe", metavar="FILE", type=click.Path(exists=True), help="Compression to lower.")
+def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
+    """Convert MODEL to a target's format, without a proof.
+
+    Walks the planned path of conversions. `lepton port` also compares the result with the
+    source.
+    """
+    from lepton_core.types import ConvertRequest
+
+    work = _Work(app, given)
+    request = ConvertRequest(
+        work.target.id, device=work.target.device, options=work.options, **given
+    )
+    facts: dict[str, Any] = {}
+    warned: list[str] = []
+    with work.stage() as (stage, context, scratch):
+        source = result = work.load(model, scratch)
+        steps = work.hooks.plan(source, request).steps
+        for number, step in enumerate(steps):
+            part_context = context
+            if step is not steps[-1]:
+                workdir = scratch.workdir / f"step-{number}"
+                workdir.mkdir()
+                part_context = replace(scratch, workdir=workdir)
+            part = work.hooks.convert_step(result, step, request, part_context)
+            result = part.model
+            facts.update(part.facts)
+            warned += part.warnings
+        result = work.close(stage, result, "convert", request.precision)
+    way = " -> ".join((source.format, *(step.edge.result for step in steps)))
+    work.show(result, way=way, facts=facts, warnings=warned)
+    return 0
+
+
+@command(
+    "adapt",
+    examples="""
+    lepton adapt model.onnx --to openvino --shape batch=1 --out adapted
+    lepton adapt digits.py:net --to tflite --rewrite fold-batch-norm --out adapted
+    """,
+)
+@_options("lepton-adapted")
+@option(
+    "--rewrite",
+    "rewrites",
+    multiple=True,
+    metavar="NAME[,NAME]",
+    help="Rewrites to allow; all safe ones if not given.",
+)
+@option(
+    "--shape",
+    "sizes",
+    multiple=True,
+    metavar="NAME=SIZE",
+    help="Fixed size of a symbolic dimension; may be repeated.",
+)
+def adapt_command(
+    app: App,
+    model: str,
+    *,
+    rewrites: tuple[str, ...],
+    sizes: tuple[str, ...],
+    **given: Any,  # noqa: ANN401
+) -> int:
+    """Rewrite MODEL to meet a target's declared constraints.
+
+    The plugin that reads MODEL's format does it. `lepton check` says which rewrites a target
+    needs.
+    """
+    from lepton_core.types import AdaptRequest
+
+    fixed = shapes(sizes)
+    work = _Work(app, given)
+    request = AdaptRequest(work.target.id, split_list(rewrites), fixed, work.options)
+    with work.stage() as (stage, context, scratch):
+        result = work.hooks.adapt(work.load(model, scratch), request, context)
+        adapted = work.close(stage, result.model, "adapt", "")
+    work.show(adapted, changes=result.changes or ("none needed",), warnings=result.warnings)
+    return 0
+
+
+@command(
+    "optimize",
+    examples="""
+    lepton optimize model.onnx --to onnxruntime --data samples.npz --max-drop 0.005
+    lepton optimize model.onnx --to openvino --engine nncf --data samples.npz
+    """,
+)
+@_options("lepton-optimized")
+@option("--engine", default="compress", help="Engine that does it.")
+@option("--precision", default="int8", help="Precision to reach: int8, auto, ….")
+@option(
+    "--max-drop",
+    type=FiniteType(),
+    metavar="X",
+    help="Largest accepted loss in the metric's own unit.",
+)
+@option("--data", metavar="SAMPLES", help="Real inputs for calibration.")
+@option(
+    "--recipe",
+    metavar="FILE",
+    type=click.Path(exists=True),
+    help="Recipe to reproduce instead of searching.",
+)
+def optimize_command(app: App, model: str, *, data: str | None, **given: Any) -> int:  # noqa: ANN401
+    """Compress MODEL under a budget.
+
+    Without --data nothing is calibrated on noise: only what needs no samples is done.
+    """
+    from lepton_core.types import OptimizeRequest
+
+    work = _Work(app, given)
+    work.hooks.engine_owner("optimize", given["engine"])
+    with work.stage() as (stage, context, scratch):
+        source = work.load(model, scratch)
+        samples = None if data is None else _prepared(data, source, scratch.workdir)
+        request = OptimizeRequest(work.target.id, samples=samples, options=work.options, **given)
+        result = work.hooks.optimize(source, request, context)
+        model_there = work.close(stage, result.model, "optimize", request.precision)
+        recipe = result.recipe and str(work.out.absolute() / Path(result.recipe).relative_to(stage))
+    work.show(
+        model_there, recipe=recipe or "", why=result.why, facts=result.facts,
+        warnings=result.warnings,
+    )  # fmt: skip
+    return 0
+
+
+def _prepared(data: str, model: Model, scratch: Path) -> str:
+    """Load samples, fit them to the model, and write them as one file for the engine."""
+    from lepton_core.cli._arrays import save_samples
+    from lepton_core.samples import load_samples, match
+
+    samples = load_samples(data)
+    if model.signature is not None:
+        samples = match(samples, model.signature)
+    return save_samples(samples, scratch / "samples.npz")
+
+
+__all__ = ["adapt_command", "convert_command", "optimize_command"]

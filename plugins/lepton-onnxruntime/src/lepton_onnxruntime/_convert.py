@@ -1,0 +1,129 @@
+"""``lepton_convert`` for the edge pivot -> onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_core.environment import versions_of
+from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
+from lepton_onnx import float16, pivot
+from lepton_onnx.external import digest, external_files
+from lepton_onnxruntime import __version__
+from lepton_onnxruntime._execution import storage_facts
+from lepton_onnxruntime._runtime import accepts_opset, explain, onnxruntime
+from lepton_onnxruntime.info import DISTRIBUTIONS, INFO
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from lepton_core.context import Context
+
+FILE_NAME = "model.onnx"
+
+
+def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertResult:
+    """Write ``model.onnx`` under ``context.workdir`` and load it once.
+
+    Option: ``keep``, names of values, nodes or operators that stay in fp32 when the precision is
+    fp16.
+
+    Raises:
+        UnsupportedOperationError: LPT-CONV-211 (precision), 212 (a recipe).
+        ConversionError: LPT-CONV-213, the installed runtime does not load the result.
+        SourceError: The pivot cannot be read.
+    """
+    _refuse_what_is_not_done(request)
+    source, out = Path(model.path), context.workdir / FILE_NAME
+    proto = pivot.load(source)
+    parent = model.digest or digest(source)
+    context.checkpoint()
+    facts: dict[str, Any] = {}
+    warnings: tuple[str, ...] = ()
+    if request.precision == "fp16":
+        keep = (*request.options.get("keep", ()), *_without_half_kernels(proto))
+        result = float16.convert(proto, keep=keep)
+        proto, facts["kept_in_fp32"] = result.model, dict(result.kept)
+        facts["casts"] = result.casts
+        warnings = result.warnings
+    pivot.save(proto, out)
+    context.checkpoint()
+    _load_once(out)
+    found = pivot.graph_facts(proto)
+    facts |= {"opset": found["opset"], "ir_version": found["ir_version"]}
+    facts |= storage_facts(found["weights"])
+    step = LineageStep(
+        step=f"convert pivot -> onnxruntime ({request.precision})",
+        owner=f"lepton-onnxruntime {__version__}",
+        parent=parent,
+        request={"precision": request.precision, "options": dict(request.options)},
+        tools=versions_of("onnx", *DISTRIBUTIONS),
+    )
+    metadata = {**model.metadata, "opset": found["opset"], "precision": request.precision}
+    metadata["storage_precision"] = facts["storage_precision"]
+    metadata.pop("external_files", None)
+    files = [file.name for file in external_files(out)]
+    written = Model(
+        format=INFO.artifact,
+        path=str(out),
+        signature=pivot.signature(proto),
+        digest=digest(out),
+        lineage=(*model.lineage, step),
+        metadata=metadata | ({"external_files": files} if files else {}),
+    )
+    return ConvertResult(written, facts=facts, warnings=warnings)
+
+
+def _refuse_what_is_not_done(request: ConvertRequest) -> None:
+    if request.precision not in INFO.precisions:
+        raise UnsupportedOperationError(
+            "LPT-CONV-211",
+            f"onnxruntime cannot be built as {request.precision!r}",
+            cause=f"It is built as {' or '.join(INFO.precisions)}.",
+            remedy="Choose one of these; int8 is made by `lepton optimize`.",
+        )
+    if request.recipe:
+        raise UnsupportedOperationError(
+            "LPT-CONV-212",
+            "onnxruntime does not lower compression recipes",
+            cause=f"{request.recipe} was asked for.",
+            remedy="Convert without a recipe, as fp32 or fp16.",
+        )
+
+
+def _without_half_kernels(proto: ModelProto) -> list[str]:
+    """Return the nodes that load in float16 but fail when they run.
+
+    The CPU's scatter operators are registered for float16 and refuse to reduce in it.
+    """
+    scatters = ("ScatterElements", "ScatterND")
+    nodes = (n for n in proto.graph.node if n.op_type in scatters)
+    reducing = (
+        n for n in nodes if any(a.name == "reduction" and a.s != b"none" for a in n.attribute)
+    )
+    return [node.name or node.output[0] for node in reducing]
+
+
+def _load_once(path: Path) -> None:
+    """Make sure that the installed runtime takes the file."""
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        operator, reason = explain(error)
+        opset = pivot.graph_facts(pivot.read(path))["opset"]
+        newer = not accepts_opset(opset)
+        raise ConversionError(
+            "LPT-CONV-213",
+            f"ONNX Runtime {ort.__version__} does not load the converted model"
+            + (f": it does not know opset {opset}" if newer else ""),
+            cause=f"{operator}: {reason}" if operator else reason,
+            remedy="Upgrade onnxruntime, or export the model with opset 21 or lower."
+            if newer
+            else "The cause names the operator; replace it in the model, or choose another target.",
+        ) from error

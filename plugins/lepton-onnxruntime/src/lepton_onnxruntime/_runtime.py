@@ -1,0 +1,161 @@
+"""ONNX Runtime itself: importing it quietly, its version, devices and options."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from lepton_core.environment import available_cpus, versions_of
+from lepton_core.errors import PluginDependencyError, SessionError
+from lepton_onnxruntime.info import DISTRIBUTIONS
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from lepton_core.types import OpenRequest
+
+_SILENT = 4
+_NODE_ERROR = re.compile(r"while running (\S+) node\. Name:'([^']*)' Status Message: (.*)", re.S)
+_SOURCE_PLACE = re.compile(r"\S*/onnxruntime/\S+\.(h|cc):\d+\s*")
+
+
+@cache
+def onnxruntime() -> ModuleType:
+    """Import ONNX Runtime with its log and its telemetry off.
+
+    Raises:
+        PluginDependencyError: LPT-RUN-209, it is not installed or its libraries do not load.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise PluginDependencyError(
+            "LPT-RUN-209",
+            "ONNX Runtime cannot be imported",
+            cause=str(error),
+            remedy="pip install lepton-onnxruntime[cpu]",
+        ) from error
+    ort.set_default_logger_severity(_SILENT)
+    ort.disable_telemetry_events()
+    module: ModuleType = ort
+    return module
+
+
+def session_options(request: OpenRequest) -> Any:  # noqa: ANN401 - a class of the runtime
+    """Return session options for *request*.
+
+    One operator runs at a time, on as many threads as the container allows (or
+    ``request.threads``). Threads do not spin while they wait: with spinning, idle threads take
+    the cores away from whatever else runs in the container; ``options={"spinning": True}`` turns
+    it on where the model has the machine for itself.
+    """
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = request.threads or available_cpus()
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _SILENT
+    spinning = "1" if request.options.get("spinning") else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    if request.reference:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    else:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return options
+
+
+def providers(request: OpenRequest) -> list[Any]:
+    """Return the execution providers for the device of *request*, best first.
+
+    On CUDA, products of float32 are computed in float32; ``options={"tf32": True}`` allows the
+    faster TensorFloat-32, which keeps 10 bits of each mantissa.
+
+    Raises:
+        SessionError: LPT-RUN-206, the device is not there, with the reason.
+    """
+    name, _, index = (request.device or "cpu").partition(":")
+    if name == "cpu":
+        return ["CPUExecutionProvider"]
+    if name != "cuda" or (index and not index.isdecimal()):
+        raise SessionError(
+            "LPT-RUN-206",
+            f"ONNX Runtime has no device {request.device!r} here",
+            remedy="Use cpu or cuda, as in onnxruntime:cuda.",
+        )
+    _require_cuda()
+    tf32 = "1" if request.options.get("tf32") and not request.reference else "0"
+    options = {"device_id": index or "0", "use_tf32": tf32}
+    return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+
+
+def _require_cuda() -> None:
+    ort = onnxruntime()
+    available = ort.get_available_providers()
+    if "CUDAExecutionProvider" in available:
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        return
+    raise SessionError(
+        "LPT-RUN-206",
+        "This ONNX Runtime has no CUDA",
+        cause=distribution_conflict() or f"It was built with {', '.join(available)}.",
+        remedy="pip uninstall -y onnxruntime onnxruntime-gpu && "
+        "pip install lepton-onnxruntime[gpu]",
+    )
+
+
+def distribution_conflict() -> str:
+    """Say so if several distributions of ONNX Runtime are installed; else return ``""``."""
+    installed = versions_of(*DISTRIBUTIONS)
+    if len(installed) < 2:
+        return ""
+    listed = " and ".join(f"{name} {version}" for name, version in installed.items())
+    return (
+        f"{listed} are installed together and overwrite each other's files under one import "
+        "name; keep exactly one."
+    )
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """Return the operator with its node, and the reason, from an error of the runtime.
+
+    The operator is empty if the error names none.
+    """
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    match = _NODE_ERROR.search(text)
+    if match:
+        return f"{match[1]} (node {match[2]!r})", _SOURCE_PLACE.sub("", match[3])[:500]
+    return "", _SOURCE_PLACE.sub("", text)[:500]
+
+
+@cache
+def known_operators() -> dict[str, frozenset[str]]:
+    """Return the operators that the installed runtime defines, by domain (``""`` is ONNX's)."""
+    onnxruntime()
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found: dict[str, set[str]] = {}
+    for schema in getattr(state, "get_all_operator_schema", list)():
+        found.setdefault(schema.domain, set()).add(schema.name)
+    return {domain: frozenset(names) for domain, names in found.items()}
+
+
+@cache
+def accepts_opset(opset: int) -> bool:
+    """Tell whether the installed runtime loads a model of this opset, by loading a tiny one."""
+    from onnx import TensorProto, helper
+
+    ort = onnxruntime()
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = 1
+    try:
+        ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,68 @@
+"""What lepton-onnxruntime declares."""
+
+from __future__ import annotations
+
+from lepton_core.capabilities import (
+    FULL,
+    Backend,
+    Capability,
+    Constraints,
+    Edge,
+    Opens,
+    Support,
+    TargetInfo,
+)
+
+DISTRIBUTIONS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+)
+"""Rivals under the import name ``onnxruntime``; only one of them may be installed."""
+
+INFO = TargetInfo(
+    id="onnxruntime",
+    title="ONNX Runtime",
+    distribution="lepton-onnxruntime",
+    summary="ONNX Runtime on CPU, and on CUDA with the gpu extra.",
+    edges=(
+        Edge(source="pivot", result="onnxruntime", precisions=("fp32", "fp16"), isolated=False),
+    ),
+    opens=(
+        Opens("onnxruntime"),
+        Opens("pivot", reference_rank=10),
+        Opens("onnx", reference_rank=10),
+    ),
+    capabilities={
+        "convert": FULL,
+        "open": FULL,
+        "precision.fp32": FULL,
+        "precision.fp16": Capability(
+            Support.FULL, note="stored as fp16; the CPU computes most operators in fp32"
+        ),
+        "precision.int8": Capability(Support.NOT_IMPLEMENTED, note="needs lepton-compress"),
+        "shapes.dynamic-batch": FULL,
+        "shapes.dynamic": FULL,
+        "device.cuda": Capability(Support.FULL, note="pip install lepton-onnxruntime[gpu]"),
+        "adapt": Capability(Support.UNSUPPORTED, note="the source format's plugin adapts"),
+        "optimize": Capability(Support.UNSUPPORTED, note="an engine does it: lepton-compress"),
+        "deploy": Capability(Support.UNSUPPORTED, note="the embedded engine deploys"),
+        "adjust": Capability(Support.UNSUPPORTED, note="the embedded engine adjusts"),
+        "migrate": Capability(Support.UNSUPPORTED, note="the embedded engine migrates"),
+    },
+    backends=(
+        Backend(
+            module="onnxruntime",
+            distributions=DISTRIBUTIONS,
+            specifier=">=1.20",
+            pip="lepton-onnxruntime[cpu]",
+        ),
+    ),
+    artifact="onnxruntime",
+    precisions=("fp32", "fp16"),
+    devices=("cpu", "cuda"),
+    platforms=("linux", "windows", "macos"),
+    constraints=Constraints(opsets=(7, 26), domains=("", "ai.onnx", "ai.onnx.ml", "com.microsoft")),
+)
