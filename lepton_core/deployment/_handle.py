@@ -293,7 +293,11 @@ class Deployment:
         try:
             slot.close()
         except Exception as error:  # a runtime's fault must not end the watcher
-            wrapped = SessionError("LPT-DEP-007", f"{slot.version} did not close: {error}")
+            wrapped = SessionError(
+                "LPT-DEP-007",
+                f"The session of {slot.version} did not close: {type(error).__name__}: {error}",
+                remedy="Report this to the makers of the target's plugin.",
+            )
             self._alarm("drain", slot.version, wrapped)
 
     def _alarm(self, kind: str, version: str, error: LeptonError) -> None:
@@ -319,8 +323,7 @@ class Deployment:
             except Exception as error:  # the store is out of reach: what runs goes on running
                 if not reported:
                     known = error if isinstance(error, LeptonError) else None
-                    text = f"{type(error).__name__}: {error}"
-                    self._alarm("store", "", known or SessionError("LPT-DEP-008", text))
+                    self._alarm("store", "", known or _out_of_reach(error))
                     reported = True
 
     # --- measurements -------------------------------------------------------------------------
@@ -375,6 +378,14 @@ class Deployment:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
+
+
+def _out_of_reach(error: Exception) -> SessionError:
+    return SessionError(
+        "LPT-DEP-008",
+        f"The deployment could not look after its alias: {type(error).__name__}: {error}",
+        remedy="The present version goes on; make the store readable again.",
+    )
 
 
 def _plain(details: dict[str, Any]) -> dict[str, Any]:
