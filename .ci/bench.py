@@ -2,8 +2,8 @@
 """Measures how fast lepton starts, and runs the benchmarks of kernels and plugins.
 
 Start-up is measured in fresh processes, in an environment that shows 120 further distributions,
-because listing installed distributions is what plugin systems are slow at. Benchmarks of a part
-are files ``benches/bench_*.py`` of kernels_rs/ or of a plugin; each gets ``--out FOLDER``.
+because listing installed distributions is what plugin systems are slow at. Benchmarks are files
+``benches/bench_*.py`` of the core, of kernels_rs/ or of a plugin; each gets ``--out FOLDER``.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def main() -> None:
     machine = {"python": platform.python_version(), "machine": platform.platform()}
     report = {"environment": {**machine, "cpus": os.cpu_count()}, "start_up": start_up()}
     (out / "start-up.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    parts = [ROOT / "kernels_rs", *sorted((ROOT / "plugins").iterdir())]
+    parts = [ROOT, ROOT / "kernels_rs", *sorted((ROOT / "plugins").iterdir())]
     failed = []
     for file in [file for part in parts for file in sorted(part.glob("benches/bench_*.py"))]:
         say(f"{file.relative_to(ROOT)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import shutil
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -87,8 +88,23 @@ def _removable(
         added = datetime.fromisoformat(store.database.row(seq).time).timestamp()
         if added > before:
             kept.add(version)
+    kept |= _lately_used(transaction, before)
     rows = transaction.execute("SELECT version FROM versions ORDER BY version")
     return tuple(version for (version,) in rows if version not in kept)
+
+
+def _lately_used(transaction: Transaction, before: float) -> set[str]:
+    """Return what aliases have pointed to since *before*: a rollback may have been a mistake."""
+    found: set[str] = set()
+    rows = transaction.execute(
+        "SELECT body FROM ledger WHERE kind IN ('alias.set', 'alias.remove') ORDER BY seq DESC"
+    )
+    for (body,) in rows:
+        row = json.loads(body)
+        if datetime.fromisoformat(row["time"]).timestamp() <= before:
+            break
+        found |= {row["details"].get("version"), row["details"].get("previous")} - {None}
+    return found
 
 
 def _remove_version(transaction: Transaction, version: str) -> None:

@@ -310,7 +310,8 @@ class Store(VersionStore):
         """Remove versions and files that nothing leads to any more.
 
         Kept are: what an alias points to, the *keep* versions that rollbacks of each alias lead
-        to, pinned versions, and everything younger than *grace*. Safe while others deploy.
+        to, pinned versions, and what was deployed or in use within *grace*. Safe while others
+        deploy.
 
         Args:
             grace: Age in seconds below which nothing is removed.
