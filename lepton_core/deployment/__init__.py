@@ -17,7 +17,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from lepton_core.deployment._handle import Alarm, Deployment, open_deployment
+from lepton_core.deployment._alarms import Alarm
+from lepton_core.deployment._handle import Deployment
+from lepton_core.deployment._open import open_deployment
 from lepton_core.deployment._telemetry import CallError, VersionStats
 
 

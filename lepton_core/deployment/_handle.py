@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lepton_core.deployment._alarms import Alarm, Alarms, out_of_reach
 from lepton_core.deployment._signature import check_replaces
 from lepton_core.deployment._slot import Opening, open_slot
 from lepton_core.deployment._telemetry import Lane, Telemetry
 from lepton_core.errors import LeptonError, SessionError
-from lepton_core.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     import numpy as np
 
     from lepton_core.deployment._slot import Slot
     from lepton_core.deployment._telemetry import CallError, VersionStats
     from lepton_core.dispatch import Hooks
+    from lepton_core.store import Store
     from lepton_core.types import Signature
 
-_ALARMS = 100
 _DRAIN_STEP = 0.002
+_POLL_LEAST = 0.001
 _RETRY_FIRST = 5.0
 _RETRY_LAST = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """Something that needs a person: a version that could not take over, a store out of reach.
-
-    Attributes:
-        time: Seconds since the epoch.
-        kind: ``"swap"``, ``"store"`` or ``"drain"``.
-        version: Version it is about.
-        code: Stable code of the error.
-        message: The error in words.
-    """
-
-    time: float
-    kind: str
-    version: str
-    code: str
-    message: str
 
 
 class Deployment:
@@ -82,12 +62,10 @@ class Deployment:
         self._drain_seconds = drain_seconds
         self._flush_seconds = flush_seconds
         self._any_signature = allow_signature_change
-        self._on_alarm = on_alarm
         self._owns_store = owns_store
         self._telemetry = Telemetry()
         self._local = threading.local()
         self._swap = threading.RLock()
-        self._alarms: collections.deque[Alarm] = collections.deque(maxlen=_ALARMS)
         self._retired: list[Slot] = []
         self._failed: tuple[Any, float, float] | None = None
         self._flushed: dict[str, VersionStats] = {}
@@ -97,6 +75,7 @@ class Deployment:
         resolved = store.resolve(reference)
         self.name = resolved.name
         self.alias = resolved.alias.alias if resolved.alias else None
+        self._alarms = Alarms(store, self.name, self.alias, on_alarm)
         settings = store.watch(self.name, self.alias or "")[2]
         first = open_slot(store, hooks, resolved, opening, (resolved.version.id, settings))
         self._telemetry.begin(first.version)
@@ -105,7 +84,7 @@ class Deployment:
         if poll_seconds is not None:
             self._watcher = threading.Thread(
                 target=self._watch,
-                args=(poll_seconds,),
+                args=(max(poll_seconds, _POLL_LEAST),),
                 name=f"lepton-deployment-{self.name}",
                 daemon=True,
             )
@@ -128,7 +107,8 @@ class Deployment:
         try:
             lane = self._local.lane
         except AttributeError:
-            lane = self._local.lane = self._telemetry.lane()
+            lane, self._local.token = self._telemetry.lane()
+            self._local.lane = lane
         outer = lane.current
         slot = self._enter(lane)
         began = time.perf_counter_ns()
@@ -191,7 +171,7 @@ class Deployment:
     @property
     def alarms(self) -> tuple[Alarm, ...]:
         """The last 100 alarms, oldest first."""
-        return tuple(self._alarms)
+        return self._alarms.last()
 
     @property
     def errors(self) -> tuple[CallError, ...]:
@@ -275,7 +255,7 @@ class Deployment:
         wait = min(self._failed[2] * 2, _RETRY_LAST) if again and self._failed else _RETRY_FIRST
         self._failed = (key, time.monotonic() + wait, wait)
         if not again:
-            self._alarm("swap", key[0], error)
+            self._alarms.add("swap", key[0], error)
 
     def _reap(self, patience: float) -> None:
         """Close sessions that nobody is in any more, waiting at most *patience* seconds."""
@@ -298,20 +278,7 @@ class Deployment:
                 f"The session of {slot.version} did not close: {type(error).__name__}: {error}",
                 remedy="Report this to the makers of the target's plugin.",
             )
-            self._alarm("drain", slot.version, wrapped)
-
-    def _alarm(self, kind: str, version: str, error: LeptonError) -> None:
-        alarm = Alarm(time.time(), kind, version, error.code, str(error))
-        self._alarms.append(alarm)
-        with contextlib.suppress(Exception):  # the alarm must not depend on what it is about
-            details = {"kind": kind, "version": version, **error.to_dict()}
-            details["alias"] = self.alias
-            self._store.record(
-                "deployment.alarm", self.name, why=error.message, details=_plain(details)
-            )
-        if self._on_alarm is not None:
-            with contextlib.suppress(Exception):
-                self._on_alarm(alarm)
+            self._alarms.add("drain", slot.version, wrapped)
 
     def _watch(self, seconds: float) -> None:
         reported = False
@@ -323,7 +290,7 @@ class Deployment:
             except Exception as error:  # the store is out of reach: what runs goes on running
                 if not reported:
                     known = error if isinstance(error, LeptonError) else None
-                    self._alarm("store", "", known or _out_of_reach(error))
+                    self._alarms.add("store", "", known or out_of_reach(error))
                     reported = True
 
     # --- measurements -------------------------------------------------------------------------
@@ -380,83 +347,4 @@ class Deployment:
         self.close()
 
 
-def _out_of_reach(error: Exception) -> SessionError:
-    return SessionError(
-        "LPT-DEP-008",
-        f"The deployment could not look after its alias: {type(error).__name__}: {error}",
-        remedy="The present version goes on; make the store readable again.",
-    )
-
-
-def _plain(details: dict[str, Any]) -> dict[str, Any]:
-    """Return details that any ledger row takes."""
-    import json
-
-    found: dict[str, Any] = json.loads(json.dumps(details, default=str).replace("NaN", "null"))
-    return found
-
-
-def open_deployment(
-    reference: str,
-    *,
-    store: str | Path | Store | None = None,
-    hooks: Hooks | None = None,
-    threads: int | None = None,
-    device: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    poll_seconds: float | None = 1.0,
-    flush_seconds: float | None = None,
-    drain_seconds: float = 30.0,
-    allow_signature_change: bool = False,
-    on_alarm: Callable[[Alarm], None] | None = None,
-) -> Deployment:
-    """Open a deployment: ``lepton_core.deployment("digits@production")``.
-
-    Args:
-        reference: ``NAME@ALIAS``, ``NAME`` for its alias ``production``, or ``NAME@VERSION``,
-            which never moves.
-        store: The store or its folder; ``LEPTON_STORE`` or the user's data folder by default.
-        hooks: Hooks to open sessions with; the process's own by default.
-        threads: Intra-op threads; by default what the deployment's settings say.
-        device: Device, likewise.
-        options: Owner-specific options of the session, over those of the settings.
-        poll_seconds: How often to look whether the alias moved; ``None`` only in
-            :meth:`.Deployment.check`.
-        flush_seconds: How often to write measurements to the store; ``None`` never.
-        drain_seconds: How long a swap waits for calls under way before it goes on without them.
-        allow_signature_change: Let a version take over whose signature does not fit the callers.
-        on_alarm: Called with every alarm, in the watching thread.
-
-    Returns:
-        The handle; close it, or use it as a context manager.
-
-    Raises:
-        UsageError: LPT-STORE-006 … 009, the reference leads nowhere.
-        StorageError: LPT-STORE-002 … 004, there is no store, or something in it is damaged.
-        PluginError: The target's plugin is not installed or cannot be used.
-        SessionError: The runtime refuses the model.
-        DeployError: LPT-DEP-003, LPT-DEP-006.
-    """
-    from lepton_core.hooks import default
-
-    opened = store if isinstance(store, Store) else Store(store, create=False)
-    try:
-        return Deployment(
-            reference,
-            opened,
-            hooks or default(),
-            opening=Opening(threads, device, options),
-            poll_seconds=poll_seconds,
-            flush_seconds=flush_seconds,
-            drain_seconds=drain_seconds,
-            allow_signature_change=allow_signature_change,
-            on_alarm=on_alarm,
-            owns_store=opened is not store,
-        )
-    except BaseException:
-        if opened is not store:
-            opened.close()
-        raise
-
-
-__all__ = ["Alarm", "Deployment", "open_deployment"]
+__all__ = ["Deployment"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import threading
 import time
+import weakref
 from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -144,17 +145,28 @@ class CallError:
     message: str
 
 
+class Token:
+    """Lives as long as the thread that keeps it in its thread-local storage."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Lane:
     """What one calling thread owns: which session it is in, and its counters."""
 
-    __slots__ = ("current", "recorder", "recorders", "slot", "thread")
+    __slots__ = ("_token", "current", "recorder", "recorders", "slot")
 
-    def __init__(self) -> None:
-        self.thread = threading.current_thread()
+    def __init__(self, token: Token) -> None:
+        self._token = weakref.ref(token)
         self.current: object | None = None
         self.slot: object | None = None
         self.recorder = Recorder()
         self.recorders: dict[str, Recorder] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether its thread has ended."""
+        return self._token() is None
 
     def enter_version(self, slot: object, version: str) -> None:
         """Count from now on for *version*."""
@@ -174,16 +186,21 @@ class Telemetry:
         self._versions: list[str] = []
         self._errors: collections.deque[CallError] = collections.deque(maxlen=KEPT_ERRORS)
 
-    def lane(self) -> Lane:
-        """Make the lane of a new thread; threads that ended hand in their counters."""
-        made = Lane()
+    def lane(self) -> tuple[Lane, Token]:
+        """Make the lane of a new thread; threads that ended hand in their counters.
+
+        Returns:
+            The lane, and a token that the thread must keep for as long as it lives.
+        """
+        token = Token()
+        made = Lane(token)
         with self._lock:
-            ended = [lane for lane in self._lanes if not lane.thread.is_alive()]
+            ended = [lane for lane in self._lanes if lane.ended]
             for lane in ended:
                 self._hand_in(lane.recorders)
-            self._lanes = [lane for lane in self._lanes if lane.thread.is_alive()]
+            self._lanes = [lane for lane in self._lanes if lane not in ended]
             self._lanes.append(made)
-        return made
+        return made, token
 
     def _hand_in(self, recorders: Mapping[str, Recorder]) -> None:
         for version, recorder in list(recorders.items()):

@@ -16,6 +16,7 @@ for open sessions), ``lepton-store.json`` (the marker). ``docs/reference/store.m
 from __future__ import annotations
 
 from lepton_core.store._metrics import Metric
+from lepton_core.store._place import default_path
 from lepton_core.store._store import Store
 from lepton_core.store._types import (
     AliasState,
@@ -27,7 +28,7 @@ from lepton_core.store._types import (
     VerifyReport,
     Version,
 )
-from lepton_core.store._versions import Resolved, default_path
+from lepton_core.store._versions import Resolved
 from lepton_core.store._views import View
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import LeptonError
-from lepton_core.store import _collect, _faults, _ledger, _manifest, _versions
+from lepton_core.store import _collect, _faults, _ledger, _manifest, _place
 from lepton_core.store._cas import TEMPORARY, digest_file
 from lepton_core.store._database import TABLES
 from lepton_core.store._names import is_digest
@@ -23,7 +23,7 @@ def verify(store: Store) -> VerifyReport:
     """Do what :meth:`.Store.verify` says."""
     found: list[Damage] = []
     check = _Checker(store, found)
-    check.run("marker", _versions.MARKER, lambda: _versions.check_marker(store.path))
+    check.run("marker", _place.MARKER, lambda: _place.check_marker(store.path))
     check.run("database", "ledger.db", check.database)
     check.run("head", _ledger.HEAD, check.head)
     check.run("ledger", "ledger.db", check.ledger)

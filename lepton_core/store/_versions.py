@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,13 @@ from lepton_core.store._cas import Cas, sync_folder
 from lepton_core.store._database import FILE, Database
 from lepton_core.store._failpoints import reach
 from lepton_core.store._metrics import MetricsLog
+from lepton_core.store._place import (
+    MARKER,
+    check_marker,
+    default_path,
+    marker_text,
+    user_name,
+)
 from lepton_core.store._types import AliasState, StoredFile
 from lepton_core.store._views import View, make_view
 
@@ -27,19 +32,7 @@ if TYPE_CHECKING:
     from lepton_core.store._types import Version
     from lepton_core.types import Model
 
-MARKER = "lepton-store.json"
-SCHEMA = 1
 _TRIES = 5
-
-
-def default_path() -> Path:
-    """Return ``LEPTON_STORE``, or the place of the user's data."""
-    given = os.environ.get("LEPTON_STORE")
-    if given:
-        return Path(given)
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("lepton", appauthor=False)) / "store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +76,7 @@ class VersionStore:
     ) -> None:
         self.path = Path(path or default_path()).absolute()
         self.cas = Cas(self.path)
-        self.database = Database(self.path, timeout, actor or _user())
+        self.database = Database(self.path, timeout, actor or user_name())
         if not (self.path / MARKER).is_file():
             self._create(create)
         check_marker(self.path)
@@ -382,36 +375,4 @@ def _side_files(recipe: Iterable[str | Path], golden: str | Path | None) -> list
     return found
 
 
-def marker_text() -> str:
-    """Return what the file that marks a store holds."""
-    return _ledger.canonical({"kind": "lepton.store", "schema": SCHEMA}) + "\n"
-
-
-def check_marker(root: Path) -> None:
-    """Check the file that marks a store.
-
-    Raises:
-        StorageError: LPT-STORE-004, it is not what was written; LPT-STORE-014, it is of a later
-            version.
-    """
-    found = (root / MARKER).read_bytes()
-    if found == marker_text().encode():
-        return
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        data = json.loads(found)
-        if data["kind"] == "lepton.store" and int(data["schema"]) > SCHEMA:
-            raise StorageError(
-                "LPT-STORE-014",
-                f"{root} is a store of schema {data['schema']}; this lepton knows {SCHEMA}",
-                remedy="pip install --upgrade lepton-core",
-            )
-    raise _faults.damaged(f"the marker of the store ({MARKER})", "it is not what was written")
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # no account for this user id, as in containers
-        return f"uid-{os.getuid()}" if hasattr(os, "getuid") else "unknown"
+__all__ = ["Resolved", "VersionStore"]
