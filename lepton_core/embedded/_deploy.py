@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_core.errors import UsageError
+from lepton_core.errors import StorageError, UsageError
 from lepton_core.types import ConvertRequest, DeployResult, OpenRequest, Target
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
         )
     hooks = _hooks(context)
     target = Target.parse(request.target)
+    # What the alias is now decides: whoever moves it while this one is tried, wins.
+    expect = _generation(request, options) if options.expect is None else options.expect
     if request.kind == "bundle":
         from lepton_core.embedded._bundle import check_place, runtime_file
 
@@ -120,7 +122,7 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
                 recipe=options.recipe,
                 golden=golden,
                 alias=request.alias,
-                expect=options.expect,
+                expect=expect,
                 why=options.why,
             )
             location, said = str(store.path), facts
@@ -139,6 +141,22 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
     if added.alias is not None:
         said |= {"alias": added.alias.alias, "generation": added.alias.generation}
     return DeployResult(request.name, added.version.id, location, said)
+
+
+def _generation(request: DeployRequest, options: Options) -> int | None:
+    """Return how often the alias was moved so far; ``None`` without an alias."""
+    from lepton_core.store import Store
+
+    if request.alias is None:
+        return None
+    try:
+        with Store(options.store, create=False) as store:
+            state = store.alias(request.name, request.alias)
+    except StorageError as error:
+        if error.code != "LPT-STORE-002":
+            raise
+        return 0
+    return state.generation if state else 0
 
 
 def _hooks(context: Context) -> Hooks:

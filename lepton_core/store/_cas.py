@@ -95,7 +95,6 @@ class Cas:
         final = self.path(digest)
         with _faults.guard(f"a file of {size} bytes into the store"):
             if self._is_good(final, digest):
-                os.utime(final)  # young again: a collection that runs now leaves it alone
                 return
             if not final.parent.is_dir():
                 final.parent.mkdir(parents=True, exist_ok=True)
@@ -120,9 +119,13 @@ class Cas:
     def _is_good(self, final: Path, digest: str) -> bool:
         """Tell whether the file is already there and whole; a damaged one is written anew."""
         try:
-            return digest_file(final) == digest
-        except FileNotFoundError:
+            if digest_file(final) != digest:
+                return False
+            with contextlib.suppress(PermissionError):  # someone else's file in a shared store
+                os.utime(final)  # young again: a collection that runs now leaves it alone
+        except FileNotFoundError:  # it was not there, or was collected this moment
             return False
+        return True
 
     def read(self, digest: str, what: str) -> bytes:
         """Return the bytes of a small file.

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any
 
-from lepton_core.errors import LeptonError, StorageError
+from lepton_core.errors import LeptonError, StorageError, UsageError
 from lepton_core.store import _faults, _ledger
 from lepton_core.store._failpoints import reach
 from lepton_core.store._ledger import Mark
@@ -89,10 +89,24 @@ class Transaction:
     def append(
         self, kind: str, name: str = "", *, why: str = "", details: Mapping[str, Any] | None = None
     ) -> int:
-        """Append a ledger row; returns its number."""
+        """Append a ledger row; returns its number.
+
+        Raises:
+            UsageError: LPT-STORE-018, reason or details are not plain data.
+        """
         seq = self.last.seq + 1
-        body = _ledger.make_body(seq, kind, name, actor=self._actor, why=why, details=details or {})
-        mark = Mark(seq, _ledger.row_hash(self.last.hash, body))
+        try:
+            body = _ledger.make_body(
+                seq, kind, name, actor=self._actor, why=why, details=details or {}
+            )
+            mark = Mark(seq, _ledger.row_hash(self.last.hash, body))
+        except (ValueError, TypeError) as error:
+            raise UsageError(
+                "LPT-STORE-018",
+                f"What a {kind!r} row of the ledger should say cannot be stored",
+                cause=str(error),
+                remedy="Use JSON types, finite numbers and text that is valid Unicode.",
+            ) from error
         self._connection.execute(
             "INSERT INTO ledger(seq, kind, name, hash, body) VALUES (?, ?, ?, ?, ?)",
             (seq, kind, name, mark.hash, body),

@@ -130,7 +130,7 @@ def build(
     data = codec.to_data(model)
     del data["path"]
     try:
-        text = canonical(
+        encoded = canonical(
             {
                 "kind": KIND,
                 "schema": SCHEMA,
@@ -140,15 +140,15 @@ def build(
                 "files": [codec.to_data(f) for f in sorted(files, key=lambda f: f.path)],
                 "facts": codec.to_data(dict(facts)),
             }
-        )
+        ).encode()
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(
             "LPT-STORE-018",
-            "The model's metadata or facts cannot be stored",
+            "The model's metadata or facts cannot be stored in a manifest",
             cause=str(error),
             remedy="Use JSON types and finite numbers only.",
         ) from error
-    return text.encode()
+    return encoded
 
 
 def version_id(digest: str) -> str:

@@ -256,15 +256,7 @@ class Store(VersionStore):
                 remedy="Use a kind of your own, such as adjust.change.",
             )
         with self.database.write(f"a ledger row of the kind {kind}") as transaction:
-            try:
-                seq = transaction.append(kind, name, why=why, details=details)
-            except (ValueError, TypeError) as error:
-                raise UsageError(
-                    "LPT-STORE-018",
-                    f"The details of a {kind!r} row cannot be stored",
-                    cause=str(error),
-                    remedy="Use JSON types and finite numbers only.",
-                ) from error
+            seq = transaction.append(kind, name, why=why, details=details)
         return self.database.row(seq)
 
     def ledger(

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from lepton_core.store._types import Version
     from lepton_core.types import Model
 
-_TRIES = 5
-
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -77,19 +75,22 @@ class VersionStore:
         self.path = Path(path or default_path()).absolute()
         self.cas = Cas(self.path)
         self.database = Database(self.path, timeout, actor or user_name())
-        if not (self.path / MARKER).is_file():
-            self._create(create)
-        check_marker(self.path)
+        with _faults.guard(f"the store at {self.path}"):
+            if not (self.path / MARKER).is_file():
+                self._create(create)
+            check_marker(self.path)
         self.metrics = MetricsLog(self.path, timeout)
 
     def _create(self, create: bool) -> None:
-        there = self.path.is_dir() and any(self.path.iterdir())
         ours = ("cas", FILE, _ledger.HEAD, f".{MARKER}", f".{_ledger.HEAD}")
-        if there and not all(p.name.startswith(ours) for p in self.path.iterdir()):
+        foreign = self.path.exists() and not self.path.is_dir()
+        if self.path.is_dir():
+            foreign = not all(p.name.startswith(ours) for p in self.path.iterdir())
+        if foreign:
             raise StorageError(
                 "LPT-STORE-001",
                 f"{self.path} is not a store of lepton",
-                cause=f"it holds other files and no {MARKER}",
+                cause=f"it is a file, or holds other files and no {MARKER}",
                 remedy="Choose an empty or new folder with --store or LEPTON_STORE.",
             )
         if not create:
@@ -158,28 +159,35 @@ class VersionStore:
         root, model_files = _manifest.members(model)
         parts = [(f"model/{rel}", place) for rel, place in model_files]
         parts += _side_files(recipe, golden)
-        for _ in range(_TRIES):
+
+        def put() -> Version:
             files = [StoredFile(rel, *self.cas.put_file(place)) for rel, place in parts]
             files += self._put_passport(passport)
             data = _manifest.build(
                 model, root, target=target, precision=precision, files=files, facts=facts or {}
             )
-            digest, size = self.cas.put_bytes(data)
-            version = _manifest.parse(data, digest)
-            with self.database.write(f"version {version.id} of {name}") as transaction:
-                # A collection may have run since the files were put; it runs in transactions too.
-                if not all(self.cas.holds(f.digest, f.size) for f in version.files):
-                    continue
-                if not self.cas.holds(digest, size):
-                    continue
-                self._insert(transaction, name, version, why)
-                moved = None
-                if alias is not None:
-                    moved = self._move(
-                        transaction, name, alias, version.id, expect=expect or 0, why=why
-                    )
-            return Resolved(name, version, moved)
-        raise _faults.damaged(f"version {version.id}", "its files vanish as soon as they are there")
+            digest, _ = self.cas.put_bytes(data)
+            return _manifest.parse(data, digest)
+
+        version = put()
+        with self.database.write(f"version {version.id} of {name}") as transaction:
+            # A collection may have run since the files were put. It runs in transactions, so
+            # what is put inside this one stays.
+            if not self._holds(version):
+                version = put()
+            self._insert(transaction, name, version, why)
+            moved = None
+            if alias is not None:
+                moved = self._move(
+                    transaction, name, alias, version.id, expect=expect or 0, why=why
+                )
+        return Resolved(name, version, moved)
+
+    def _holds(self, version: Version) -> bool:
+        """Tell whether all files of a version are there, by their sizes."""
+        return self.cas.path(version.manifest).is_file() and all(
+            self.cas.holds(file.digest, file.size) for file in version.files
+        )
 
     def _put_passport(self, passport: Mapping[str, Any] | str | Path | None) -> list[StoredFile]:
         if passport is None:

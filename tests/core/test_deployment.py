@@ -344,6 +344,25 @@ def test_counters_of_threads_that_ended_are_kept_in_bounded_memory(store, hooks,
         assert len(deployed._telemetry._lanes) <= 2
 
 
+def test_threads_that_python_did_not_start_hand_in_too(store, hooks, build):
+    import _thread
+
+    put(store, build(1.0))
+    with open_it(store, hooks) as deployed:
+        for _ in range(20):
+            ended = threading.Event()
+
+            def work(ended=ended):
+                deployed.run({"x": X})
+                ended.set()
+
+            _thread.start_new_thread(work, ())
+            assert ended.wait(20)
+            time.sleep(0.01)
+        assert deployed.stats()[deployed.version].calls == 20
+        assert len(deployed._telemetry._lanes) <= 5
+
+
 def test_only_the_last_versions_are_measured(store, hooks, build):
     put(store, build(1.0))
     with open_it(store, hooks) as deployed:

@@ -364,6 +364,21 @@ def test_many_threads_share_one_store(store, build):
     assert store.verify().ok
 
 
+def test_text_that_is_no_unicode_is_refused(store, build):
+    put(store, build("one"))
+    with pytest.raises(UsageError, match="LPT-STORE-018"):
+        store.record("note", "N", why="\udcff")
+    with pytest.raises(UsageError, match="LPT-STORE-018"):
+        put(store, build("two", metadata={"labels": ["\udcff"]}))
+    assert store.verify().ok
+
+
+def test_a_file_in_the_place_of_a_store(tmp_path):
+    (tmp_path / "store").write_text("dear")
+    with pytest.raises(StorageError, match="LPT-STORE-001"):
+        Store(tmp_path / "store")
+
+
 def test_no_error_leaves_a_transaction_open(store, build):
     put(store, build("one"))
     with pytest.raises(LeptonError):

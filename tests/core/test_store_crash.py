@@ -3,7 +3,6 @@
 import collections
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from lepton_core.store import Store
 from lepton_core.store._failpoints import POINTS
 from lepton_core.types import Model
 
+resource = pytest.importorskip("resource")
 JOB = Path(__file__).parents[1] / "data" / "store_job.py"
 JOBS = {"deploy": 33, "promote": 6, "rollback": 6, "setting": 6, "gc": 25}
 """Every job with the number of write points that it passes: 76 in all."""
@@ -230,7 +230,6 @@ def limited():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs limits of POSIX")
 def test_a_file_that_may_not_grow_leaves_the_store_unchanged(base, tmp_path):
     root = tmp_path / "store"
     shutil.copytree(base / "store", root)
