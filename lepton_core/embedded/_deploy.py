@@ -32,7 +32,8 @@ class Options:
         store: Folder of the store; ``LEPTON_STORE`` or the user's data folder by default.
         out: Folder of the bundle; ``NAME`` under ``context.workdir`` by default.
         precision: Precision of the artifact, and of a conversion where one is needed.
-        passport: Path of its passport.
+        passport: Path of its passport; by default the ``passport.json`` beside the artifact, if
+            it is about this artifact.
         recipe: Paths of the recipe's files.
         samples: Samples whose first rows become golden inputs; they are stored then. By default
             golden inputs are noise.
@@ -109,6 +110,7 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
     with tempfile.TemporaryDirectory(dir=context.workdir, prefix=".deploy-") as scratch:
         work = replace(context, workdir=Path(scratch))
         artifact = _artifact(hooks, model, target, options, work)
+        passport = options.passport or _passport_beside(artifact)
         context.checkpoint()
         artifact, golden, facts = _try(hooks, artifact, target, options, work)
         context.checkpoint()
@@ -118,7 +120,7 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
                 artifact,
                 target=str(target),
                 precision=_precision(artifact, options),
-                passport=options.passport,
+                passport=passport,
                 recipe=options.recipe,
                 golden=golden,
                 alias=request.alias,
@@ -169,6 +171,19 @@ def _hooks(context: Context) -> Hooks:
 
 def _precision(artifact: Model, options: Options) -> str:
     return options.precision or str(artifact.metadata.get("precision", ""))
+
+
+def _passport_beside(artifact: Model) -> Path | None:
+    """Return the passport that the main job wrote beside this artifact, if it did."""
+    import json
+
+    place = Path(artifact.path).parent / "passport.json"
+    try:
+        about = json.loads(place.read_text(encoding="utf-8"))["variant"]
+        same = bool(artifact.digest) and about["digest"] == artifact.digest
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return place if same else None
 
 
 def _artifact(

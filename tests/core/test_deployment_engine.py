@@ -198,6 +198,32 @@ def test_onnxruntime_deployed_swapped_and_rolled_back(tmp_path):
 
 
 @needs_onnxruntime
+def test_a_variant_is_deployed_with_its_passport(tmp_path, pool):
+    process_hooks.use(Hooks(Registry(environ={}), pool))
+    source = linear_onnx(tmp_path / "net.onnx", 1.5)
+    ported = lepton_core.port(
+        source, targets=["onnxruntime"], out=tmp_path / "out", latency_seconds=0.0
+    )
+    result = lepton_core.deploy(
+        ported["onnxruntime"].best,
+        name="net",
+        alias="production",
+        options={"store": str(tmp_path / "store")},
+    )
+    with Store(tmp_path / "store") as store:
+        version = store.resolve("net").version
+        passport = store.passport(version)
+        assert version.id == result.version
+        assert version.precision == "fp32"
+        assert passport["variant"]["digest"] == version.model.digest
+        assert store.verify().ok
+    with pytest.raises(UsageError, match="LPT-USE-007"):
+        lepton_core.deploy(types.Variant("onnxruntime", "fp16", None), name="net")
+    with pytest.raises(UsageError, match="LPT-USE-001"):
+        lepton_core.deploy(source, name="net")
+
+
+@needs_onnxruntime
 def test_a_bundle_runs_where_only_the_runtime_is(tmp_path):
     source = linear_onnx(tmp_path / "net.onnx", 1.5)
     out = tmp_path / "bundle"
