@@ -176,13 +176,14 @@ def test_inputs_and_outputs_keep_odd_names(tmp_path, graphs):
 def test_volatile_metadata_goes_and_the_users_stays(tmp_path, graphs):
     proto = graphs.mlp()
     proto.producer_name, proto.producer_version = "exporter", "9.9"
-    proto.doc_string = "made in /home/someone/models"
+    proto.doc_string = "made in /models/of/someone/models"
     helper.set_model_props(
-        proto, {"labels": "cat,dog", "file": "/home/someone/net.py", "date": "2026-01-02T03:04:05"}
+        proto,
+        {"labels": "cat,dog", "file": "/models/of/someone/net.py", "date": "2026-01-02T03:04:05"},
     )
     node = proto.graph.node[0]
     node.doc_string = "somewhere"
-    trace = 'File "/home/someone/net.py", line 31, in forward\n    x = self.fc(x)\n'
+    trace = 'File "/models/of/someone/net.py", line 31, in forward\n    x = self.fc(x)\n'
     trace += '  File "/env/site-packages/torch/nn/modules/linear.py", line 1, in forward\n'
     node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value=trace)
     node.metadata_props.add(
