@@ -132,7 +132,7 @@ def deploy(
     model: str | Path | Model | Variant,
     *,
     name: str,
-    target: str = "",
+    target: str,
     alias: str | None = None,
     kind: str = "embedded",
     engine: str = "embedded",
@@ -144,7 +144,7 @@ def deploy(
     Args:
         model: A variant, a model, or what one would type.
         name: Name of the deployment.
-        target: Target string; by default the variant's.
+        target: Target string; ``""`` means the variant's.
         alias: Alias to point at the new version.
         kind: ``"embedded"`` or ``"bundle"``.
         engine: Engine that does it.

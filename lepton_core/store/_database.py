@@ -71,6 +71,15 @@ def connect(place: Path, timeout: float, synchronous: str) -> sqlite3.Connection
     return connection
 
 
+_inherited: list[sqlite3.Connection] = []
+
+
+def keep_inherited(connection: sqlite3.Connection | None) -> None:
+    """Keep what a fork inherited: SQLite forbids to use it there, and even to close it."""
+    if connection is not None:
+        _inherited.append(connection)
+
+
 class Transaction:
     """One write transaction: changes tables and appends the rows that say so."""
 
@@ -146,6 +155,7 @@ class Database:
                 "LPT-STORE-002", f"The store {self.root} is closed", remedy="Open it again."
             )
         if self._pid != os.getpid():
+            keep_inherited(self._connection)
             self._connection, self._pid = None, os.getpid()
         if self._connection is None:
             with _faults.guard("the ledger"):
@@ -271,6 +281,8 @@ class Database:
             self._closed = True
             if self._connection is not None and self._pid == os.getpid():
                 self._connection.close()
+            elif self._connection is not None:
+                keep_inherited(self._connection)
             self._connection = None
 
 
@@ -297,4 +309,13 @@ def check_schema(connection: sqlite3.Connection) -> None:
         )
 
 
-__all__ = ["FILE", "SCHEMA", "TABLES", "Database", "Transaction", "check_schema", "connect"]
+__all__ = [
+    "FILE",
+    "SCHEMA",
+    "TABLES",
+    "Database",
+    "Transaction",
+    "check_schema",
+    "connect",
+    "keep_inherited",
+]

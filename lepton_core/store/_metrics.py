@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.store import _faults
-from lepton_core.store._database import connect
+from lepton_core.store._database import connect, keep_inherited
 from lepton_core.store._ledger import canonical, now
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class MetricsLog:
     def _open(self, *, create: bool) -> Iterator[sqlite3.Connection | None]:
         with self._lock, _faults.guard("the measurements"):
             if self._pid != os.getpid():
+                keep_inherited(self._connection)
                 self._connection, self._pid = None, os.getpid()
             if self._connection is None and (create or self._place.exists()):
                 self._connection = connect(self._place, self._timeout, "NORMAL")

@@ -143,8 +143,9 @@ def test_a_file_that_changed_since_it_was_built_is_refused(source, hooks, contex
     built = hooks.convert(source, types.ConvertRequest("fake"), context).model
     path = Path(built.path)
     path.write_text(path.read_text().replace(" ", "") + "\n")
-    with pytest.raises(LeptonError, match="LPT-STORE-013"):
+    with pytest.raises(LeptonError, match="is not the artifact"):
         hooks.deploy(built, request_for(tmp_path), context)
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("verb", ["adjust", "migrate"])
@@ -207,6 +208,7 @@ def test_a_variant_is_deployed_with_its_passport(tmp_path, pool):
     result = lepton_core.deploy(
         ported["onnxruntime"].best,
         name="net",
+        target="",
         alias="production",
         options={"store": str(tmp_path / "store")},
     )
@@ -218,9 +220,9 @@ def test_a_variant_is_deployed_with_its_passport(tmp_path, pool):
         assert passport["variant"]["digest"] == version.model.digest
         assert store.verify().ok
     with pytest.raises(UsageError, match="LPT-USE-007"):
-        lepton_core.deploy(types.Variant("onnxruntime", "fp16", None), name="net")
+        lepton_core.deploy(types.Variant("onnxruntime", "fp16", None), name="net", target="")
     with pytest.raises(UsageError, match="LPT-USE-001"):
-        lepton_core.deploy(source, name="net")
+        lepton_core.deploy(source, name="net", target="")
 
 
 @needs_onnxruntime
