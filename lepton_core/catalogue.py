@@ -59,7 +59,6 @@ KNOWN = {
         KnownPlugin("tflite", "LiteRT (TensorFlow Lite)", "target", _PLANNED),
         KnownPlugin("coreml", "Core ML", "target", _PLANNED),
         KnownPlugin("compress", "The compression engine", "engine", _PLANNED),
-        KnownPlugin("embedded", "The embedded deployment engine", "engine", _PLANNED),
     )
 }
 
