@@ -220,6 +220,46 @@ def case_minmax(w):
     return peers, None
 
 
+def case_histogram(w):
+    """2048 bins of the whole tensor, over its own range."""
+    peers = {
+        "lepton": lambda: lk.HistogramObserver().update(w, threads=1),
+        "lepton, 2 threads": lambda: lk.HistogramObserver().update(w, threads=2),
+        "numpy bincount in blocks": lambda: numpy_bincount(w.ravel()),
+        "numpy histogram": lambda: np.histogram(w, 2048),
+    }
+    if installed("torch"):
+        import torch
+
+        tensor = torch.from_numpy(w)
+        peers["torch"] = lambda: torch.histc(tensor, 2048)
+    return peers, None
+
+
+def numpy_bincount(x, block=1 << 18):
+    low, high = x.min(), x.max()
+    per_value = np.float32(2048) / (high - low)
+    counts = np.zeros(2048, np.int64)
+    for start in range(0, x.size, block):
+        place = ((x[start : start + block] - low) * per_value).astype(np.int32)
+        np.minimum(place, 2047, out=place)
+        counts += np.bincount(place, minlength=2048)
+    return counts
+
+
+def case_thresholds(w):
+    """The entropy threshold of 2048 bins, once they are counted."""
+    observer = lk.HistogramObserver(symmetric=True).update(w)
+    signed = lk.HistogramObserver().update(w)
+    peers = {
+        "lepton, entropy, 128 levels": lambda: observer.entropy_threshold(128),
+        "lepton, MSE, 8 bits symmetric": lambda: observer.mse_threshold(8),
+        "lepton, MSE, 8 bits asymmetric": lambda: signed.mse_threshold(8),
+        "lepton, percentile": lambda: signed.percentile(99.9),
+    }
+    return peers, None
+
+
 def case_error_metrics(w):
     """Largest, mean and relative error, SQNR and cosine of two arrays."""
     near = w.astype(np.float16).astype(np.float32)

@@ -266,8 +266,8 @@ impl Counter {
         self.total.zeros += u64::from(find_bins(x, mask, self.total.grid, index));
         let (chunks, tail) = index.as_chunks::<LANES>();
         for chunk in chunks {
-            for lane in 0..LANES {
-                let count = &mut self.table[usize::from(chunk[lane])][lane];
+            for (lane, &i) in chunk.iter().enumerate() {
+                let count = &mut self.table[usize::from(i)][lane];
                 *count = count.wrapping_add(1);
             }
         }
@@ -301,7 +301,9 @@ fn find_bins_body(x: &[f32], mask: u32, grid: Grid, out: &mut [u16]) -> u32 {
     for (out, x) in out.iter_mut().zip(x) {
         let x = f32::from_bits(x.to_bits() & mask);
         // The product is exact, or so small that it is cut to 0 anyway.
-        let place = (x * reciprocal) as i32;
+        // SAFETY: the bins of a grid lie within 2^25 widths of 0, so that the value of x in its
+        // range fits; `as` would test every value for NaN and overflow.
+        let place: i32 = unsafe { (x * reciprocal).to_int_unchecked() };
         // Compared with x itself, because a tiny negative product may have become -0.
         let place = place.wrapping_sub(i32::from(place as f32 * width > x));
         *out = place.wrapping_sub(grid.first) as u16;
