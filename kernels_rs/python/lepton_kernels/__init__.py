@@ -4,7 +4,8 @@ Every kernel follows a written definition and gives the same result for every nu
 every processor; `lepton_kernels.reference` says the same in plain NumPy.
 """
 
-from lepton_kernels._affine import dequantize, integer_limits, quantize
+from lepton_kernels._affine import dequantize, fake_quantize, integer_limits, quantize
+from lepton_kernels._bias import QuantizedBias, quantize_bias
 from lepton_kernels._blocks import (
     BlockQuantized,
     dequantize_blocks,
@@ -43,6 +44,7 @@ __all__ = [
     "HistogramObserver",
     "KernelError",
     "KernelTypeError",
+    "QuantizedBias",
     "RangeEstimate",
     "RangeObserver",
     "__version__",
@@ -52,10 +54,12 @@ __all__ = [
     "dequantize",
     "dequantize_blocks",
     "error_metrics",
+    "fake_quantize",
     "integer_limits",
     "minmax",
     "pack_int4",
     "quantize",
+    "quantize_bias",
     "quantize_blocks",
     "quantize_symmetric",
     "scale_from_absmax",

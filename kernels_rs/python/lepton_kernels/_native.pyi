@@ -7,10 +7,11 @@ __all__ = [
     "__version__",
     "absmax",
     "available_threads",
-    "cast_half",
+    "cast_float",
     "dequantize",
     "entropy_threshold",
     "error_sums",
+    "fake_quantize",
     "histogram_edges",
     "minmax",
     "pack_int4",
@@ -95,13 +96,24 @@ def unpack_int4(
     out: NDArray[np.uint8],
     threads: int | None,
 ) -> None: ...
-def cast_half(
+def cast_float(
     x: NDArray[np.generic],
-    bfloat: bool,
+    dtype: str,
     saturate: bool,
-    out: NDArray[np.uint16],
+    out: NDArray[np.generic],
     threads: int | None,
 ) -> tuple[int, int]: ...
+def fake_quantize(
+    x: NDArray[np.generic],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int64],
+    axis: int | None,
+    low: int,
+    high: int,
+    nan_is_zero: bool,
+    out: NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
 def minmax(
     x: NDArray[np.generic],
     axis: int | None,
