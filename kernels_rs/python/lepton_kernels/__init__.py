@@ -15,6 +15,7 @@ from lepton_kernels._blocks import (
 )
 from lepton_kernels._cast import CastResult, cast_float
 from lepton_kernels._histogram_observer import HistogramObserver
+from lepton_kernels._matmul import IntegerProduct, matmul_u8s8
 from lepton_kernels._metrics import (
     ERROR_BIN_EDGES,
     ErrorAccumulator,
@@ -23,6 +24,14 @@ from lepton_kernels._metrics import (
     error_metrics,
 )
 from lepton_kernels._native import __version__, available_threads, simd_level
+from lepton_kernels._prune import (
+    channel_norms,
+    magnitude_threshold,
+    nm_mask,
+    prune_mask,
+    prune_masks,
+    wanda_scores,
+)
 from lepton_kernels._range import (
     absmax,
     minmax,
@@ -42,6 +51,7 @@ __all__ = [
     "ErrorHistogram",
     "ErrorMetrics",
     "HistogramObserver",
+    "IntegerProduct",
     "KernelError",
     "KernelTypeError",
     "QuantizedBias",
@@ -51,13 +61,19 @@ __all__ = [
     "absmax",
     "available_threads",
     "cast_float",
+    "channel_norms",
     "dequantize",
     "dequantize_blocks",
     "error_metrics",
     "fake_quantize",
     "integer_limits",
+    "magnitude_threshold",
+    "matmul_u8s8",
     "minmax",
+    "nm_mask",
     "pack_int4",
+    "prune_mask",
+    "prune_masks",
     "quantize",
     "quantize_bias",
     "quantize_blocks",
@@ -66,4 +82,5 @@ __all__ = [
     "scale_symmetric",
     "simd_level",
     "unpack_int4",
+    "wanda_scores",
 ]

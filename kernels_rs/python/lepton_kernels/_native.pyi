@@ -8,13 +8,18 @@ __all__ = [
     "absmax",
     "available_threads",
     "cast_float",
+    "cut_mask",
     "dequantize",
     "entropy_threshold",
     "error_sums",
     "fake_quantize",
     "histogram_edges",
+    "magnitude_cut",
+    "matmul_u8s8",
     "minmax",
+    "nm_mask",
     "pack_int4",
+    "power_sums",
     "quantize",
     "quantize_blocks",
     "quantize_symmetric",
@@ -149,3 +154,27 @@ def rounding_error(
     candidates: list[tuple[float, float, float]],
 ) -> list[float]: ...
 def entropy_threshold(counts: NDArray[np.uint64], levels: int) -> tuple[int, float]: ...
+def magnitude_cut(
+    arrays: list[NDArray[np.generic]], keep: int, threads: int | None
+) -> tuple[float, int]: ...
+def cut_mask(
+    x: NDArray[np.generic],
+    threshold: float,
+    ties: int,
+    out: NDArray[np.uint8],
+    threads: int | None,
+) -> int: ...
+def nm_mask(
+    x: NDArray[np.generic], n: int, m: int, out: NDArray[np.uint8], threads: int | None
+) -> None: ...
+def power_sums(
+    x: NDArray[np.generic], axis: int | None, squares: bool, threads: int | None
+) -> list[float]: ...
+def matmul_u8s8(
+    a: NDArray[np.uint8],
+    b: NDArray[np.int8],
+    k: int,
+    saturate: bool,
+    out: NDArray[np.int32],
+    threads: int | None,
+) -> int: ...

@@ -8,6 +8,7 @@ mod arrays;
 mod border;
 mod floats;
 mod observe;
+mod prune;
 
 use lepton_quant as quant;
 use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
@@ -310,5 +311,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(available_threads, module)?)?;
     module.add_function(wrap_pyfunction!(simd_level, module)?)?;
     floats::register(module)?;
-    observe::register(module)
+    observe::register(module)?;
+    prune::register(module)
 }

@@ -13,6 +13,7 @@ from lepton_kernels.reference.observers import (
     value_grid,
     value_histogram,
 )
+from lepton_kernels.reference.pruning import channel_norms, matmul_u8s8, nm_mask, prune_masks
 from lepton_kernels.reference.quantization import (
     absmax,
     along,
@@ -36,6 +37,7 @@ __all__ = [
     "cast_bfloat16",
     "cast_float8",
     "cast_float16",
+    "channel_norms",
     "dequantize",
     "divergence",
     "entropy_threshold",
@@ -43,8 +45,11 @@ __all__ = [
     "error_metrics",
     "fake_quantize",
     "float8_values",
+    "matmul_u8s8",
     "minmax",
+    "nm_mask",
     "pack_int4",
+    "prune_masks",
     "quantile_range",
     "quantize",
     "quantize_bias",
