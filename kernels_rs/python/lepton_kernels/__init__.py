@@ -6,6 +6,7 @@ every processor; `lepton_kernels.reference` says the same in plain NumPy.
 
 from lepton_kernels._affine import dequantize, fake_quantize, integer_limits, quantize
 from lepton_kernels._bias import QuantizedBias, quantize_bias
+from lepton_kernels._bits import pack_bits, unpack_bits
 from lepton_kernels._blocks import (
     BlockQuantized,
     dequantize_blocks,
@@ -24,6 +25,7 @@ from lepton_kernels._metrics import (
     error_metrics,
 )
 from lepton_kernels._native import __version__, available_threads, simd_level
+from lepton_kernels._palette import Palettized, depalettize, palettize
 from lepton_kernels._prune import (
     channel_norms,
     magnitude_threshold,
@@ -54,6 +56,7 @@ __all__ = [
     "IntegerProduct",
     "KernelError",
     "KernelTypeError",
+    "Palettized",
     "QuantizedBias",
     "RangeEstimate",
     "RangeObserver",
@@ -62,6 +65,7 @@ __all__ = [
     "available_threads",
     "cast_float",
     "channel_norms",
+    "depalettize",
     "dequantize",
     "dequantize_blocks",
     "error_metrics",
@@ -71,7 +75,9 @@ __all__ = [
     "matmul_u8s8",
     "minmax",
     "nm_mask",
+    "pack_bits",
     "pack_int4",
+    "palettize",
     "prune_mask",
     "prune_masks",
     "quantize",
@@ -81,6 +87,7 @@ __all__ = [
     "scale_from_absmax",
     "scale_symmetric",
     "simd_level",
+    "unpack_bits",
     "unpack_int4",
     "wanda_scores",
 ]

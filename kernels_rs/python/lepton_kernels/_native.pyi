@@ -18,13 +18,17 @@ __all__ = [
     "matmul_u8s8",
     "minmax",
     "nm_mask",
+    "pack_bits",
     "pack_int4",
+    "palette",
+    "palette_indices",
     "power_sums",
     "quantize",
     "quantize_blocks",
     "quantize_symmetric",
     "rounding_error",
     "simd_level",
+    "unpack_bits",
     "unpack_int4",
     "value_histogram",
 ]
@@ -178,3 +182,29 @@ def matmul_u8s8(
     out: NDArray[np.int32],
     threads: int | None,
 ) -> int: ...
+def palette(x: NDArray[np.generic], entries: int, threads: int | None) -> list[float]: ...
+def palette_indices(
+    x: NDArray[np.generic],
+    palette: NDArray[np.float32],
+    out: NDArray[np.uint8],
+    threads: int | None,
+) -> float: ...
+def pack_bits(
+    codes: NDArray[np.uint8],
+    row: int,
+    bits: int,
+    offset: int,
+    high_first: bool,
+    out: NDArray[np.uint8],
+    threads: int | None,
+) -> None: ...
+def unpack_bits(
+    packed: NDArray[np.uint8],
+    row: int,
+    bits: int,
+    offset: int,
+    signed: bool,
+    high_first: bool,
+    out: NDArray[np.uint8],
+    threads: int | None,
+) -> None: ...

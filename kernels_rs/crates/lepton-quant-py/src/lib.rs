@@ -8,6 +8,7 @@ mod arrays;
 mod border;
 mod floats;
 mod observe;
+mod palette;
 mod prune;
 
 use lepton_quant as quant;
@@ -312,5 +313,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(simd_level, module)?)?;
     floats::register(module)?;
     observe::register(module)?;
-    prune::register(module)
+    prune::register(module)?;
+    palette::register(module)
 }

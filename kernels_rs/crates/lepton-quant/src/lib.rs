@@ -5,18 +5,21 @@
 
 mod affine;
 mod array;
+mod bits;
 mod block_format;
 mod blocks;
 mod cast;
 mod dequantize;
 mod error;
 mod histogram;
+mod kmeans;
 mod layout;
 mod matmul;
 mod metrics;
 mod nibbles;
 mod norms;
 mod observe;
+mod palette;
 mod parallel;
 mod prune;
 mod quantize;
@@ -28,6 +31,7 @@ mod view;
 
 pub use affine::{Affine, IntArray, IntFormat, IntSlice, NanPolicy};
 pub use array::{Array, FloatArray};
+pub use bits::{BitFormat, BitOrder, pack_bits, unpack_bits};
 pub use block_format::{BlockFormat, BlockOutput, BlockScheme};
 pub use blocks::quantize_blocks;
 pub use cast::{CastCounts, CastSlice, cast_float};
@@ -40,6 +44,7 @@ pub use metrics::{ErrorSums, error_sums};
 pub use nibbles::{pack, unpack};
 pub use norms::power_sums;
 pub use observe::{Grid, VALUE_BINS, ValueHistogram, value_histogram};
+pub use palette::{palette, palette_indices};
 pub use parallel::{Control, available_threads};
 pub use prune::{Cut, cut_mask, magnitude_cut, nm_mask};
 pub use quantize::{fake_quantize, quantize};

@@ -123,10 +123,11 @@ fn count_digits(
                 }
             });
         };
-        let finish = |(_, digits): (Scratch, Digits)| {
+        let finish = |(_, mut digits): (Scratch, Digits)| {
+            digits.flush();
             let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
             for (value, count) in total.iter_mut().enumerate() {
-                *count += digits.counts[value].iter().sum::<usize>();
+                *count += digits.total[value];
             }
         };
         run(control, 0..x.len(), &GRAIN, init, kernel, finish)?;
@@ -142,17 +143,33 @@ const OTHER: usize = 1 << 11;
 
 /// Counters by digit, four of each so that equal neighbours need not wait; the last for the rest.
 struct Digits {
-    counts: Box<[[usize; 4]; 1 << 12]>,
+    counts: Box<[[u32; 4]; 1 << 12]>,
+    total: Vec<usize>,
+    pending: usize,
 }
 
 impl Digits {
     fn new() -> Self {
         Self {
             counts: Box::new([[0; 4]; 1 << 12]),
+            total: vec![0; OTHER],
+            pending: 0,
         }
     }
 
+    fn flush(&mut self) {
+        for (total, counts) in self.total.iter_mut().zip(&mut self.counts[..]) {
+            *total += counts.iter().map(|&n| n as usize).sum::<usize>();
+            *counts = [0; 4];
+        }
+        self.pending = 0;
+    }
+
     fn count(&mut self, x: &[f32], prefix: u32, shift: u32, digit: u32) {
+        if self.pending > u32::MAX as usize - CHUNK {
+            self.flush();
+        }
+        self.pending += x.len();
         let mut found = [0_u16; CHUNK];
         let found = &mut found[..x.len()];
         find_digits(x, prefix, shift, digit, found);
@@ -164,7 +181,8 @@ impl Digits {
             }
         }
         for &value in tail {
-            self.counts[usize::from(value) & 0xfff][0] += 1;
+            let count = &mut self.counts[usize::from(value) & 0xfff][0];
+            *count = count.wrapping_add(1);
         }
     }
 }
@@ -397,7 +415,10 @@ mod tests {
         let array = FloatArray::F32(View::from_slice(&x, &[100]));
         let control = &mut Control::threads(1);
         let want = Err(Error::NanInMagnitudes { count: 1, first: 9 });
-        assert_eq!(magnitude_cut(&[array.clone()], 3, control), want);
+        assert_eq!(
+            magnitude_cut(std::slice::from_ref(&array), 3, control),
+            want
+        );
         assert!(nm_mask(&array, 2, 4, &mut [0; 100], control).is_err());
     }
 

@@ -13,6 +13,7 @@ from lepton_kernels.reference.observers import (
     value_grid,
     value_histogram,
 )
+from lepton_kernels.reference.palettes import nearest, pack_bits, palette_error
 from lepton_kernels.reference.pruning import channel_norms, matmul_u8s8, nm_mask, prune_masks
 from lepton_kernels.reference.quantization import (
     absmax,
@@ -47,8 +48,11 @@ __all__ = [
     "float8_values",
     "matmul_u8s8",
     "minmax",
+    "nearest",
     "nm_mask",
+    "pack_bits",
     "pack_int4",
+    "palette_error",
     "prune_masks",
     "quantile_range",
     "quantize",
