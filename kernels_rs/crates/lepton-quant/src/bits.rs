@@ -46,9 +46,13 @@ pub fn pack_bits(
         size: shape.packed,
     };
     let kernel = |(): &mut (), first: usize, piece: Chunks<'_>| {
-        for (i, out) in piece.out.chunks_mut(shape.packed).enumerate() {
-            let at = (first + i) * shape.row;
-            let row = &codes[at..at + shape.row];
+        let rows = piece.len();
+        let codes = &codes[first * shape.row..(first + rows) * shape.row];
+        if shape.joined {
+            return pack_row(codes, format, piece.out);
+        }
+        let out = piece.out.chunks_mut(shape.packed);
+        for (row, out) in codes.chunks(shape.row).zip(out) {
             pack_row(row, format, out);
         }
     };
@@ -73,9 +77,13 @@ pub fn unpack_bits(
         size: shape.row,
     };
     let kernel = |(): &mut (), first: usize, piece: Chunks<'_>| {
-        for (i, out) in piece.out.chunks_mut(shape.row).enumerate() {
-            let at = (first + i) * shape.packed;
-            let row = &packed[at..at + shape.packed];
+        let rows = piece.len();
+        let packed = &packed[first * shape.packed..(first + rows) * shape.packed];
+        if shape.joined {
+            return unpack_row(packed, format, signed, piece.out);
+        }
+        let out = piece.out.chunks_mut(shape.row);
+        for (row, out) in packed.chunks(shape.packed).zip(out) {
             unpack_row(row, format, signed, out);
         }
     };
@@ -87,6 +95,7 @@ pub fn unpack_bits(
 struct Rows {
     row: usize,
     packed: usize,
+    joined: bool,
 }
 
 impl Rows {
@@ -108,7 +117,11 @@ impl Rows {
         let joined = row.is_multiple_of(8) && row > 0;
         let row = if joined { 8 } else { row.max(1) };
         let packed = bytes(row);
-        Ok(Self { row, packed })
+        Ok(Self {
+            row,
+            packed,
+            joined,
+        })
     }
 
     fn grain(&self) -> Grain {
@@ -137,41 +150,74 @@ impl Split for Chunks<'_> {
     }
 }
 
-/// Eight integers fill as many bytes as each has bits.
-#[inline(always)]
-fn pack_row(codes: &[u8], format: BitFormat, out: &mut [u8]) {
-    let BitFormat {
-        bits,
-        offset,
-        order,
-    } = format;
-    let mask = u64::from(u8::MAX >> (8 - bits));
-    for (codes, out) in codes.chunks(8).zip(out.chunks_mut(bits as usize)) {
-        let mut word = 0_u64;
-        for (i, &code) in (0_u32..).zip(codes) {
-            let code = u64::from(code.wrapping_add(offset)) & mask;
-            word |= code << place(i, bits, order);
+/// Runs a body with the number of bits as a constant, which lets the compiler unroll it.
+macro_rules! by_bits {
+    ($bits:expr, $body:ident($($arg:expr),*)) => {
+        match $bits {
+            1 => $body::<1>($($arg),*),
+            2 => $body::<2>($($arg),*),
+            3 => $body::<3>($($arg),*),
+            4 => $body::<4>($($arg),*),
+            5 => $body::<5>($($arg),*),
+            6 => $body::<6>($($arg),*),
+            7 => $body::<7>($($arg),*),
+            _ => $body::<8>($($arg),*),
         }
-        store(word, bits, order, out);
-    }
+    };
+}
+
+fn pack_row(codes: &[u8], format: BitFormat, out: &mut [u8]) {
+    by_bits!(format.bits, pack_eights(codes, format, out));
 }
 
 fn unpack_row(packed: &[u8], format: BitFormat, signed: bool, out: &mut [u8]) {
-    let BitFormat {
-        bits,
-        offset,
-        order,
-    } = format;
-    let mask = u8::MAX >> (8 - bits);
-    // Moving the sign bit to where subtraction carries it through the upper bits extends it.
-    let sign = if signed { 1_u8 << (bits - 1) } else { 0 };
-    for (packed, out) in packed.chunks(bits as usize).zip(out.chunks_mut(8)) {
-        let word = load(packed, bits, order);
-        for (i, out) in (0_u32..).zip(out) {
-            let code = (word >> place(i, bits, order)) as u8;
-            *out = ((code.wrapping_sub(offset) & mask) ^ sign).wrapping_sub(sign);
-        }
+    by_bits!(format.bits, unpack_eights(packed, format, signed, out));
+}
+
+/// Eight integers fill as many bytes as each has bits.
+fn pack_eights<const BITS: u32>(codes: &[u8], format: BitFormat, out: &mut [u8]) {
+    let (eights, last) = codes.as_chunks::<8>();
+    let (whole, tail) = out.split_at_mut(eights.len() * BITS as usize);
+    for (codes, out) in eights.iter().zip(whole.chunks_exact_mut(BITS as usize)) {
+        store::<BITS>(word_of::<BITS>(codes, format), format.order, out);
     }
+    let mut padded = [0_u8.wrapping_sub(format.offset); 8];
+    padded[..last.len()].copy_from_slice(last);
+    store::<BITS>(word_of::<BITS>(&padded, format), format.order, tail);
+}
+
+#[inline(always)]
+fn word_of<const BITS: u32>(codes: &[u8; 8], format: BitFormat) -> u64 {
+    let mask = u8::MAX >> (8 - BITS);
+    let mut word = 0;
+    for (i, code) in (0..).zip(codes) {
+        let code = code.wrapping_add(format.offset) & mask;
+        word |= u64::from(code) << place(i, BITS, format.order);
+    }
+    word
+}
+
+fn unpack_eights<const BITS: u32>(packed: &[u8], format: BitFormat, signed: bool, out: &mut [u8]) {
+    let (eights, last) = out.as_chunks_mut::<8>();
+    let (whole, tail) = packed.split_at(eights.len() * BITS as usize);
+    for (packed, out) in whole.chunks_exact(BITS as usize).zip(eights) {
+        *out = eight_of::<BITS>(load::<BITS>(packed, format.order), format, signed);
+    }
+    let codes = eight_of::<BITS>(load::<BITS>(tail, format.order), format, signed);
+    last.copy_from_slice(&codes[..last.len()]);
+}
+
+#[inline(always)]
+fn eight_of<const BITS: u32>(word: u64, format: BitFormat, signed: bool) -> [u8; 8] {
+    let mask = u8::MAX >> (8 - BITS);
+    // Moving the sign bit to where subtraction carries it through the upper bits extends it.
+    let sign = if signed { 1_u8 << (BITS - 1) } else { 0 };
+    let mut codes = [0; 8];
+    for (i, code) in (0..).zip(&mut codes) {
+        let bits = (word >> place(i, BITS, format.order)) as u8;
+        *code = ((bits.wrapping_sub(format.offset) & mask) ^ sign).wrapping_sub(sign);
+    }
+    codes
 }
 
 /// Where integer `i` of eight lies in a word of `8 * bits` bits.
@@ -183,29 +229,23 @@ fn place(i: u32, bits: u32, order: BitOrder) -> u32 {
     }
 }
 
+/// Writes the first bytes of eight integers, all but in the last of a row.
 #[inline(always)]
-fn store(word: u64, bits: u32, order: BitOrder, out: &mut [u8]) {
-    match order {
-        BitOrder::Low => {
-            let bytes = word.to_le_bytes();
-            let n = out.len();
-            out.copy_from_slice(&bytes[..n]);
-        }
-        BitOrder::High => {
-            let bytes = (word << (64 - 8 * bits)).to_be_bytes();
-            let n = out.len();
-            out.copy_from_slice(&bytes[..n]);
-        }
-    }
+fn store<const BITS: u32>(word: u64, order: BitOrder, out: &mut [u8]) {
+    let bytes = match order {
+        BitOrder::Low => word.to_le_bytes(),
+        BitOrder::High => (word << (64 - 8 * BITS)).to_be_bytes(),
+    };
+    out.copy_from_slice(&bytes[..out.len()]);
 }
 
 #[inline(always)]
-fn load(packed: &[u8], bits: u32, order: BitOrder) -> u64 {
+fn load<const BITS: u32>(packed: &[u8], order: BitOrder) -> u64 {
     let mut bytes = [0; 8];
     bytes[..packed.len()].copy_from_slice(packed);
     match order {
         BitOrder::Low => u64::from_le_bytes(bytes),
-        BitOrder::High => u64::from_be_bytes(bytes) >> (64 - 8 * bits),
+        BitOrder::High => u64::from_be_bytes(bytes) >> (64 - 8 * BITS),
     }
 }
 

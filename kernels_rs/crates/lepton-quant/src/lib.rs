@@ -9,6 +9,7 @@ mod bits;
 mod block_format;
 mod blocks;
 mod cast;
+mod compare;
 mod dequantize;
 mod error;
 mod histogram;
