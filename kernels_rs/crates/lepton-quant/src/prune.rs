@@ -1,13 +1,13 @@
-//! Which values to keep: the largest magnitudes, exactly as many as asked.
+//! Masks of what to keep: the largest magnitudes, exactly as many as asked.
 
-use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::affine::check_len;
 use crate::array::Scratch;
 use crate::parallel::{Grain, run};
+use crate::select::refuse_nan;
 use crate::simd::multiversion;
-use crate::{Control, Error, FloatArray};
+use crate::{Control, Cut, Error, FloatArray};
 
 const GRAIN: Grain = Grain {
     items: BLOCK,
@@ -19,190 +19,6 @@ const BLOCK: usize = 1 << 16;
 
 const ABS: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
-
-/// What is kept: all magnitudes above a value, and some that equal it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Cut {
-    /// The smallest magnitude that is kept; infinite if nothing is.
-    pub threshold: f32,
-    /// How many of the values of this magnitude are kept, the first in the order of the arrays.
-    pub ties: usize,
-}
-
-/// Bits of a magnitude decided by each reading, 31 in all.
-const DIGITS: [u32; 3] = [11, 10, 10];
-
-/// The cut that keeps exactly `keep` values of all arrays together.
-///
-/// A radix selection over the bits of the magnitudes, whose order as integers is theirs.
-///
-/// # Errors
-/// [`Error::InvalidFormat`] if there are fewer values, [`Error::NanInMagnitudes`] (the index counts
-/// through all arrays), [`Error::Interrupted`].
-pub fn magnitude_cut(
-    arrays: &[FloatArray<'_>],
-    keep: usize,
-    control: &mut Control<'_>,
-) -> Result<Cut, Error> {
-    let total: usize = arrays.iter().map(FloatArray::len).sum();
-    if keep > total {
-        return Err(Error::InvalidFormat(format!(
-            "{keep} values are to be kept, but there are {total}"
-        )));
-    }
-    if keep == 0 {
-        refuse_nan(arrays, control)?;
-        return Ok(Cut {
-            threshold: f32::INFINITY,
-            ties: 0,
-        });
-    }
-    // Of the values that begin with `prefix`, the `left` largest are kept.
-    let (mut prefix, mut left, mut shift) = (0_u32, keep, 31);
-    for digit in DIGITS {
-        let counts = count_digits(arrays, prefix, shift, digit, control)?;
-        if shift == 31 {
-            let nan: usize = counts[(INFINITY >> (31 - digit)) as usize..].iter().sum();
-            // Infinities share this digit with NaN.
-            if nan > 0 {
-                refuse_nan(arrays, control)?;
-            }
-        }
-        shift -= digit;
-        let mut value = counts.len() - 1;
-        while counts[value] < left {
-            left -= counts[value];
-            value -= 1;
-        }
-        prefix |= (value as u32) << shift;
-    }
-    Ok(Cut {
-        threshold: f32::from_bits(prefix),
-        ties: left,
-    })
-}
-
-fn refuse_nan(arrays: &[FloatArray<'_>], control: &mut Control<'_>) -> Result<(), Error> {
-    let mut before = 0;
-    let found = Mutex::new((0, usize::MAX));
-    for x in arrays {
-        let kernel = |scratch: &mut Scratch, start: usize, piece: Range<usize>| {
-            x.tiles(start, piece.len(), scratch, |offset, x| {
-                for (i, _) in x.iter().enumerate().filter(|(_, x)| x.is_nan()) {
-                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                    found.0 += 1;
-                    found.1 = found.1.min(before + start + offset + i);
-                }
-            });
-        };
-        run(control, 0..x.len(), &GRAIN, Scratch::default, kernel, drop)?;
-        before += x.len();
-    }
-    match found.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        (0, _) => Ok(()),
-        (count, first) => Err(Error::NanInMagnitudes { count, first }),
-    }
-}
-
-/// Counts by the `digit` bits below bit `shift`, of the magnitudes whose bits above are `prefix`.
-fn count_digits(
-    arrays: &[FloatArray<'_>],
-    prefix: u32,
-    shift: u32,
-    digit: u32,
-    control: &mut Control<'_>,
-) -> Result<Vec<usize>, Error> {
-    let total = Mutex::new(vec![0_usize; 1 << digit]);
-    for x in arrays {
-        let init = || (Scratch::default(), Digits::new());
-        let kernel = |state: &mut (Scratch, Digits), start: usize, piece: Range<usize>| {
-            let (scratch, digits) = state;
-            x.tiles(start, piece.len(), scratch, |_, x| {
-                for x in x.chunks(CHUNK) {
-                    digits.count(x, prefix, shift, digit);
-                }
-            });
-        };
-        let finish = |(_, mut digits): (Scratch, Digits)| {
-            digits.flush();
-            let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-            for (value, count) in total.iter_mut().enumerate() {
-                *count += digits.total[value];
-            }
-        };
-        run(control, 0..x.len(), &GRAIN, init, kernel, finish)?;
-    }
-    Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// Values whose digits are found at once.
-const CHUNK: usize = 1024;
-
-/// The digit of values with another prefix.
-const OTHER: usize = 1 << 11;
-
-/// Counters by digit, four of each so that equal neighbours need not wait; the last for the rest.
-struct Digits {
-    counts: Box<[[u32; 4]; 1 << 12]>,
-    total: Vec<usize>,
-    pending: usize,
-}
-
-impl Digits {
-    fn new() -> Self {
-        Self {
-            counts: Box::new([[0; 4]; 1 << 12]),
-            total: vec![0; OTHER],
-            pending: 0,
-        }
-    }
-
-    fn flush(&mut self) {
-        for (total, counts) in self.total.iter_mut().zip(&mut self.counts[..]) {
-            *total += counts.iter().map(|&n| n as usize).sum::<usize>();
-            *counts = [0; 4];
-        }
-        self.pending = 0;
-    }
-
-    fn count(&mut self, x: &[f32], prefix: u32, shift: u32, digit: u32) {
-        if self.pending > u32::MAX as usize - CHUNK {
-            self.flush();
-        }
-        self.pending += x.len();
-        let mut found = [0_u16; CHUNK];
-        let found = &mut found[..x.len()];
-        find_digits(x, prefix, shift, digit, found);
-        let (chunks, tail) = found.as_chunks::<4>();
-        for chunk in chunks {
-            for (lane, &value) in chunk.iter().enumerate() {
-                let count = &mut self.counts[usize::from(value) & 0xfff][lane];
-                *count = count.wrapping_add(1);
-            }
-        }
-        for &value in tail {
-            let count = &mut self.counts[usize::from(value) & 0xfff][0];
-            *count = count.wrapping_add(1);
-        }
-    }
-}
-
-multiversion! {
-    fn find_digits(x: &[f32], prefix: u32, shift: u32, digit: u32, out: &mut [u16])
-        = find_digits_body;
-}
-
-#[inline(always)]
-fn find_digits_body(x: &[f32], prefix: u32, shift: u32, digit: u32, out: &mut [u16]) {
-    // Shifts by 31 at most: the sign is gone.
-    let mask = (1_u32 << digit) - 1;
-    for (out, x) in out.iter_mut().zip(x) {
-        let magnitude = x.to_bits() & ABS;
-        let value = (magnitude >> (shift - digit)) & mask;
-        let same = (magnitude ^ prefix) >> shift == 0;
-        *out = if same { value as u16 } else { OTHER as u16 };
-    }
-}
 
 /// Writes 1 where a value is kept and 0 elsewhere, in the order of the arrays; answers how many ties
 /// of the cut are left for the next array.
@@ -369,7 +185,7 @@ fn keep_in_chunk<const LEN: usize>(x: &[f32; LEN], n: u32, out: &mut [u8; LEN]) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::View;
+    use crate::{View, magnitude_cut};
 
     fn values(n: u32) -> Vec<f32> {
         (0..n)
