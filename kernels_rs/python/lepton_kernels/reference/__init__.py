@@ -1,0 +1,65 @@
+"""What every kernel computes, said in plain NumPy; the oracle of the tests.
+
+Nothing here is fast. The rules in words, with their sources, are on the definition page of the
+documentation (reference, kernels).
+"""
+
+from lepton_kernels.reference.metrics import error_histogram, error_metrics
+from lepton_kernels.reference.observers import (
+    divergence,
+    entropy_threshold,
+    quantile_range,
+    rounding_error,
+    value_grid,
+    value_histogram,
+)
+from lepton_kernels.reference.palettes import nearest, pack_bits, palette_error
+from lepton_kernels.reference.pruning import channel_norms, matmul_u8s8, nm_mask, prune_masks
+from lepton_kernels.reference.quantization import (
+    absmax,
+    along,
+    cast_bfloat16,
+    cast_float8,
+    cast_float16,
+    dequantize,
+    fake_quantize,
+    float8_values,
+    minmax,
+    pack_int4,
+    quantize,
+    quantize_bias,
+    quantize_blocks,
+    scale_symmetric,
+)
+
+__all__ = [
+    "absmax",
+    "along",
+    "cast_bfloat16",
+    "cast_float8",
+    "cast_float16",
+    "channel_norms",
+    "dequantize",
+    "divergence",
+    "entropy_threshold",
+    "error_histogram",
+    "error_metrics",
+    "fake_quantize",
+    "float8_values",
+    "matmul_u8s8",
+    "minmax",
+    "nearest",
+    "nm_mask",
+    "pack_bits",
+    "pack_int4",
+    "palette_error",
+    "prune_masks",
+    "quantile_range",
+    "quantize",
+    "quantize_bias",
+    "quantize_blocks",
+    "rounding_error",
+    "scale_symmetric",
+    "value_grid",
+    "value_histogram",
+]
