@@ -166,3 +166,11 @@ def test_bad_arguments():
         lk.unpack_bits(np.zeros(1, np.uint8), 3, 4)
     with pytest.raises(lk.KernelTypeError, match="int16"):
         lk.pack_bits(np.zeros(3, np.int16), 3)
+
+
+def test_a_value_far_from_two_close_entries_takes_the_nearer_one():
+    # Their distances to 0.5 are one number in float64; only the midpoint tells them apart.
+    x = np.array([-1.0, -1e-40, 1e-38, 0.5, 3e38], np.float32)
+    assert reference.nearest(x[3:4], x[:3])[0] == 2
+    got = lk.palettize(x, 2)
+    np.testing.assert_array_equal(got.indices, reference.nearest(x, np.unique(got.palette)))

@@ -32,9 +32,14 @@ def palette_error(x: NDArray[Any], entries: int) -> float:
 
 
 def nearest(x: NDArray[Any], palette: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The index of the nearest entry, of two equally near ones the lower."""
-    distance = np.abs(np.asarray(x, np.float64)[..., None] - palette.astype(np.float64))
-    return np.asarray(np.argmin(distance, axis=-1), np.uint8)
+    """The index of the nearest entry of an ascending palette, of two equally near ones the lower.
+
+    Compared with the midpoints and not by distances, which float64 rounds to equal numbers where
+    two entries are much nearer to each other than to the value.
+    """
+    entries = palette.astype(np.float64)
+    midpoints = (entries[:-1] + entries[1:]) / 2
+    return np.searchsorted(midpoints, np.asarray(x, np.float64)).astype(np.uint8)
 
 
 def pack_bits(
