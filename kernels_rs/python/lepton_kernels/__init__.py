@@ -13,6 +13,7 @@ from lepton_kernels._blocks import (
     unpack_int4,
 )
 from lepton_kernels._cast import CastResult, cast_float
+from lepton_kernels._histogram_observer import HistogramObserver
 from lepton_kernels._metrics import (
     ERROR_BIN_EDGES,
     ErrorAccumulator,
@@ -28,6 +29,8 @@ from lepton_kernels._range import (
     scale_from_absmax,
     scale_symmetric,
 )
+from lepton_kernels._range_observer import RangeObserver
+from lepton_kernels._threshold import RangeEstimate
 from lepton_kernels.errors import KernelError, KernelTypeError
 
 __all__ = [
@@ -37,8 +40,11 @@ __all__ = [
     "ErrorAccumulator",
     "ErrorHistogram",
     "ErrorMetrics",
+    "HistogramObserver",
     "KernelError",
     "KernelTypeError",
+    "RangeEstimate",
+    "RangeObserver",
     "__version__",
     "absmax",
     "available_threads",

@@ -1,4 +1,4 @@
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ __all__ = [
     "available_threads",
     "cast_half",
     "dequantize",
+    "entropy_threshold",
     "error_sums",
     "histogram_edges",
     "minmax",
@@ -16,8 +17,10 @@ __all__ = [
     "quantize",
     "quantize_blocks",
     "quantize_symmetric",
+    "rounding_error",
     "simd_level",
     "unpack_int4",
+    "value_histogram",
 ]
 
 __version__: str
@@ -120,3 +123,17 @@ def error_sums(
 def histogram_edges() -> list[float]: ...
 def available_threads() -> int: ...
 def simd_level() -> str: ...
+def value_histogram(
+    x: NDArray[np.generic],
+    bins: int,
+    magnitudes: bool,
+    out: NDArray[np.uint64],
+    threads: int | None,
+) -> dict[str, Any]: ...
+def rounding_error(
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    candidates: list[tuple[float, float, float]],
+) -> list[float]: ...
+def entropy_threshold(counts: NDArray[np.uint64], levels: int) -> tuple[int, float]: ...

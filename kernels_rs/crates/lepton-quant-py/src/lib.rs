@@ -6,6 +6,7 @@
 
 mod arrays;
 mod border;
+mod observe;
 
 use lepton_quant as quant;
 use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
@@ -332,5 +333,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(error_sums, module)?)?;
     module.add_function(wrap_pyfunction!(histogram_edges, module)?)?;
     module.add_function(wrap_pyfunction!(available_threads, module)?)?;
-    module.add_function(wrap_pyfunction!(simd_level, module)?)
+    module.add_function(wrap_pyfunction!(simd_level, module)?)?;
+    observe::register(module)
 }

@@ -31,10 +31,10 @@ pub struct Extent {
 /// One channel's state. Magnitudes are compared as integers: as bits without the sign, larger
 /// floats are larger integers and NaN are the largest, so no NaN test is needed.
 #[derive(Debug, Clone, Copy)]
-struct Running {
-    min: f32,
-    max: f32,
-    magnitude: u32,
+pub(crate) struct Running {
+    pub(crate) min: f32,
+    pub(crate) max: f32,
+    pub(crate) magnitude: u32,
 }
 
 impl Running {
@@ -234,7 +234,8 @@ fn running_magnitude(x: &[f32]) -> Running {
 }
 
 multiversion! {
-    fn extent_of(x: &[f32]) -> Running = extent_of_body;
+    /// Smallest and largest value, leaving NaN out, and the bits of the largest magnitude.
+    pub(crate) fn extent_of(x: &[f32]) -> Running = extent_of_body;
 }
 
 #[inline(always)]

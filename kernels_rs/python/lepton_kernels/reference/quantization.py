@@ -1,8 +1,4 @@
-"""What every kernel computes, said in plain NumPy; the oracle of the tests.
-
-Nothing here is fast. The rules in words, with their sources, are on the definition page of the
-documentation (reference, kernels).
-"""
+"""Ranges, quantization, packing and casts, said in plain NumPy."""
 
 from __future__ import annotations
 
@@ -141,38 +137,3 @@ def cast_bfloat16(x: NDArray[Any], *, saturate: bool = False) -> tuple[NDArray[A
     if saturate:
         rounded = np.where(over, rounded - 1, rounded)
     return rounded.astype(np.uint16), int(np.count_nonzero(over)), int(np.count_nonzero(under))
-
-
-def error_metrics(reference: NDArray[Any], actual: NDArray[Any]) -> dict[str, float]:
-    """The metrics over the positions where both sides are finite, in float64."""
-    r, a = (np.asarray(side).astype(np.float64).ravel() for side in (reference, actual))
-    finite = np.isfinite(r) & np.isfinite(a)
-    same = (r == a) | (np.isnan(r) & np.isnan(a))
-    mismatched = int(np.count_nonzero(~finite & ~same))
-    r, a = r[finite], a[finite]
-    d = np.abs(r - a)
-    with np.errstate(all="ignore"):
-        error, signal, other = np.sum(d * d), np.sum(r * r), np.sum(a * a)
-        norms = np.sqrt(signal) * np.sqrt(other)
-        return {
-            "compared": r.size,
-            "nonfinite_mismatched": mismatched,
-            "max_abs": float(d.max(initial=0)),
-            "mean_abs": float(d.mean()) if d.size else 0.0,
-            "rel_l2": 0.0 if error == 0 else float(np.sqrt(error) / np.sqrt(signal)),
-            "sqnr_db": float("inf") if error == 0 else float(10 * np.log10(signal / error)),
-            "cosine": float(np.sum(r * a) / norms) if norms else float(signal == other),
-        }
-
-
-def error_histogram(
-    reference: NDArray[Any], actual: NDArray[Any]
-) -> tuple[int, int, NDArray[Any], int]:
-    """Zeros, underflow, 64 bins and overflow of the absolute errors at finite positions."""
-    quarters = ("1", "1.7782794100389228", "3.1622776601683795", "5.6234132519034908")
-    edges = [float(f"{quarters[k % 4]}e{k // 4 - 12}") for k in range(65)]
-    r, a = (np.asarray(side).astype(np.float64).ravel() for side in (reference, actual))
-    finite = np.isfinite(r) & np.isfinite(a)
-    d = np.abs(r[finite] - a[finite])
-    place = np.bincount(np.searchsorted(edges, d[d > 0], side="right"), minlength=66)
-    return int(np.count_nonzero(d == 0)), int(place[0]), place[1:65], int(place[65])
