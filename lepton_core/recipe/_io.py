@@ -51,7 +51,8 @@ def _short(entry: Any) -> Any:  # noqa: ANN401 - JSON
     """Leave out fields that say nothing."""
     if not isinstance(entry, dict):
         return entry
-    return {k: v for k, v in entry.items() if k in _ALWAYS or v not in (None, [], False)}
+    nothing = (v is None or v is False or v in ([], ()) for v in entry.values())
+    return {k: v for (k, v), no in zip(entry.items(), nothing, strict=True) if k in _ALWAYS or not no}
 
 
 def loads(text: str, name: str = "the recipe") -> Recipe:

@@ -105,7 +105,7 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:  # noqa: 
 def _captured(node: NodeProto) -> set[str]:
     if not any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
         return set()
-    from lepton_onnx.names import captured
+    from lepton_onnx.operators import captured
 
     return captured(node)
 

@@ -173,6 +173,7 @@ class _Writer:
         replace_items(graph.node, self.nodes)
         used = {n for node in graph.node for n in (*node.input, *captured(node))}
         used |= {v.name for v in graph.output}
+        used -= {n for node in graph.node for n in node.output}
         kept = [t for t in graph.initializer if t.name in used]
         replace_items(graph.initializer, kept)
 
@@ -220,11 +221,12 @@ class _Writer:
         root = tensor.same_as or value
         scale, zero = self._parameters(root, tensor)
         middle = f"{value}/int8"
-        for op, inlet, outlet in (
-            ("QuantizeLinear", source, middle),
-            ("DequantizeLinear", middle, result),
+        for op, inlet, outlet, suffix in (
+            ("QuantizeLinear", source, middle, "quantize"),
+            ("DequantizeLinear", middle, result, "dequantize"),
         ):
-            self.nodes.append(helper.make_node(op, [inlet, scale, zero], [outlet], name=outlet))
+            name = f"{value}/{suffix}"  # nodes have names of their own, beside the values'
+            self.nodes.append(helper.make_node(op, [inlet, scale, zero], [outlet], name=name))
         self.pairs += 1
 
     def _parameters(self, root: str, tensor: Tensor) -> tuple[str, str]:
@@ -256,7 +258,9 @@ class _Writer:
             )
         stored = self._constant(f"{name}/int8", codes)
         scale, zero = self._parameters(name, tensor)
-        node = helper.make_node("DequantizeLinear", [stored, scale, zero], [name], name=name)
+        node = helper.make_node(
+            "DequantizeLinear", [stored, scale, zero], [name], name=f"{name}/dequantize"
+        )
         if tensor.axis is not None:
             node.attribute.append(helper.make_attribute("axis", tensor.axis))
         if self._read_as_float(name):
@@ -291,7 +295,7 @@ class _Writer:
             self._constant(f"{result}/int32", codes),
             self._constant(f"{result}/scale", scale),
         ]
-        node = helper.make_node("DequantizeLinear", inputs, [result], name=result)
+        node = helper.make_node("DequantizeLinear", inputs, [result], name=f"{result}/dequantize")
         if scale.ndim:
             node.attribute.append(helper.make_attribute("axis", values.ndim - 1))
         self.nodes.append(node)
@@ -306,7 +310,7 @@ class _Writer:
         scale, zero = self._parameters(table, tensor)
         node.input[0], node.output[0] = f"{table}/int8", f"{result}/int8"
         inputs = [node.output[0], scale, zero]
-        dequantize = helper.make_node("DequantizeLinear", inputs, [result], name=f"{result}/float")
+        dequantize = helper.make_node("DequantizeLinear", inputs, [result], name=f"{result}/dequantize")
         if tensor.axis is not None:
             dequantize.attribute.append(helper.make_attribute("axis", -1))
         self.nodes += [node, dequantize]

@@ -67,8 +67,8 @@ def read_back(model: ModelProto) -> dict[str, Stored]:
         source = node.input[0]
         base = source.removesuffix("/int32") if source.endswith("/int32") else source
         name = base.removesuffix("/int8")
-        if source not in constants and node.name.endswith("/float"):
-            continue  # rows gathered from a table, which is read below
+        if source not in constants and not source.endswith("/int8"):
+            continue
         found[name] = _stored(node, constants, constants.get(source))
     _read_plain(model, constants, found)
     return found
