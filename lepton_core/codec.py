@@ -99,9 +99,11 @@ def _plain(value: object) -> Iterator[None]:
 
 
 def _encode_other(value: Any) -> Any:  # noqa: ANN401 - msgspec's hook
-    """Encode what msgspec does not know: paths and NumPy scalars."""
+    """Encode what msgspec does not know: text of a subclass, paths and NumPy scalars."""
     import os
 
+    if isinstance(value, str):  # torch.__version__ is one
+        return str.__str__(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:

@@ -7,14 +7,14 @@ plugin raises beside :class:`~lepton_core.errors.LeptonError` into a failure tha
 
 from __future__ import annotations
 
+import contextlib
 import threading
-import time
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from lepton_core import types
 from lepton_core._plugin_checks import check_backends
+from lepton_core._stages import Stage
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Session
 from lepton_core.errors import (
@@ -23,13 +23,13 @@ from lepton_core.errors import (
     PluginFailureError,
     PluginNotInstalledError,
     UnsupportedOperationError,
+    WorkerCrashError,
 )
 from lepton_core.files import disk_errors, is_disk_error
 from lepton_core.planner import Plan, Step, plan_for_target
-from lepton_core.registry import PluginWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from lepton_core.capabilities import PluginInfo
     from lepton_core.context import Context
@@ -373,12 +373,30 @@ class Hooks:
             if impl.plugin is not plugin and not (wrapped and (impl.wrapper or impl.hookwrapper))
         ]
         caller = manager.subset_hook_caller(name, remove_plugins=others)
-        try:
+        with self.guarded(verb, owner):
             return caller(**dict(zip(("model", "request", "context"), arguments, strict=True)))
+
+    @contextlib.contextmanager
+    def guarded(self, verb: str, owner: str) -> Iterator[None]:
+        """Turn what a plugin raises unexpectedly into a failure that names it.
+
+        Raises:
+            PluginFailureError: It raised something beside ``LeptonError`` and disk errors.
+            WorkerCrashError: It ran out of memory.
+        """
+        try:
+            yield
         except LeptonError:
             raise
+        except MemoryError as error:
+            raise WorkerCrashError(
+                "LPT-WORK-004",
+                f"`{verb}` by the plugin {owner!r} ran out of memory",
+                cause=str(error) or None,
+                remedy="Use a smaller batch or model, or a machine with more memory.",
+            ) from error
         except (Exception, SystemExit) as error:  # some backends call sys.exit
-            if is_disk_error(error) or (isinstance(error, MemoryError) and not wrapped):
+            if is_disk_error(error):
                 raise
             record = self.registry.record(owner)
             raise PluginFailureError(
@@ -411,46 +429,9 @@ class Hooks:
 
     # --- stage events -------------------------------------------------------------------------
 
-    def stage(self, event: types.StageEvent) -> _Stage:
+    def stage(self, event: types.StageEvent) -> Stage:
         """Announce a stage to observers around a ``with`` block."""
-        return _Stage(self, event)
-
-    def announce(self, name: str, event: types.StageEvent) -> None:
-        """Tell every observer; what one of them raises is a warning and nothing more."""
-        manager = self.registry.manager
-        observers = getattr(manager.hook, name).get_hookimpls()
-        for one in observers:
-            others = [impl.plugin for impl in observers if impl.plugin is not one.plugin]
-            try:
-                manager.subset_hook_caller(name, remove_plugins=others)(event=event)
-            except (Exception, SystemExit) as error:  # an observer never stops the work
-                warnings.warn(
-                    f"observer {manager.get_name(one.plugin)!r} failed at {name}: "
-                    f"{type(error).__name__}: {error}",
-                    PluginWarning,
-                    stacklevel=2,
-                )
-
-
-class _Stage:
-    def __init__(self, hooks: Hooks, event: types.StageEvent) -> None:
-        self._hooks = hooks
-        self._event = event
-        self._began = 0.0
-
-    def __enter__(self) -> None:
-        self._hooks.registry.load_always()
-        self._began = time.perf_counter()
-        self._hooks.announce("lepton_stage_started", self._event)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        done = replace(
-            self._event,
-            status="ok" if error is None else "failed",
-            seconds=time.perf_counter() - self._began,
-            error_code=error.code if isinstance(error, LeptonError) else None,
-        )
-        self._hooks.announce("lepton_stage_finished", done)
+        return Stage(self.registry, event)
 
 
 __all__ = ["RESULTS", "Hooks"]

@@ -273,7 +273,7 @@ def _duplicates() -> Iterator[Finding]:
             yield Finding(
                 "duplicate distribution",
                 PROBLEM,
-                f"{name} is there {len(versions)} times in {folder}: {', '.join(versions)}",
+                f"{name} is there {len(versions)} times in {folder}: {', '.join(sorted(versions))}",
                 f"pip uninstall -y {name}, again until none is left; then pip install {name}",
             )
     if not count:

@@ -39,12 +39,16 @@ def evaluate(
 
     Raises:
         SessionError: The runtime refused the model or failed on a sample.
+        PluginFailureError: It raised something unexpected.
     """
     from lepton_core.samples import load_saved
 
     samples = load_saved(Path(request.samples))
     opening = OpenRequest(request.target, request.device, request.threads, request.reference)
-    with hooks.open(model, opening, context) as session:
+    with (
+        hooks.guarded("evaluate", request.target),
+        hooks.open(model, opening, context) as session,
+    ):
         outputs: dict[str, str] = {}
         if request.out:
             outputs = _run_all(session, samples, Path(request.out), context)

@@ -43,6 +43,7 @@ def digest_bytes(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+_CHUNK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -79,6 +80,31 @@ def disk_errors(what: str) -> Iterator[None]:
         raise
 
 
+def reserve(path: str | Path) -> None:
+    """Give a sparse file all its blocks, so that writing through a memory map cannot fail.
+
+    A full disk met inside a memory map ends the process by a signal (SIGBUS); met here it is an
+    error.
+
+    Args:
+        path: A file that already has its final length.
+
+    Raises:
+        OSError: The disk is full (``ENOSPC``).
+    """
+    with Path(path).open("r+b") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+            return
+        stream.seek(0)
+        for start in range(0, size, _CHUNK):  # reads give zeros, writing them back gives blocks
+            stream.seek(start)
+            chunk = stream.read(min(_CHUNK, size - start))
+            stream.seek(start)
+            stream.write(chunk)
+
+
 def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write a file so that it is there whole or not at all.
 
@@ -105,4 +131,4 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
             raise
 
 
-__all__ = ["digest_bytes", "digest_path", "disk_errors", "is_disk_error", "write_atomic"]
+__all__ = ["digest_bytes", "digest_path", "disk_errors", "is_disk_error", "reserve", "write_atomic"]

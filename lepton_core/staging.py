@@ -31,7 +31,7 @@ def check_replaceable(out: Path, *, force: bool = False) -> None:
         raise StorageError(
             "LPT-IO-003",
             f"{out} exists and was not written by lepton",
-            remedy="Choose another --out; lepton only replaces results of its own.",
+            remedy="Choose another --out, or add --force to replace what is there.",
         )
     parent = next(p for p in (out, *out.absolute().parents) if p.is_dir())
     if not os.access(parent, os.W_OK):

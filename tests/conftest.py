@@ -24,7 +24,6 @@ FAKES = DATA / "fake_plugins"
 
 # Before anything imports stevedore, which remembers its cache folder at import.
 _HOME = tempfile.TemporaryDirectory(prefix="lepton-tests-", ignore_cleanup_errors=True)
-_HUB = os.environ.get("HF_HOME")
 for _name in [name for name in os.environ if name.startswith("LEPTON_")]:
     del os.environ[_name]
 os.environ["XDG_CACHE_HOME"] = str(Path(_HOME.name, "cache"))
@@ -61,18 +60,19 @@ def no_leftovers():
     """Fail a test that leaves variables, jobs' threads or child processes behind."""
     before, children = dict(os.environ), _children()
     yield
-    ignored = {"PYTEST_CURRENT_TEST"}
     changed = {
         name
         for name in before.keys() | os.environ.keys()
-        if before.get(name) != os.environ.get(name) and name.startswith("LEPTON_")
-    } - ignored
+        if before.get(name) != os.environ.get(name)
+        # Libraries set their own when they are imported.
+        and name.startswith(("LEPTON_", "PATH", "PYTHONPATH", "HOME", "XDG_", "HF_", "TMPDIR"))
+    }
     until = time.monotonic() + 3
     while time.monotonic() < until and (_children() - children or _lepton_threads()):
         time.sleep(0.02)
     assert not changed, f"environment variables left behind: {changed}"
     assert not _lepton_threads(), "threads left behind"
-    left = [p for p in _children() - children if psutil.pid_exists(p)]
+    left = _children() - children
     assert not left, f"child processes left behind: {left}"
 
 

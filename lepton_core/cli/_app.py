@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lepton_core.cli._table import Column, Row
     from lepton_core.dispatch import Hooks
     from lepton_core.progress import ClosableReporter
+    from lepton_core.registry import Registry
 
 SCHEMA = 1
 
@@ -129,6 +130,16 @@ class App:
         from lepton_core.hooks import default
 
         return default()
+
+    def registry(self) -> Registry:
+        """Return the process's registry; a new one, without what calling hooks takes, is cheap."""
+        hooks = sys.modules.get("lepton_core.hooks")
+        current: Hooks | None = getattr(hooks, "_default", None)
+        if current is not None:
+            return current.registry
+        from lepton_core.registry import Registry
+
+        return Registry()
 
     def reporter(self) -> ClosableReporter:
         """Return where progress goes: bars on a terminal, sparse lines with -v, else nothing."""

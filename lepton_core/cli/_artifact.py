@@ -160,17 +160,9 @@ def write_marker(
 
 def taken_in(model: Model, stage: Path) -> Model:
     """Return *model* under *stage*; one that stands elsewhere (the unchanged source) is copied."""
-    import shutil
+    from lepton_core.artifacts import copy_artifact
 
-    path = Path(model.path)
-    if path.is_relative_to(stage):
-        return model
-    place = stage / path.name
-    if path.is_dir():
-        shutil.copytree(path, place)
-    else:
-        shutil.copyfile(path, place)
-    return model.evolve(path=str(place))
+    return model if Path(model.path).is_relative_to(stage) else copy_artifact(model, stage)
 
 
 __all__ = ["Built", "find_built", "taken_in", "write_marker"]

@@ -77,7 +77,8 @@ def _show(app: App, report: PreflightReport) -> None:
     app.line(f"{found.model.path}  ({found.model.format})")
     if found.model.signature is not None:
         app.line(f"  {found.model.signature}")
-    app.line(f"  {found.parameters:,} parameters, {uses} operators of {kinds} kinds")
+    if kinds:
+        app.line(f"  {found.parameters:,} parameters, {uses} operators of {kinds} kinds")
     app.line()
     app.table(
         (
@@ -93,7 +94,8 @@ def _show(app: App, report: PreflightReport) -> None:
 
 def _row(target: TargetCheck) -> Row:
     verdict = target.verdict.replace("-", " ")
-    why = "; ".join((*target.reasons, *filter(None, (target.remedy,))))
+    reasons = target.reasons if target.verdict != "unavailable" or not target.remedy else ()
+    why = "; ".join((*reasons, *filter(None, (target.remedy,))))
     return Row(
         (
             target.target,

@@ -81,11 +81,7 @@ def _as_lepton(error: BaseException) -> LeptonError:
     if isinstance(error, click.ClickException):
         return _usage(error)
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return OperationCancelledError(
-            "LPT-STOP-001",
-            "Stopped; nothing half-written is left",
-            remedy="Run the same command again.",
-        )
+        return OperationCancelledError("LPT-STOP-001", "Stopped; nothing half-written is left")
     if isinstance(error, OSError):
         found = _disk(error)
         if found is not None:

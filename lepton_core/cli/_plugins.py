@@ -101,7 +101,7 @@ def plugin_states(registry: Registry, *, load: bool = True) -> list[PluginState]
 def tolerant_registry(app: App) -> Registry:
     """Return the process's registry; with strict plugins, one that reports instead of raising."""
     if os.environ.get("LEPTON_STRICT_PLUGINS", "") in ("", "0"):
-        return app.hooks().registry
+        return app.registry()
     from lepton_core.registry import Registry
 
     return Registry(environ={**os.environ, "LEPTON_STRICT_PLUGINS": ""})

@@ -28,7 +28,6 @@ COLUMNS = (
     Column("rel L2", right=True, whole=True),
     Column("verdict", whole=True),
     Column("kept", whole=True),
-    Column("why"),
 )
 
 
@@ -186,6 +185,9 @@ def show_result(app: App, result: PortResult) -> None:
     """Print the table, the page's path, and what the exit code will mean."""
     data = result.to_dict()
     app.table(COLUMNS, [variant_row(variant) for variant in data["variants"]])
+    app.line()
+    for variant in data["variants"]:
+        app.line(f"{variant['target']} {variant['precision']}: {variant['why']}")
     if result.report.is_file():
         app.line(f"page: {result.report}")
     if data["ok"]:
@@ -212,7 +214,6 @@ def variant_row(variant: Mapping[str, Any]) -> Row:
             number_text((variant["errors"] or {}).get("rel_l2")),
             verdict,
             kept,
-            variant["why"],
         ),
         "" if variant["kept"] else "dim",
         ((6, _VERDICTS.get(verdict, "")),),

@@ -21,6 +21,7 @@ from lepton_core.cli._main import cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import TextIO
 
 EXIT_PIPE = 141
 
@@ -45,6 +46,8 @@ def run(arguments: Sequence[str], *, complete_variable: str) -> int:
         try:
             try:
                 code = _interrupt.guarded(lambda: _invoke(arguments, app))
+            except BrokenPipeError:  # whoever read our output has seen enough
+                raise
             except BaseException as error:
                 _interrupt.end_workers()
                 if _interrupt.stopped() and not isinstance(error, KeyboardInterrupt):
@@ -119,9 +122,9 @@ def _stdout_for_results_only(app: App) -> Iterator[None]:
     if not app.json:
         yield
         return
-    result = sys.stdout
+    result: TextIO = sys.stdout
     try:
-        real = result is sys.__stdout__ and result.fileno() == 1
+        real = result.fileno() == 1 and id(result) == id(sys.__stdout__)
     except (OSError, ValueError):
         real = False
     if real:

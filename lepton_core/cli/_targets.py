@@ -147,7 +147,7 @@ def targets_command(app: App, *, ready: bool) -> int:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # failures stand in the table
-        states = target_states(app.hooks().registry)
+        states = target_states(app.registry())
     if ready:
         states = [state for state in states if state.status == _READY]
     if app.json:
@@ -157,31 +157,30 @@ def targets_command(app: App, *, ready: bool) -> int:
         (
             Column("target", whole=True),
             Column("title"),
-            Column("status"),
-            Column("artifact"),
+            Column("status", whole=True),
+            Column("artifact", whole=True),
             Column("precisions"),
             Column("verbs"),
             Column("devices"),
         ),
         [_row(state) for state in states],
     )
-    for state in states:
-        if state.why and state.status != "planned":
-            app.line(f"{state.id}: {' '.join(filter(None, (state.why, state.fix)))}")
+    remarks = [s for s in states if s.status not in (_READY, "planned")]
+    if remarks:
+        app.line()
+    for state in remarks:
+        app.line(f"{state.id}: {'; '.join(filter(None, (state.why, state.fix)))}")
     return 0
 
 
 def _row(state: TargetState) -> Row:
     info = state.info
     dim = state.status not in (_READY, _MISSING)
-    status = state.status
-    if state.fix.startswith("pip "):
-        status = f"{status}: {state.fix}"
     return Row(
         (
             state.id,
             state.title,
-            status,
+            state.status,
             info.artifact if info else "",
             ", ".join(info.precisions) if info else "",
             _verbs_text(info) if info else "",

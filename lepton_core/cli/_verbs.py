@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,15 +129,16 @@ class _Work:
 
     def show(self, model: Model, **more: Any) -> None:  # noqa: ANN401 - plain data
         """Print the result."""
+        from lepton_core.artifacts import artifact_size
         from lepton_core.cli._port import size_text
         from lepton_core.codec import to_data
 
-        size = sum(p.stat().st_size for p in Path(self.out).rglob("*") if p.is_file())
+        size = artifact_size(model)
         if self.app.json:
             data = {"ok": True, "model": to_data(model), "out": str(self.out.absolute())}
             self.app.emit({**data, "size_bytes": size, **to_data(more)})
             return
-        self.app.line(f"{model.path}  ({model.format}, {size_text(size)} in {self.out})")
+        self.app.line(f"{model.path}  ({model.format}, {size_text(size)})")
         if model.signature is not None:
             self.app.line(f"  {model.signature}")
         for name, value in more.items():
@@ -150,9 +152,10 @@ class _Work:
 
 
 def value_lines(value: Any) -> list[str]:  # noqa: ANN401 - plain data
-    """Return a list or mapping of plain data as lines of text."""
-    if isinstance(value, dict):
-        return [f"{key} = {inner}" for key, inner in value.items()]
+    """Return a list as lines, and the short facts of a mapping as one line; JSON has them all."""
+    if isinstance(value, Mapping):
+        short = {k: v for k, v in value.items() if isinstance(v, str | int | float) and v != ""}
+        return [", ".join(f"{key} = {inner}" for key, inner in short.items())]
     return [str(inner) for inner in value or ()]
 
 

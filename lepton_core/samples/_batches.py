@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from lepton_core.errors import SampleError
-from lepton_core.files import disk_errors
+from lepton_core.files import disk_errors, reserve
 from lepton_core.samples._match import is_batched
 
 if TYPE_CHECKING:
@@ -215,6 +215,7 @@ def _allocate(rows: Array, n: int, directory: Path | None, number: int) -> Array
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"output-{number:03d}.npy"
         mapped: Array = open_memmap(path, "w+", rows.dtype, shape)
+        reserve(path)
         return mapped
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from lepton_core.errors import SampleError
-from lepton_core.files import disk_errors, write_atomic
+from lepton_core.files import disk_errors, reserve, write_atomic
 from lepton_core.samples._files import map_npy
 from lepton_core.samples._types import Samples, chunk_bounds
 
@@ -70,6 +70,7 @@ def _write(path: Path, array: Array, rows: NDArray[np.int64] | None) -> None:
         np.save(path, np.asarray(array if rows is None else array[rows]))
         return
     target = open_memmap(path, "w+", array.dtype, (n, *array.shape[1:]))
+    reserve(path)
     for start, stop in chunk_bounds(target):
         target[start:stop] = array[start:stop] if rows is None else array[rows[start:stop]]
     target.flush()

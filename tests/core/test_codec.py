@@ -73,3 +73,10 @@ def test_tagged_round_trip():
         lineage=(types.LineageStep("materialise", "acme 1.0"),),
     )
     assert codec.untagged(codec.unpack(codec.pack(codec.tagged(model)))) == model
+
+
+def test_text_of_a_subclass_crosses_as_text():
+    class Version(str):
+        __slots__ = ()
+
+    assert type(codec.to_data({"version": Version("2.13.0")})["version"]) is str

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from lepton_core.files import (
     digest_path,
     disk_errors,
     is_disk_error,
+    reserve,
     write_atomic,
 )
 
@@ -123,3 +126,49 @@ def test_other_errors_pass(tmp_path):
     assert not is_disk_error(ValueError())
     with pytest.raises(FileNotFoundError), disk_errors("x"):
         (tmp_path / "none").read_text()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A real file system of 64 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if (
+        sys.platform != "linux"
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("needs the right to mount a tmpfs")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_reserving_on_a_full_disk_is_an_error_and_not_a_signal(tiny_disk):
+    sparse = tiny_disk / "sparse"
+    with sparse.open("wb") as stream:
+        stream.truncate(1 << 20)
+    with pytest.raises(StorageError, match="LPT-IO-001"), disk_errors("samples"):
+        reserve(sparse)
+
+
+def test_saving_samples_on_a_full_disk_is_an_error_and_not_a_signal(tiny_disk):
+    code = (
+        "import sys, numpy as np; from lepton_core.samples import Samples, save\n"
+        "from lepton_core.errors import StorageError\n"
+        "try: save(Samples({'x': np.ones((1000, 100), np.float32)}), sys.argv[1] + '/samples')\n"
+        "except StorageError as error: print(error.code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_disk)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "LPT-IO-001"), done
+
+
+def test_a_reserved_file_keeps_its_contents(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"abc")
+    reserve(file)
+    assert file.read_bytes() == b"abc"

@@ -15,7 +15,7 @@ from lepton_compress._graph import Graph
 from lepton_compress._options import Options, read_options
 from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
-from lepton_core.samples import load_samples, load_saved, match
+from lepton_core.samples import is_constant, load_samples, load_saved, match
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
 from lepton_onnx import pivot
 from lepton_onnx.external import digest

@@ -56,7 +56,8 @@ def _list(names: Any) -> str:  # noqa: ANN401 - any iterable of strings
 
 def _unknown(name: str, signature: Signature, missing: list[str]) -> SessionError:
     names = [spec.name for spec in signature.inputs]
-    near = difflib.get_close_matches(name, missing or names, n=1, cutoff=0.5)
+    lower = {other.lower(): other for other in (missing or names)}
+    near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)]
     return SessionError(
         "LPT-RUN-202",
         f"The model has no input {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),

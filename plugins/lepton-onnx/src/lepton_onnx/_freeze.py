@@ -16,7 +16,7 @@ from lepton_onnx._infer import infer
 from lepton_onnx._load import read
 from lepton_onnx._naming import assign_names
 from lepton_onnx._opset import raise_opset
-from lepton_onnx._parked import Parked, park, with_inputs_for_weights
+from lepton_onnx._parked import Parked, inline_functions, park, with_inputs_for_weights
 from lepton_onnx._protobuf import (
     DEFAULT_DOMAINS,
     dtype_name,
@@ -128,8 +128,7 @@ def freeze(
     parked = park(source, path)
     producer = f"{source.producer_name} {source.producer_version}".strip()
     _drop_overridable_inputs(parked.model)
-    if parked.model.functions:
-        parked.model = onnx.inliner.inline_local_functions(parked.model)
+    parked.model = inline_functions(parked.model)
     hints = _hints.collect(parked.model.graph)
     parked.model, note = raise_opset(parked.model, opset)
     strip(parked.model, metadata or {})
@@ -182,9 +181,8 @@ def _drop_overridable_inputs(model: ModelProto) -> None:
     """Take weights out of the inputs, where IR version 3 and older list them."""
     weights = {t.name for t in model.graph.initializer}
     inputs = [v for v in model.graph.input if v.name not in weights]
-    if len(inputs) < len(model.graph.input):
-        replace_items(model.graph.input, inputs)
-        model.ir_version = max(model.ir_version, 4)
+    replace_items(model.graph.input, inputs)
+    model.ir_version = max(model.ir_version, 4)
 
 
 def _set_versions(model: ModelProto) -> None:

@@ -15,14 +15,17 @@ from lepton_onnx._cleanup import captured, lift_constants, replace_items
 from lepton_onnx._half_rules import LARGEST, SMALLEST, Formals, Rules, formals_of, why_not_half
 from lepton_onnx._infer import infer
 from lepton_onnx._naming import order_initializers
-from lepton_onnx._parked import Parked, park, with_inputs_for_weights
+from lepton_onnx._parked import Parked, inline_functions, park, with_inputs_for_weights
 from lepton_onnx._protobuf import opset_of, subgraphs, walk_graphs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _HALF, _SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
-_SUFFIX = {_HALF: "/fp16", _SINGLE: "/fp32"}
+_SUFFIX: dict[int, str] = {_HALF: "/fp16", _SINGLE: "/fp32"}
+_CAST_OPSET = 21
+"""Opset of the Casts in a model that uses none of ONNX's own operators."""
+
 _LIMITS = ("fp16_lowest", "fp16_highest")
 
 
@@ -71,8 +74,9 @@ def convert(
         ConversionError: LPT-CONV-203, the result does not pass ONNX's checker.
     """
     parked = park(model)
-    if parked.model.functions:
-        parked.model = onnx.inliner.inline_local_functions(parked.model)
+    parked.model = inline_functions(parked.model)
+    if not opset_of(parked.model):
+        parked.model.opset_import.add(domain="", version=_CAST_OPSET)
     lift_constants(parked)
     parked.model = infer(parked.model)
     rewriter = _Rewriter(parked, frozenset(keep), _outside(ranges or {}))
@@ -227,7 +231,7 @@ class _Rewriter:
     def _saturated(self, name: str, source: str) -> str:
         if not self.added:
             for limit, value in zip(_LIMITS, (-LARGEST, LARGEST), strict=True):
-                self.added.append(numpy_helper.from_array(np.float32(value), limit))
+                self.added.append(numpy_helper.from_array(np.array(value, np.float32), limit))
         result = self._unique(f"{name}/saturated")
         self.nodes.append(helper.make_node("Clip", [source, *_LIMITS], [result], name=result))
         return result
@@ -301,15 +305,20 @@ class _Rewriter:
                 node.input[:] = [new if n == old else n for n in node.input]
 
     def warnings(self) -> tuple[str, ...]:
-        unfit = [
-            n for n, reason in self.rules.constants.items() if reason and reason != "asked for"
-        ]
-        if not unfit:
-            return ()
-        return (
-            f"{len(unfit)} of {len(self.rules.constants)} weights stay in fp32 because fp16 "
-            f"cannot hold them, first {unfit[0]!r}: {self.rules.constants[unfit[0]]}.",
-        )
+        found = []
+        weights = self.rules.constants
+        asked = ("", "asked for")
+        unfit = [n for n, why in weights.items() if why not in asked and self.weights[n].dims]
+        if unfit:
+            found.append(
+                f"{len(unfit)} of {len(weights)} weights stay in fp32 because fp16 cannot hold "
+                f"them, first {unfit[0]!r}: {weights[unfit[0]]}."
+            )
+        known = {n.name for n in self.graph.node} | {n.op_type for n in self.graph.node}
+        unknown = sorted((self.keep | self.wide) - known - set(self.types))
+        if unknown:
+            found.append(f"Nothing in the model is named {', '.join(map(repr, unknown))}.")
+        return tuple(found)
 
 
 def _retype_attributes(node: NodeProto, float_output: bool) -> None:

@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from lepton_onnx._protobuf import DEFAULT_DOMAINS, subgraphs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from onnx.defs import OpSchema
@@ -33,27 +33,14 @@ SMALLEST = 2.0**-24
 _RELATIVE_LIMIT = 2.0**-10
 """A matrix that loses more than this (relative L2) has values below float16's normal range."""
 
-_BOUNDED = frozenset(
-    [
-        "Softmax",
-        "Sigmoid",
-        "Tanh",
-        "Erf",
-        "Sin",
-        "Cos",
-        "HardSigmoid",
-        "Softsign",
-        "LayerNormalization",
-        "RMSNormalization",
-        "InstanceNormalization",
-        "GroupNormalization",
-        "BatchNormalization",
-        "LpNormalization",
-        "MeanVarianceNormalization",
-    ]
-)
+_BOUNDED = frozenset({
+    "Softmax", "Sigmoid", "Tanh", "Erf", "Sin", "Cos", "HardSigmoid", "Softsign",
+    "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization",
+    "BatchNormalization", "LpNormalization", "MeanVarianceNormalization",
+})  # fmt: skip
 """Operators whose results are small whatever goes in."""
 
+_DTYPE_ATTRIBUTES = {"dtype", "output_datatype"}
 _WIDE_INTEGERS = (
     TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32, TensorProto.UINT32,
     TensorProto.INT64, TensorProto.UINT64, TensorProto.DOUBLE,
@@ -89,10 +76,17 @@ def why_not_half(values: NDArray[np.float32]) -> str:
 
 @dataclass(slots=True)
 class Formals:
-    """Which inputs and outputs of a node may be float16."""
+    """Which inputs and outputs of a node may be float16.
+
+    Attributes:
+        inputs: One flag per actual input.
+        outputs: One flag per actual output.
+        stashes: Whether the operator computes in float32 inside (it has a ``stash_type``).
+    """
 
     inputs: list[bool]
     outputs: list[bool]
+    stashes: bool = False
 
 
 def formals_of(node: NodeProto, opset: int) -> Formals | None:
@@ -110,16 +104,29 @@ def formals_of(node: NodeProto, opset: int) -> Formals | None:
     return Formals(
         [_allows(schema.inputs, i, allowed) for i in range(len(node.input))],
         [_allows(schema.outputs, i, allowed) for i in range(len(node.output))],
+        stashes="stash_type" in schema.attributes,
     )
 
 
 def _allows(
-    formals: list[OpSchema.FormalParameter], index: int, allowed: Mapping[str, set[str]]
+    formals: Sequence[OpSchema.FormalParameter], index: int, allowed: Mapping[str, set[str]]
 ) -> bool:
     if not formals:
         return False
     formal = formals[min(index, len(formals) - 1)]
     return "tensor(float16)" in allowed.get(formal.type_str, {formal.type_str})
+
+
+def _holds_tensors(node: NodeProto) -> bool:
+    """Tell whether attributes hold tensors; only ConstantOfShape's is rewritten."""
+    kinds = {a.type for a in node.attribute}
+    return node.op_type != "ConstantOfShape" and onnx.AttributeProto.TENSOR in kinds
+
+
+def _chooses_dtype(node: NodeProto) -> bool:
+    """Tell whether an attribute fixes the output's dtype; only Cast's is rewritten."""
+    names = {a.name for a in node.attribute}
+    return bool(names & _DTYPE_ATTRIBUTES) or (node.op_type != "Cast" and "to" in names)
 
 
 @dataclass
@@ -157,37 +164,35 @@ class Rules:
         return [n for n in names if n and self.types.get(n) == TensorProto.FLOAT]  # type: ignore[attr-defined]
 
     def _own_reason(self, node: NodeProto, formals: Formals | None) -> str:
-        asked = {node.name, node.op_type, *node.input, *node.output} - {""}
-        if asked & self.keep:
-            return "asked for"
-        if any(True for _ in subgraphs(node)):
-            return "it holds nested graphs"
         if formals is None:
             return "ONNX does not define the operator"
         names = [n for n in (*node.input, *node.output) if n]
-        if any(not self.types.get(n) for n in names):
-            return "a type is not known"
-        attributes = {a.name for a in node.attribute}
-        if attributes & {"dtype", "output_datatype"}:
-            return "it chooses its own dtype"
         pairs = [
             *zip(node.input, formals.inputs, strict=True),
             *zip(node.output, formals.outputs, strict=True),
         ]
-        if not any(may for n, may in pairs if self.types.get(n) == TensorProto.FLOAT):
-            return "ONNX defines it for float32 only"
-        return self._attribute_reason(node)
+        may = any(may for n, may in pairs if self.types.get(n) == TensorProto.FLOAT)
+        cases = (
+            ("asked for", {node.name, node.op_type, *names} & self.keep),
+            ("it holds nested graphs", any(True for _ in subgraphs(node))),
+            ("a type is not known", any(not self.types.get(n) for n in names)),
+            ("its attributes hold float32 tensors", _holds_tensors(node)),
+            ("it chooses its own dtype", _chooses_dtype(node)),
+            ("ONNX defines it for float32 only", not may),
+        )
+        return next((why for why, holds in cases if holds), "") or self._attribute_reason(
+            node, formals
+        )
 
-    def _attribute_reason(self, node: NodeProto) -> str:
+    def _attribute_reason(self, node: NodeProto, formals: Formals) -> str:
         kinds = {self.types.get(n) for n in (*node.input, *node.output) if n}
         if node.op_type != "Cast" and kinds & set(_NARROW):
             return "its numbers define a quantization"
         if node.op_type == "ConstantOfShape" and node.attribute:
             values = numpy_helper.to_array(node.attribute[0].t)
             return why_not_half(values) if values.dtype == np.float32 else ""
-        schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
-        if "stash_type" in schema.attributes:
-            return ""  # computed in float32 inside
+        if formals.stashes:
+            return ""
         for attribute in node.attribute:
             size = abs(attribute.f) if attribute.type == onnx.AttributeProto.FLOAT else 0.0
             if np.isfinite(size) and (size > LARGEST or 0 < size < SMALLEST):

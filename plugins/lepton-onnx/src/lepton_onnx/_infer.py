@@ -30,9 +30,7 @@ def infer(model: ModelProto) -> ModelProto:
     before = b""
     for _ in range(_MOST_PASSES):
         try:
-            model = onnx.shape_inference.infer_shapes(
-                model, check_type=True, strict_mode=True, data_prop=True
-            )
+            model = _one_pass(model)
         except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
             raise SourceError(
                 "LPT-SRC-212",
@@ -46,6 +44,15 @@ def infer(model: ModelProto) -> ModelProto:
             break
         before = now
     return model
+
+
+def _one_pass(model: ModelProto) -> ModelProto:
+    """Infer with the values of shapes if that works; some functions of operators break on it."""
+    infer_shapes = onnx.shape_inference.infer_shapes
+    try:
+        return infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return infer_shapes(model, check_type=True, strict_mode=True, data_prop=False)
 
 
 def _tidy(model: ModelProto) -> None:

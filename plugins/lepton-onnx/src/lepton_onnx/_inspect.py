@@ -54,4 +54,6 @@ def inspect(model: Model, request: InspectRequest, context: Context) -> InspectR
 def user_metadata(proto: ModelProto) -> dict[str, str]:
     """Return what the user wrote into a model's metadata (labels and the like)."""
     own = ("lepton.", "pkg.")
-    return {p.key: p.value for p in proto.metadata_props if not p.key.startswith(own)}
+    pairs = ((p.key, p.value) for p in proto.metadata_props)
+    texts = ((k, v) for k, v in pairs if isinstance(k, str) and isinstance(v, str))
+    return {key: value for key, value in texts if not key.startswith(own)}

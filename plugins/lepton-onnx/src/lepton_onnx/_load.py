@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
@@ -11,7 +12,10 @@ from onnx import ModelProto, TensorProto
 from lepton_core.errors import SourceError
 from lepton_onnx._external import load_external
 from lepton_onnx._parked import park, with_inputs_for_weights
-from lepton_onnx._protobuf import opset_of, walk_tensors
+from lepton_onnx._protobuf import opset_of, walk_graphs, walk_nodes, walk_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROTOBUF_LIMIT = (1 << 31) - 1
 """Largest serialised message that protobuf reads or writes, in bytes."""
@@ -119,9 +123,27 @@ def _parse(path: Path) -> ModelProto:
         raise _damaged(path, f"{error}; the file has {len(data):,} bytes.") from error
     if not proto.ir_version or not (proto.graph.output or proto.graph.node):
         raise _damaged(path, "It holds no version or no graph.")
+    if not all(isinstance(text, str) for text in _texts(proto)):
+        raise _damaged(path, "A name in it is not valid UTF-8.")
     if not proto.opset_import:
         raise _damaged(path, "It names no operator set; the end of the file may be missing.")
     return proto
+
+
+def _texts(proto: ModelProto) -> Iterator[object]:
+    """Yield the names in a model; protobuf hands out bytes for one that is not valid UTF-8."""
+    for entry in proto.opset_import:
+        yield entry.domain
+    for node in walk_nodes(proto):
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for graph in walk_graphs(proto.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield value.name
+            yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in walk_tensors(proto):
+        yield tensor.name
+        yield from (entry.value for entry in tensor.external_data)
 
 
 def _read_file(path: Path) -> bytes:

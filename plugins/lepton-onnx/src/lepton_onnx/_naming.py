@@ -33,7 +33,7 @@ LONGEST = 160
 
 _VALID = re.compile(r"[A-Za-z_/][A-Za-z0-9_./:\-]*")
 _COUNTED = re.compile(r"\d+|_?v(al)?_?\d+|_v_\d+|tmp_?\d+|onnx::\w+_\d+|(input|output)\.\d+")
-_COUNTED_NODE = re.compile(r"(node_.*)?|n?\d+|[A-Za-z]+_?\d+|[A-Za-z]+")
+_COUNTED_NODE = re.compile(r"(node_.*)?|n?\d+|[A-Za-z]+_?\d+")
 _MERGED_ELEMENTS = 64
 _INTEGRAL = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
 
@@ -117,13 +117,19 @@ def assign_names(parked: Parked, hints: dict[str, Hint]) -> dict[str, str]:
         mapping[name] = name
         namer.taken.add(name)
     _name_constants(parked, graph, namer, mapping)
-    weights = {t.name for t in graph.initializer}
+    weights = _trained(graph)
     for node in graph.node:
         _name_outputs(node, namer, mapping, weights, hints.get(node.output[0]))
     _name_weights(graph, namer, mapping)
     _apply(graph, mapping, namer, hints)
     order_initializers(graph)
     return mapping
+
+
+def _trained(graph: GraphProto) -> set[str]:
+    """Return the weights whose names say where a node belongs: shapes and scalars do not."""
+    integral = (*_INTEGRAL, TensorProto.STRING)
+    return {t.name for t in graph.initializer if t.data_type not in integral and len(t.dims)}
 
 
 def _defined(graph: GraphProto, hints: dict[str, Hint]) -> Iterator[str]:
@@ -234,7 +240,8 @@ def _apply(
 def _node_name(node: NodeProto, taken: set[str], *, exporter_counted: bool) -> str:
     """Keep a node's own name if it means something, else name it after its first output."""
     own = node.name
-    meaningful = is_valid(own) and not _COUNTED_NODE.fullmatch(own) and not exporter_counted
+    counted = own == node.op_type or _COUNTED_NODE.fullmatch(own) or exporter_counted
+    meaningful = is_valid(own) and not counted
     name = own if meaningful else next((n for n in node.output if n), node.op_type)
     candidate, count = name, 0
     while candidate in taken:
@@ -246,8 +253,9 @@ def _node_name(node: NodeProto, taken: set[str], *, exporter_counted: bool) -> s
 def _name_inner(graph: GraphProto, outer: dict[str, str], namer: _Namer) -> None:
     """Name what a nested graph defines; what it takes from outside is renamed with it."""
     mapping = dict(outer)
-    weights = {t.name for t in graph.initializer}
-    for old in (*(v.name for v in graph.input), *weights):
+    weights = _trained(graph)
+    own = (*(v.name for v in graph.input), *(t.name for t in graph.initializer))
+    for old in own:
         mapping[old] = namer.unique(old if not is_counted(old) else f"inner/{old}")
     for node in graph.node:
         for name in node.output:

@@ -11,7 +11,7 @@ from onnx import ModelProto
 from lepton_core.types import OperatorUse
 from lepton_onnx import _hints
 from lepton_onnx._load import read
-from lepton_onnx._parked import park
+from lepton_onnx._parked import inline_functions, park
 from lepton_onnx._protobuf import DEFAULT_DOMAINS, opset_of, walk_nodes
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def inventory(model: ModelProto | str | Path) -> tuple[OperatorUse, ...]:
     """
     path = None if isinstance(model, ModelProto) else Path(model)
     light = park(read(model), path).model
-    if light.functions:
-        light = onnx.inliner.inline_local_functions(light)
+    light = inline_functions(light)
     counts: dict[str, int] = {}
     first: dict[str, NodeProto] = {}
     for node in walk_nodes(light):

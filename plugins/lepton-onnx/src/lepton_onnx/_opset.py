@@ -5,8 +5,12 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto
 
+from lepton_onnx._infer import infer
 from lepton_onnx._parked import with_inputs_for_weights
 from lepton_onnx._protobuf import DEFAULT_DOMAINS, opset_of, walk_nodes
+
+_SCAN_WITHOUT_BATCH = 9
+"""From this opset on Scan has no batch axis; ONNX's converter only changes the number."""
 
 
 def raise_opset(model: ModelProto, wanted: int) -> tuple[ModelProto, str]:
@@ -28,10 +32,13 @@ def raise_opset(model: ModelProto, wanted: int) -> tuple[ModelProto, str]:
     if not _definitions_differ(model, have, wanted):
         _set_opset(model, wanted)
         return model, f"raised from {have}: no operator used differs"
+    if have < _SCAN_WITHOUT_BATCH and any(n.op_type == "Scan" for n in walk_nodes(model)):
+        return model, f"kept at {have}: the converter changes what Scan means"
     try:
         raised = onnx.version_converter.convert_version(model, wanted)
         _check_kept(model, raised)
         onnx.checker.check_model(with_inputs_for_weights(raised), full_check=True)
+        infer(raised)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         return model, f"kept at {have}: it cannot be raised to {wanted} ({reason})"

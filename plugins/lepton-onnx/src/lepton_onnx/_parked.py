@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, inliner
 
 from lepton_core.errors import SourceError
 from lepton_onnx._external import Slice, fill, locate
@@ -150,3 +150,8 @@ def with_inputs_for_weights(light: ModelProto) -> ModelProto:
     del copy.graph.initializer[:]
     copy.graph.initializer.extend(kept)
     return copy
+
+
+def inline_functions(light: ModelProto) -> ModelProto:
+    """Return a light model in which every call of a local function is its body."""
+    return inliner.inline_local_functions(light) if light.functions else light

@@ -31,11 +31,11 @@ def dtype_name(elem_type: int) -> str:
 
     Types that NumPy lacks keep ONNX's name in lower case (``"bfloat16"``, ``"float8e4m3fn"``).
     """
-    names = {TensorProto.FLOAT: "float32", TensorProto.DOUBLE: "float64"}
+    names: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.DOUBLE: "float64"}
     if elem_type in names:
         return names[elem_type]
     try:
-        return TensorProto.DataType.Name(elem_type).lower()
+        return str(TensorProto.DataType.Name(elem_type)).lower()
     except ValueError:
         return f"unknown{elem_type}"
 

@@ -29,7 +29,7 @@ class ReferenceSession:
         check(path)
         proto = load(path)
         self.signature = signature(proto)
-        self.facts: dict[str, Any] = {
+        self.facts: Mapping[str, Any] = {
             "runtime": "onnx.reference",
             "runtime_version": onnx.__version__,
             "storage_precision": "as in the file",

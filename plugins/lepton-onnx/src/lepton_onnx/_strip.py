@@ -59,6 +59,8 @@ def strip(model: ModelProto, metadata: Mapping[str, str]) -> None:
 
 
 def _is_volatile(key: str, value: str) -> bool:
+    if not isinstance(key, str) or not isinstance(value, str):
+        return True  # not valid UTF-8
     if key == EXTERNAL_KEY or _VOLATILE_KEYS.match(key):
         return True
     return bool(_PATH.search(value) or _TIME.search(value))

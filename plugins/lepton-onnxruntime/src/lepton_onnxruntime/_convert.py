@@ -17,6 +17,8 @@ from lepton_onnxruntime._runtime import accepts_opset, explain, onnxruntime
 from lepton_onnxruntime.info import DISTRIBUTIONS, INFO
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from lepton_core.context import Context
 
 FILE_NAME = "model.onnx"
@@ -49,7 +51,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         proto, found = lower_recipe(proto, request.recipe, parent)
         facts |= found
     elif precision == "fp16":
-        result = float16.convert(proto, keep=tuple(request.options.get("keep", ())))
+        keep = (*request.options.get("keep", ()), *_without_half_kernels(proto))
+        result = float16.convert(proto, keep=keep)
         proto, facts["kept_in_fp32"] = result.model, dict(result.kept)
         facts["casts"] = result.casts
         warnings = result.warnings
@@ -101,6 +104,19 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> None:
             cause=f"It is built as {' or '.join(INFO.precisions)}, or from a recipe.",
             remedy="Choose one of these; int8 is made by `lepton optimize`.",
         )
+
+
+def _without_half_kernels(proto: ModelProto) -> list[str]:
+    """Return the nodes that load in float16 but fail when they run.
+
+    The CPU's scatter operators are registered for float16 and refuse to reduce in it.
+    """
+    scatters = ("ScatterElements", "ScatterND")
+    nodes = (n for n in proto.graph.node if n.op_type in scatters)
+    reducing = (
+        n for n in nodes if any(a.name == "reduction" and a.s != b"none" for a in n.attribute)
+    )
+    return [node.name or node.output[0] for node in reducing]
 
 
 def _load_once(path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import onnx
 from onnx import ModelProto, TensorProto
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, NodeProto
 
-_LABELS = {
+_LABELS: dict[int, str] = {
     TensorProto.FLOAT16: "fp16",
     TensorProto.BFLOAT16: "bf16",
     TensorProto.FLOAT: "fp32",
@@ -21,6 +23,7 @@ _LABELS = {
 }
 _INTEGER = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
 _MOVES = {"Cast", "MemcpyFromHost", "MemcpyToHost", "QuantizeLinear", "DequantizeLinear"}
+_MOVES |= {"ReorderInput", "ReorderOutput"}
 _WIDTH = {"fp16": 0, "bf16": 1, "fp32": 2, "fp64": 3}
 
 
@@ -55,30 +58,81 @@ def execution_of(path: Path) -> Execution:
     """Count precisions in the optimized graph at *path*; its weights are not read.
 
     A node counts for the widest float dtype among its inputs and outputs, or as ``int8`` if it
-    takes 8-bit or 4-bit tensors. Nodes that only move or cast are not counted.
+    takes 8-bit or 4-bit tensors. Nodes that only move, reshape or cast data are not counted.
     """
     model = ModelProto.FromString(path.read_bytes())
+    opset = max((o.version for o in model.opset_import if not o.domain), default=1)
     counts: Counter[str] = Counter()
-    casts = _count(model.graph, {}, counts)
+    casts = _count(model.graph, {}, counts, opset)
     return Execution(dict(sorted(counts.items())), casts)
 
 
-def _count(graph: GraphProto, outer: dict[str, int], counts: Counter[str]) -> int:
+def _count(graph: GraphProto, outer: dict[str, int], counts: Counter[str], opset: int) -> int:
     types = dict(outer)
     for value in (*graph.input, *graph.output, *graph.value_info):
         types[value.name] = value.type.tensor_type.elem_type
     types.update({t.name: t.data_type for t in graph.initializer})
     casts = 0
     for node in graph.node:
+        _complete(node, types, opset)
         inner = [a.g for a in node.attribute if a.HasField("g")]
         for nested in inner:
-            casts += _count(nested, types, counts)
-        if node.op_type in _MOVES:
-            casts += node.op_type == "Cast"
-        elif not inner:
+            casts += _count(nested, types, counts, opset)
+        if node.op_type == "Cast":
+            casts += 1
+        elif not inner and node.op_type not in _MOVES and not _moves(node, opset):
             label = _precision(node, types)
             counts.update([label] if label else [])
     return casts
+
+
+@cache
+def _schema(op_type: str, domain: str, opset: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _moves(node: NodeProto, opset: int) -> bool:
+    """Tell whether an operator only moves data: then its definition takes strings too."""
+    schema = _schema(node.op_type, node.domain, opset)
+    if schema is None or not schema.inputs:
+        return False
+    first = schema.inputs[0].type_str
+    kinds = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    return "tensor(string)" in kinds.get(first, ())
+
+
+def _complete(node: NodeProto, types: dict[str, int], opset: int) -> None:
+    """Add the types of a node's outputs where the runtime did not write them down.
+
+    They follow from the operator's definition: an output has the type of the inputs that share
+    its type parameter. The runtime's own fused operators yield the dtype of their first float
+    input.
+    """
+    schema = _schema(node.op_type, node.domain, opset)
+    bound: dict[str, int] = {}
+    for index, name in enumerate(node.input):
+        if schema and schema.inputs and types.get(name):
+            formal = schema.inputs[min(index, len(schema.inputs) - 1)]
+            bound.setdefault(formal.type_str, types[name])
+    first = next((types[n] for n in node.input if types.get(n) in _LABELS), 0)
+    target = next((a.i for a in node.attribute if a.name in ("to", "dtype")), 0)
+    for index, name in enumerate(node.output):
+        if not name or types.get(name):
+            continue
+        if schema and schema.outputs:
+            kind = schema.outputs[min(index, len(schema.outputs) - 1)].type_str
+            types[name] = target or bound.get(kind, 0) or _fixed(kind)
+        else:
+            types[name] = first
+
+
+def _fixed(kind: str) -> int:
+    names = {"tensor(float)": TensorProto.FLOAT, "tensor(float16)": TensorProto.FLOAT16}
+    names |= {"tensor(int64)": TensorProto.INT64, "tensor(bool)": TensorProto.BOOL}
+    return names.get(kind, 0)
 
 
 def _precision(node: NodeProto, types: dict[str, int]) -> str:

@@ -38,7 +38,8 @@ def onnxruntime() -> ModuleType:
         ) from error
     ort.set_default_logger_severity(_SILENT)
     ort.disable_telemetry_events()
-    return ort
+    module: ModuleType = ort
+    return module
 
 
 def session_options(request: OpenRequest) -> Any:  # noqa: ANN401 - a class of the runtime

@@ -172,7 +172,11 @@ def _translate(program: Program, opset: int, raw: Path) -> None:
     except Exception as error:
         raise _untranslatable(program, opset, error) from error
     if onnx_program is None:  # only the older exporter returns nothing
-        raise ConversionError("LPT-CONV-106", "torch's ONNX exporter returned nothing")
+        raise ConversionError(
+            "LPT-CONV-106",
+            "torch's ONNX exporter returned nothing",
+            remedy="Report this with the model's source and the version of torch.",
+        )
     held = (program.exported.state_dict, program.exported.constants)
     size = bytes_of(value for values in held for value in values.values())
     with writing(raw, size), captured():

@@ -123,7 +123,7 @@ class TorchSession:
         precision = "+".join(_SHORT.get(d, d) for d in stored) or "fp32"
         self.facts: Mapping[str, Any] = {
             "runtime": f"torch {torch.__version__.split('+')[0]}",
-            "build": torch.__version__,
+            "build": str(torch.__version__),
             "device": str(device),
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
             "threads": threads,

@@ -1,0 +1,104 @@
+"""From the pivot to the artifact: precisions, facts, determinism, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from lepton_core.context import Context
+from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.types import ConvertRequest, OpenRequest
+from lepton_onnxruntime import plugin
+
+
+def convert(model, context, precision="fp32", **options):
+    request = ConvertRequest("onnxruntime", "onnxruntime", precision=precision, options=options)
+    return plugin.lepton_convert(model, request, context)
+
+
+def test_fp32_is_the_frozen_graph(graphs, to_pivot, context):
+    pivot = to_pivot(graphs.mlp())
+    result = convert(pivot, context)
+    assert result.model.format == "onnxruntime"
+    assert result.model.digest == pivot.digest
+    assert result.facts["storage_precision"] == "fp32"
+    assert result.model.lineage[-1].parent == pivot.digest
+    assert len(result.model.lineage) == 2
+    assert "onnxruntime" in result.model.lineage[-1].tools
+    assert [p.name for p in context.workdir.iterdir()] == ["model.onnx"]
+
+
+def test_fp16_is_smaller_near_and_recorded(graphs, to_pivot, context, tmp_path):
+    pivot = to_pivot(graphs.mlp(width=256))
+    result = convert(pivot, context, "fp16")
+    assert result.facts["storage_precision"] == "fp16"
+    assert result.facts["kept_in_fp32"] == {}
+    small = (context.workdir / "model.onnx").stat().st_size
+    assert small < 0.6 * (tmp_path / "source" / "pivot.onnx").stat().st_size
+    x = np.random.default_rng(0).normal(size=(5, 8)).astype("f4")
+    with plugin.lepton_open(pivot, OpenRequest("onnxruntime", reference=True), context) as s:
+        expected = s.run({"x": x})["y"]
+    with plugin.lepton_open(result.model, OpenRequest("onnxruntime"), context) as s:
+        found = s.run({"x": x})["y"]
+    assert found.dtype == np.float32
+    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 2e-3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_same_bytes_every_time(graphs, to_pivot, tmp_path, precision):
+    pivot = to_pivot(graphs.mlp())
+    digests = set()
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        digests.add(convert(pivot, Context(folder), precision).model.digest)
+    assert len(digests) == 1
+
+
+def test_values_to_keep_are_kept_and_recorded(graphs, to_pivot, context):
+    result = convert(to_pivot(graphs.mlp()), context, "fp16", keep=["last"])
+    assert result.facts["kept_in_fp32"] == {"last": "asked for"}
+    assert result.model.lineage[-1].request["options"] == {"keep": ["last"]}
+
+
+def test_what_it_cannot_build(graphs, to_pivot, context):
+    pivot = to_pivot(graphs.mlp())
+    with pytest.raises(UnsupportedOperationError) as caught:
+        convert(pivot, context, "int4")
+    assert caught.value.code == "LPT-CONV-211"
+    request = ConvertRequest("onnxruntime", "onnxruntime", recipe="r.json")
+    with pytest.raises(UnsupportedOperationError) as caught:
+        plugin.lepton_convert(pivot, request, context)
+    assert caught.value.code == "LPT-CONV-212"
+    other = pivot.evolve(format="onnx")
+    assert plugin.lepton_convert(other, ConvertRequest("onnxruntime"), context) is None
+
+
+def test_a_graph_that_the_runtime_refuses(graphs, to_pivot, context):
+    proto = graphs.model(
+        [graphs.node("Foo", ["x"], ["y"], name="here", domain="acme")],
+        [graphs.value("x", [2])],
+        [graphs.value("y", [2])],
+        domains=["acme"],
+    )
+    with pytest.raises(ConversionError) as caught:
+        convert(to_pivot(proto), context)
+    assert caught.value.code == "LPT-CONV-213"
+    assert "acme" in caught.value.cause
+
+
+def test_external_data_moves_along(graphs, to_pivot, context, tmp_path):
+    from lepton_onnx import pivot as library
+
+    pivot = to_pivot(graphs.mlp(width=256))
+    big = tmp_path / "big.onnx"
+    library.freeze(pivot.path, big, external_above=1000)
+    proto = onnx.load(big, load_external_data=False)
+    assert any(t.external_data for t in proto.graph.initializer)
+    result = convert(pivot.evolve(path=str(big), digest=""), context)
+    x = np.ones((1, 8), "f4")
+    expected = plugin.lepton_open(pivot, OpenRequest("onnxruntime"), context).run({"x": x})["y"]
+    for model in (result.model, pivot.evolve(path=str(big))):
+        found = plugin.lepton_open(model, OpenRequest("onnxruntime"), context).run({"x": x})["y"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -1,0 +1,211 @@
+"""Sessions: facts that are found, threads that are counted, errors that say what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_core import environment
+from lepton_core.errors import SessionError, SourceError
+from lepton_core.types import ConvertRequest, OpenRequest
+from lepton_onnxruntime import _runtime, plugin
+
+
+def opened(model, context, **request):
+    return plugin.lepton_open(model, OpenRequest("onnxruntime", **request), context)
+
+
+@pytest.fixture
+def pivot(graphs, to_pivot):
+    return to_pivot(graphs.mlp())
+
+
+@pytest.fixture
+def half(pivot, context):
+    request = ConvertRequest("onnxruntime", "onnxruntime", precision="fp16")
+    return plugin.lepton_convert(pivot, request, context).model
+
+
+def test_listing_and_loading_the_plugin_import_no_backend():
+    code = (
+        "import sys, lepton_onnxruntime.info, lepton_onnxruntime.plugin\n"
+        "heavy = {'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)\n"
+        "raise SystemExit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_it_computes_what_the_reference_evaluator_computes(pivot, context):
+    from lepton_onnx import plugin as onnx_plugin
+
+    x = np.random.default_rng(0).normal(size=(7, 8)).astype("f4")
+    expected = onnx_plugin.lepton_open(pivot, OpenRequest("onnx"), context).run({"x": x})
+    for reference in (True, False):
+        with opened(pivot, context, reference=reference) as session:
+            found = session.run({"x": x})
+            assert list(found) == ["y"]
+            np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_storage_and_execution_are_two_facts(pivot, half, context):
+    with opened(pivot, context) as session:
+        facts = session.facts
+        assert facts["storage_precision"] == "fp32"
+        nodes = facts["execution_nodes"]
+        assert set(nodes) == {"fp32"}
+        assert facts["execution_precision"] == f"fp32 ({nodes['fp32']} of {nodes['fp32']} nodes)"
+    with opened(half, context) as session:
+        facts = session.facts
+        assert facts["storage_precision"] == "fp16"
+        assert facts["execution_casts"] > 0
+        # Which nodes have float16 kernels depends on the runtime; that it says so does not.
+        main = facts["execution_precision"].split()[0]
+        assert sum(facts["execution_nodes"].values()) >= 2
+        if main == "fp32":
+            assert "fp16 storage is cast" in facts["execution_precision"]
+    with opened(half, context, options={"execution_facts": False}) as session:
+        assert session.facts["execution_precision"] == "not looked at"
+    assert [p.name for p in context.workdir.iterdir()] == ["model.onnx"]
+
+
+def test_the_yardstick_is_not_optimized(pivot, context):
+    with opened(pivot, context, reference=True) as plain, opened(pivot, context) as fast:
+        assert plain.facts["optimizations"] == "disabled"
+        assert sum(plain.facts["execution_nodes"].values()) == 4
+        assert sum(fast.facts["execution_nodes"].values()) < 4  # MatMul and Add were fused
+
+
+def test_threads_follow_the_request_and_the_container(pivot, context, monkeypatch):
+    def threads():
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    with opened(pivot, context, threads=1) as session:
+        session.run({"x": np.ones((1, 8), "f4")})
+        before = threads()
+    with opened(pivot, context, threads=5) as session:
+        session.run({"x": np.ones((1, 8), "f4")})
+        assert threads() - before == 4  # the caller is the fifth
+        assert session.facts["threads"] == 5
+    monkeypatch.setattr(_runtime, "available_cpus", lambda: 3)
+    with opened(pivot, context) as session:
+        assert session.facts["threads"] == 3
+    with pytest.raises(SessionError) as caught:
+        opened(pivot, context, threads=0)
+    assert caught.value.code == "LPT-RUN-210"
+
+
+def test_spinning_is_off_unless_asked_for():
+    for asked, value in ((None, "0"), (True, "1"), (False, "0")):
+        options = {} if asked is None else {"spinning": asked}
+        found = _runtime.session_options(OpenRequest("onnxruntime", options=options))
+        assert found.get_session_config_entry("session.intra_op.allow_spinning") == value
+        assert found.inter_op_num_threads == 1
+
+
+def test_nan_and_infinity_pass_through(pivot, half, context):
+    x = np.ones((3, 8), "f4")
+    x[1, 2] = np.nan
+    for model in (pivot, half):
+        with opened(model, context) as session:
+            y = session.run({"x": x})["y"]
+            assert np.isnan(y[1]).all()
+            assert np.isfinite(y[[0, 2]]).all()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code"),
+    [
+        ({}, "LPT-RUN-201"),
+        ({"image": np.ones((1, 8), "f4"), "x": np.ones((1, 8), "f4")}, "LPT-RUN-202"),
+        ({"x": np.ones((1, 8), "f2")}, "LPT-RUN-203"),
+        ({"x": np.ones((8,), "f4")}, "LPT-RUN-204"),
+        ({"x": np.ones((1, 7), "f4")}, "LPT-RUN-204"),
+    ],
+)
+def test_wrong_inputs(pivot, context, inputs, code):
+    with opened(pivot, context) as session, pytest.raises(SessionError) as caught:
+        session.run(inputs)
+    assert caught.value.code == code
+    assert caught.value.remedy
+
+
+def test_a_failure_inside_names_the_operator(graphs, to_pivot, context):
+    proto = graphs.model(
+        [graphs.node("Reshape", ["x", "s"], ["y"], name="view")],
+        [graphs.value("x", ["n"])],
+        [graphs.value("y", None)],
+        [graphs.weight("s", np.array([2, 2], "i8"))],
+    )
+    with opened(to_pivot(proto), context) as session, pytest.raises(SessionError) as caught:
+        session.run({"x": np.ones(5, "f4")})
+    assert caught.value.code == "LPT-RUN-205"
+    assert "Reshape (node 'view')" in caught.value.message
+    assert "/onnxruntime/" not in str(caught.value)
+
+
+def test_a_file_that_it_refuses(graphs, context, tmp_path, pivot):
+    with pytest.raises(SourceError):
+        opened(pivot.evolve(path=str(tmp_path / "no.onnx")), context)
+    proto = graphs.mlp()
+    proto.graph.node[0].op_type = "Nonsense"
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(proto.SerializeToString())
+    with pytest.raises(SessionError) as caught:
+        opened(pivot.evolve(path=str(bad)), context)
+    assert caught.value.code == "LPT-RUN-207"
+    assert "Nonsense" in caught.value.cause
+
+
+def test_a_device_that_is_not_there(pivot, context, monkeypatch):
+    with pytest.raises(SessionError) as caught:
+        opened(pivot, context, device="npu")
+    assert caught.value.code == "LPT-RUN-206"
+    ort = _runtime.onnxruntime()
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(SessionError) as caught:
+        opened(pivot, context, device="cuda")
+    assert "lepton-onnxruntime[gpu]" in caught.value.remedy
+
+
+def test_rival_distributions_are_named(monkeypatch):
+    both = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.0"}
+    monkeypatch.setattr(environment, "version_of", both.get)
+    assert "onnxruntime 1.32.0 and onnxruntime-gpu 1.31.0" in _runtime.distribution_conflict()
+    monkeypatch.setattr(environment, "version_of", {"onnxruntime": "1.32.0"}.get)
+    assert _runtime.distribution_conflict() == ""
+
+
+def test_closed_twice_and_used_from_threads(pivot, context):
+    session = opened(pivot, context)
+    x = np.random.default_rng(0).normal(size=(16, 8)).astype("f4")
+    expected = session.run({"x": x})["y"]
+    failures = []
+
+    def work():
+        for _ in range(50):
+            if not np.array_equal(session.run({"x": x})["y"], expected):
+                failures.append(1)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not failures
+    session.close()
+    session.close()
+    with pytest.raises(SessionError) as caught:
+        session.run({"x": x})
+    assert caught.value.code == "LPT-RUN-208"
+
+
+def test_nothing_is_printed(pivot, half, context, capfd):
+    for model in (pivot, half):
+        with opened(model, context) as session:
+            session.run({"x": np.ones((1, 8), "f4")})
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,205 @@
+"""Running a model over samples."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lepton_core import types
+from lepton_core.capabilities import Opens, TargetInfo
+from lepton_core.dispatch import Hooks
+from lepton_core.errors import (
+    OperationCancelledError,
+    PluginFailureError,
+    SessionError,
+    WorkerCrashError,
+)
+from lepton_core.evaluate import evaluate, evaluate_isolated, measure_latency
+from lepton_core.markers import hookimpl
+from lepton_core.samples import Samples, save
+
+
+@pytest.fixture
+def samples():
+    rng = np.random.default_rng(3)
+    return Samples({"x": rng.normal(size=(37, 6)).astype(np.float32)})
+
+
+@pytest.fixture
+def saved(samples, tmp_path):
+    return str(save(samples, tmp_path / "samples"))
+
+
+@pytest.fixture
+def source(graph_file, fake_registry, context):
+    model = types.Model("fake-graph", str(graph_file))
+    return Hooks(fake_registry).inspect(model, types.InspectRequest(), context).model
+
+
+def _expected(graph_file, samples):
+    from lepton_core.testing import _fake_graph as work
+
+    return work.run(work.read(str(graph_file)), samples.inputs["x"])
+
+
+def test_outputs_are_those_of_the_session_row_by_row(
+    fake_registry, source, samples, saved, graph_file, context, tmp_path, reporter
+):
+    request = types.EvaluateRequest("fake", saved, str(tmp_path / "out"), threads=3)
+    result = evaluate(Hooks(fake_registry), source, request, context)
+    assert result.rows == 37
+    assert result.signature == source.signature
+    assert result.facts["threads"] == 3
+    assert result.latency == {}
+    np.testing.assert_allclose(
+        np.load(result.outputs["y"]), _expected(graph_file, samples), rtol=1e-6
+    )
+    assert reporter.tasks[-1].done == 37
+    assert reporter.tasks[-1].finished is not None
+
+
+def test_nothing_is_written_where_nothing_is_asked_for(fake_registry, source, saved, context):
+    result = evaluate(
+        Hooks(fake_registry), source, types.EvaluateRequest("fake", saved), context
+    )  # fmt: skip
+    assert result.outputs == {}
+    assert list(context.workdir.iterdir()) == []
+
+
+def test_in_a_worker_it_is_the_same(fakes, pool, source, saved, context, tmp_path):
+    hooks = Hooks(fakes("ok"), pool)
+    there = evaluate_isolated(
+        hooks, source, types.EvaluateRequest("fake", saved, str(tmp_path / "there")), context
+    )
+    here = evaluate_isolated(
+        Hooks(fakes("ok")),
+        source,
+        types.EvaluateRequest("fake", saved, str(tmp_path / "here")),
+        context,
+    )
+    assert (there.rows, there.signature, there.facts) == (here.rows, here.signature, here.facts)
+    assert np.load(there.outputs["y"]).tobytes() == np.load(here.outputs["y"]).tobytes()
+    assert "fake" in pool._workers
+
+
+def test_latency_is_measured_with_single_rows(fake_registry, source, saved, context):
+    request = types.EvaluateRequest("fake", saved, latency_seconds=0.01)
+    latency = evaluate(Hooks(fake_registry), source, request, context).latency
+    assert latency["batch"] == 1
+    assert latency["runs"] >= 20
+    assert 0 < latency["p50_ms"] <= latency["p95_ms"]
+
+
+class Slow:
+    """A session whose runs take a known time."""
+
+    def __init__(self, signature, seconds):
+        self.signature, self.facts, self.seconds, self.seen = signature, {}, seconds, []
+
+    def run(self, inputs):
+        import time
+
+        time.sleep(self.seconds)
+        self.seen.append(inputs["x"].shape[0])
+        return {"y": inputs["x"]}
+
+
+def test_latency_tells_the_time_of_a_run(source, samples):
+    session = Slow(source.signature, 0.004)
+    latency = measure_latency(session, samples, 0.01)
+    assert latency["runs"] == 20, "no fewer than 20, however short the time"
+    assert len(session.seen) == 25, "after a warm-up"
+    assert set(session.seen) == {1}
+    assert 4 <= latency["p50_ms"] < 40
+
+
+class Faulty:
+    """Opens sessions that fail in a way of our choice."""
+
+    def __init__(self, error):
+        self.error, self.closed = error, []
+
+    @hookimpl
+    def lepton_open(self, model, request, context):
+        faulty = self
+
+        class Session:
+            signature, facts = model.signature, {}
+
+            def run(self, inputs):
+                raise faulty.error
+
+            def close(self):
+                faulty.closed.append(True)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                self.close()
+
+        return Session()
+
+
+@pytest.fixture
+def faulty(fake_registry):
+    def make(**options):
+        plugin = Faulty(**options)
+        info = TargetInfo("faulty", "Faulty", "tests", opens=(Opens("fake-graph"),))
+        fake_registry.register(plugin, info)
+        return plugin, Hooks(fake_registry)
+
+    return make
+
+
+def test_running_out_of_memory_is_said_so(faulty, source, saved, context, tmp_path):
+    _, hooks = faulty(error=MemoryError())
+    request = types.EvaluateRequest("faulty", saved, str(tmp_path / "out"))
+    with pytest.raises(WorkerCrashError, match="memory") as caught:
+        evaluate_isolated(hooks, source, request, context)
+    assert caught.value.code == "LPT-WORK-004"
+
+
+def test_an_unexpected_failure_of_a_run_is_the_plugins(faulty, source, saved, context, tmp_path):
+    plugin, hooks = faulty(error=ZeroDivisionError("in a kernel"))
+    request = types.EvaluateRequest("faulty", saved, str(tmp_path / "out"))
+    with pytest.raises(PluginFailureError, match="in a kernel") as caught:
+        evaluate_isolated(hooks, source, request, context)
+    assert caught.value.code == "LPT-PLUG-010"
+    assert "faulty" in str(caught.value)
+    assert plugin.closed == [True], "the session is closed all the same"
+
+
+def test_an_expected_failure_comes_through(faulty, source, saved, context, tmp_path):
+    _, hooks = faulty(error=SessionError("ACME-RUN-001", "refused"))
+    request = types.EvaluateRequest("faulty", saved, str(tmp_path / "out"))
+    with pytest.raises(SessionError, match="refused"):
+        evaluate_isolated(hooks, source, request, context)
+
+
+def test_it_stops_when_asked(fake_registry, source, saved, context, tmp_path):
+    event = threading.Event()
+    event.set()
+    request = types.EvaluateRequest("fake", saved, str(tmp_path / "out"))
+    with pytest.raises(OperationCancelledError):
+        evaluate(Hooks(fake_registry), source, request, replace(context, cancelled=event))
+
+
+def test_stages_are_announced(fake_registry, source, saved, context):
+    from lepton_core.capabilities import ExtensionInfo
+
+    events = []
+
+    class Watch:
+        @hookimpl
+        def lepton_stage_finished(self, event):
+            events.append((event.stage, event.owner, event.status))
+
+    fake_registry.register(Watch(), ExtensionInfo("watch", "Watch", "tests", always=True))
+    evaluate_isolated(
+        Hooks(fake_registry), source, types.EvaluateRequest("fake", saved), context
+    )  # fmt: skip
+    assert events == [("open", "fake", "ok"), ("evaluate", "fake", "ok")]

@@ -1,0 +1,73 @@
+"""Results appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from lepton_core.errors import StorageError
+from lepton_core.staging import MARKER, staged
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_the_result_appears_when_the_block_ends(tmp_path):
+    with staged(tmp_path / "deep" / "out") as stage:
+        (stage / "a").write_text("1")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert names(tmp_path / "deep" / "out") == ["a"]
+    assert names(tmp_path / "deep") == ["out"]
+
+
+def test_nothing_appears_when_the_block_fails(tmp_path):
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "out") as stage:
+        (stage / "a").write_text("1")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == []
+
+
+def test_an_earlier_result_stays_until_the_new_one_is_whole(tmp_path):
+    out = tmp_path / "out"
+    with staged(out) as stage:
+        (stage / MARKER).write_text("{}")
+        (stage / "old").write_text("1")
+    with pytest.raises(ValueError, match="broken"), staged(out):
+        raise ValueError("broken")
+    assert (out / "old").exists()
+    with staged(out) as stage:
+        (stage / MARKER).write_text("{}")
+    assert names(out) == [MARKER]
+    assert names(tmp_path) == ["out"]
+
+
+def test_an_empty_directory_is_taken(tmp_path):
+    (tmp_path / "out").mkdir()
+    with staged(tmp_path / "out") as stage:
+        (stage / "a").write_text("1")
+    assert names(tmp_path / "out") == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_lepton_did_not_write_is_left_alone(tmp_path, kind):
+    out = tmp_path / "out"
+    if kind == "file":
+        out.write_text("mine")
+    else:
+        out.mkdir()
+        (out / "mine").write_text("mine")
+    with pytest.raises(StorageError, match="LPT-IO-003"), staged(out):
+        pytest.fail("the block must not run")
+    assert out.exists()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_without_permission_is_refused_before_any_work(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(StorageError, match="LPT-IO-002"), staged(tmp_path / "out"):
+            pytest.fail("the block must not run")
+    finally:
+        tmp_path.chmod(0o700)
