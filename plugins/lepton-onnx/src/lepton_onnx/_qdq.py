@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Layer, Recipe, Tensor, check_against
@@ -50,14 +50,14 @@ def lower(
     integer_ops: Collection[str] | None = None,
     dynamic: bool = True,
     float_outputs: bool = True,
+    unsigned: bool = False,
 ) -> Lowered:
     """Write *recipe* into *model*.
 
-    A quantized weight ``w`` becomes the int8 initializer ``w/int8`` with a DequantizeLinear that
-    yields ``w``. A value ``v`` that an integer operator yields is ``v/float`` -> QuantizeLinear ->
-    ``v/int8`` -> DequantizeLinear -> ``v``; one that a float operator yields keeps its name, and
-    integer operators read ``v/dequantized``. So a reader of the file finds every value of the
-    recipe under its own name.
+    A quantized weight ``w`` becomes the int8 initializer ``w/int8``, a quantized value ``v`` is
+    there as ``v/int8`` (or ``v/uint8``); scales and zero points are ``…/scale`` and ``…/zero_point``. Every integer
+    operator reads through a DequantizeLinear of its own. A value that an integer operator yields
+    gets its name back behind the last one, where float operators or outputs read it.
 
     Args:
         model: The pivot with its weights in memory; it is not changed.
@@ -70,6 +70,8 @@ def lower(
             MatMulInteger); if not, dynamic layers keep an integer weight.
         float_outputs: Whether the runtime's matrix products yield float directly, so that
             optional values are left unquantized.
+        unsigned: Write activations as uint8, the same integers plus 128, for runtimes whose
+            kernels take uint8 activations with int8 weights.
 
     Returns:
         The lowered model, checked by ONNX's checker.
@@ -92,7 +94,7 @@ def lower(
             remedy="Convert the source with --opset 21.",
         )
     usable = _usable(recipe, integer_ops, dynamic=dynamic)
-    writer = _Writer(copy, usable, dict(integers or {}), float_outputs)
+    writer = _Writer(copy, usable, dict(integers or {}), float_outputs, unsigned)
     writer.write()
     _check(copy)
     static = [layer.op for layer in usable.layers.values() if layer.mode != "weight"]
@@ -137,6 +139,7 @@ class _Writer:
     recipe: Recipe
     integers: dict[str, NDArray[np.int8]]
     float_outputs: bool
+    unsigned: bool
     pairs: int = 0
     nodes: list[NodeProto] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
@@ -146,23 +149,35 @@ class _Writer:
         self.weights = {t.name: t for t in graph.initializer}
         layers = self.recipe.layers
         self.static = {k: v for k, v in layers.items() if v.mode == "static"}
+        self.whole = {k for k, v in layers.items() if _reads_integers(v)}
         read = {name for layer in self.static.values() for name in layer.inputs}
         self.produced = {v.output for v in self.static.values() if self._keeps(v.output, read)}
-        self.quantized_weights = {v.weight for v in layers.values() if v.weight}
-        self.tables = {
-            v.weight for v in layers.values() if v.op == "Gather" and v.mode == "weight"
-        }
+        self.quantized = {v.weight for v in layers.values() if v.weight}
         self.biases = {
             (node, layer.bias): name
             for name, layer in self.static.items()
             if layer.bias is not None
             for node in (name, *layer.fused)
         }
-        self.taken = {n for node in graph.node for n in (*node.input, *node.output)}
+        self.floats = self._float_reads()
 
     def _keeps(self, value: str, read: set[str]) -> bool:
         """Tell whether an integer layer's output is quantized here."""
         return value in read or not (self.recipe.tensors[value].optional and self.float_outputs)
+
+    def _float_reads(self) -> set[str]:
+        """Return quantized values and weights that something reads as float."""
+        graph = self.model.graph
+        found = {v.name for v in graph.output}
+        for node in graph.node:
+            layer = self.recipe.layers.get(node.output[0])
+            own: set[str] = set()
+            if layer is not None and layer.mode == "static":
+                own = {*layer.inputs, layer.weight or ""}
+            elif node.output[0] in self.whole and layer is not None:
+                own = {layer.weight or ""}
+            found |= (set(node.input) - own) | captured(node)
+        return found
 
     def write(self) -> None:
         graph = self.model.graph
@@ -181,8 +196,8 @@ class _Writer:
         name = node.output[0]
         layer = self.recipe.layers.get(name)
         for value in (*node.input, *sorted(captured(node))):
-            if value in self.quantized_weights and value not in self.done:
-                self._write_weight(value)
+            if value in self.quantized and value in self.floats and value not in self.done:
+                self._restore_weight(value)
         if layer is not None and layer.op == "Gather" and layer.mode == "weight":
             self._write_gather(node, layer)
         elif layer is not None and layer.mode == "dynamic":
@@ -194,9 +209,10 @@ class _Writer:
         for index, value in enumerate(node.input):
             bias_of = self.biases.get((node.output[0], value))
             if bias_of is not None:
-                node.input[index] = self._bias(bias_of)
-            elif layer is not None and value in layer.inputs and value not in self.produced:
-                node.input[index] = self._dequantized(value)
+                node.input[index] = self._bias(bias_of, node)
+            elif layer is not None and value in (*layer.inputs, layer.weight):
+                self._require_integers(value)
+                node.input[index] = self._own_float(value, f"{value}/dequantized")
         behind = []
         for index, value in enumerate(node.output):
             if value in self.produced:
@@ -204,34 +220,57 @@ class _Writer:
                 behind.append(value)
         self.nodes.append(node)
         for value in behind:
-            self._pair(value, f"{value}/float", value)
+            self._quantize(value, f"{value}/float")
+            if value in self.floats:
+                self._own_float(value, value)
 
-    # --- activations --------------------------------------------------------------------------
+    # --- integers and back --------------------------------------------------------------------
 
-    def _dequantized(self, value: str) -> str:
-        """Return the name of a float operator's value after Q/DQ, which is added once."""
-        result = f"{value}/dequantized"
-        if result not in self.done:
-            self.done.add(result)
-            self._pair(value, value, result)
-        return result
+    def _codes(self, value: str) -> str:
+        """Return the name of a value's or weight's integers."""
+        return f"{value}/uint8" if self.unsigned and value not in self.weights else f"{value}/int8"
 
-    def _pair(self, value: str, source: str, result: str) -> None:
-        tensor = self.recipe.tensors[value]
-        root = tensor.same_as or value
-        scale, zero = self._parameters(root, tensor)
-        middle = f"{value}/int8"
-        for op, inlet, outlet, suffix in (
-            ("QuantizeLinear", source, middle, "quantize"),
-            ("DequantizeLinear", middle, result, "dequantize"),
-        ):
-            name = f"{value}/{suffix}"  # nodes have names of their own, beside the values'
-            self.nodes.append(helper.make_node(op, [inlet, scale, zero], [outlet], name=name))
+    def _require_integers(self, value: str) -> None:
+        """Make sure that a value or weight is there as integers."""
+        if value in self.weights:
+            self._store(value)
+        elif self._codes(value) not in self.done and value not in self.produced:
+            self._quantize(value, value)
+
+    def _quantize(self, value: str, source: str) -> None:
+        codes = self._codes(value)
+        self.done.add(codes)
+        inputs = [source, *self._parameters(value)]
+        name = f"{value}/quantize"
+        self.nodes.append(helper.make_node("QuantizeLinear", inputs, [codes], name=name))
         self.pairs += 1
 
-    def _parameters(self, root: str, tensor: Tensor) -> tuple[str, str]:
+    def _own_float(self, value: str, wanted: str) -> str:
+        """Add a DequantizeLinear for one reader; runtimes fuse those that nobody shares."""
+        result, count = wanted, 1
+        while result in self.done:
+            count += 1
+            result = f"{wanted}_{count}"
+        self.done.add(result)
+        axis = self.recipe.tensors[value].axis
+        node = helper.make_node(
+            "DequantizeLinear",
+            [self._codes(value), *self._parameters(value)],
+            [result],
+            name=result if result != value else f"{value}/dequantize",
+        )
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self.nodes.append(node)
+        return result
+
+    def _parameters(self, value: str) -> tuple[str, str]:
+        tensor = self.recipe.tensors[value]
+        root = tensor.same_as or value
         scale = self._constant(f"{root}/scale", np.asarray(tensor.scale, np.float32))
         zeros = np.full(np.shape(tensor.scale), tensor.zero_point, np.int8)
+        if self.unsigned and tensor.kind == "activation":
+            zeros = (zeros.astype(np.int16) + 128).astype(np.uint8)
         return scale, self._constant(f"{root}/zero_point", zeros)
 
     def _constant(self, name: str, array: NDArray[Any]) -> str:
@@ -240,15 +279,16 @@ class _Writer:
             self.model.graph.initializer.append(numpy_helper.from_array(array, name))
         return name
 
-    # --- weights ------------------------------------------------------------------------------
+    # --- weights and biases -------------------------------------------------------------------
 
-    def _write_weight(self, name: str) -> None:
-        self.done.add(name)
-        tensor = self.recipe.tensors[name]
-        codes = self.integers.get(name)
+    def _store(self, name: str) -> str:
+        """Store a weight as integers, once; return the initializer's name."""
+        if f"{name}/int8" in self.done:
+            return f"{name}/int8"
         values = numpy_helper.to_array(self.weights[name])
+        codes = self.integers.get(name)
         if codes is None:
-            codes = weight_integers(values, tensor)
+            codes = weight_integers(values, self.recipe.tensors[name])
         elif codes.shape != values.shape:
             raise OptimizeError(
                 "LPT-OPT-006",
@@ -256,32 +296,34 @@ class _Writer:
                 cause=f"{list(codes.shape)} instead of {list(values.shape)}",
                 remedy="Write the recipe again.",
             )
-        stored = self._constant(f"{name}/int8", codes)
-        scale, zero = self._parameters(name, tensor)
-        node = helper.make_node(
-            "DequantizeLinear", [stored, scale, zero], [name], name=f"{name}/dequantize"
-        )
+        return self._constant(f"{name}/int8", codes)
+
+    def _restore_weight(self, name: str) -> None:
+        """Yield a weight as float for operators that compute in float.
+
+        A Cast and a Mul, which runtimes fold into a constant when they open the file; they leave
+        a DequantizeLinear for every run.
+        """
+        self.done.add(name)
+        tensor = self.recipe.tensors[name]
+        shape = [1] * len(self.weights[name].dims)
         if tensor.axis is not None:
-            node.attribute.append(helper.make_attribute("axis", tensor.axis))
-        if self._read_as_float(name):
-            self.nodes.append(node)
+            shape[tensor.axis] = -1
+        scale = np.asarray(tensor.scale, np.float32).reshape(shape if tensor.axis is not None else ())
+        inputs = [f"{name}/cast", self._constant(f"{name}/weight_scale", scale)]
+        self.nodes += [
+            helper.make_node(
+                "Cast", [self._store(name)], [inputs[0]], name=inputs[0], to=TensorProto.FLOAT
+            ),
+            helper.make_node("Mul", inputs, [name], name=f"{name}/restore"),
+        ]
 
-    def _read_as_float(self, weight: str) -> bool:
-        """Tell whether anything reads a weight other than as the integers themselves."""
-        whole = {
-            name
-            for name, layer in self.recipe.layers.items()
-            if layer.weight == weight
-            and (layer.mode == "dynamic" or (layer.op == "Gather" and layer.mode == "weight"))
-        }
-        graph = self.model.graph
-        readers = [n for n in graph.node if weight in n.input or weight in captured(n)]
-        return any(n.output[0] not in whole for n in readers) or any(
-            v.name == weight for v in graph.output
-        )
+    def _bias(self, name: str, reader: NodeProto) -> str:
+        """Return a layer's bias on the grid of its accumulator, added once.
 
-    def _bias(self, name: str) -> str:
-        """Return the float form of a layer's int32 bias, which is added once."""
+        Where the layer's own operator takes the bias it is int32, as its integer kernel wants it.
+        Where an Add follows a MatMul, no kernel takes it, and the same numbers stand as float.
+        """
         result = f"{name}/bias"
         if result in self.done:
             return result
@@ -291,6 +333,11 @@ class _Writer:
         source = self.recipe.tensors[layer.inputs[0]]
         values = numpy_helper.to_array(bias)
         codes, scale = bias_integers(values, source.scales[0], weight)
+        if reader.output[0] != name:
+            self.model.graph.initializer.append(
+                numpy_helper.from_array(codes.astype(np.float32) * scale, result)
+            )
+            return result
         inputs = [
             self._constant(f"{result}/int32", codes),
             self._constant(f"{result}/scale", scale),
@@ -301,19 +348,18 @@ class _Writer:
         self.nodes.append(node)
         return result
 
-    # --- weights alone, and inputs quantized at run time --------------------------------------
+    # --- tables, and inputs quantized at run time ---------------------------------------------
 
     def _write_gather(self, node: NodeProto, layer: Layer) -> None:
         """Gather integers and dequantize the rows gathered, not the whole table."""
         table, result = layer.weight or "", node.output[0]
-        tensor = self.recipe.tensors[table]
-        scale, zero = self._parameters(table, tensor)
-        node.input[0], node.output[0] = f"{table}/int8", f"{result}/int8"
+        scale, zero = self._parameters(table)
+        node.input[0], node.output[0] = self._store(table), f"{result}/int8"
         inputs = [node.output[0], scale, zero]
-        dequantize = helper.make_node("DequantizeLinear", inputs, [result], name=f"{result}/dequantize")
-        if tensor.axis is not None:
-            dequantize.attribute.append(helper.make_attribute("axis", -1))
-        self.nodes += [node, dequantize]
+        back = helper.make_node("DequantizeLinear", inputs, [result], name=f"{result}/dequantize")
+        if self.recipe.tensors[table].axis is not None:
+            back.attribute.append(helper.make_attribute("axis", -1))
+        self.nodes += [node, back]
 
     def _write_dynamic(self, node: NodeProto, layer: Layer) -> None:
         """Write a matrix product whose input gets scale and zero point at run time."""
@@ -321,41 +367,36 @@ class _Writer:
         names = [f"{source}/dynamic", f"{source}/dynamic_scale", f"{source}/dynamic_zero_point"]
         if names[0] not in self.done:
             self.done.add(names[0])
-            self.nodes.append(
-                helper.make_node("DynamicQuantizeLinear", [source], names, name=names[0])
-            )
-        codes = f"{weight}/int8"
+            self._add("DynamicQuantizeLinear", [source], *names)
+        codes = self._store(weight)
         if any(a.name == "transB" and a.i for a in node.attribute):
             codes = self._transposed(codes)
-        scale = f"{weight}/scale"
+        scale, _ = self._parameters(weight)
         bias = [n for n in node.input[2:] if n]
         last = f"{result}/product" if bias else result
-        self.nodes += [
-            helper.make_node(
-                "MatMulInteger",
-                [names[0], codes, names[2]],
-                [f"{result}/int32"],
-                name=f"{result}/int32",
-            ),
-            helper.make_node(
-                "Cast", [f"{result}/int32"], [f"{result}/sum"], name=f"{result}/sum", to=1
-            ),
-            helper.make_node(
-                "Mul", [names[1], scale], [f"{result}/scale"], name=f"{result}/scale"
-            ),
-            helper.make_node("Mul", [f"{result}/sum", f"{result}/scale"], [last], name=last),
-        ]
+        self._add("MatMulInteger", [names[0], codes, names[2]], f"{result}/int32")
+        self._add("Cast", [f"{result}/int32"], f"{result}/sum", to=TensorProto.FLOAT)
+        self._add("Mul", [names[1], scale], f"{result}/scale")
+        self._add("Mul", [f"{result}/sum", f"{result}/scale"], last)
         if bias:
-            self.nodes.append(helper.make_node("Add", [last, bias[0]], [result], name=result))
+            self._add("Add", [last, bias[0]], result)
+
+    def _add(self, op: str, inputs: list[str], *outputs: str, **attributes: int) -> None:
+        node = helper.make_node(op, inputs, list(outputs), name=outputs[0], **attributes)
+        self.nodes.append(node)
 
     def _transposed(self, codes: str) -> str:
         result = f"{codes}/transposed"
         if result not in self.done:
             self.done.add(result)
-            self.nodes.append(
-                helper.make_node("Transpose", [codes], [result], name=result, perm=[1, 0])
-            )
+            node = helper.make_node("Transpose", [codes], [result], name=result, perm=[1, 0])
+            self.nodes.append(node)
         return result
+
+
+def _reads_integers(layer: Layer) -> bool:
+    """Tell whether a layer that is not static takes its weight's integers as they are."""
+    return layer.mode == "dynamic" or (layer.mode == "weight" and layer.op == "Gather")
 
 
 __all__ = ["Lowered", "lower"]

@@ -31,7 +31,8 @@ class Stored:
 
     Attributes:
         scale: float32 scales, ``()`` or ``(channels,)``.
-        zero_point: Zero points of the same shape; zeros where the file names none.
+        zero_point: Zero points of the same shape; zeros where the file names none. Those of uint8
+            values are given as for int8, 128 less.
         axis: Channel axis, ``None`` for one scale.
         integers: The weight's integers; ``None`` for an activation.
     """
@@ -51,10 +52,10 @@ def is_quantized(model: ModelProto) -> str:
 
 
 def read_back(model: ModelProto) -> dict[str, Stored]:
-    """Return what the Q/DQ pairs of a lowered model say, by value name of the pivot.
+    """Return how a lowered model stores values and weights, by value name of the pivot.
 
     Args:
-        model: A model that :func:`lower` wrote, weights in memory.
+        model: A model that :func:`~lepton_onnx.qdq.lower` wrote, weights in memory.
 
     Returns:
         Weights with integers, activations without; biases are found as ``"<layer>/bias"``.
@@ -62,37 +63,38 @@ def read_back(model: ModelProto) -> dict[str, Stored]:
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     found: dict[str, Stored] = {}
     for node in model.graph.node:
-        if node.op_type != "DequantizeLinear":
-            continue
-        source = node.input[0]
-        base = source.removesuffix("/int32") if source.endswith("/int32") else source
-        name = base.removesuffix("/int8")
-        if source not in constants and not source.endswith("/int8"):
-            continue
-        found[name] = _stored(node, constants, constants.get(source))
-    _read_plain(model, constants, found)
+        if node.op_type == "DequantizeLinear":
+            source = node.input[0]
+            name = source
+            for suffix in ("/int8", "/uint8", "/int32"):
+                name = name.removesuffix(suffix)
+            if name != source:
+                found.setdefault(name, _stored(node, constants, constants.get(source)))
+    for source, codes in constants.items():
+        name = source.removesuffix("/int8")
+        if name != source and name not in found:
+            found[name] = _restored(name, codes, constants)
     return found
 
 
 def _stored(node: NodeProto, constants: Mapping[str, Any], codes: Any) -> Stored:  # noqa: ANN401
     scale = constants[node.input[1]]
     zero = constants[node.input[2]] if len(node.input) > 2 else np.zeros(scale.shape, np.int32)
+    if zero.dtype == np.uint8:  # the same integers plus 128
+        zero = zero.astype(np.int16) - 128
     axis = next((a.i for a in node.attribute if a.name == "axis"), None)
     return Stored(scale, zero, axis if scale.ndim else None, codes)
 
 
-def _read_plain(
-    model: ModelProto, constants: Mapping[str, Any], found: dict[str, Stored]
-) -> None:
-    """Add integer weights that stand in the file without a DequantizeLinear of their own."""
-    for tensor in model.graph.initializer:
-        name = tensor.name.removesuffix("/int8")
-        if name == tensor.name or name in found or f"{name}/scale" not in constants:
-            continue
-        scale = constants[f"{name}/scale"]
-        codes = constants[tensor.name]
-        zero = constants.get(f"{name}/zero_point", np.zeros(scale.shape, np.int8))
-        found[name] = Stored(scale, zero, None, codes)
+def _restored(name: str, codes: Any, constants: Mapping[str, Any]) -> Stored:  # noqa: ANN401
+    """Return a weight that a Cast and a Mul restore, or that is read as integers."""
+    scale = constants.get(f"{name}/scale")
+    axis = None
+    if scale is None:
+        shaped = constants[f"{name}/weight_scale"]
+        axis = next((i for i, d in enumerate(shaped.shape) if d > 1), None)
+        scale = shaped.reshape(-1) if shaped.ndim else shaped
+    return Stored(scale, np.zeros(scale.shape, np.int8), axis, codes)
 
 
 def compare(

@@ -22,8 +22,9 @@ def lower_recipe(
 ) -> tuple[ModelProto, dict[str, Any]]:
     """Write the recipe at *path* into a pivot.
 
-    Activations stay int8 in the file; ONNX Runtime makes them uint8 (the same plus 128) when it
-    opens the file on x86, where its kernels multiply uint8 by int8.
+    Activations are uint8 in the file, the recipe's int8 plus 128: on x86 the kernels multiply
+    uint8 by int8, and ONNX Runtime's own change from int8 skips values with several readers, which
+    then stay float.
 
     Args:
         proto: The pivot with its weights in memory; it is not changed.
@@ -39,7 +40,7 @@ def lower_recipe(
     recipe = recipes.read(path)
     integers = recipes.load_integers(recipe, path)
     lowered = qdq.lower(
-        proto, recipe, digest=digest, integers=integers, integer_ops=INTEGER_OPS
+        proto, recipe, digest=digest, integers=integers, integer_ops=INTEGER_OPS, unsigned=True
     )
     facts = {
         "recipe": {
