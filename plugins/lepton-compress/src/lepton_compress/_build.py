@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress import __version__
@@ -60,17 +59,29 @@ def static_recipe(
     estimator: str = "minmax",
     keep: Collection[str] = (),
     threads: int | None = None,
+    ranges: dict[str, Range] | None = None,
 ) -> tuple[Recipe, dict[str, Range]]:
     """Calibrate and return a recipe for static int8, and the ranges that were seen.
+
+    Args:
+        graph: The pivot.
+        digest: Its digest.
+        opset: Its opset.
+        samples: Rows to calibrate on.
+        context: Opens the session.
+        estimator: Range estimator.
+        keep: Names of values, nodes or operator types that stay float.
+        threads: Threads of the session.
+        ranges: Ranges that are known already, of :func:`all_values`; nothing is run then.
 
     Raises:
         OptimizeError: ``LPT-OPT-012`` nothing can be quantized, ``LPT-OPT-013`` values are not
             finite.
     """
-    chosen = _consistent(graph, select(graph, keep))
-    _require_layers(chosen, graph)
-    names = observed_values(graph, chosen.layers)
-    ranges = observe(graph, names, samples, context, estimator, threads=threads)
+    chosen = choose_layers(graph, keep)
+    if ranges is None:
+        names = observed_values(graph, chosen.layers)
+        ranges = observe(graph, names, samples, context, estimator, threads=threads)
     entries = activations(graph, chosen.layers, ranges, estimator)
     entries |= weights(graph, chosen.layers, entries)
     recipe = Recipe(
@@ -103,7 +114,7 @@ def unsampled_recipe(
     reasons = {n: "there are no samples to calibrate on" for n in found.layers if n not in layers}
     for name, table in _tables(graph, keep).items():
         layers[name] = table
-    chosen = _consistent(graph, Selection(layers, {**found.kept_float, **reasons}))
+    chosen = _without_odd(graph, Selection(layers, {**found.kept_float, **reasons}))
     _require_layers(chosen, graph)
     entries = weights(graph, chosen.layers, {})
     return Recipe(
@@ -141,7 +152,35 @@ def _tables(graph: Graph, keep: Collection[str]) -> dict[str, Layer]:
     return found
 
 
-def _consistent(graph: Graph, chosen: Selection) -> Selection:
+def choose_layers(graph: Graph, keep: Collection[str] = ()) -> Selection:
+    """Return the operators that compute with integers in static int8.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-012`` there are none.
+    """
+    kept = set(keep)
+    odd: dict[str, str] = {}
+    while True:
+        chosen = select(graph, kept)
+        found = same_axis(graph, chosen.layers.items())
+        if not found:
+            break
+        odd |= found
+        kept |= set(found)
+    reasons = {name: odd.get(name, reason) for name, reason in chosen.kept_float.items()}
+    result = Selection(chosen.layers, reasons)
+    _require_layers(result, graph)
+    return result
+
+
+def all_values(graph: Graph, layers: Collection[Layer]) -> list[str]:
+    """Return every value that integer operators read or yield, in topological order."""
+    wanted = {name for layer in layers for name in (*layer.inputs, layer.output)}
+    order = [*graph.inputs, *(n for node in graph.nodes.values() for n in node.output)]
+    return [name for name in order if name in wanted]
+
+
+def _without_odd(graph: Graph, chosen: Selection) -> Selection:
     odd = same_axis(graph, chosen.layers.items())
     layers = {n: chosen.layers[n] for n in graph.nodes if n in chosen.layers and n not in odd}
     kept = {**chosen.kept_float, **odd}
@@ -169,11 +208,11 @@ def _in_order(graph: Graph, entries: dict[str, Any]) -> dict[str, Any]:
     return {name: entries[name] for name in order if name in entries}
 
 
-def without(recipe: Recipe, layers: Collection[str], reason: str) -> Recipe:
-    """Return *recipe* with some layers kept float."""
-    kept = {n: layer for n, layer in recipe.layers.items() if n not in layers}
-    reasons = {**recipe.kept_float, **dict.fromkeys(layers, reason)}
-    return replace(recipe, layers=kept, kept_float=reasons)
-
-
-__all__ = ["REQUIRES", "refuse_quantized", "static_recipe", "unsampled_recipe", "without"]
+__all__ = [
+    "REQUIRES",
+    "all_values",
+    "choose_layers",
+    "refuse_quantized",
+    "static_recipe",
+    "unsampled_recipe",
+]

@@ -160,6 +160,35 @@ class _Writer:
             for node in (name, *layer.fused)
         }
         self.floats = self._float_reads()
+        self.clipped = {
+            name: layer.output
+            for name, layer in self.static.items()
+            if layer.fused and layer.output in self.produced and self._clips(layer)
+        }
+
+    def _clips(self, layer: Layer) -> bool:
+        """Tell whether a fused activation cuts integers that its output could hold.
+
+        That is so where another value's range decides the scale. Runtimes then keep the activation
+        apart, so its input gets a Q/DQ pair of the same numbers, which changes no result:
+        rounding is monotone and 0 is exact.
+        """
+        node = next(n for n in self.model.graph.node if layer.output in n.output)
+        tensor = self.recipe.tensors[layer.output]
+        scale = np.float32(tensor.scales[0])
+        low, high = scale * (-128 - tensor.zero_point), scale * (127 - tensor.zero_point)
+        if node.op_type == "Relu":
+            return bool(low < 0)
+        if node.op_type != "Clip":
+            return False
+        limits = [self._limit(node, i, w) for i, w in ((1, -np.inf), (2, np.inf))]
+        slack = scale / 2  # rounding of the scale itself
+        return bool(low < limits[0] - slack or high > limits[1] + slack)
+
+    def _limit(self, node: NodeProto, index: int, default: float) -> float:
+        if len(node.input) <= index or not node.input[index]:
+            return default
+        return float(numpy_helper.to_array(self.weights[node.input[index]]))
 
     def _keeps(self, value: str, read: set[str]) -> bool:
         """Tell whether an integer layer's output is quantized here."""
@@ -214,6 +243,10 @@ class _Writer:
                 self._require_integers(value)
                 node.input[index] = self._own_float(value, f"{value}/dequantized")
         behind = []
+        like = self.clipped.get(node.output[0])
+        if like is not None:
+            self._write_clipped(node, like)
+            return
         for index, value in enumerate(node.output):
             if value in self.produced:
                 node.output[index] = f"{value}/float"
@@ -223,6 +256,22 @@ class _Writer:
             self._quantize(value, f"{value}/float")
             if value in self.floats:
                 self._own_float(value, value)
+
+    def _write_clipped(self, node: NodeProto, like: str) -> None:
+        """Quantize an operator's own output like that of the activation behind it."""
+        value = node.output[0]
+        node.output[0] = f"{value}/float"
+        parameters = self._parameters(like)
+        codes = f"{value}/uint8" if self.unsigned else f"{value}/int8"
+        self.nodes.append(node)
+        for op, source, result, suffix in (
+            ("QuantizeLinear", node.output[0], codes, "quantize"),
+            ("DequantizeLinear", codes, value, "dequantize"),
+        ):
+            self.nodes.append(
+                helper.make_node(op, [source, *parameters], [result], name=f"{value}/{suffix}")
+            )
+        self.pairs += 1
 
     # --- integers and back --------------------------------------------------------------------
 
