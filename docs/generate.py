@@ -1,6 +1,7 @@
-"""Write the reference pages that are made from the sources: hooks, errors, environment.
+"""Write the pages that are made from the sources: hooks, errors, environment, README's targets.
 
-Run ``python docs/generate.py`` after a change of a hook's docstring, an error or a variable;
+Run ``python docs/generate.py`` after a change of a hook's docstring, an error, a variable or a
+target's description;
 ``python docs/generate.py --check`` only tells whether the pages are up to date. A test does, too.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib.util
 import inspect
 import re
 import sys
@@ -267,9 +269,54 @@ def environment_page() -> str:
     return f"# Environment variables\n\n{NOTE}\n| Variable | Meaning |\n|---|---|\n{rows}\n"
 
 
+# --- README ---------------------------------------------------------------------------------------
+
+_BEGIN = "<!-- targets: written by docs/generate.py from what plugins declare -->\n"
+_END = "<!-- end of targets -->\n"
+
+
+def targets_table() -> str:
+    """Return the targets of this tree as a table, and those that are planned."""
+    from lepton_core.capabilities import TargetInfo
+    from lepton_core.catalogue import KNOWN
+
+    rows = {}
+    for file in sorted(ROOT.glob("plugins/*/src/*/info.py")):
+        # An info module imports nothing but the core, so that its package is not needed.
+        spec = importlib.util.spec_from_file_location(f"_info_of_{file.parent.name}", file)
+        if spec is None or spec.loader is None:
+            raise ImportError(file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        info = module.INFO
+        if isinstance(info, TargetInfo):
+            precisions, devices = ", ".join(info.precisions), ", ".join(info.devices)
+            rows[info.id] = f"| `{info.id}` | {info.title} | works | {precisions} | {devices} |"
+    planned = {
+        known.id: f"| `{known.id}` | {known.title} | planned | | |"
+        for known in KNOWN.values()
+        if known.kind == "target" and known.id not in rows
+    }
+    lines = [*(rows[name] for name in sorted(rows)), *(planned[name] for name in sorted(planned))]
+    head = "| target | | status | precisions | devices |\n|---|---|---|---|---|\n"
+    return head + "".join(f"{line}\n" for line in lines)
+
+
+def readme() -> str:
+    """Return the README with its table of targets written anew."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        msg = f"README.md lacks the lines {_BEGIN!r} and {_END!r}"
+        raise LookupError(msg)
+    return before + _BEGIN + targets_table() + _END + after
+
+
 def pages() -> dict[Path, str]:
     """Return every generated page by its path."""
     return {
+        ROOT / "README.md": readme(),
         PAGES / "hooks.md": hooks_page(),
         PAGES / "errors.md": errors_page(),
         PAGES / "environment.md": environment_page(),

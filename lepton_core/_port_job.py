@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lepton_core.context import Reporter
     from lepton_core.dispatch import Hooks
     from lepton_core.porting import PortOptions
+    from lepton_core.samples import Samples
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int16", "int8", "int4", "auto")
 _FATAL = (OperationCancelledError, StorageError)
@@ -86,18 +87,24 @@ class PortJob:
         ]
         self._check_request(asked)
         staging.check_replaceable(self.options.out, force=self.options.force)
-        model = self._inspect(resolve(source, self.hooks.registry))
+        unread = resolve(source, self.hooks.registry)
+        given = self._given_samples()
+        model = self._inspect(unread)
+        if given is not None and model.signature is not None:
+            choose_rows(given, model, self.options.seed)  # refuses what does not fit, early
         with staging.staged(self.options.out, force=self.options.force) as stage:
             self._scratch = stage / ".scratch"
             self._scratch.mkdir()
             try:
-                result = self._run_in(stage, model, asked)
+                result = self._run_in(stage, model, given, asked)
             finally:
                 shutil.rmtree(self._scratch, ignore_errors=True)
         return result
 
-    def _run_in(self, stage: Path, model: Model, asked: list[tuple[Target, str]]) -> PortResult:
-        yardstick = self._yardstick(model)
+    def _run_in(
+        self, stage: Path, model: Model, given: Samples | None, asked: list[tuple[Target, str]]
+    ) -> PortResult:
+        yardstick = self._yardstick(model, given)
         bar = self.reporter.task("build", len(asked))
         built = self._build_all(stage, yardstick, model, asked, bar.advance)
         bar.finish()
@@ -163,11 +170,19 @@ class PortJob:
             request = InspectRequest(operators=False)
             return self.hooks.inspect(model, request, self._context_at(Path(workdir))).model
 
-    def _yardstick(self, model: Model) -> Yardstick:
-        """Bring the source to a form that can be run, and run it on the held-out samples."""
-        from lepton_core.samples import load_samples, save
+    def _given_samples(self) -> Samples | None:
+        """Load the samples and look up the metric before anything that takes long."""
+        from lepton_core.metrics import find_metric
+        from lepton_core.samples import load_samples
 
-        given = None if self.options.samples is None else load_samples(self.options.samples)
+        if self.options.metric is not None:
+            find_metric(self.options.metric)
+        return None if self.options.samples is None else load_samples(self.options.samples)
+
+    def _yardstick(self, model: Model, given: Samples | None) -> Yardstick:
+        """Bring the source to a form that can be run, and run it on the held-out samples."""
+        from lepton_core.samples import save
+
         owner, runnable = self._runnable(model)
         calibration, held_out = choose_rows(given, runnable, self.options.seed)
         folder = self._scratch / "samples"

@@ -239,6 +239,9 @@ def _decide(passport: Passport, yard: Passport | None) -> tuple[bool, str]:
     """Keep what does not fail and, for a compressed variant, is smaller or faster than fp32."""
     if passport.verdict == "fail":
         return False, passport.why
+    stored = passport["variant"]["storage_precision"]
+    if precision_class(passport["variant"]["precision"]) == "half" and stored == "fp32":
+        return False, "nothing in it is stored in half precision, so it is the fp32 variant again"
     if yard is None:
         return True, passport.why
     size, before = passport["variant"]["size_bytes"], yard["variant"]["size_bytes"]

@@ -6,6 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lepton_core.errors import SessionError
+from lepton_core.files import digest_path
+
 if TYPE_CHECKING:
     from lepton_core.types import Model
 
@@ -27,6 +30,28 @@ def artifact_size(model: Model) -> int:
     return sum(p.stat().st_size for p in artifact_files(model))
 
 
+def verify_artifact(model: Model) -> None:
+    """Make sure that an artifact is still the one that its digest was taken of.
+
+    A model without a digest (not read yet), or without a file of its own, is not judged.
+
+    Raises:
+        SessionError: The file is gone or its bytes are not those of the digest.
+    """
+    path = Path(model.path)
+    if not model.digest or not path.is_absolute():
+        return
+    found = digest_path(path) if path.exists() else "nothing"
+    if found != model.digest:
+        raise SessionError(
+            "LPT-RUN-003",
+            f"{path} is not the artifact that was recorded; it is not opened",
+            cause=f"recorded {model.digest}, found {found}",
+            remedy="Take it from a copy that is whole, or build it again with `lepton port`.",
+            details={"recorded": model.digest, "found": found},
+        )
+
+
 def copy_artifact(model: Model, folder: Path) -> Model:
     """Copy an artifact into *folder* under its own names and return it at the new place."""
     main = Path(model.path)
@@ -37,4 +62,4 @@ def copy_artifact(model: Model, folder: Path) -> Model:
     return model.evolve(path=str(folder / main.name))
 
 
-__all__ = ["EXTERNAL_FILES", "artifact_files", "artifact_size", "copy_artifact"]
+__all__ = ["EXTERNAL_FILES", "artifact_files", "artifact_size", "copy_artifact", "verify_artifact"]

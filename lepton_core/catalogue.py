@@ -55,7 +55,7 @@ KNOWN = {
             "lepton-torch[huggingface]",
             (".py:", ".pt2", "config.json"),
         ),
-        KnownPlugin("openvino", "OpenVINO", "target", _PLANNED),
+        KnownPlugin("openvino", "OpenVINO", "target", Support.FULL, "lepton-openvino"),
         KnownPlugin("tflite", "LiteRT (TensorFlow Lite)", "target", _PLANNED),
         KnownPlugin("coreml", "Core ML", "target", _PLANNED),
         KnownPlugin(

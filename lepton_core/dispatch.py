@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lepton_core import types
 from lepton_core._plugin_checks import check_backends
 from lepton_core._stages import Stage
+from lepton_core.artifacts import verify_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Session
 from lepton_core.errors import (
@@ -173,6 +174,7 @@ class Hooks:
                 cause=f"it opens: {formats}",
                 remedy=f"Convert the model first: `lepton convert MODEL --to {request.target}`.",
             )
+        verify_artifact(model)
         return cast(
             "Session", self.call("open", request.target, model, request, context, isolated=False)
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_core.errors import StorageError
-from lepton_core.files import disk_errors
+from lepton_core.files import disk_errors, is_disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,14 +56,29 @@ def staged(out: Path, *, force: bool = False) -> Iterator[Path]:
     out = out.absolute()
     check_replaceable(out, force=force)
     with disk_errors(str(out)):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.partial-"))
-        stage.chmod(0o755)
+        stage = _new_stage(out)
         try:
             yield stage
             _replace(stage, out)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+
+
+def _new_stage(out: Path) -> Path:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.partial-"))
+    except OSError as error:
+        if is_disk_error(error):
+            raise
+        raise StorageError(
+            "LPT-IO-004",
+            f"{out} cannot be made",
+            cause=str(error),
+            remedy="Choose a place on an ordinary file system, with --out.",
+        ) from error
+    stage.chmod(0o755)
+    return stage
 
 
 def _replace(stage: Path, out: Path) -> None:

@@ -55,6 +55,7 @@ def train(epochs: int = 20, seed: int = 0) -> float:
     from sklearn.model_selection import train_test_split
 
     torch.manual_seed(seed)
+    torch.set_num_threads(1)  # too small to share: on a busy machine more threads wait for minutes
     digits = load_digits()
     images = (digits.images / 16.0).astype(np.float32)[:, None]
     seen, held, seen_labels, labels = train_test_split(

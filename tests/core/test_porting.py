@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from lepton_core.errors import (
     UnknownTargetError,
     UsageError,
 )
+from lepton_core.files import digest_path
 from lepton_core.markers import hookimpl
 from lepton_core.passport import load_passport
 from lepton_core.porting import PortResult, port
@@ -146,6 +148,7 @@ def test_a_wrong_artifact_is_not_kept_and_its_passport_stays(run, fake_registry)
         graph = work.read(result.model.path)
         graph["layers"].append({"op": "scale", "factor": 1.01})
         Path(result.model.path).write_text(json.dumps(graph))
+        return replace(result, model=result.model.evolve(digest=digest_path(result.model.path)))
 
     wrap_convert(fake_registry, scale_the_output)
     result = run()
@@ -231,6 +234,30 @@ def test_the_same_request_gives_the_same_artifact(run, tmp_path):
     assert len(digests) == 1
 
 
+def test_an_artifact_that_was_changed_is_not_opened(run, fake_registry):
+    import lepton_core as lepton
+    from lepton_core import hooks
+    from lepton_core.errors import SessionError
+
+    best = run()["fake"].best
+    path = Path(best.model.path)
+    path.write_text(path.read_text().replace("relu", "scale"))
+    hooks.use(Hooks(fake_registry))
+    with pytest.raises(SessionError, match="LPT-RUN-003"):
+        lepton.open(best)
+    path.unlink()
+    with pytest.raises(SessionError, match="LPT-RUN-003"):
+        lepton.open(best)
+
+
+def test_cheap_mistakes_are_found_before_the_source_is_read(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(Hooks, "inspect", lambda *_: pytest.fail("the source was read"))
+    with pytest.raises(SampleError, match="LPT-DATA-001"):
+        run(samples=tmp_path / "nowhere.npz")
+    with pytest.raises(UsageError, match="LPT-METRIC-001"):
+        run(metric="beauty")
+
+
 def test_lineage_leads_back_to_the_source(run):
     passport = run().variants[0].passport
     lineage = passport["variant"]["lineage"]
@@ -240,14 +267,14 @@ def test_lineage_leads_back_to_the_source(run):
 # --- deciding ---------------------------------------------------------------------------------
 
 
-def a_passport(verdict="pass", size=100, p50=1.0):
+def a_passport(verdict="pass", size=100, p50=1.0, stored="fp16"):
     """The fields that the decision reads."""
     from lepton_core.passport import Passport
 
     return Passport(
         {
             "verdict": {"verdict": verdict, "why": "as measured"},
-            "variant": {"size_bytes": size},
+            "variant": {"size_bytes": size, "precision": "fp16", "storage_precision": stored},
             "latency": {"variant": None if p50 is None else {"p50_ms": p50}},
         }
     )
@@ -263,6 +290,7 @@ def a_passport(verdict="pass", size=100, p50=1.0):
         (a_passport(size=50, p50=None), True, "smaller"),
         (a_passport("fail", size=1, p50=0.1), False, "as measured"),
         (a_passport("weak", size=50), True, "as measured"),
+        (a_passport(size=50, stored="fp32"), False, "half precision"),
     ],
 )
 def test_a_compressed_variant_must_be_smaller_or_faster(variant, kept, words):

@@ -263,7 +263,7 @@ def test_an_extension_is_no_target(fakes):
     ("name", "support", "hint"),
     [
         ("onnxruntime", "full", 'pip install "lepton-onnxruntime[cpu]"'),
-        ("openvino", "not-implemented", "planned"),
+        ("coreml", "not-implemented", "planned"),
         ("no-such", "unknown", "lepton plugins"),
     ],
 )

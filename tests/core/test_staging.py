@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +73,9 @@ def test_a_place_without_permission_is_refused_before_any_work(tmp_path):
             pytest.fail("the block must not run")
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a place where nothing can be made")
+def test_a_place_where_nothing_can_be_made_is_refused():
+    with pytest.raises(StorageError, match="LPT-IO-00"), staged(Path("/proc/nothing")):
+        pytest.fail("the block must not run")

@@ -15,7 +15,7 @@ from devtools.projects import ROOT, discover
 # One worker makes the environments, so that none is made twice.
 pytestmark = [pytest.mark.xdist_group("clean-environments"), pytest.mark.timeout(900)]
 
-FRAMEWORKS = frozenset({"torch", "onnx", "onnxruntime", "onnxscript", "transformers"})
+FRAMEWORKS = frozenset({"torch", "onnx", "onnxruntime", "onnxscript", "openvino", "transformers"})
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ CASES = (
         frozenset({"onnx", "onnxruntime"}),
         extras=("cpu",),
     ),
+    Alone("lepton-openvino", "lepton_openvino", frozenset({"onnx", "openvino"})),
     Alone("lepton-torch", "lepton_torch", frozenset({"torch", "onnx", "onnxscript"})),
 )
 

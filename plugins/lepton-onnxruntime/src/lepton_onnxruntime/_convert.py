@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
-from lepton_onnx import float16, pivot
+from lepton_onnx import pivot
 from lepton_onnx.external import digest, external_files
 from lepton_onnxruntime import __version__
-from lepton_onnxruntime._lower import lower_recipe
 from lepton_onnxruntime._execution import storage_facts
+from lepton_onnxruntime._half import write_half
+from lepton_onnxruntime._lower import lower_recipe
 from lepton_onnxruntime._runtime import accepts_opset, explain, onnxruntime
 from lepton_onnxruntime.info import DISTRIBUTIONS, INFO
 
@@ -36,7 +37,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     Raises:
         UnsupportedOperationError: LPT-CONV-211 (precision), 212 (a recipe and fp16).
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit the pivot.
-        ConversionError: LPT-CONV-213, the installed runtime does not load the result.
+        ConversionError: LPT-CONV-213, the installed runtime does not load the result, or 214,
+            it dies on it.
         SourceError: The pivot cannot be read.
     """
     _refuse_what_is_not_done(request)
@@ -50,13 +52,12 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     if request.recipe:
         proto, found = lower_recipe(proto, request.recipe, parent)
         facts |= found
+        pivot.save(proto, out)
     elif precision == "fp16":
         keep = (*request.options.get("keep", ()), *_without_half_kernels(proto))
-        result = float16.convert(proto, keep=keep)
-        proto, facts["kept_in_fp32"] = result.model, dict(result.kept)
-        facts["casts"] = result.casts
-        warnings = result.warnings
-    pivot.save(proto, out)
+        proto, facts, warnings = write_half(proto, out, keep)
+    else:
+        pivot.save(proto, out)
     context.checkpoint()
     _load_once(out)
     found = pivot.graph_facts(proto)

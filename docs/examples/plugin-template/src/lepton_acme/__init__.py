@@ -1,0 +1,1 @@
+"""The ACME runtime as a target of lepton."""

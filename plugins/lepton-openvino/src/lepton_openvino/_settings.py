@@ -1,0 +1,157 @@
+"""From a request to the properties that OpenVINO compiles with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lepton_core.environment import available_cpus
+from lepton_core.errors import SessionError
+from lepton_openvino._telemetry import openvino
+from lepton_openvino.info import INFO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lepton_core.types import OpenRequest
+
+OPTIONS = ("inference_precision", "pinning", "cache")
+PRECISIONS = ("f32", "bf16", "f16")
+CACHE_FOLDER = "openvino-cache"
+
+
+def check_request(request: OpenRequest) -> None:
+    """Check what was asked for, before anything is read.
+
+    Raises:
+        SessionError: LPT-RUN-306 (a device that OpenVINO has no name for), 307 (an option), 310
+            (threads).
+    """
+    name = (request.device or "cpu").partition(".")[0]
+    if name not in INFO.devices:
+        raise SessionError(
+            "LPT-RUN-306",
+            f"OpenVINO has no device {request.device!r}",
+            remedy=f"Use one of {', '.join(INFO.devices)}, as in openvino:{INFO.devices[1]}.",
+        )
+    for key in request.options:
+        if key not in OPTIONS:
+            raise SessionError(
+                "LPT-RUN-307",
+                f"openvino has no option {key!r} for opening",
+                remedy=f"Options are {', '.join(OPTIONS)}.",
+            )
+    precision = request.options.get("inference_precision", "f32")
+    if precision not in PRECISIONS:
+        raise SessionError(
+            "LPT-RUN-307",
+            f"The option inference_precision cannot be {precision!r}",
+            remedy=f"It is one of {', '.join(PRECISIONS)}.",
+        )
+    if request.threads is not None and request.threads < 1:
+        raise SessionError(
+            "LPT-RUN-310",
+            f"{request.threads} threads were asked for",
+            remedy="Ask for 1 or more, or leave it out to use what the container allows.",
+        )
+
+
+def device_name(request: OpenRequest) -> str:
+    """Return OpenVINO's name of the device (``CPU``, ``GPU.1``)."""
+    return (request.device or "cpu").upper()
+
+
+def inference_precision(request: OpenRequest) -> str:
+    """Return the precision to compute in; the yardstick is always computed in f32."""
+    if request.reference:
+        return "f32"
+    return str(request.options.get("inference_precision", "f32"))
+
+
+def properties(request: OpenRequest, workdir: Path) -> dict[str, Any]:
+    """Return the properties to compile with.
+
+    The precision is always set: left to itself, OpenVINO computes in bfloat16 on CPUs that have
+    it, and in float16 on GPUs. One stream takes all threads, which is what a single request
+    wants. Threads are not pinned to cores: two sessions of one container would take the same.
+    Nothing is cached on disk unless the option ``cache`` asks for it, and then under *workdir*.
+    """
+    on_cpu: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": request.threads or available_cpus(),
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": bool(request.options.get("pinning", False)),
+    }
+    everywhere: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": inference_precision(request),
+        "CACHE_DIR": str(workdir / CACHE_FOLDER) if request.options.get("cache") else "",
+    }
+    if request.reference:
+        everywhere["EXECUTION_MODE_HINT"] = "ACCURACY"
+        on_cpu["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+        on_cpu["KV_CACHE_PRECISION"] = "f32"
+    device = device_name(request)
+    if device == "CPU":
+        return everywhere | on_cpu
+    if device == "AUTO":
+        # Without this, requests start on the CPU and move to another device while they run.
+        return everywhere | {"DEVICE_PROPERTIES": {"CPU": on_cpu}, "ENABLE_STARTUP_FALLBACK": False}
+    return everywhere
+
+
+def compiled_facts(compiled: Any, request: OpenRequest) -> dict[str, Any]:  # noqa: ANN401
+    """Return what the compiled model says about itself.
+
+    Raises:
+        SessionError: LPT-RUN-308, it computes in another precision than was asked for.
+    """
+    devices = [str(name) for name in _get(compiled, "EXECUTION_DEVICES", ())]
+    got = _get(compiled, "INFERENCE_PRECISION_HINT", None)
+    asked = inference_precision(request)
+    if got is not None and got.get_type_name() != asked:
+        raise SessionError(
+            "LPT-RUN-308",
+            f"{_full_name(devices, request)} cannot compute in {asked}; it would use "
+            f"{got.get_type_name()}",
+            remedy=f'Ask for what it has: options={{"inference_precision": '
+            f'"{got.get_type_name()}"}}.',
+        )
+    threads = _get(compiled, "INFERENCE_NUM_THREADS", None)
+    streams = _get(compiled, "NUM_STREAMS", None)
+    return {
+        "device": _full_name(devices, request),
+        "execution_devices": devices,
+        "threads": None if threads is None else int(threads),
+        "streams": None if streams is None else int(streams),
+        "inference_precision": asked,
+        "pinning": bool(_get(compiled, "ENABLE_CPU_PINNING", False)),
+        "cache": bool(request.options.get("cache", False)),
+    }
+
+
+def _get(compiled: Any, name: str, otherwise: Any) -> Any:  # noqa: ANN401
+    """Return a property, looking through AUTO at the device it chose."""
+    supported = compiled.get_property("SUPPORTED_PROPERTIES")
+    if name in supported:
+        return compiled.get_property(name)
+    if "DEVICE_PROPERTIES" in supported:
+        for values in compiled.get_property("DEVICE_PROPERTIES").values():
+            if name in values:
+                return values[name]
+    return otherwise
+
+
+def _full_name(devices: list[str], request: OpenRequest) -> str:
+    core = openvino().Core()
+    names = devices or [device_name(request)]
+    return ", ".join(str(core.get_property(n.strip("()"), "FULL_DEVICE_NAME")) for n in names)
+
+
+__all__ = [
+    "CACHE_FOLDER",
+    "OPTIONS",
+    "check_request",
+    "compiled_facts",
+    "device_name",
+    "inference_precision",
+    "properties",
+]

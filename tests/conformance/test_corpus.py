@@ -1,0 +1,74 @@
+"""Every target at every precision it offers, on every kind of model: ``make conformance``.
+
+Long, so not part of ``make test``. Inputs are random here; numbers must agree for any input, and
+the verdict that counts is that of the numeric limits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lepton_core as lepton
+from lepton_core.dispatch import Hooks
+from lepton_core.registry import Registry
+from lepton_core.workers import WorkerPool
+
+MODELS = Path(__file__).with_name("models.py")
+ROWS = 64
+
+
+def _normal(*shape):
+    return np.random.default_rng(8).normal(size=(ROWS, *shape)).astype(np.float32)
+
+
+def _integers(high, *shape):
+    return np.random.default_rng(9).integers(0, high, size=(ROWS, *shape))
+
+
+SAMPLES = {
+    "mlp": lambda: {"input": _normal(20)},
+    "residual": lambda: {"image": _normal(3, 32, 32)},
+    "unet": lambda: {"image": _normal(1, 16, 16)},
+    "encoder": lambda: {"src": _normal(6, 32)},
+    "tagger": lambda: {"tokens": _integers(50, 8)},
+    "two_heads": lambda: {"values": _normal(5), "kind": _integers(7)},
+}
+
+
+@pytest.mark.conformance
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_target_gives_the_same_numbers(name, tmp_path):
+    np.savez(tmp_path / "samples.npz", **SAMPLES[name]())
+    offered = {target: info.precisions for target, info in lepton.targets().items()}
+    assert {"onnxruntime", "torch"} <= offered.keys()
+    with WorkerPool() as pool:
+        _port_all(name, tmp_path, offered, Hooks(Registry(), pool))
+
+
+def _port_all(name, tmp_path, offered, hooks):
+    for target, precisions in offered.items():
+        floats = [p for p in precisions if p.startswith(("fp", "bf"))]
+        result = lepton.port(
+            f"{MODELS}:{name}",
+            targets=[target],
+            precisions=floats,
+            samples=tmp_path / "samples.npz",
+            metric="rel_l2",
+            out=tmp_path / target,
+            latency_seconds=0,
+            hooks=hooks,
+        )
+        for variant in result.variants:
+            assert variant.verdict == "pass", f"{target} {variant.precision}: {variant.why}"
+
+
+def test_every_factory_has_samples():
+    import ast
+
+    tree = ast.parse(MODELS.read_text())
+    factories = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)} - {"_fixed"}
+    assert factories == SAMPLES.keys()
