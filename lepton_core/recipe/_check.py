@@ -45,27 +45,28 @@ def validate(recipe: Recipe, name: str = "the recipe") -> None:
 
 
 def _tensor_problem(tensor: Tensor) -> str:
-    if tensor.kind not in KINDS:
-        return f"kind {tensor.kind!r} is none of {', '.join(KINDS)}"
-    if tensor.dtype != "int8":
-        return f"dtype {tensor.dtype!r} is not int8"
-    if tensor.rounding != "half-even":
-        return f"rounding {tensor.rounding!r} is not half-even"
-    for scale in tensor.scales:
-        if not (math.isfinite(scale) and _SMALLEST <= scale <= _LARGEST):
-            return f"scale {scale!r} is not a positive, normal float32"
     many = isinstance(tensor.scale, tuple)
-    if many != (tensor.axis is not None):
-        return "several scales need an axis, and an axis needs a list of scales"
-    if many and tensor.kind == "activation":
-        return "an activation has one scale"
-    if tensor.kind == "weight" and tensor.zero_point != 0:
-        return f"a weight has zero point 0, not {tensor.zero_point}"
-    if not -128 <= tensor.zero_point <= 127:
-        return f"zero point {tensor.zero_point} is outside of -128..127"
-    if tensor.integers is not None and tensor.kind != "weight":
-        return "only weights have integers in the sidecar"
-    return ""
+    weight = tensor.kind == "weight"
+    bad = [s for s in tensor.scales if not (math.isfinite(s) and _SMALLEST <= s <= _LARGEST)]
+    checks = (
+        (tensor.kind not in KINDS, f"kind {tensor.kind!r} is none of {', '.join(KINDS)}"),
+        (tensor.dtype != "int8", f"dtype {tensor.dtype!r} is not int8"),
+        (tensor.rounding != "half-even", f"rounding {tensor.rounding!r} is not half-even"),
+        (bool(bad), f"scale {bad[:1]} is not a positive, normal float32"),
+        (not tensor.scales, "the list of scales is empty"),
+        (many != (tensor.axis is not None), "a list of scales and an axis need each other"),
+        (many and not weight, "an activation has one scale"),
+        (weight and tensor.zero_point != 0, "a weight has zero point 0"),
+        (
+            not -128 <= tensor.zero_point <= 127,
+            f"zero point {tensor.zero_point} is outside of -128..127",
+        ),
+        (
+            tensor.integers is not None and not weight,
+            "only weights have integers in the sidecar",
+        ),
+    )
+    return next((problem for wrong, problem in checks if wrong), "")
 
 
 def _check_same(recipe: Recipe, value: str, tensor: Tensor, name: str) -> None:

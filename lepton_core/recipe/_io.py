@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _ORDER = (
-    "schema", "rules", "written_by", "pivot", "scheme", "requires", "calibration", "sidecar", "notes",
-    "tensors", "layers", "kept_float",
+    "schema", "rules", "written_by", "pivot", "scheme", "requires", "calibration", "sidecar",
+    "notes", "tensors", "layers", "kept_float",
 )  # fmt: skip
 _BY_NAME = ("tensors", "layers", "kept_float")
 _ALWAYS = {"kind", "scale", "zero_point", "dtype", "estimator", "rounding", "op", "output", "mode"}
@@ -51,8 +51,11 @@ def _short(entry: Any) -> Any:  # noqa: ANN401 - JSON
     """Leave out fields that say nothing."""
     if not isinstance(entry, dict):
         return entry
-    nothing = (v is None or v is False or v in ([], ()) for v in entry.values())
-    return {k: v for (k, v), no in zip(entry.items(), nothing, strict=True) if k in _ALWAYS or not no}
+    return {k: v for k, v in entry.items() if k in _ALWAYS or not _says_nothing(v)}
+
+
+def _says_nothing(value: Any) -> bool:  # noqa: ANN401 - JSON
+    return value is None or value is False or value in ([], ())
 
 
 def loads(text: str, name: str = "the recipe") -> Recipe:

@@ -164,5 +164,14 @@ class Recipe:
         return digest_bytes(dumps(self).encode())
 
 
-__all__ = ["KINDS", "RULES", "SCHEMA", "SCHEMES", "Calibration", "Layer", "PivotId", "Recipe",
-           "Tensor"]
+__all__ = [
+    "KINDS",
+    "RULES",
+    "SCHEMA",
+    "SCHEMES",
+    "Calibration",
+    "Layer",
+    "PivotId",
+    "Recipe",
+    "Tensor",
+]

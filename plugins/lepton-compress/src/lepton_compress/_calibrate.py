@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,8 @@ from lepton_onnx import pivot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from pathlib import Path
 
     from lepton_compress._graph import Graph
     from lepton_core.context import Context
@@ -217,10 +218,7 @@ def _range(name: str, observer: Any, estimator: str) -> Range:  # noqa: ANN401
         low, high = (float(v) for v in observer.result())
         return Range(low, high, low, high)
     kind, _, value = estimator.partition(":")
-    if kind == "mse":
-        found = observer.mse_threshold(8)
-    else:
-        found = observer.percentile(float(value))
+    found = observer.mse_threshold(8) if kind == "mse" else observer.percentile(float(value))
     return Range(float(observer.low), float(observer.high), float(found.low), float(found.high))
 
 

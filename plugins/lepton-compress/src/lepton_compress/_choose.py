@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING, Any
 from lepton_compress._bench import Bench, Trial
 from lepton_compress._build import all_values, choose_layers, static_recipe
 from lepton_compress._calibrate import Range, observe
-from lepton_compress._optimize import RECIPE, lower
+from lepton_compress._job import RECIPE, Job, lower
 from lepton_compress._select import PRODUCTS
 from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.samples import split
-from lepton_core.types import ConvertRequest, OptimizeResult
-from lepton_onnx import pivot
+from lepton_core.types import OptimizeResult
 
 if TYPE_CHECKING:
-    from lepton_compress._graph import Graph
-    from lepton_compress._options import Options
-    from lepton_core.context import Context
     from lepton_core.samples import Samples
-    from lepton_core.types import Model, OptimizeRequest
 
 ESTIMATORS = ("minmax", "mse", "percentile:99.99")
 """Range estimators in the order in which they are tried."""
@@ -34,21 +29,14 @@ class Search:
     """One choice: candidates are built, measured on rows not calibrated on, and compared.
 
     Attributes:
-        graph: The pivot.
-        base: The pivot as a model.
-        request: What was asked for.
-        options: The engine's options.
-        context: Writes scratch files.
+        job: What was asked for.
         calibration: Rows to calibrate on.
         bench: Measures candidates.
         trials: Everything tried, in order; the float model first.
+        ranges: Ranges by estimator, once observed.
     """
 
-    graph: Graph
-    base: Model
-    request: OptimizeRequest
-    options: Options
-    context: Context
+    job: Job
     calibration: Samples
     bench: Bench
     trials: list[Trial]
@@ -56,8 +44,8 @@ class Search:
 
     def run(self) -> Trial | None:
         """Return the first candidate that passes and gains; ``None`` if there is none."""
-        auto = self.request.precision == "auto" and self.options.estimator == "minmax"
-        estimators = ESTIMATORS if auto else (self.options.estimator,)
+        auto = self.job.request.precision == "auto" and self.job.options.estimator == "minmax"
+        estimators = ESTIMATORS if auto else (self.job.options.estimator,)
         for estimator in estimators:
             trial = self.try_recipe(estimator, ())
             if self.accepts(trial):
@@ -76,23 +64,22 @@ class Search:
 
     def _recipe(self, estimator: str, float_layers: tuple[str, ...]) -> recipes.Recipe:
         if estimator not in self.ranges:
-            layers = choose_layers(self.graph, self.options.keep).layers
-            names = all_values(self.graph, layers.values())
+            layers = choose_layers(self.job.graph, self.job.options.keep).layers
+            names = all_values(self.job.graph, layers.values())
             self.ranges[estimator] = observe(
-                self.graph, names, self.calibration, self.context, estimator,
-                threads=self.options.threads,
+                self.job.graph, names, self.calibration, self.job.scratch, estimator,
+                threads=self.job.options.threads,
             )  # fmt: skip
-        opset = pivot.graph_facts(self.graph.model)["opset"]
-        keep = (*self.options.keep, *float_layers)
+        keep = (*self.job.options.keep, *float_layers)
         recipe, _ = static_recipe(
-            self.graph, self.base.digest, opset, self.calibration, self.context,
-            estimator=estimator, keep=keep, ranges=self.ranges[estimator],
+            self.job.graph, self.job.base.digest, self.job.opset,
+            self.calibration, self.job.scratch, estimator=estimator, keep=keep, ranges=self.ranges[estimator],
         )  # fmt: skip
         return recipe
 
     def accepts(self, trial: Trial) -> bool:
         """Tell whether a candidate is within the budget and smaller or faster than float."""
-        return trial.passes and bool(trial.gains(self.trials[0]))
+        return trial.passes and bool(trial.gains)
 
     def _with_float_layers(self, estimator: str) -> Trial | None:
         """Keep the layers that hurt most float, twice as many each time, up to half of them."""
@@ -107,56 +94,39 @@ class Search:
 
     def sensitivity(self, estimator: str) -> list[tuple[str, float]]:
         """Return the products by the error that each alone causes, worst first."""
-        layers = choose_layers(self.graph, self.options.keep).layers
+        layers = choose_layers(self.job.graph, self.job.options.keep).layers
         products = [n for n, layer in layers.items() if layer.op in PRODUCTS and layer.weight]
         small = self.bench.on_rows(SENSITIVITY_ROWS)
         found = []
         for name in products:
             others = tuple(n for n in products if n != name)
             recipe = self._recipe(estimator, others)
-            found.append((name, small.measure(name, recipe, estimator, others, time=False).error))
+            found.append((name, small.measure(name, recipe, estimator, others).error))
         return sorted(found, key=lambda item: (-item[1], item[0]))
 
 
-def choose(
-    graph: Graph,
-    base: Model,
-    samples: Samples,
-    request: OptimizeRequest,
-    context: Context,
-    inside: Context,
-    options: Options,
-) -> OptimizeResult:
+def choose(job: Job, samples: Samples) -> OptimizeResult:
     """Try static int8 under a budget; keep float where nothing is gained within it.
 
     Raises:
         OptimizeError: ``LPT-OPT-014`` int8 was asked for and nothing meets the budget, with the
             closest candidate and the layer that limits it.
     """
-    calibration, validation = split(samples, seed=context.seed)
+    calibration, validation = split(samples, seed=job.context.seed)
     if calibration is None:
         calibration = validation
-    bench = Bench.prepare(base, request, inside, validation, options)
-    search = Search(
-        graph, base, request, options, inside, calibration, bench, [bench.measure_float()], {}
-    )
+    bench = Bench.prepare(job, validation)
+    search = Search(job, calibration, bench, [bench.measure_float()], {})
     kept = search.run()
     facts = _facts(search, kept)
     if kept is not None and kept.recipe is not None:
-        place = recipes.write(kept.recipe, context.workdir / RECIPE)
-        model = lower(base, place, request, context, options)
-        why = f"{kept.name}: {kept.gains(search.trials[0])}; {kept.why}"
-        return OptimizeResult(model, str(place), why, facts)
+        place = recipes.write(kept.recipe, job.context.workdir / RECIPE)
+        why = f"{kept.name}: {kept.gains}; {kept.why}"
+        return OptimizeResult(lower(job, place), str(place), why, facts)
     why = _why_float(search)
-    if request.precision != "auto":
-        raise _budget_error(search, request, why)
-    return OptimizeResult(_float(base, request, context, options), None, why, facts)
-
-
-def _float(base: Model, request: OptimizeRequest, context: Context, options: Options) -> Model:
-    if options.recipe_only or context.hooks is None:
-        return base
-    return context.hooks.convert(base, ConvertRequest(request.target), context).model
+    if job.request.precision != "auto":
+        raise _budget_error(search, job.request.max_drop, why)
+    return OptimizeResult(lower(job, None), None, why, facts)
 
 
 def _facts(search: Search, kept: Trial | None) -> dict[str, Any]:
@@ -180,19 +150,19 @@ def _why_float(search: Search) -> str:
     return f"kept fp32, because nothing met the budget; the closest is {best.name}: {best.why}"
 
 
-def _budget_error(search: Search, request: OptimizeRequest, why: str) -> OptimizeError:
+def _budget_error(search: Search, max_drop: float | None, why: str) -> OptimizeError:
     best = min(search.trials[1:], key=lambda t: (t.drop, t.error))
     worst = search.sensitivity(best.estimator)[:1]
     limit = f"; {worst[0][0]!r} alone causes a relative error of {worst[0][1]:.3g}" if worst else ""
     return OptimizeError(
         "LPT-OPT-014",
-        f"No int8 variant meets the budget of {request.max_drop}",
+        f"No int8 variant meets the budget of {max_drop}",
         cause=f"{why.removeprefix('kept fp32, because ')}{limit}",
         remedy="Loosen --max-drop, give more samples, or ask for fp16 or auto.",
         details={
             "closest": best.summary(),
             "limited_by": worst[0][0] if worst else None,
-            "max_drop": request.max_drop,
+            "max_drop": max_drop,
         },
     )
 

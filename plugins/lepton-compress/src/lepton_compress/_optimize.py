@@ -6,27 +6,22 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lepton_compress import __version__
-from lepton_compress._build import refuse_quantized, static_recipe, unsampled_recipe
-from lepton_compress._coverage import coverage
+from lepton_compress._build import refuse_quantized
 from lepton_compress._graph import Graph
-from lepton_compress._options import Options, read_options
+from lepton_compress._job import RECIPE, Job, load, lower, make
+from lepton_compress._options import read_options
 from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
-from lepton_core.samples import is_constant, load_samples, load_saved, match
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
 from lepton_onnx import pivot
 from lepton_onnx.external import digest
 
 if TYPE_CHECKING:
     from lepton_core.context import Context
-    from lepton_core.recipe import Recipe
-    from lepton_core.samples import Samples
     from lepton_core.types import OptimizeRequest
 
-RECIPE = "recipe.json"
 PRECISIONS = ("int8", "auto")
 
 
@@ -55,15 +50,26 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
             remedy="fp16 and fp32 are built by `lepton convert` and `lepton port`.",
         )
     require_lowering(request.target, context)
+    _refuse_lowered(model)
     scratch = Path(tempfile.mkdtemp(prefix=".compress-", dir=context.workdir))
     try:
         inside = replace(context, workdir=scratch)
         base = to_pivot(model, request, inside)
-        if request.recipe:
-            return _reproduce(base, request, context, options)
-        return _search(base, request, context, inside, options)
+        job = Job(Graph(pivot.load(base.path)), base, request, options, context, inside)
+        return _reproduce(job) if request.recipe else _search(job)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_lowered(model: Model) -> None:
+    recipe = model.metadata.get("recipe")
+    if recipe:
+        raise OptimizeError(
+            "LPT-OPT-010",
+            "The model is quantized already",
+            cause=f"{model.path} was lowered from the recipe {recipe.get('digest', '')}",
+            remedy="Compress the original float model; rounding twice only adds errors.",
+        )
 
 
 def require_lowering(target: str, context: Context) -> None:
@@ -100,131 +106,32 @@ def to_pivot(model: Model, request: OptimizeRequest, context: Context) -> Model:
 # --- a recipe that is there --------------------------------------------------------------------
 
 
-def _reproduce(
-    base: Model, request: OptimizeRequest, context: Context, options: Options
-) -> OptimizeResult:
+def _reproduce(job: Job) -> OptimizeResult:
     """Write the same recipe and lower it; the bytes are those of the first time."""
-    source = Path(str(request.recipe))
+    source = Path(str(job.request.recipe))
     recipe = recipes.read(source)
     integers = recipes.load_integers(recipe, source)
     named = {recipe.tensors[name].integers or "": codes for name, codes in integers.items()}
-    place = recipes.write(recipe, context.workdir / RECIPE, integers=named)
-    result = lower(base, place, request, context, options)
+    place = recipes.write(recipe, job.context.workdir / RECIPE, integers=named)
+    result = lower(job, place)
     facts = {"recipe": {"digest": recipe.digest, "scheme": recipe.scheme}}
     return OptimizeResult(result, str(place), "lowered from the recipe given", facts)
-
-
-def lower(
-    base: Model, place: Path, request: OptimizeRequest, context: Context, options: Options
-) -> Model:
-    """Let the target lower the recipe at *place*; the pivot itself if only a recipe is wanted."""
-    if options.recipe_only:
-        return base
-    assert context.hooks is not None  # noqa: S101 - checked before
-    return context.hooks.convert(
-        base, ConvertRequest(request.target, recipe=str(place)), context
-    ).model
 
 
 # --- a recipe to find --------------------------------------------------------------------------
 
 
-def _search(
-    base: Model, request: OptimizeRequest, context: Context, inside: Context, options: Options
-) -> OptimizeResult:
-    graph = Graph(pivot.load(base.path))
-    refuse_quantized(graph)
-    samples = load(request.samples, base)
-    measured = samples is not None and (
-        request.max_drop is not None or request.precision == "auto"
-    )
-    if measured and samples is not None and len(samples) > 2:
+def _search(job: Job) -> OptimizeResult:
+    refuse_quantized(job.graph)
+    samples = load(job.request.samples, job.base)
+    wanted = job.request.max_drop is not None or job.request.precision == "auto"
+    if wanted and samples is not None and len(samples) > 2 and job.options.scheme in ("", "static"):
         from lepton_compress._choose import choose
 
-        return choose(graph, base, samples, request, context, inside, options)
-    recipe, facts, warnings = make(graph, base, samples, inside, options)
-    place = recipes.write(recipe, context.workdir / RECIPE)
-    result = lower(base, place, request, context, options)
-    return OptimizeResult(result, str(place), facts.pop("why"), facts, warnings)
+        return choose(job, samples)
+    recipe, facts, warnings = make(job, samples)
+    place = recipes.write(recipe, job.context.workdir / RECIPE)
+    return OptimizeResult(lower(job, place), str(place), facts.pop("why"), facts, warnings)
 
 
-def load(path: str | None, base: Model) -> Samples | None:
-    """Return the samples at *path* fitted to the pivot, mapped where they can be."""
-    if path is None:
-        return None
-    saved = Path(path) / "samples.json"
-    found = load_saved(path) if saved.is_file() else load_samples(path)
-    signature = base.signature or pivot.signature(base.path)
-    return match(found, signature)
-
-
-def make(
-    graph: Graph, base: Model, samples: Samples | None, context: Context, options: Options
-) -> tuple[Recipe, dict[str, Any], tuple[str, ...]]:
-    """Build the recipe that the options ask for.
-
-    Returns:
-        The recipe; facts with ``why``, ``verdict`` (``"weak"`` where nothing was measured) and
-        ``coverage`` if held-out samples were given; warnings.
-    """
-    opset = int(base.metadata.get("opset") or pivot.graph_facts(graph.model)["opset"])
-    scheme = options.scheme or ("static" if samples is not None else "dynamic")
-    if scheme == "static" and samples is None:
-        raise OptimizeError(
-            "LPT-OPT-017",
-            "Static int8 needs samples to calibrate on",
-            cause="none were given, and ranges of noise say nothing about real inputs",
-            remedy="Give real inputs with --data, or choose --option scheme=dynamic.",
-        )
-    if scheme != "static" or samples is None:
-        return _unsampled(graph, base, opset, scheme, options, samples)
-    recipe, ranges = static_recipe(
-        graph, base.digest, opset, samples, context,
-        estimator=options.estimator, keep=options.keep, threads=options.threads,
-    )  # fmt: skip
-    facts: dict[str, Any] = {
-        "why": f"static int8, calibrated on {len(samples)} samples ({options.estimator})",
-        "recipe": {"digest": recipe.digest, "scheme": recipe.scheme},
-        "integer_layers": len(recipe.layers),
-        "kept_float": len(recipe.kept_float),
-        "verdict": "unmeasured",
-        "engine": f"lepton-compress {__version__}",
-    }
-    warnings = []
-    if is_constant(samples) or samples.distinct == 1:
-        facts["verdict"] = "weak"
-        warnings.append(
-            "All calibration samples are equal: the ranges cover one input only; verdict weak."
-        )
-    if options.held_out is not None:
-        held_out = load_saved(options.held_out)
-        share = coverage(graph, ranges, held_out, context, options.threads)
-        facts["coverage"] = share
-    return recipe, facts, tuple(warnings)
-
-
-def _unsampled(
-    graph: Graph,
-    base: Model,
-    opset: int,
-    scheme: str,
-    options: Options,
-    samples: Samples | None,
-) -> tuple[Recipe, dict[str, Any], tuple[str, ...]]:
-    recipe = unsampled_recipe(
-        graph, base.digest, opset, dynamic=scheme == "dynamic", keep=options.keep
-    )
-    facts: dict[str, Any] = {
-        "why": f"{scheme} int8: nothing was calibrated",
-        "recipe": {"digest": recipe.digest, "scheme": recipe.scheme},
-        "layers": len(recipe.layers),
-        "verdict": "weak" if samples is None else "unmeasured",
-        "engine": f"lepton-compress {__version__}",
-    }
-    if samples is not None:
-        return recipe, facts, ()
-    warning = "No samples: nothing was calibrated or measured; verdict weak."
-    return recipe, facts, (warning,)
-
-
-__all__ = ["load", "lower", "make", "optimize", "to_pivot"]
+__all__ = ["optimize", "require_lowering", "to_pivot"]

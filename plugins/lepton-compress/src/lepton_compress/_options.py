@@ -59,7 +59,9 @@ def read_options(given: Mapping[str, Any]) -> Options:
         try:
             values["threads"] = int(values["threads"])
         except (TypeError, ValueError) as error:
-            raise _wrong(f"threads cannot be {values['threads']!r}", "a number is needed") from error
+            raise _wrong(
+                f"threads cannot be {values['threads']!r}", "a number is needed"
+            ) from error
     if "estimator" in values:
         values["estimator"] = check_estimator(str(values["estimator"]))
     return Options(**values)

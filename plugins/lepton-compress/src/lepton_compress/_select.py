@@ -11,7 +11,7 @@ from lepton_compress._graph import Graph, attribute
 from lepton_core.recipe import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from onnx import NodeProto
 
@@ -99,45 +99,23 @@ def _candidate(graph: Graph, node: NodeProto) -> Layer | str:
     op = node.op_type
     if node.domain not in ("", "ai.onnx"):
         return f"operators of the domain {node.domain} have no integer rule"
+    for names, rule in _RULES:
+        if op in names:
+            return rule(graph, node)
     if op in _RECURRENT:
         return "recurrent state would collect the rounding of every step"
-    if op in PRODUCTS:
-        return _product(graph, node)
-    if op in SAME_SCALE:
-        return _same_scale(graph, node)
-    if op in ARITHMETIC:
-        return _arithmetic(graph, node)
-    if op in LOGISTIC:
-        return Layer(op, node.output[0], (node.input[0],))
     return f"{op} has no integer rule"
 
 
 def _product(graph: Graph, node: NodeProto) -> Layer | str:
     name, op = node.output[0], node.op_type
     source, weight = node.input[0], node.input[1]
-    if source in graph.weights:
-        return "its left operand is a constant"
-    if weight not in graph.weights:
-        if op == "MatMul":
-            return Layer(op, name, (source, weight))
-        return "its weight is computed"
-    if not graph.is_float(weight):
-        return "its weight is not float32"
-    if weight in graph.outputs:
-        return "its weight is an output of the model"
-    if op == "Gemm" and (
-        attribute(node, "transA", 0)
-        or attribute(node, "alpha", 1.0) != 1.0
-        or (len(node.input) > 2 and attribute(node, "beta", 1.0) != 1.0)
-    ):
-        return "a Gemm with transA, alpha or beta has no integer rule"
-    if op == "MatMul" and len(graph.shapes[weight]) != 2:
-        return "its weight has more than two axes"
-    if not np.isfinite(graph.array(weight)).all():
-        return "its weight holds NaN or infinite values"
+    if op == "MatMul" and not {source, weight} & graph.weights.keys():
+        return Layer(op, name, (source, weight))
+    reason = _why_no_product(graph, node)
+    if reason:
+        return reason
     bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
-    if bias is not None and not _is_bias(graph, bias, _channels(graph, node)):
-        return "its bias is computed or has another shape than its channels"
     output, fused = name, []
     if op == "MatMul":
         reader = graph.only_reader(name)
@@ -147,6 +125,38 @@ def _product(graph: Graph, node: NodeProto) -> Layer | str:
             fused.append(output)
     output, fused = _with_activation(graph, output, fused)
     return Layer(op, output, (source,), weight, bias, tuple(fused))
+
+
+def _why_no_product(graph: Graph, node: NodeProto) -> str:
+    """Say why a product has no integer form, checked in the order of the list."""
+    weight = node.input[1]
+    bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+    scaled = node.op_type == "Gemm" and (
+        attribute(node, "transA", 0)
+        or attribute(node, "alpha", 1.0) != 1.0
+        or (bias is not None and attribute(node, "beta", 1.0) != 1.0)
+    )
+    checks: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("its left operand is a constant", lambda: node.input[0] in graph.weights),
+        ("its weight is computed", lambda: weight not in graph.weights),
+        ("its weight is not float32", lambda: not graph.is_float(weight)),
+        ("its weight is an output of the model", lambda: weight in graph.outputs),
+        ("a Gemm with transA, alpha or beta has no integer rule", lambda: bool(scaled)),
+        (
+            "its weight does not have two axes",
+            lambda: node.op_type == "MatMul" and len(graph.shapes[weight]) != 2,
+        ),
+        ("its weight is empty", lambda: not graph.array(weight).size),
+        (
+            "its weight holds NaN or infinite values",
+            lambda: not np.isfinite(graph.array(weight)).all(),
+        ),
+        (
+            "its bias is computed or has another shape than its channels",
+            lambda: bias is not None and not _is_bias(graph, bias, _channels(graph, node)),
+        ),
+    )
+    return next((reason for reason, applies in checks if applies()), "")
 
 
 def _channels(graph: Graph, node: NodeProto) -> int:
@@ -170,13 +180,10 @@ def _is_bias(graph: Graph, name: str, channels: int) -> bool:
     if name not in graph.weights or not graph.is_float(name):
         return False
     shape = graph.shapes[name]
-    lone = all(d == 1 for d in shape[:-1])
-    return bool(shape) and lone and shape[-1] == channels and len(shape) == 1
+    return len(shape) == 1 and shape[0] == channels
 
 
-def _bias_of_add(
-    graph: Graph, add: NodeProto | None, value: str, channels: int
-) -> str | None:
+def _bias_of_add(graph: Graph, add: NodeProto | None, value: str, channels: int) -> str | None:
     if add is None or add.op_type != "Add":
         return None
     other = add.input[1] if add.input[0] == value else add.input[0]
@@ -212,11 +219,23 @@ def _same_scale(graph: Graph, node: NodeProto) -> Layer | str:
     return Layer(node.op_type, node.output[0], tuple(dict.fromkeys(data)))
 
 
+def _logistic(graph: Graph, node: NodeProto) -> Layer | str:
+    return Layer(node.op_type, node.output[0], (node.input[0],))
+
+
 def _arithmetic(graph: Graph, node: NodeProto) -> Layer | str:
     if any(n in graph.weights for n in node.input):
         return "one operand is a constant"
     output, fused = _with_activation(graph, node.output[0], [])
     return Layer(node.op_type, output, tuple(dict.fromkeys(node.input)), fused=tuple(fused))
+
+
+_RULES: tuple[tuple[tuple[str, ...], Callable[[Graph, NodeProto], Layer | str]], ...] = (
+    (PRODUCTS, _product),
+    (SAME_SCALE, _same_scale),
+    (ARITHMETIC, _arithmetic),
+    (LOGISTIC, _logistic),
+)
 
 
 # --- all operators -----------------------------------------------------------------------------

@@ -17,9 +17,7 @@ INTEGER_OPS = (
 """Operators whose Q/DQ groups ONNX Runtime turns into integer kernels on a CPU."""
 
 
-def lower_recipe(
-    proto: ModelProto, path: str, digest: str
-) -> tuple[ModelProto, dict[str, Any]]:
+def lower_recipe(proto: ModelProto, path: str, digest: str) -> tuple[ModelProto, dict[str, Any]]:
     """Write the recipe at *path* into a pivot.
 
     Activations are uint8 in the file, the recipe's int8 plus 128: on x86 the kernels multiply
