@@ -230,7 +230,7 @@ def test_engine_owner_by_engine_or_by_plugin_name(registry):
 
 
 @pytest.mark.parametrize(
-    ("engine", "support"), [("compress", "not-implemented"), ("nobodys", "unknown")]
+    ("engine", "support"), [("compress", "full"), ("nobodys", "unknown")]
 )
 def test_an_engine_that_is_not_installed_says_how_far_it_is(registry, context, engine, support):
     with pytest.raises(PluginNotInstalledError) as caught:

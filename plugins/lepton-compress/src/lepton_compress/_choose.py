@@ -71,9 +71,10 @@ class Search:
                 threads=self.job.options.threads,
             )  # fmt: skip
         keep = (*self.job.options.keep, *float_layers)
+        job = self.job
         recipe, _ = static_recipe(
-            self.job.graph, self.job.base.digest, self.job.opset,
-            self.calibration, self.job.scratch, estimator=estimator, keep=keep, ranges=self.ranges[estimator],
+            job.graph, job.base.digest, job.opset, self.calibration, job.scratch,
+            estimator=estimator, keep=keep, ranges=self.ranges[estimator],
         )  # fmt: skip
         return recipe
 
