@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -149,14 +149,16 @@ def train(kind, images, labels, epochs=15):
     return model.eval()
 
 
-def export(model, folder: Path):
+def export(model, folder):
     """Return the pivot of a trained network, by way of its exported program."""
     import torch
 
     batch = torch.export.Dim("batch")
-    program = torch.export.export(
-        model, (torch.zeros(2, 1, 8, 8),), dynamic_shapes={"image": {0: batch}}
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about recurrent layers
+        program = torch.export.export(
+            model, (torch.zeros(2, 1, 8, 8),), dynamic_shapes={"image": {0: batch}}
+        )
     folder.mkdir(parents=True, exist_ok=True)
     torch.export.save(program, folder / "net.pt2")
     work = folder / "work"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from lepton_core.types import ConvertRequest, EvaluateRequest, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from lepton_compress._job import Job
     from lepton_core.dispatch import Hooks
@@ -101,9 +101,10 @@ class Bench:
     plain: Model | None = None
 
     @classmethod
-    def prepare(cls, job: Job, samples: Samples) -> Bench:
-        """Save the rows and run the pivot on them."""
-        bench = cls(job, samples, save(samples, job.scratch.workdir / f"rows-{len(samples)}"))
+    def prepare(cls, job: Job, samples: Samples, numbers: Iterator[int] | None = None) -> Bench:
+        """Save the rows and run the pivot on them; *numbers* go on from another bench."""
+        bench = cls(job, samples, Path(), numbers=numbers or itertools.count())
+        bench.folder = save(samples, bench._folder("rows"))
         owner = bench._hooks.reference_owner("pivot")
         bench.reference = bench._outputs(job.base, owner, reference=True)[0]
         return bench
@@ -127,7 +128,7 @@ class Bench:
         if count >= self.rows:
             return self
         few = self.samples.rows(np.linspace(0, self.rows - 1, count).astype(np.int64))
-        return Bench.prepare(self.job, few)
+        return Bench.prepare(self.job, few, self.numbers)
 
     def measure_float(self) -> Trial:
         """Measure the uncompressed model on the target."""
@@ -202,7 +203,7 @@ class Bench:
         return best[0], " and ".join(found)
 
     def _folder(self, what: str) -> Path:
-        folder = self.job.scratch.workdir / f"{what}-{self.rows}-{next(self.numbers):03d}"
+        folder = self.job.scratch.workdir / f"{what}-{next(self.numbers):03d}"
         folder.mkdir()
         return folder
 

@@ -11,13 +11,12 @@ from onnx import ModelProto, TensorProto, helper
 
 import lepton_kernels as lk
 from lepton_core.errors import OptimizeError
-from lepton_core.samples import batches
+from lepton_core.samples import batches, release_pages
 from lepton_core.types import Model, OpenRequest
 from lepton_onnx import pivot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
     from pathlib import Path
 
     from lepton_compress._graph import Graph
@@ -92,7 +91,8 @@ def observe(
                 for name in (*group, *inputs):
                     array = batch.inputs[name] if name in inputs else found[name]
                     _update(observers[name], array, batch.valid_rows, batch.inputs)
-                _forget_pages(samples)
+                for array in samples.inputs.values():
+                    release_pages(array)
                 bar.advance(batch.valid_rows)
     bar.finish()
     return {name: _range(name, observers[name], estimator) for name in names}
@@ -220,16 +220,6 @@ def _range(name: str, observer: Any, estimator: str) -> Range:  # noqa: ANN401
     kind, _, value = estimator.partition(":")
     found = observer.mse_threshold(8) if kind == "mse" else observer.percentile(float(value))
     return Range(float(observer.low), float(observer.high), float(found.low), float(found.high))
-
-
-def _forget_pages(samples: Samples) -> None:
-    """Let the system drop pages of mapped samples that were read; they would count as ours."""
-    import mmap
-
-    for array in samples.inputs.values():
-        mapped = getattr(array, "_mmap", None)
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 __all__ = ["GROUP_BYTES", "Range", "check_estimator", "observe"]
