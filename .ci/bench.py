@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measures how fast lepton starts, and runs the benchmarks of kernels and plugins.
+"""Measures how fast lepton starts, and runs the benchmarks in tests/bench.
 
 Start-up is measured in fresh processes, in an environment that shows 120 further distributions,
-because listing installed distributions is what plugin systems are slow at. Benchmarks of a part
-are files ``benches/bench_*.py`` of kernels_rs/ or of a plugin; each gets ``--out FOLDER``.
+because listing installed distributions is what plugin systems are slow at. Every script in
+tests/bench gets ``--out FILE.json``.
 """
 
 from __future__ import annotations
@@ -115,11 +115,10 @@ def main() -> None:
     machine = {"python": platform.python_version(), "machine": platform.platform()}
     report = {"environment": {**machine, "cpus": os.cpu_count()}, "start_up": start_up()}
     (out / "start-up.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    parts = [ROOT / "kernels_rs", *sorted((ROOT / "plugins").iterdir())]
     failed = []
-    for file in [file for part in parts for file in sorted(part.glob("benches/bench_*.py"))]:
+    for file in sorted((ROOT / "tests" / "bench").glob("*.py")):
         say(f"{file.relative_to(ROOT)}")
-        if run([sys.executable, file, "--out", out], cwd=ROOT):
+        if run([sys.executable, file, "--out", out / f"{file.stem}.json"], cwd=ROOT):
             failed.append(str(file.relative_to(ROOT)))
     if failed:
         raise SetupError(f"benchmarks failed: {', '.join(failed)}")

@@ -28,12 +28,16 @@ if TYPE_CHECKING:
         targets,
     )
     from lepton_core.context import Context, Session
+    from lepton_core.deployment import open_deployment as deployment
     from lepton_core.errors import LeptonError
     from lepton_core.markers import hookimpl
     from lepton_core.porting import PortResult, port
+    from lepton_core.store import Store
     from lepton_core.types import Model, Signature, Target, TensorSpec, Variant
 
-_MODULES = ("errors", "hooks")
+# Both a package and a function: the package may be called (see its docstring).
+_CALLABLE = "deployment"
+_MODULES = (_CALLABLE, "errors", "hooks")
 _PUBLIC = {
     "lepton_core.api": (
         "adapt",
@@ -51,6 +55,7 @@ _PUBLIC = {
     "lepton_core.errors": ("LeptonError",),
     "lepton_core.markers": ("hookimpl",),
     "lepton_core.porting": ("PortResult", "port"),
+    "lepton_core.store": ("Store",),
     "lepton_core.types": ("Model", "Signature", "Target", "TensorSpec", "Variant"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -62,6 +67,7 @@ __all__ = [
     "PortResult",
     "Session",
     "Signature",
+    "Store",
     "Target",
     "TensorSpec",
     "Variant",
@@ -70,6 +76,7 @@ __all__ = [
     "adjust",
     "convert",
     "deploy",
+    "deployment",
     "errors",
     "hookimpl",
     "hooks",

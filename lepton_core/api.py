@@ -129,7 +129,7 @@ def optimize(
 
 
 def deploy(
-    model: str | Path | Model,
+    model: str | Path | Model | Variant,
     *,
     name: str,
     target: str,
@@ -139,8 +139,26 @@ def deploy(
     options: Mapping[str, Any] | None = None,
     context: Context | None = None,
 ) -> types.DeployResult:
-    """Put a model under a name; see :class:`~lepton_core.types.DeployRequest`."""
+    """Put a model under a name; see :class:`~lepton_core.types.DeployRequest`.
+
+    Args:
+        model: A variant, a model, or what one would type.
+        name: Name of the deployment.
+        target: Target string; ``""`` means the variant's.
+        alias: Alias to point at the new version.
+        kind: ``"embedded"`` or ``"bundle"``.
+        engine: Engine that does it.
+        options: Engine-specific options.
+        context: Surroundings.
+
+    Raises:
+        UsageError: The variant was not built, or there is no target.
+        DeployError: It could not be deployed; what stood before still stands.
+    """
     context = _context(context)
+    if isinstance(model, types.Variant):
+        target, model = target or model.target, _built(model)
+    types.Target.parse(target)
     request = types.DeployRequest(name, target, alias, kind, engine, options or {})
     return hooks.deploy(load(model, context=context), request, context)
 
@@ -203,20 +221,29 @@ def open(
     """
     context = _context(context)
     if isinstance(model, types.Variant):
-        if model.model is None:
-            raise UsageError(
-                "LPT-USE-007",
-                f"The {model.precision} variant for {model.target} was not kept",
-                cause=model.why,
-                remedy="Open one that was kept: result[target].best.",
-            )
         parsed = types.Target.parse(target or model.target)
-        target, device, model = parsed.id, device or parsed.device, model.model
+        target, device, model = parsed.id, device or parsed.device, _built(model)
     model = load(model, context=context)
     if not target:
         target, model = _runnable(model, context)
     request = types.OpenRequest(target, device, threads, reference, options or {})
     return hooks.open(model, request, context)
+
+
+def _built(variant: Variant) -> Model:
+    """Return the artifact of a variant that was built.
+
+    Raises:
+        UsageError: LPT-USE-007, there is none.
+    """
+    if variant.model is None:
+        raise UsageError(
+            "LPT-USE-007",
+            f"The {variant.precision} variant for {variant.target} was not kept",
+            cause=variant.why,
+            remedy="Take one that was kept: result[target].best.",
+        )
+    return variant.model
 
 
 def _runnable(model: Model, context: Context) -> tuple[str, Model]:

@@ -61,7 +61,6 @@ KNOWN = {
         KnownPlugin(
             "compress", "The compression engine", "engine", Support.FULL, "lepton-compress"
         ),
-        KnownPlugin("embedded", "The embedded deployment engine", "engine", _PLANNED),
     )
 }
 

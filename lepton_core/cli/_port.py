@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
     from lepton_core.cli._app import App
     from lepton_core.porting import PortResult
+    from lepton_core.types import Variant
 
 _VERDICTS = {"pass": "green", "weak": "yellow", "fail": "red"}
 COLUMNS = (
     Column("target", whole=True),
     Column("precision", whole=True),
-    Column("size", right=True, whole=True),
-    Column("p50 / p95 ms", right=True, whole=True),
-    Column("metric"),
+    Column("size", right=True),
+    Column("p50 / p95 ms", right=True),
+    Column("metric", whole=True),
     Column("rel L2", right=True, whole=True),
     Column("verdict", whole=True),
     Column("kept", whole=True),
@@ -188,6 +189,8 @@ def show_result(app: App, result: PortResult) -> None:
     app.line()
     for variant in data["variants"]:
         app.line(f"{variant['target']} {variant['precision']}: {variant['why']}")
+    for warning in dict.fromkeys(w for v in result.variants for w in _warnings(v)):
+        app.warn(warning)
     if result.report.is_file():
         app.line(f"page: {result.report}")
     if data["ok"]:
@@ -198,6 +201,10 @@ def show_result(app: App, result: PortResult) -> None:
             app.note(f"{one.target}: nothing was kept")
         elif "pass" not in verdicts:
             app.note(f"{one.target}: the best is only weak; --allow-weak accepts that")
+
+
+def _warnings(variant: Variant) -> list[str]:
+    return list(variant.passport["warnings"]) if variant.passport is not None else []
 
 
 def variant_row(variant: Mapping[str, Any]) -> Row:

@@ -142,7 +142,7 @@ class _Work:
         if model.signature is not None:
             self.app.line(f"  {model.signature}")
         for name, value in more.items():
-            if name == "warnings":
+            if name == "warnings" or (name == "facts" and not self.app.verbose):
                 continue
             for line in [value] if isinstance(value, str) else value_lines(value):
                 if line:

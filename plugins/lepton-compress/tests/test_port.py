@@ -48,6 +48,7 @@ def test_without_samples_int8_is_dynamic_and_weak(trained, tmp_path):
         find_source(trained),
         targets=["onnxruntime"],
         precisions=("fp32", "int8"),
+        max_drop=0.5,  # on noise, where classes lie side by side
         out=tmp_path / "out",
         latency_seconds=0,
     )

@@ -1,0 +1,1 @@
+"""The deployment engine that comes with the core: it embeds a deployment in an application."""

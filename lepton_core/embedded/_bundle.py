@@ -1,0 +1,130 @@
+"""Bundles: a folder to ship, which runs where only the runtime is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from lepton_core import codec
+from lepton_core.errors import DeployError
+from lepton_core.staging import MARKER, check_replaceable, staged
+from lepton_core.store._cas import digest_file
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+    from pathlib import Path
+
+    from lepton_core.registry import Registry
+    from lepton_core.store import Resolved, Store, Version
+
+RUNTIME = "bundle_runtime.py"
+"""File of a target's package that loads its artifacts with the bare runtime.
+
+It defines ``load(path, threads=None)``, which returns a function from named arrays to named
+arrays, and ``REQUIREMENTS``, a tuple of what to install; it imports the runtime in ``load``.
+"""
+
+SUMS = "SHA256SUMS"
+check_place = check_replaceable
+
+
+def runtime_file(registry: Registry, target: str) -> Traversable:
+    """Return a target's loading code.
+
+    Raises:
+        DeployError: LPT-DEP-004, its plugin brings none.
+    """
+    entry = registry.record(target).entry
+    if entry is not None:
+        file = resources.files(entry.package) / RUNTIME
+        if file.is_file():
+            return file
+    raise DeployError(
+        "LPT-DEP-004",
+        f"There is no code that loads a bundle for {target!r} yet",
+        cause=f"its plugin has no {RUNTIME}",
+        remedy="Deploy with --kind embedded, or to a target whose plugin has it (onnxruntime).",
+        details={"target": target},
+    )
+
+
+def write_bundle(
+    store: Store, resolved: Resolved, runtime: Traversable, out: Path, *, force: bool
+) -> str:
+    """Write a version as a folder; it appears whole or not at all.
+
+    Args:
+        store: Where the version is.
+        resolved: The version.
+        runtime: The target's loading code.
+        out: The folder; an earlier bundle there is replaced.
+        force: Replace whatever is there.
+
+    Returns:
+        Digest of the bundle's ``SHA256SUMS``.
+
+    Raises:
+        StorageError: LPT-IO-001 … 003, LPT-STORE-004.
+    """
+    version = resolved.version
+    with store.view(version) as view, staged(out, force=force) as stage:
+        for file in version.files:
+            place = stage / file.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(view.folder / file.path, place)
+        (stage / "runtime.py").write_bytes(runtime.read_bytes())
+        main = resources.files("lepton_core.embedded") / "_bundle_run.py"
+        (stage / "run.py").write_bytes(main.read_bytes())
+        _write_json(stage / "signature.json", codec.to_data(version.model.signature))
+        _write_json(stage / "preprocessing.json", _contract(version))
+        _write_json(stage / MARKER, _summary(resolved))
+        sums = _sums(stage)
+        (stage / SUMS).write_text(sums, encoding="utf-8")
+    return hashlib.sha256(sums.encode()).hexdigest()
+
+
+def _contract(version: Version) -> dict[str, Any]:
+    """Return how inputs are prepared and what outputs mean, as far as it was declared."""
+    metadata = version.model.metadata
+    return {
+        "declared": "preprocessing" in metadata,
+        "preprocessing": metadata.get("preprocessing"),
+        "labels": metadata.get("labels"),
+    }
+
+
+def _summary(resolved: Resolved) -> dict[str, Any]:
+    version = resolved.version
+    return {
+        "kind": "lepton.bundle",
+        "schema": 1,
+        "name": resolved.name,
+        "version": version.id,
+        "manifest": version.manifest,
+        "target": version.target,
+        "precision": version.precision,
+        "format": version.model.format,
+        "model": version.model.path,
+        "lineage": codec.to_data(version.model.lineage),
+    }
+
+
+def _write_json(path: Path, data: Any) -> None:  # noqa: ANN401 - JSON types
+    path.write_text(
+        json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def _sums(folder: Path) -> str:
+    """Return the lines that ``sha256sum --check`` reads."""
+    lines = [
+        f"{digest_file(path).removeprefix('sha256:')}  {path.relative_to(folder).as_posix()}\n"
+        for path in sorted(p for p in folder.rglob("*") if p.is_file())
+    ]
+    return "".join(lines)
+
+
+__all__ = ["RUNTIME", "SUMS", "check_place", "runtime_file", "write_bundle"]

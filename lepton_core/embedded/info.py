@@ -1,0 +1,20 @@
+"""What the embedded engine declares."""
+
+from __future__ import annotations
+
+from lepton_core.capabilities import FULL, Capability, ExtensionInfo, Support
+
+INFO = ExtensionInfo(
+    id="embedded",
+    title="Embedded deployment",
+    distribution="lepton-core",
+    summary="Versions in a store, run inside the application that opens them; bundles to ship.",
+    capabilities={
+        "deploy": FULL,
+        "adjust": Capability(Support.NOT_IMPLEMENTED, note="planned for the next release"),
+        "migrate": Capability(Support.NOT_IMPLEMENTED, note="planned for the next release"),
+    },
+    engine="embedded",
+)
+
+__all__ = ["INFO"]

@@ -1,0 +1,19 @@
+"""Hooks of the embedded engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lepton_core.markers import hookimpl
+
+if TYPE_CHECKING:
+    from lepton_core.context import Context
+    from lepton_core.types import DeployRequest, DeployResult, Model
+
+
+@hookimpl
+def lepton_deploy(model: Model, request: DeployRequest, context: Context) -> DeployResult:
+    """Try the artifact, store it as a version, move the alias, write the bundle."""
+    from lepton_core.embedded._deploy import deploy
+
+    return deploy(model, request, context)

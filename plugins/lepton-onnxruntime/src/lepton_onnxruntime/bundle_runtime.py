@@ -1,0 +1,37 @@
+"""Load a model with ONNX Runtime alone; bundles ship this file as ``runtime.py``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+REQUIREMENTS = ("numpy", "onnxruntime")
+
+
+def load(
+    path: str | Path, threads: int | None = None
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Open a model.
+
+    Args:
+        path: The ``.onnx`` file; external weights lie beside it.
+        threads: Intra-op threads; ONNX Runtime's own choice by default.
+
+    Returns:
+        A function from named input arrays to named output arrays.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+    return run
