@@ -41,11 +41,7 @@ def save_integers(recipe: Recipe, path: Path, integers: Mapping[str, np.ndarray]
         raise _bad(path, f"the recipe and the integers given do not agree about {odd!r}")
     if not names:
         return None
-    import numpy as np
-    from safetensors.numpy import save
-
-    arrays = {n: np.ascontiguousarray(integers[n], np.int8) for n in sorted(integers)}
-    data: bytes = save(arrays)
+    data = _pack(integers)
     write_atomic(sidecar_of(path), data)
     return digest_bytes(data)
 
@@ -63,24 +59,62 @@ def load_integers(recipe: Recipe, path: str | Path) -> dict[str, np.ndarray]:
     names = _names(recipe)
     if not names:
         return {}
-    import numpy as np
-    from safetensors.numpy import load
-
     place = sidecar_of(path)
     try:
         data = place.read_bytes()
-        arrays: dict[str, Any] = load(data)
-    except Exception as error:
+        arrays = _unpack(data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _bad(place, f"{type(error).__name__}: {error}") from error
     if recipe.sidecar is not None and digest_bytes(data) != recipe.sidecar:
         raise _bad(place, f"its digest is {digest_bytes(data)}; the recipe names {recipe.sidecar}")
     result = {}
     for name, value in names.items():
         array = arrays.get(name)
-        if array is None or array.dtype != np.int8:
+        if array is None:
             raise _bad(place, f"it has no int8 array {name!r} for {json.dumps(value)}")
         result[value] = array
     return result
+
+
+# The safetensors format for int8 arrays alone: the length of a JSON header as 8 bytes, little end
+# first, the header, padded with spaces to a multiple of 8, and the arrays' bytes one after another.
+
+
+def _pack(integers: Mapping[str, np.ndarray]) -> bytes:
+    import numpy as np
+
+    header, parts, end = {}, [], 0
+    for name in sorted(integers):
+        array = np.ascontiguousarray(integers[name], np.int8)
+        offsets = [end, end + array.size]
+        header[name] = {"dtype": "I8", "shape": list(array.shape), "data_offsets": offsets}
+        parts.append(array.tobytes())
+        end = offsets[1]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+
+
+def _unpack(data: bytes) -> dict[str, np.ndarray]:
+    """Return the int8 arrays of a safetensors file.
+
+    Raises:
+        ValueError: The header is not one, or an array leaves the file or has another size.
+    """
+    import numpy as np
+
+    start = 8 + int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = json.loads(data[8:start])
+    arrays = {}
+    for name, entry in header.items():
+        if name == "__metadata__" or entry["dtype"] != "I8":
+            continue
+        first, last = (start + int(offset) for offset in entry["data_offsets"])
+        if not start <= first <= last <= len(data):
+            msg = f"the array {name!r} leaves the file"
+            raise ValueError(msg)
+        arrays[name] = np.frombuffer(data[first:last], np.int8).reshape(entry["shape"])
+    return arrays
 
 
 def _bad(path: Path, cause: str) -> OptimizeError:

@@ -140,6 +140,11 @@ def test_the_sidecar(tmp_path):
     recipes.write(recipe, other, integers={"mine": codes + np.int8(1)})
     (tmp_path / "r.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes())
     assert code_of(recipes.load_integers, read, path) == "LPT-OPT-006"
+    loose = replace(read, sidecar=None)
+    whole = (tmp_path / "other.safetensors").read_bytes()
+    for cut in range(len(whole)):
+        (tmp_path / "r.safetensors").write_bytes(whole[:cut])
+        assert code_of(recipes.load_integers, loose, path) == "LPT-OPT-006"
     (tmp_path / "r.safetensors").unlink()
     assert code_of(recipes.load_integers, read, path) == "LPT-OPT-006"
     assert code_of(recipes.write, recipe, path) == "LPT-OPT-006"

@@ -131,7 +131,14 @@ def test_integers_from_the_sidecar_are_stored_as_they_are(trained, held_npz, con
     result = optimize(base, context_of("two"), recipe=str(place))
     stored = qdq.read_back(pivot.load(result.model.path))
     assert np.array_equal(stored[name].integers, codes)
-    place.with_suffix(".safetensors").write_bytes(b"broken")
+    from safetensors.numpy import load_file, save_file
+
+    sidecar = place.with_suffix(".safetensors")
+    assert np.array_equal(load_file(sidecar)["mine"], codes)
+    save_file({"mine": codes, "more": np.zeros(3, np.float32)}, sidecar)
+    again = replace(recipes.read(place), sidecar=None)
+    assert np.array_equal(recipes.load_integers(again, place)[name], codes)
+    sidecar.write_bytes(b"broken")
     with pytest.raises(OptimizeError) as caught:
         optimize(base, context_of("three"), recipe=str(place))
     assert caught.value.code == "LPT-OPT-006"
