@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core import staging
 from lepton_core._proof import Prover, Yardstick, choose_rows
+from lepton_core._recipe_step import RecipeStep, keep_recipe
 from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
@@ -49,6 +50,7 @@ class Built:
     model: Model | None = None
     facts: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
+    coverage: float | None = None
     outputs: EvaluateResult | None = None
     latency: dict[str, float] | None = None
     error: LeptonError | None = None
@@ -69,6 +71,7 @@ class PortJob:
         self.options = options
         self._steps: dict[tuple[str, str, str], tuple[Model, dict[str, Any], tuple[str, ...]]] = {}
         self._lock = threading.Lock()
+        self._recipes = RecipeStep(hooks, options)
         self._scratch = Path()
         self._number = 0
         self._cancelled = threading.Event()
@@ -269,7 +272,9 @@ class PortJob:
 
     def _plan(self, model: Model, one: Built) -> tuple[Step, ...]:
         info = self.hooks.registry.target(one.target.id)
-        return plan_for_target(model.format, info, self.hooks.registry.infos(), one.precision).steps
+        by_recipe = self._recipes.applies(one.target.id, one.precision)
+        precision = "fp32" if by_recipe else one.precision
+        return plan_for_target(model.format, info, self.hooks.registry.infos(), precision).steps
 
     def _build(self, stage: Path, yardstick: Yardstick, model: Model, one: Built) -> None:
         if one.error is not None:
@@ -280,6 +285,8 @@ class PortJob:
                 one.target.id, precision=one.precision, device=one.target.device
             )
             before, facts, warned = self._walk(model, steps[:-1], request)
+            if self._recipes.applies(one.target.id, one.precision):
+                request, warned = self._with_recipe(yardstick, before, one, warned)
             folder = stage / str(one.target).replace(":", "-") / one.precision
             folder.mkdir(parents=True)
             if steps:
@@ -288,11 +295,23 @@ class PortJob:
                 one.warnings = (*warned, *part.warnings)
             else:
                 one.model, one.facts = copy_artifact(before, folder), facts
+            if request.recipe:
+                keep_recipe(request.recipe, folder)
             one.outputs = self._evaluate(yardstick, one)
         except _FATAL:
             raise
         except LeptonError as error:
             one.error = error
+
+    def _with_recipe(
+        self, yardstick: Yardstick, pivot: Model, one: Built, warned: tuple[str, ...]
+    ) -> tuple[ConvertRequest, tuple[str, ...]]:
+        """Return the request that lowers the pivot's recipe, calibrating it if it is not there."""
+        context = self._context("recipe")
+        made = self._recipes.make(pivot, one.target.id, one.precision, yardstick, context)
+        one.coverage = made.facts.get("coverage")
+        request = ConvertRequest(one.target.id, device=one.target.device, recipe=made.recipe)
+        return request, (*warned, *made.warnings, *(() if made.recipe else (made.why,)))
 
     def _evaluate(self, yardstick: Yardstick, one: Built) -> EvaluateResult:
         context = self._context(f"outputs-{one.target.id}-{one.precision}")

@@ -139,6 +139,7 @@ class Prover:
             source_latency=_latency(yardstick.latency, yardstick.reference),
             size_bytes=artifact_size(one.model),
             source_size_bytes=artifact_size(yardstick.model),
+            coverage=one.coverage,
             environment=self._environment(one),
             warnings=one.warnings,
             created=self._created,

@@ -58,7 +58,9 @@ KNOWN = {
         KnownPlugin("openvino", "OpenVINO", "target", Support.FULL, "lepton-openvino"),
         KnownPlugin("tflite", "LiteRT (TensorFlow Lite)", "target", _PLANNED),
         KnownPlugin("coreml", "Core ML", "target", _PLANNED),
-        KnownPlugin("compress", "The compression engine", "engine", _PLANNED),
+        KnownPlugin(
+            "compress", "The compression engine", "engine", Support.FULL, "lepton-compress"
+        ),
     )
 }
 

@@ -121,7 +121,9 @@ class Hooks:
         target = self.registry.target(request.target)
         if request.to_format:
             target = replace(target, artifact=request.to_format)
-        return plan_for_target(model.format, target, self.registry.infos(), request.precision)
+        # A recipe says itself what is stored as what; the path is that of the float model.
+        precision = "fp32" if request.recipe else request.precision
+        return plan_for_target(model.format, target, self.registry.infos(), precision)
 
     def convert_step(
         self, model: Model, step: Step, request: types.ConvertRequest, context: Context

@@ -17,7 +17,7 @@ from lepton_core.samples._match import match
 from lepton_core.samples._random import random_samples
 from lepton_core.samples._split import split, split_rows
 from lepton_core.samples._store import load_saved, save
-from lepton_core.samples._types import Origin, Samples, is_constant
+from lepton_core.samples._types import Origin, Samples, is_constant, release_pages
 
 __all__ = [
     "DEFAULT_BATCH",
@@ -31,6 +31,7 @@ __all__ = [
     "load_saved",
     "match",
     "random_samples",
+    "release_pages",
     "save",
     "split",
     "split_rows",

@@ -92,6 +92,7 @@ class Samples:
             total.update(head.encode())
             for start, stop in chunk_bounds(array):
                 total.update(np.ascontiguousarray(array[start:stop], dtype=dtype).data)
+                release_pages(array)
         return f"sha256:{total.hexdigest()}"
 
     @cached_property
@@ -104,6 +105,7 @@ class Samples:
                 piece = np.ascontiguousarray(array[start:stop])
                 for offset in range(stop - start):
                     hashes[start + offset].update(piece[offset : offset + 1].data)
+                release_pages(array)
         return tuple(each.digest() for each in hashes)
 
     @cached_property
@@ -119,6 +121,23 @@ def chunk_bounds(array: Array, target_bytes: int = CHUNK_BYTES) -> Iterator[tupl
     step = max(1, target_bytes * len(array) // max(1, array.nbytes))
     for start in range(0, len(array), step):
         yield start, min(start + step, len(array))
+
+
+def release_pages(array: Array) -> None:
+    """Let the system drop the pages of a mapped array that were read.
+
+    They would count as this process's memory, as if the whole file were in it, until memory runs
+    short; they are read again where they are needed. Nothing happens to other arrays.
+    """
+    import mmap
+
+    mapped = getattr(array, "_mmap", None)
+    if (
+        isinstance(mapped, mmap.mmap)
+        and hasattr(mmap, "MADV_DONTNEED")
+        and not array.flags.writeable
+    ):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def is_constant(samples: Samples) -> bool:

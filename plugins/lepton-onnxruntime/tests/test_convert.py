@@ -67,7 +67,7 @@ def test_what_it_cannot_build(graphs, to_pivot, context):
     with pytest.raises(UnsupportedOperationError) as caught:
         convert(pivot, context, "int4")
     assert caught.value.code == "LPT-CONV-211"
-    request = ConvertRequest("onnxruntime", "onnxruntime", recipe="r.json")
+    request = ConvertRequest("onnxruntime", "onnxruntime", "fp16", recipe="r.json")
     with pytest.raises(UnsupportedOperationError) as caught:
         plugin.lepton_convert(pivot, request, context)
     assert caught.value.code == "LPT-CONV-212"

@@ -13,6 +13,7 @@ from lepton_onnx.external import digest, external_files
 from lepton_onnxruntime import __version__
 from lepton_onnxruntime._execution import storage_facts
 from lepton_onnxruntime._half import write_half
+from lepton_onnxruntime._lower import lower_recipe
 from lepton_onnxruntime._runtime import accepts_opset, explain, onnxruntime
 from lepton_onnxruntime.info import DISTRIBUTIONS, INFO
 
@@ -27,11 +28,15 @@ FILE_NAME = "model.onnx"
 def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertResult:
     """Write ``model.onnx`` under ``context.workdir`` and load it once.
 
+    With ``request.recipe`` the file holds the recipe's integer weights and Q/DQ pairs, placed
+    where ONNX Runtime's CPU kernels compute with integers; the precision is then int8.
+
     Option: ``keep``, names of values, nodes or operators that stay in fp32 when the precision is
     fp16.
 
     Raises:
-        UnsupportedOperationError: LPT-CONV-211 (precision), 212 (a recipe).
+        UnsupportedOperationError: LPT-CONV-211 (precision), 212 (a recipe and fp16).
+        OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit the pivot.
         ConversionError: LPT-CONV-213, the installed runtime does not load the result, or 214,
             it dies on it.
         SourceError: The pivot cannot be read.
@@ -43,7 +48,12 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     context.checkpoint()
     facts: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()
-    if request.precision == "fp16":
+    precision = "int8" if request.recipe else request.precision
+    if request.recipe:
+        proto, found = lower_recipe(proto, request.recipe, parent)
+        facts |= found
+        pivot.save(proto, out)
+    elif precision == "fp16":
         keep = (*request.options.get("keep", ()), *_without_half_kernels(proto))
         proto, facts, warnings = write_half(proto, out, keep)
     else:
@@ -53,14 +63,19 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     found = pivot.graph_facts(proto)
     facts |= {"opset": found["opset"], "ir_version": found["ir_version"]}
     facts |= storage_facts(found["weights"])
+    asked: dict[str, Any] = {"precision": precision, "options": dict(request.options)}
+    if request.recipe:
+        asked["recipe"] = facts["recipe"]["digest"]
     step = LineageStep(
-        step=f"convert pivot -> onnxruntime ({request.precision})",
+        step=f"convert pivot -> onnxruntime ({precision})",
         owner=f"lepton-onnxruntime {__version__}",
         parent=parent,
-        request={"precision": request.precision, "options": dict(request.options)},
+        request=asked,
         tools=versions_of("onnx", *DISTRIBUTIONS),
     )
-    metadata = {**model.metadata, "opset": found["opset"], "precision": request.precision}
+    metadata = {**model.metadata, "opset": found["opset"], "precision": precision}
+    if request.recipe:
+        metadata["recipe"] = facts["recipe"]
     metadata["storage_precision"] = facts["storage_precision"]
     metadata.pop("external_files", None)
     files = [file.name for file in external_files(out)]
@@ -76,19 +91,19 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
 
 
 def _refuse_what_is_not_done(request: ConvertRequest) -> None:
-    if request.precision not in INFO.precisions:
-        raise UnsupportedOperationError(
-            "LPT-CONV-211",
-            f"onnxruntime cannot be built as {request.precision!r}",
-            cause=f"It is built as {' or '.join(INFO.precisions)}.",
-            remedy="Choose one of these; int8 is made by `lepton optimize`.",
-        )
-    if request.recipe:
+    if request.recipe and request.precision not in ("fp32", "int8"):
         raise UnsupportedOperationError(
             "LPT-CONV-212",
-            "onnxruntime does not lower compression recipes",
-            cause=f"{request.recipe} was asked for.",
-            remedy="Convert without a recipe, as fp32 or fp16.",
+            f"A recipe and the precision {request.precision} do not go together",
+            cause=f"{request.recipe} says which values are int8; the others stay fp32.",
+            remedy="Leave the precision out, or convert without the recipe.",
+        )
+    if request.precision not in INFO.precisions and not request.recipe:
+        raise UnsupportedOperationError(
+            "LPT-CONV-211",
+            f"onnxruntime cannot be built as {request.precision!r} without a recipe",
+            cause=f"It is built as {' or '.join(INFO.precisions)}, or from a recipe.",
+            remedy="Choose one of these; int8 is made by `lepton optimize`.",
         )
 
 

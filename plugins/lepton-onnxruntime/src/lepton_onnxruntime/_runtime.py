@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from lepton_core.environment import available_cpus, versions_of
+from lepton_core.environment import available_cpus, cpu_features, versions_of
 from lepton_core.errors import PluginDependencyError, SessionError
 from lepton_onnxruntime.info import DISTRIBUTIONS
 
@@ -63,6 +64,23 @@ def session_options(request: OpenRequest) -> Any:  # noqa: ANN401 - a class of t
     else:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     return options
+
+
+EXACT = "exact: the CPU sums products of 8-bit integers in 32 bits"
+SLOWER_EXACT = "exact, by slower kernels: the CPU has no VNNI, and its 16-bit sums could saturate"
+
+
+def integer_kernels() -> str:
+    """Say how products of uint8 and int8 are kept exact on this CPU.
+
+    x86 without VNNI adds pairs of products in 16 bits, which saturates where both are large. ONNX
+    Runtime has kernels that avoid it, but only uses them when told to.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return EXACT
+    features = cpu_features()
+    wide = any(name in features for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    return EXACT if wide else SLOWER_EXACT
 
 
 def providers(request: OpenRequest) -> list[Any]:

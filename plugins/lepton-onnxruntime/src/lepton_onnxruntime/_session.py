@@ -12,9 +12,11 @@ from lepton_onnx.arrays import checked_inputs
 from lepton_onnx.external import verify_external
 from lepton_onnxruntime._execution import execution_of, storage_facts
 from lepton_onnxruntime._runtime import (
+    SLOWER_EXACT,
     accepts_opset,
     distribution_conflict,
     explain,
+    integer_kernels,
     onnxruntime,
     providers,
     session_options,
@@ -107,6 +109,8 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OnnxRu
     wanted = providers(request)
     context.checkpoint()
     options = session_options(request)
+    if facts.get("integers") == SLOWER_EXACT:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if not request.options.get("execution_facts", True):
         return _wrap(_create(path, options, wanted, request), proto, facts)
     with tempfile.TemporaryDirectory(dir=context.workdir, prefix="optimized-") as folder:
@@ -151,6 +155,8 @@ def _static_facts(proto: Any, request: OpenRequest) -> dict[str, Any]:  # noqa: 
         "execution_precision": "not looked at",
         **storage_facts(pivot.graph_facts(proto)["weights"]),
     }
+    if facts["stored_values"].get("int8"):
+        facts["integers"] = integer_kernels()
     conflict = distribution_conflict()
     if conflict:
         facts["conflict"] = conflict

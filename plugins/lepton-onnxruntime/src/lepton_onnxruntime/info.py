@@ -42,7 +42,12 @@ INFO = TargetInfo(
         "precision.fp16": Capability(
             Support.FULL, note="stored as fp16; the CPU computes most operators in fp32"
         ),
-        "precision.int8": Capability(Support.NOT_IMPLEMENTED, note="needs lepton-compress"),
+        "precision.int8": Capability(
+            Support.FULL, note="from a recipe: pip install lepton-compress"
+        ),
+        "scheme.int8-static": FULL,
+        "scheme.int8-dynamic": FULL,
+        "scheme.int8-weight-only": FULL,
         "shapes.dynamic-batch": FULL,
         "shapes.dynamic": FULL,
         "device.cuda": Capability(Support.FULL, note="pip install lepton-onnxruntime[gpu]"),

@@ -1,0 +1,107 @@
+"""The part of the main job that asks the compression engine for a recipe."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_core.recipe import SIDECAR_SUFFIX
+from lepton_core.types import OptimizeRequest, OptimizeResult
+
+if TYPE_CHECKING:
+    from lepton_core._proof import Yardstick
+    from lepton_core.context import Context
+    from lepton_core.dispatch import Hooks
+    from lepton_core.porting import PortOptions
+    from lepton_core.types import Model
+
+ENGINE = "compress"
+
+
+class RecipeStep:
+    """Recipes of one run: a pivot is calibrated once, however many targets lower the recipe.
+
+    Args:
+        hooks: Calls the engine.
+        options: What was asked for.
+    """
+
+    def __init__(self, hooks: Hooks, options: PortOptions) -> None:
+        self._hooks = hooks
+        self._options = options
+        self._made: dict[tuple[str, ...], OptimizeResult] = {}
+        self._lock = threading.Lock()
+
+    def applies(self, target: str, precision: str) -> bool:
+        """Tell whether a target gets to a precision through a recipe.
+
+        That is so if none of its own conversions offers the precision, it lowers recipes, and the
+        engine offers it.
+
+        Raises:
+            PluginNotInstalledError: It would, but the engine is not installed.
+        """
+        info = self._hooks.registry.target(target)
+        own = {
+            offered
+            for other in self._hooks.registry.infos().values()
+            for edge in other.edges
+            if edge.result == info.artifact
+            for offered in edge.precisions
+        }
+        if precision in own or not info.capability("scheme.int8-static").support:
+            return False
+        compressed = precision == "auto" or precision.startswith("int")
+        if not compressed:
+            return False
+        engine = self._hooks.registry.info(self._hooks.engine_owner("optimize", ENGINE))
+        return bool(engine.capability(f"precision.{precision}").support)
+
+    def make(
+        self, model: Model, target: str, precision: str, yardstick: Yardstick, context: Context
+    ) -> OptimizeResult:
+        """Return the recipe for a pivot, calibrated on the rows set aside for that.
+
+        Only a choice (``auto``) depends on the target; the held-out rows are used for nothing but
+        to say how much of the calibrated ranges they reach.
+        """
+        key = (model.digest, precision, *([target] if precision == "auto" else []))
+        with self._lock:
+            if key not in self._made:
+                request = self._request(target, precision, yardstick, context)
+                self._made[key] = self._hooks.optimize(model, request, context)
+            return self._made[key]
+
+    def _request(
+        self, target: str, precision: str, yardstick: Yardstick, context: Context
+    ) -> OptimizeRequest:
+        from lepton_core.samples import save
+
+        options: dict[str, Any] = {"recipe_only": True, "threads": self._options.threads}
+        options["metric"] = self._options.metric
+        samples = None
+        if yardstick.calibration is not None:
+            samples = str(save(yardstick.calibration, context.workdir / "calibration"))
+            options["held_out"] = str(yardstick.folder)
+        auto = precision == "auto"
+        return OptimizeRequest(
+            target,
+            ENGINE,
+            precision,
+            self._options.max_drop if auto else None,
+            samples,
+            options=options,
+        )
+
+
+def keep_recipe(recipe: str, folder: Path) -> None:
+    """Copy a recipe, and its sidecar if it has one, beside the artifact that it made."""
+    source = Path(recipe)
+    for file in (source, source.with_suffix(SIDECAR_SUFFIX)):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+__all__ = ["RecipeStep", "keep_recipe"]

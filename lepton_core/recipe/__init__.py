@@ -1,0 +1,45 @@
+"""Recipes: the only truth about a compressed model, as data.
+
+A recipe says which values and weights of one frozen pivot are stored as integers, with which
+scales and zero points, and by which rules. Every file of a compressed model, whatever its format,
+is a lowering of it. A recipe is a JSON file that people can read and edit, described field by
+field in ``docs/reference/recipe.md``; integers that no rule reproduces stand in a safetensors file
+beside it. Engines write recipes, targets lower them.
+
+Importing this module imports no numpy; only integers in the sidecar need it.
+"""
+
+from __future__ import annotations
+
+from lepton_core.recipe._check import check_against, validate
+from lepton_core.recipe._io import dumps, loads, read, write
+from lepton_core.recipe._sidecar import SIDECAR_SUFFIX, load_integers
+from lepton_core.recipe._types import (
+    RULES,
+    SCHEMA,
+    SCHEMES,
+    Calibration,
+    Layer,
+    PivotId,
+    Recipe,
+    Tensor,
+)
+
+__all__ = [
+    "RULES",
+    "SCHEMA",
+    "SCHEMES",
+    "SIDECAR_SUFFIX",
+    "Calibration",
+    "Layer",
+    "PivotId",
+    "Recipe",
+    "Tensor",
+    "check_against",
+    "dumps",
+    "load_integers",
+    "loads",
+    "read",
+    "validate",
+    "write",
+]

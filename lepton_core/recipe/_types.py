@@ -1,0 +1,177 @@
+"""What a recipe holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annotations at run time
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = 1
+"""Version of the file's layout."""
+
+RULES = 1
+"""Version of the integer rules: how scales and integers follow from ranges and weights.
+
+Rules 1: real = scale * (integer - zero point); integers are round-half-to-even of real / scale in
+float32, saturated. Weights are int8 in -127..127, symmetric, per output channel, at
+absmax / 127. Activations are int8 in -128..127, asymmetric, per tensor, over a range that holds
+zero. Biases are int32 at input scale * weight scale. Concat, reshape, transpose, pooling and
+resize have equal scales on both sides. Softmax and logistic outputs have 1/256 and -128.
+"""
+
+SCHEMES = ("int8-static", "int8-dynamic", "int8-weight-only")
+"""Ways to use integers: ranges known beforehand, ranges found at run time, storage alone."""
+
+KINDS = ("activation", "weight")
+
+
+@dataclass(frozen=True, slots=True)
+class PivotId:
+    """The pivot that a recipe belongs to.
+
+    Attributes:
+        digest: ``"sha256:<hex>"`` of the pivot.
+        opset: Its opset.
+    """
+
+    digest: str
+    opset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The samples that ranges were observed on.
+
+    Attributes:
+        samples: How many rows.
+        digest: Their digest.
+        estimator: Range estimator used where a tensor does not name its own.
+        origin: Where they came from (``"npz"``).
+    """
+
+    samples: int
+    digest: str
+    estimator: str = "minmax"
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """How one value or weight of the pivot is stored.
+
+    Attributes:
+        kind: ``"activation"`` or ``"weight"``.
+        scale: One scale, or one per channel along *axis*; used as float32.
+        zero_point: Integer that stands for 0.0; always 0 for weights.
+        dtype: ``"int8"``.
+        axis: Channel axis of per-channel scales; ``None`` for one scale.
+        observed: Smallest and largest value seen in calibration; for a weight its own.
+        estimator: How the range followed: ``"minmax"``, ``"percentile:99.99"``, ``"mse"``,
+            ``"absmax"`` (weights), ``"fixed"`` (by rule, whatever was seen), ``"manual"``.
+        rounding: How reals become integers; ``"half-even"``.
+        same_as: Value whose scale and zero point this one shares by rule.
+        optional: Only float operators read this value, so a runtime whose integer kernel can
+            yield float here leaves it unquantized; one that cannot uses these numbers.
+        integers: Name in the sidecar of integers that no rule reproduces; ``None`` for those that
+            follow from the pivot's weight and the scale.
+    """
+
+    kind: str
+    scale: float | tuple[float, ...]
+    zero_point: int = 0
+    dtype: str = "int8"
+    axis: int | None = None
+    observed: tuple[float, float] | None = None
+    estimator: str = "minmax"
+    rounding: str = "half-even"
+    same_as: str | None = None
+    optional: bool = False
+    integers: str | None = None
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The scales as a tuple, also where there is only one."""
+        return self.scale if isinstance(self.scale, tuple) else (self.scale,)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One operator that computes with integers.
+
+    Attributes:
+        op: Operator type (``"Conv"``).
+        output: Value that carries the quantized result: the operator's own output, or that of
+            what is fused behind it (a bias, an activation).
+        inputs: Values that it reads as integers.
+        weight: Weight that it reads as integers, if any.
+        bias: Bias that becomes int32 at input scale * weight scale, if any.
+        fused: Outputs of the operators between it and *output*, in order, *output* included.
+        mode: ``"static"``, ``"dynamic"`` (inputs get their scale at run time) or ``"weight"``
+            (the weight is stored as integers, the operator computes in float).
+    """
+
+    op: str
+    output: str
+    inputs: tuple[str, ...] = ()
+    weight: str | None = None
+    bias: str | None = None
+    fused: tuple[str, ...] = ()
+    mode: str = "static"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one pivot is compressed.
+
+    Attributes:
+        pivot: The pivot it belongs to.
+        scheme: One of :data:`SCHEMES`.
+        tensors: By value name of the pivot.
+        layers: By name of the operator's first output in the pivot.
+        kept_float: Operators that stay float, by first output, with the reason.
+        requires: What a machine needs for exact integers (``{"cpu": {"any": ["vnni", ...]}}``).
+        calibration: What ranges were observed on; ``None`` where nothing was calibrated.
+        sidecar: Digest of the sidecar; ``None`` if there is none. Written by
+            :func:`~lepton_core.recipe.write`.
+        rules: Version of the integer rules.
+        schema: Version of the layout.
+        written_by: Distribution and version that wrote it.
+        notes: What a reader should know.
+    """
+
+    pivot: PivotId
+    scheme: str
+    tensors: Mapping[str, Tensor]
+    layers: Mapping[str, Layer]
+    kept_float: Mapping[str, str] = field(default_factory=dict)
+    requires: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    sidecar: str | None = None
+    rules: int = RULES
+    schema: int = SCHEMA
+    written_by: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """``"sha256:<hex>"`` of the recipe's text as :func:`~lepton_core.recipe.dumps` writes it.
+
+        It does not cover the sidecar, whose digest stands in the text.
+        """
+        from lepton_core.files import digest_bytes
+        from lepton_core.recipe._io import dumps
+
+        return digest_bytes(dumps(self).encode())
+
+
+__all__ = [
+    "KINDS",
+    "RULES",
+    "SCHEMA",
+    "SCHEMES",
+    "Calibration",
+    "Layer",
+    "PivotId",
+    "Recipe",
+    "Tensor",
+]

@@ -1,0 +1,171 @@
+"""The whole-model choice: what is kept was measured smaller or faster here, within the budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lepton_compress._bench import Bench, Trial
+from lepton_compress._build import all_values, choose_layers, static_recipe
+from lepton_compress._calibrate import Range, observe
+from lepton_compress._job import RECIPE, Job, lower
+from lepton_compress._select import PRODUCTS
+from lepton_core import recipe as recipes
+from lepton_core.errors import OptimizeError
+from lepton_core.samples import split
+from lepton_core.types import OptimizeResult
+
+if TYPE_CHECKING:
+    from lepton_core.samples import Samples
+
+ESTIMATORS = ("minmax", "mse", "percentile:99.99")
+"""Range estimators in the order in which they are tried."""
+
+SENSITIVITY_ROWS = 128
+
+
+@dataclass
+class Search:
+    """One choice: candidates are built, measured on rows not calibrated on, and compared.
+
+    Attributes:
+        job: What was asked for.
+        calibration: Rows to calibrate on.
+        bench: Measures candidates.
+        trials: Everything tried, in order; the float model first.
+        ranges: Ranges by estimator, once observed.
+    """
+
+    job: Job
+    calibration: Samples
+    bench: Bench
+    trials: list[Trial]
+    ranges: dict[str, dict[str, Range]]
+
+    def run(self) -> Trial | None:
+        """Return the first candidate that passes and gains; ``None`` if there is none."""
+        auto = self.job.request.precision == "auto" and self.job.options.estimator == "minmax"
+        estimators = ESTIMATORS if auto else (self.job.options.estimator,)
+        for estimator in estimators:
+            trial = self.try_recipe(estimator, ())
+            if self.accepts(trial):
+                return trial
+        best = min(self.trials[1:], key=lambda t: t.error)
+        return self._with_float_layers(best.estimator)
+
+    def try_recipe(self, estimator: str, float_layers: tuple[str, ...]) -> Trial:
+        """Build and measure static int8 with some layers kept float."""
+        recipe = self._recipe(estimator, float_layers)
+        name = f"int8 ({estimator}"
+        name += f", {len(float_layers)} layers float)" if float_layers else ")"
+        trial = self.bench.measure(name, recipe, estimator, float_layers)
+        self.trials.append(trial)
+        return trial
+
+    def _recipe(self, estimator: str, float_layers: tuple[str, ...]) -> recipes.Recipe:
+        if estimator not in self.ranges:
+            layers = choose_layers(self.job.graph, self.job.options.keep).layers
+            names = all_values(self.job.graph, layers.values())
+            self.ranges[estimator] = observe(
+                self.job.graph, names, self.calibration, self.job.scratch, estimator,
+                threads=self.job.options.threads,
+            )  # fmt: skip
+        keep = (*self.job.options.keep, *float_layers)
+        job = self.job
+        recipe, _ = static_recipe(
+            job.graph, job.base.digest, job.opset, self.calibration, job.scratch,
+            estimator=estimator, keep=keep, ranges=self.ranges[estimator],
+        )  # fmt: skip
+        return recipe
+
+    def accepts(self, trial: Trial) -> bool:
+        """Tell whether a candidate is within the budget and smaller or faster than float."""
+        return trial.passes and bool(trial.gains)
+
+    def _with_float_layers(self, estimator: str) -> Trial | None:
+        """Keep the layers that hurt most float, twice as many each time, up to half of them."""
+        order = [name for name, _ in self.sensitivity(estimator)]
+        count = 1
+        while count <= len(order) // 2:
+            trial = self.try_recipe(estimator, tuple(order[:count]))
+            if self.accepts(trial):
+                return trial
+            count *= 2
+        return None
+
+    def sensitivity(self, estimator: str) -> list[tuple[str, float]]:
+        """Return the products by the error that each alone causes, worst first."""
+        layers = choose_layers(self.job.graph, self.job.options.keep).layers
+        products = [n for n, layer in layers.items() if layer.op in PRODUCTS and layer.weight]
+        small = self.bench.on_rows(SENSITIVITY_ROWS)
+        found = []
+        for name in products:
+            others = tuple(n for n in products if n != name)
+            recipe = self._recipe(estimator, others)
+            found.append((name, small.measure(name, recipe, estimator, others).error))
+        return sorted(found, key=lambda item: (-item[1], item[0]))
+
+
+def choose(job: Job, samples: Samples) -> OptimizeResult:
+    """Try static int8 under a budget; keep float where nothing is gained within it.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-014`` int8 was asked for and nothing meets the budget, with the
+            closest candidate and the layer that limits it.
+    """
+    calibration, validation = split(samples, seed=job.context.seed)
+    if calibration is None:
+        calibration = validation
+    bench = Bench.prepare(job, validation)
+    search = Search(job, calibration, bench, [bench.measure_float()], {})
+    kept = search.run()
+    facts = _facts(search, kept)
+    if kept is not None and kept.recipe is not None:
+        place = recipes.write(kept.recipe, job.context.workdir / RECIPE)
+        why = f"{kept.name}: {kept.gains}; {kept.why}"
+        return OptimizeResult(lower(job, place), str(place), why, facts)
+    why = _why_float(search)
+    if job.request.precision != "auto":
+        raise _budget_error(search, job.request.max_drop, why)
+    return OptimizeResult(lower(job, None), None, why, facts)
+
+
+def _facts(search: Search, kept: Trial | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "trials": [trial.summary() for trial in search.trials],
+        "verdict": (kept or search.trials[0]).verdict,
+        "calibrated_on": len(search.calibration),
+        "measured_on": search.bench.rows,
+    }
+    if kept is not None and kept.recipe is not None:
+        facts["recipe"] = {"digest": kept.recipe.digest, "scheme": kept.recipe.scheme}
+        facts["float_layers"] = list(kept.float_layers)
+    return facts
+
+
+def _why_float(search: Search) -> str:
+    passing = [t for t in search.trials[1:] if t.passes]
+    if passing:
+        return f"kept fp32, because {passing[0].name} is neither smaller nor faster here"
+    best = min(search.trials[1:], key=lambda t: (t.drop, t.error))
+    return f"kept fp32, because nothing met the budget; the closest is {best.name}: {best.why}"
+
+
+def _budget_error(search: Search, max_drop: float | None, why: str) -> OptimizeError:
+    best = min(search.trials[1:], key=lambda t: (t.drop, t.error))
+    worst = search.sensitivity(best.estimator)[:1]
+    limit = f"; {worst[0][0]!r} alone causes a relative error of {worst[0][1]:.3g}" if worst else ""
+    return OptimizeError(
+        "LPT-OPT-014",
+        f"No int8 variant meets the budget of {max_drop}",
+        cause=f"{why.removeprefix('kept fp32, because ')}{limit}",
+        remedy="Loosen --max-drop, give more samples, or ask for fp16 or auto.",
+        details={
+            "closest": best.summary(),
+            "limited_by": worst[0][0] if worst else None,
+            "max_drop": max_drop,
+        },
+    )
+
+
+__all__ = ["ESTIMATORS", "Search", "choose"]

@@ -1,0 +1,137 @@
+"""``lepton_optimize``: from a model and samples to a recipe, and to the model that it lowers to."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_compress._build import refuse_quantized
+from lepton_compress._graph import Graph
+from lepton_compress._job import RECIPE, Job, load, lower, make
+from lepton_compress._options import read_options
+from lepton_core import recipe as recipes
+from lepton_core.errors import OptimizeError
+from lepton_core.types import ConvertRequest, Model, OptimizeResult
+from lepton_onnx import pivot
+from lepton_onnx.external import digest
+
+if TYPE_CHECKING:
+    from lepton_core.context import Context
+    from lepton_core.types import OptimizeRequest
+
+PRECISIONS = ("int8", "auto")
+
+
+def optimize(model: Model, request: OptimizeRequest, context: Context) -> OptimizeResult:
+    """Compress a model, and write ``recipe.json`` and the lowered model.
+
+    With samples: static int8. Without: dynamic int8, which needs none. With ``max_drop``, or with
+    the precision ``auto``, samples are divided: what is chosen is measured on rows that were not
+    calibrated on (:mod:`lepton_compress._choose`).
+
+    Options: :class:`~lepton_compress._options.Options`.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-001`` … ``006`` the recipe given does not fit, ``010`` the model
+            is quantized already, ``011`` the precision is not offered, ``012`` nothing can be
+            quantized, ``013`` values are not finite, ``014`` the budget cannot be met, ``015`` an
+            option, ``016`` the target lowers no recipes.
+        SampleError: The samples do not fit the model.
+    """
+    options = read_options(request.options)
+    if request.precision not in PRECISIONS:
+        raise OptimizeError(
+            "LPT-OPT-011",
+            f"The engine does not offer the precision {request.precision!r}",
+            cause=f"it offers {' and '.join(PRECISIONS)}",
+            remedy="fp16 and fp32 are built by `lepton convert` and `lepton port`.",
+        )
+    require_lowering(request.target, context)
+    _refuse_lowered(model)
+    scratch = Path(tempfile.mkdtemp(prefix=".compress-", dir=context.workdir))
+    try:
+        inside = replace(context, workdir=scratch)
+        base = to_pivot(model, request, inside)
+        job = Job(Graph(pivot.load(base.path)), base, request, options, context, inside)
+        return _reproduce(job) if request.recipe else _search(job)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_lowered(model: Model) -> None:
+    recipe = model.metadata.get("recipe")
+    if recipe:
+        raise OptimizeError(
+            "LPT-OPT-010",
+            "The model is quantized already",
+            cause=f"{model.path} was lowered from the recipe {recipe.get('digest', '')}",
+            remedy="Compress the original float model; rounding twice only adds errors.",
+        )
+
+
+def require_lowering(target: str, context: Context) -> None:
+    """Refuse a target that does not lower recipes.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-016``.
+    """
+    if context.hooks is None:
+        msg = "the engine needs a context with hooks"
+        raise ValueError(msg)
+    info = context.hooks.registry.target(target)
+    declared = info.capability("scheme.int8-static")
+    if not declared.support:
+        raise OptimizeError(
+            "LPT-OPT-016",
+            f"{info.title} lowers no recipes; support: {declared.support.value}",
+            cause=declared.note or None,
+            remedy="Choose a target that does; `lepton targets` shows the precisions.",
+        )
+
+
+def to_pivot(model: Model, request: OptimizeRequest, context: Context) -> Model:
+    """Return the pivot of a model, converting it if it is none."""
+    if model.format == "pivot":
+        return model.evolve(digest=model.digest or digest(model.path))
+    folder = context.workdir / "pivot"
+    folder.mkdir()
+    asked = ConvertRequest(request.target, to_format="pivot")
+    assert context.hooks is not None  # noqa: S101 - checked before
+    return context.hooks.convert(model, asked, replace(context, workdir=folder)).model
+
+
+# --- a recipe that is there --------------------------------------------------------------------
+
+
+def _reproduce(job: Job) -> OptimizeResult:
+    """Write the same recipe and lower it; the bytes are those of the first time."""
+    source = Path(str(job.request.recipe))
+    recipe = recipes.read(source)
+    integers = recipes.load_integers(recipe, source)
+    named = {recipe.tensors[name].integers or "": codes for name, codes in integers.items()}
+    place = recipes.write(recipe, job.context.workdir / RECIPE, integers=named)
+    result = lower(job, place)
+    facts = {"recipe": {"digest": recipe.digest, "scheme": recipe.scheme}}
+    return OptimizeResult(result, str(place), "lowered from the recipe given", facts)
+
+
+# --- a recipe to find --------------------------------------------------------------------------
+
+
+def _search(job: Job) -> OptimizeResult:
+    refuse_quantized(job.graph)
+    samples = load(job.request.samples, job.base)
+    wanted = job.request.max_drop is not None or job.request.precision == "auto"
+    if wanted and samples is not None and len(samples) > 2 and job.options.scheme in ("", "static"):
+        from lepton_compress._choose import choose
+
+        return choose(job, samples)
+    recipe, facts, warnings = make(job, samples)
+    place = recipes.write(recipe, job.context.workdir / RECIPE)
+    return OptimizeResult(lower(job, place), str(place), facts.pop("why"), facts, warnings)
+
+
+__all__ = ["optimize", "require_lowering", "to_pivot"]

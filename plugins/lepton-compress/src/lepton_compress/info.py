@@ -1,0 +1,31 @@
+"""What lepton-compress declares."""
+
+from __future__ import annotations
+
+from lepton_core.capabilities import FULL, Backend, Capability, ExtensionInfo, Support
+
+INFO = ExtensionInfo(
+    id="compress",
+    title="The compression engine",
+    distribution="lepton-compress",
+    summary="int8 by one recipe that every target lowers.",
+    engine="compress",
+    capabilities={
+        "optimize": FULL,
+        "precision.int8": FULL,
+        "precision.auto": FULL,
+        "scheme.int8-static": FULL,
+        "scheme.int8-dynamic": FULL,
+        "scheme.int8-weight-only": FULL,
+        "convert": Capability(Support.UNSUPPORTED, note="targets lower the recipe"),
+        "open": Capability(Support.UNSUPPORTED, note="targets run what was lowered"),
+        "adapt": Capability(Support.UNSUPPORTED, note="the source format's plugin adapts"),
+        "deploy": Capability(Support.UNSUPPORTED, note="the embedded engine deploys"),
+        "adjust": Capability(Support.UNSUPPORTED, note="the embedded engine adjusts"),
+        "migrate": Capability(Support.UNSUPPORTED, note="the embedded engine migrates"),
+    },
+    backends=(
+        Backend(module="onnx", distributions=("onnx",), specifier=">=1.18", pip="lepton-compress"),
+    ),
+    isolated=("optimize",),
+)
