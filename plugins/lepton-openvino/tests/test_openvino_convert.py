@@ -204,7 +204,11 @@ def test_a_pivot_with_external_data(graphs, to_pivot, convert, opened, tmp_path)
     ("request_", "code", "says"),
     [
         (ConvertRequest("openvino", precision="int8"), "LPT-CONV-301", "fp32 or fp16"),
-        (ConvertRequest("openvino", recipe="r.json"), "LPT-CONV-302", "compression engine"),
+        (
+            ConvertRequest("openvino", precision="fp16", recipe="r.json"),
+            "LPT-CONV-302",
+            "r.json",
+        ),
         (ConvertRequest("openvino", options={"input": 1}), "LPT-CONV-303", "'input'"),
     ],
 )

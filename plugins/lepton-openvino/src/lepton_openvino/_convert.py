@@ -17,6 +17,7 @@ from lepton_openvino import __version__
 from lepton_openvino._dtypes import storage_facts, unsupported
 from lepton_openvino._half import out_of_range
 from lepton_openvino._ir import GRAPH_FILE, VALUES_FILE, write_ir
+from lepton_openvino._lower import lower_recipe
 from lepton_openvino._messages import explain, failed_node, operators_without_rule
 from lepton_openvino._ports import indices
 from lepton_openvino._telemetry import openvino
@@ -37,14 +38,17 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
 
     Args:
         model: Of format ``pivot``.
-        request: ``precision`` is ``fp32`` or ``fp16``; there are no options.
+        request: ``precision`` is ``fp32`` or ``fp16``, or a ``recipe`` says which values are int8;
+            there are no options.
         context: Where to write.
 
     Returns:
         A model of format ``openvino`` at ``model.xml``.
 
     Raises:
-        UnsupportedOperationError: LPT-CONV-301 (precision), 302 (a recipe), 303 (an option).
+        UnsupportedOperationError: LPT-CONV-301 (precision), 302 (a recipe and fp16), 303 (an
+            option).
+        OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit the pivot.
         ConversionError: LPT-CONV-304 (operators without a rule), 305 (OpenVINO fails on a node),
             306 (the result has other inputs or outputs), 307 (dtypes that cannot be passed).
         SourceError: The pivot cannot be read.
@@ -58,9 +62,15 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     _check_dtypes(signature)
     parent = model.digest or digest(source)
     context.checkpoint()
-    converted = _read(source, proto, signature)
     warnings = []
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"]}
+    precision = "int8" if request.recipe else request.precision
+    if request.recipe:
+        proto, lowered = lower_recipe(pivot.load(source), request.recipe, parent)
+        facts |= lowered
+        converted = _read_lowered(proto, signature, context.workdir)
+    else:
+        converted = _read(source, proto, signature)
     if request.precision == "fp16" and (lost := out_of_range(converted)):
         facts["out_of_fp16_range"] = lost
         warnings.append(_range_warning(lost))
@@ -68,10 +78,10 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     stored = _save(converted, proto, signature, request.precision == "fp16", context.workdir)
     facts |= storage_facts(stored)
     step = LineageStep(
-        step=f"convert pivot -> openvino ({request.precision})",
+        step=f"convert pivot -> openvino ({precision})",
         owner=f"lepton-openvino {__version__}",
         parent=parent,
-        request={"precision": request.precision},
+        request={"precision": precision, **_recipe_digest(facts)},
         tools=versions_of("openvino", "onnx"),
     )
     out = context.workdir / GRAPH_FILE
@@ -84,24 +94,24 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         metadata={
             **model.metadata,
             "opset": facts["opset"],
-            "precision": request.precision,
+            "precision": precision,
             "storage_precision": facts["storage_precision"],
             EXTERNAL_FILES: [VALUES_FILE],
+            **({"recipe": facts["recipe"]} if request.recipe else {}),
         },
     )
     return ConvertResult(written, facts=facts, warnings=tuple(warnings))
 
 
 def _refuse_what_is_not_done(request: ConvertRequest) -> None:
-    if request.recipe:
+    if request.recipe and request.precision not in ("fp32", "int8"):
         raise UnsupportedOperationError(
             "LPT-CONV-302",
-            "openvino does not lower compression recipes yet",
-            cause=f"The recipe {request.recipe} was given; recipes come with the compression "
-            "engine, lepton-compress.",
-            remedy="Convert without a recipe, as fp32 or fp16.",
+            f"A recipe and the precision {request.precision} do not go together",
+            cause=f"{request.recipe} says which values are int8; the others stay fp32.",
+            remedy="Leave the precision out, or convert without the recipe.",
         )
-    if request.precision not in INFO.precisions:
+    if request.precision not in INFO.precisions and not request.recipe:
         raise UnsupportedOperationError(
             "LPT-CONV-301",
             f"openvino cannot be built as {request.precision!r}",
@@ -114,6 +124,10 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> None:
             f"openvino has no option {next(iter(request.options))!r} for converting",
             remedy="Convert without options.",
         )
+
+
+def _recipe_digest(facts: dict[str, Any]) -> dict[str, str]:
+    return {"recipe": facts["recipe"]["digest"]} if "recipe" in facts else {}
 
 
 def _check_dtypes(signature: Signature) -> None:
@@ -145,6 +159,13 @@ def _read(source: Path, proto: ModelProto, signature: Signature) -> Any:  # noqa
                 remedy="Report this model as a bug.",
             )
     return converted
+
+
+def _read_lowered(proto: ModelProto, signature: Signature, folder: Path) -> Any:  # noqa: ANN401
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".lowered-") as scratch:
+        place = Path(scratch) / "lowered.onnx"
+        pivot.save(proto, place)
+        return _read(place, proto, signature)
 
 
 def _failure(source: Path, proto: ModelProto, error: Exception) -> ConversionError:

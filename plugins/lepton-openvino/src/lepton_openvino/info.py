@@ -33,8 +33,11 @@ INFO = TargetInfo(
             Support.NOT_IMPLEMENTED,
             note="no bf16 files; a session computes in bf16 with the option inference_precision",
         ),
-        "precision.int8": Capability(Support.NOT_IMPLEMENTED, note="needs lepton-compress"),
-        "recipe": Capability(Support.NOT_IMPLEMENTED, note="comes with lepton-compress"),
+        "precision.int8": Capability(
+            Support.FULL, note="from a recipe: pip install lepton-compress"
+        ),
+        "scheme.int8-static": FULL,
+        "recipe": FULL,
         "shapes.dynamic-batch": FULL,
         "shapes.dynamic": FULL,
         "device.gpu": Capability(Support.UNKNOWN, note=_UNTRIED),
