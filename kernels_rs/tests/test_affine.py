@@ -20,10 +20,20 @@ def parameters(draw, shape, low, high):
     return axis, np.asarray(scale, np.float32), zero
 
 
+INTEGERS = [
+    ("int8", False),
+    ("int8", True),
+    ("uint8", False),
+    ("int16", False),
+    ("int16", True),
+    ("uint16", False),
+]
+
+
 @given(data=st.data())
 def test_quantize_equals_its_definition(data):
     x = data.draw(floats(nan=True))
-    dtype, narrow = data.draw(st.sampled_from([("int8", False), ("int8", True), ("uint8", False)]))
+    dtype, narrow = data.draw(st.sampled_from(INTEGERS))
     low, high = lk.integer_limits(dtype, narrow=narrow)
     axis, scale, zero = data.draw(parameters(x.shape, low, high))
     got = lk.quantize(
@@ -38,6 +48,12 @@ def test_quantize_equals_its_definition(data):
     )
     assert got.dtype == dtype and got.flags.c_contiguous
     np.testing.assert_array_equal(got, reference.quantize(x, scale, zero, (low, high), axis))
+    fake = lk.fake_quantize(
+        x, scale, zero, dtype=dtype, axis=axis, narrow=narrow, nan="zero_point", threads=2
+    )
+    want = reference.fake_quantize(x, scale, zero, (low, high), axis)
+    assert fake.dtype == np.float32
+    np.testing.assert_array_equal(fake.view(np.uint32), want.view(np.uint32))
 
 
 @given(data=st.data())
@@ -64,7 +80,9 @@ def test_large_arrays_do_not_depend_on_threads(axis):
     for threads in (1, 2, 3, 8, None):
         got = lk.quantize(x, scale, 3, axis=axis, threads=threads)
         np.testing.assert_array_equal(got, want)
+        fake = lk.fake_quantize(x, scale, 3, axis=axis, threads=threads)
     restored = lk.dequantize(got, scale, 3, axis=axis)
+    np.testing.assert_array_equal(fake, restored)
     np.testing.assert_array_equal(restored, reference.dequantize(got, np.float32(scale), 3, axis))
 
 
@@ -87,6 +105,11 @@ def test_out_is_filled_and_returned():
     out = np.empty((3, 4), np.int8)
     assert lk.quantize(x, 0.01, out=out) is out
     np.testing.assert_array_equal(out, lk.quantize(x, 0.01))
+    fake = np.empty((3, 4), np.float32)
+    assert lk.fake_quantize(x, 0.01, out=fake) is fake
+    np.testing.assert_array_equal(fake, lk.dequantize(out, 0.01))
+    with pytest.raises(lk.KernelError, match="shares memory"):
+        lk.fake_quantize(x, 0.01, out=x)
     back = np.empty((3, 4), np.float32)
     assert lk.dequantize(out, 0.01, out=back) is back
 
@@ -105,7 +128,7 @@ BAD = {
     "swapped bytes": ({"x": np.ones(3, ">f4")}, TypeError, "not supported"),
     "text": ({"x": ["a"]}, TypeError, "not supported"),
     "dtype": ({"dtype": "int7"}, TypeError, "int7"),
-    "int16": ({"dtype": "int16"}, TypeError, "accepted: int8, uint8"),
+    "int32": ({"dtype": "int32"}, TypeError, "accepted: int8, uint8, int16, uint16"),
     "narrow": ({"dtype": "uint8", "narrow": True}, ValueError, "signed"),
     "axis": ({"axis": 2, "scale": [1.0]}, ValueError, "axis 2 is out of range"),
     "axis type": ({"axis": 0.5}, TypeError, "axis must be"),
@@ -160,3 +183,44 @@ def test_empty_arrays_give_empty_arrays():
     assert lk.quantize(np.empty((0, 3), np.float32), [1, 1, 1], axis=1).shape == (0, 3)
     assert lk.quantize(np.empty((3, 0), np.float32), np.empty(0), axis=1).shape == (3, 0)
     assert lk.dequantize(np.empty((2, 0), np.int8), 1.0).shape == (2, 0)
+
+
+@given(data=st.data())
+def test_biases_equal_their_definition(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    n = data.draw(st.integers(0, 30))
+    bias = (rng.standard_normal(n) * 10.0 ** rng.uniform(-6, 4)).astype(np.float32)
+    scale_x = float(2.0 ** rng.integers(-12, 3))
+    scale_w = 2.0 ** np.round(rng.uniform(-20, 0, n))
+    if data.draw(st.booleans()):
+        scale_x, scale_w = float(rng.uniform(1e-4, 1)), rng.uniform(-1e-2, 1e-2, n)
+    scale_w = scale_w.astype(np.float32)
+    got = lk.quantize_bias(bias, scale_x, scale_w)
+    codes, scale, saturated = reference.quantize_bias(bias, scale_x, scale_w)
+    assert got.codes.dtype == np.int32 and got.scale.dtype == np.float32
+    np.testing.assert_array_equal(got.codes, codes)
+    np.testing.assert_array_equal(got.scale, scale)
+    assert got.saturated == saturated
+    if n:
+        single = lk.quantize_bias(bias, scale_x, scale_w[0])
+        assert single.scale.shape == () and single.codes.shape == (n,)
+        assert single.codes[0] == codes[0]
+
+
+def test_bias_ties_go_to_even_and_the_ends_saturate():
+    got = lk.quantize_bias([0.5, 1.5, -2.5, 3e9, -3e9, 2147483647.0], 1.0, 1.0)
+    assert got.codes.tolist() == [0, 2, -2, 2**31 - 1, -(2**31), 2**31 - 1]
+    assert got.saturated == 2
+
+
+def test_bad_biases():
+    for arguments, text in (
+        (([1.0, np.nan], 1.0, 1.0), "1 of 2 biases"),
+        (([1.0, 2.0], 1.0, [1.0, 2.0, 3.0]), r"scale_w has shape \(3,\)"),
+        (([1.0, 2.0], [1.0, 2.0], 1.0), "single scale_x"),
+        (([1.0], 1e-30, 1e-30), "denormal"),
+        (([1.0], 0.0, 1.0), "product"),
+        ((["a"], 1.0, 1.0), "real numbers"),
+    ):
+        with pytest.raises(lk.KernelError, match=text):
+            lk.quantize_bias(*arguments)

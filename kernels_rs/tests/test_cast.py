@@ -28,6 +28,12 @@ def test_casts_equal_their_definition(x, saturate, threads):
     bits, overflow, underflow = reference.cast_bfloat16(x, saturate=saturate)
     np.testing.assert_array_equal(got.values, bits)
     assert (got.overflow, got.underflow) == (overflow, underflow)
+    for dtype, exponent_bits in (("float8_e4m3fn", 4), ("float8_e5m2", 5)):
+        got = lk.cast_float(x, dtype, saturate=saturate, threads=threads)
+        bits, overflow, underflow = reference.cast_float8(x, exponent_bits, saturate=saturate)
+        assert got.values.dtype == np.uint8
+        np.testing.assert_array_equal(got.values, bits)
+        assert (got.overflow, got.underflow) == (overflow, underflow)
 
 
 def test_equals_ml_dtypes():
@@ -40,11 +46,20 @@ def test_equals_ml_dtypes():
     with np.errstate(all="ignore"):
         want = x.astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(out.view(np.uint16), want.view(np.uint16))
+    for dtype in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2):
+        out = np.empty(x.shape, dtype)
+        # Near the range of the formats, where something can be told apart.
+        near = np.ldexp(np.frexp(x)[0], np.arange(x.size) % 40 - 20)
+        for values in (x, near):
+            assert lk.cast_float(values, dtype.__name__, out=out).values is out
+            with np.errstate(all="ignore"):
+                want = values.astype(dtype)
+            np.testing.assert_array_equal(out.view(np.uint8), want.view(np.uint8))
 
 
 def test_bad_arguments():
     x = np.ones(3, np.float32)
-    with pytest.raises(lk.KernelTypeError, match="float8"):
+    with pytest.raises(lk.KernelTypeError, match="float8_e5m2"):
         lk.cast_float(x, "float8")
     with pytest.raises(lk.KernelTypeError, match="float64"):
         lk.cast_float(np.ones(3), "float16")

@@ -74,9 +74,16 @@ for y in (x, x.astype(np.float16), x.T):
         scale = np.linspace(0.01, 0.02, 1 if axis is None else y.shape[axis], dtype=np.float32)
         q = lk.quantize(y, scale, 3, axis=axis)
         back = lk.dequantize(q, scale, 3, axis=axis)
+        digest.update(lk.fake_quantize(y, scale, 3, axis=axis).tobytes())
         for part in (q, back, *lk.minmax(y, axis=axis), lk.absmax(y, axis=axis)):
             digest.update(np.ascontiguousarray(part).tobytes())
         digest.update(repr(lk.error_metrics(y, back)).encode())
+    for dtype in ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        digest.update(lk.cast_float(y, dtype).values.tobytes())
+    observer = lk.HistogramObserver().update(y)
+    digest.update(repr(observer.to_dict()).encode())
+    for found in (observer.mse_threshold(), observer.entropy_threshold()):
+        digest.update(repr(found).encode())
 print(digest.hexdigest())
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +11,16 @@ import click
 
 from lepton_core.cli._command import command, option
 from lepton_core.cli._types import DURATION, SIZE, FiniteType, TargetType, pairs
+from lepton_core.cli.store_commands import store_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lepton_core.cli._app import App
-    from lepton_core.context import Context, Reporter
+    from lepton_core.context import Context
     from lepton_core.types import Model
+
+EMBEDDED = "embedded"
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,13 +28,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     for add in (
         option("--mem-limit", group="Limits", type=SIZE, help="Memory for each worker."),
         option("--time-limit", group="Limits", type=DURATION, help="Time for each worker's job."),
-        option(
-            "--home",
-            default="lepton-deployments",
-            metavar="DIR",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Directory in which the engine keeps its deployments.",
-        ),
+        store_option,
         option(
             "--option",
             "options",
@@ -57,20 +56,40 @@ class _Work:
 
         self.app = app
         self.hooks = app.hooks()
-        self.home: Path = given.pop("home")
+        self.place: Path | None = given.pop("place")
         self.limits = Limits(given.pop("time_limit"), given.pop("mem_limit"))
         self.options = pairs(given.pop("options"), "--option")
         self.engine: str = given.pop("engine")
         self.hooks.engine_owner(verb, self.engine)
+        if self.engine == EMBEDDED and self.place is not None:
+            self.options["store"] = str(self.place)
 
-    def context(self, reporter: Reporter) -> Context:
-        """Return a context whose directory is the engine's home."""
+    @contextlib.contextmanager
+    def context(self) -> Iterator[Context]:
+        """Yield a context; another engine than ours finds its state in its workdir."""
         from lepton_core.context import Context
         from lepton_core.files import disk_errors
+        from lepton_core.store import default_path
 
-        with disk_errors(str(self.home)):
-            self.home.mkdir(parents=True, exist_ok=True)
-        return Context(self.home.absolute(), reporter=reporter, limits=self.limits)
+        with self.app.reporter() as reporter, contextlib.ExitStack() as cleanup:
+            if self.engine == EMBEDDED:
+                scratch = tempfile.TemporaryDirectory(prefix="lepton-")
+                home = Path(cleanup.enter_context(scratch))
+            else:
+                home = self.place or default_path() / "engines" / self.engine
+                with disk_errors(str(home)):
+                    home.mkdir(parents=True, exist_ok=True)
+            yield Context(home.absolute(), reporter=reporter, limits=self.limits)
+
+    def set_deploy_options(self, settings: dict[str, Any], given: dict[str, Any]) -> None:
+        """Pass on to the engine what was given, under the engine's own names."""
+        if self.engine == EMBEDDED and given["kind"] == "bundle" and settings["out"] is None:
+            settings["out"] = given["name"]
+        names = {"data": "samples"}
+        for key, value in settings.items():
+            if value:
+                path = str(Path(value).absolute()) if key == "out" else value
+                self.options[names.get(key, key)] = path
 
     def target(self, text: str) -> str:
         """Return the id of a target that can be used."""
@@ -82,8 +101,6 @@ class _Work:
 
     def load(self, text: str | None, name: str) -> Model:
         """Return the named model, or a handle on the deployment's own."""
-        import tempfile
-
         from lepton_core import api
         from lepton_core.cli._artifact import find_built
         from lepton_core.context import Context
@@ -112,6 +129,8 @@ class _Work:
     examples="""
     lepton deploy lepton-out/onnxruntime/fp16 --name digits --to onnxruntime
     lepton deploy lepton-out/onnxruntime/fp16 --name digits --to onnxruntime --alias production
+    # a directory to ship, with golden pairs and a loading snippet
+    lepton deploy lepton-out/onnxruntime/fp16 --name digits --to onnxruntime --kind bundle
     """,
 )
 @click.argument("model")
@@ -124,18 +143,27 @@ class _Work:
     default="embedded",
     help="Run in this program's process, or write a bundle to ship.",
 )
+@option("--out", metavar="DIR", help="Directory of the bundle; NAME by default.")
+@option("--force", is_flag=True, show_default=False, help="Replace what is at --out.")
+@option("--data", metavar="SAMPLES", help="Samples whose first rows become golden inputs.")
+@option("--why", help="Reason, for the ledger.")
 @_options
 def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  # noqa: ANN401
-    """Put MODEL under a name, as a new version."""
+    """Put MODEL under a name, as a new version.
+
+    The artifact is tried here first. `lepton store` shows versions, moves aliases, and goes back.
+    """
     from lepton_core.types import DeployRequest
 
+    settings = {key: given.pop(key) for key in ("out", "force", "data", "why")}
     work = _Work(app, "deploy", given)
+    work.set_deploy_options(settings, given)
     name: str = given.pop("name")
     request = DeployRequest(
         name, work.target(target), engine=work.engine, options=work.options, **given
     )
-    with app.reporter() as reporter:
-        result = work.hooks.deploy(work.load(model, name), request, work.context(reporter))
+    with work.context() as context:
+        result = work.hooks.deploy(work.load(model, name), request, context)
     work.show(result, f"{result.name} version {result.version}: {result.location}")
     return 0
 
@@ -165,8 +193,8 @@ def adjust_command(app: App, name: str, *, model: str | None, **given: Any) -> i
 
     work = _Work(app, "adjust", given)
     request = AdjustRequest(name, engine=work.engine, options=work.options, **given)
-    with app.reporter() as reporter:
-        result = work.hooks.adjust(work.load(model, name), request, work.context(reporter))
+    with work.context() as context:
+        result = work.hooks.adjust(work.load(model, name), request, context)
     lines = [", ".join(f"{k} {v}" for k, v in change.items()) for change in result.changes]
     work.show(result, "\n".join(lines) or f"{name}: nothing to change")
     return 0
@@ -198,8 +226,8 @@ def migrate_command(
 
     work = _Work(app, "migrate", given)
     request = MigrateRequest(name, work.target(target), work.engine, work.options)
-    with app.reporter() as reporter:
-        result = work.hooks.migrate(work.load(model, name), request, work.context(reporter))
+    with work.context() as context:
+        result = work.hooks.migrate(work.load(model, name), request, context)
     done = result.outcome == "done"
     if app.json:
         from lepton_core.codec import to_data

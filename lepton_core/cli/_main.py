@@ -25,6 +25,7 @@ COMMANDS = {
     "deploy": ("_deployment", "Single verbs", "Put a model under a name, as a new version."),
     "adjust": ("_deployment", "Single verbs", "Tune a deployment by what it measured."),
     "migrate": ("_deployment", "Single verbs", "Move a deployment to another target."),
+    "store": ("store_commands", "Surroundings", "Look after versions, aliases and the ledger."),
     "targets": ("_targets", "Surroundings", "List targets, their state and abilities."),
     "plugins": ("_plugins", "Surroundings", "List installed plugins and why any fails."),
     "doctor": ("_doctor", "Surroundings", "Check this environment and say how to repair it."),

@@ -46,24 +46,42 @@ piped), `--debug` (tracebacks, also of worker processes), `--color/--no-color`, 
 def render() -> str:
     """Return the page as Markdown."""
     parts = [_HEAD, _commands_table()]
-    with click.Context(cli, info_name="lepton") as root:
-        for name in COMMANDS:
-            found = cli.get_command(root, name)
-            if not isinstance(found, Command):
-                msg = f"{name} is no command"
-                raise TypeError(msg)
-            parts.append(_section(name, found, root))
+    parts += [_section(name, found, parent) for name, found, parent in leaf_commands()]
     return "\n".join(parts)
 
 
+def leaf_commands() -> list[tuple[str, Command, click.Context]]:
+    """Return every command that does something, by its words, with the context above it.
+
+    Commands of a group count (``"store list"``), the group itself does not.
+    """
+    root = click.Context(cli, info_name="lepton")
+    found: list[tuple[str, Command, click.Context]] = []
+    for name in COMMANDS:
+        one = cli.get_command(root, name)
+        if isinstance(one, Command):
+            found.append((name, one, root))
+        elif isinstance(one, click.Group):
+            above = click.Context(one, info_name=name, parent=root)
+            for inner in one.list_commands(above):
+                sub = one.get_command(above, inner)
+                if isinstance(sub, Command):
+                    found.append((f"{name} {inner}", sub, above))
+    return found
+
+
 def _commands_table() -> str:
-    rows = [f"| [`{name}`](#lepton-{name}) | {entry[2]} |" for name, entry in COMMANDS.items()]
+    sections = [name for name, _, _ in leaf_commands()]
+    rows = []
+    for name, entry in COMMANDS.items():
+        first = next(section for section in sections if section.split()[0] == name)
+        rows.append(f"| [`{name}`](#lepton-{first.replace(' ', '-')}) | {entry[2]} |")
     return "\n".join(["| command | |", "|---|---|", *rows, ""])
 
 
-def _section(name: str, command: Command, root: click.Context) -> str:
+def _section(name: str, command: Command, parent: click.Context) -> str:
     """Return a command's section; wrapped by us, so that it does not depend on click's version."""
-    with click.Context(command, info_name=name, parent=root) as ctx:
+    with click.Context(command, info_name=name.rsplit(maxsplit=1)[-1], parent=parent) as ctx:
         usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
     lines = [f"## lepton {name}", "", f"`{usage}`", "", inspect.cleandoc(command.help or ""), ""]
     groups: dict[str, list[Option]] = {}
@@ -100,4 +118,4 @@ def _row(option: Option) -> str:
 if __name__ == "__main__":
     sys.stdout.write(render())
 
-__all__ = ["render"]
+__all__ = ["leaf_commands", "render"]

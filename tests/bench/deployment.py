@@ -168,7 +168,7 @@ def overhead(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures, writes ``deployment.json``, and fails if a call failed."""
+    """Measure, write the report, and fail if a call failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="write JSON here")
     out: Path | None = parser.parse_args().out

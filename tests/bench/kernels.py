@@ -21,16 +21,14 @@ import sys
 import time
 from pathlib import Path
 
+import _compression_cases as compression_cases
 import numpy as np
+from _compression_cases import installed
 
 import lepton_kernels as lk
 import lepton_kernels.reference
 
 GROUP = 32
-
-
-def installed(name):
-    return importlib.util.find_spec(name) is not None
 
 
 def weights(rows, columns):
@@ -294,7 +292,7 @@ def case_many_tensors(w):
 
 CASES = {
     name.removeprefix("case_"): function
-    for name, function in list(globals().items())
+    for name, function in [*globals().items(), *vars(compression_cases).items()]
     if name.startswith("case_")
 }
 

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from lepton_core.cli import _main
 from lepton_core.cli._run import run
 from lepton_core.store import Store
 from lepton_core.types import Model
@@ -13,7 +12,6 @@ from lepton_core.types import Model
 @pytest.fixture
 def lepton(monkeypatch, capsys, tmp_path):
     """Run one command line against the test's store; returns exit code and output."""
-    monkeypatch.setitem(_main.COMMANDS, "store", ("store_commands", "Surroundings", "The store."))
     monkeypatch.setenv("LEPTON_STORE", str(tmp_path / "store"))
 
     def call(*arguments):

@@ -4,7 +4,9 @@ Every kernel follows a written definition and gives the same result for every nu
 every processor; `lepton_kernels.reference` says the same in plain NumPy.
 """
 
-from lepton_kernels._affine import dequantize, integer_limits, quantize
+from lepton_kernels._affine import dequantize, fake_quantize, integer_limits, quantize
+from lepton_kernels._bias import QuantizedBias, quantize_bias
+from lepton_kernels._bits import pack_bits, unpack_bits
 from lepton_kernels._blocks import (
     BlockQuantized,
     dequantize_blocks,
@@ -14,6 +16,7 @@ from lepton_kernels._blocks import (
 )
 from lepton_kernels._cast import CastResult, cast_float
 from lepton_kernels._histogram_observer import HistogramObserver
+from lepton_kernels._matmul import IntegerProduct, matmul_u8s8
 from lepton_kernels._metrics import (
     ERROR_BIN_EDGES,
     ErrorAccumulator,
@@ -22,6 +25,15 @@ from lepton_kernels._metrics import (
     error_metrics,
 )
 from lepton_kernels._native import __version__, available_threads, simd_level
+from lepton_kernels._palette import Palettized, depalettize, palettize
+from lepton_kernels._prune import (
+    channel_norms,
+    magnitude_threshold,
+    nm_mask,
+    prune_mask,
+    prune_masks,
+    wanda_scores,
+)
 from lepton_kernels._range import (
     absmax,
     minmax,
@@ -41,25 +53,41 @@ __all__ = [
     "ErrorHistogram",
     "ErrorMetrics",
     "HistogramObserver",
+    "IntegerProduct",
     "KernelError",
     "KernelTypeError",
+    "Palettized",
+    "QuantizedBias",
     "RangeEstimate",
     "RangeObserver",
     "__version__",
     "absmax",
     "available_threads",
     "cast_float",
+    "channel_norms",
+    "depalettize",
     "dequantize",
     "dequantize_blocks",
     "error_metrics",
+    "fake_quantize",
     "integer_limits",
+    "magnitude_threshold",
+    "matmul_u8s8",
     "minmax",
+    "nm_mask",
+    "pack_bits",
     "pack_int4",
+    "palettize",
+    "prune_mask",
+    "prune_masks",
     "quantize",
+    "quantize_bias",
     "quantize_blocks",
     "quantize_symmetric",
     "scale_from_absmax",
     "scale_symmetric",
     "simd_level",
+    "unpack_bits",
     "unpack_int4",
+    "wanda_scores",
 ]

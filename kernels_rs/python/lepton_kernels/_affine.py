@@ -1,4 +1,4 @@
-"""Affine quantization to 8-bit integers and back."""
+"""Affine quantization to integers of 8 and 16 bits and back."""
 
 from __future__ import annotations
 
@@ -20,15 +20,23 @@ from lepton_kernels.errors import KernelError, KernelTypeError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-_LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255)}
+IntegerName = Literal["int8", "uint8", "int16", "uint16"]
+
+_LIMITS: dict[str, tuple[int, int]] = {
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int16": (-32768, 32767),
+    "uint16": (0, 65535),
+}
+_ACCEPTED = ", ".join(_LIMITS)
 
 
 def integer_limits(dtype: str, *, narrow: bool = False) -> tuple[int, int]:
     """The smallest and the largest integer of a quantized type.
 
     Args:
-        dtype: "int8" or "uint8".
-        narrow: Leave out -128, so that the range is symmetric (signed types only).
+        dtype: "int8", "uint8", "int16" or "uint16".
+        narrow: Leave out the smallest, so that the range is symmetric (signed types only).
 
     Returns:
         The limits, both inclusive.
@@ -41,9 +49,9 @@ def integer_limits(dtype: str, *, narrow: bool = False) -> tuple[int, int]:
         # The usual names skip the slow way through NumPy's types.
         name = dtype if dtype in _LIMITS else np.dtype(dtype).name
     except TypeError as error:
-        raise KernelTypeError(f"dtype {dtype!r} is not a type; accepted: int8, uint8") from error
+        raise KernelTypeError(f"dtype {dtype!r} is not a type; accepted: {_ACCEPTED}") from error
     if name not in _LIMITS:
-        raise KernelTypeError(f"dtype {dtype!r} is not supported; accepted: int8, uint8")
+        raise KernelTypeError(f"dtype {dtype!r} is not supported; accepted: {_ACCEPTED}")
     low, high = _LIMITS[name]
     if not narrow:
         return low, high
@@ -57,7 +65,7 @@ def quantize(
     scale: ArrayLike,
     zero_point: ArrayLike = 0,
     *,
-    dtype: Literal["int8", "uint8"] = "int8",
+    dtype: IntegerName = "int8",
     axis: int | None = None,
     narrow: bool = False,
     nan: Literal["raise", "zero_point"] = "raise",
@@ -75,9 +83,9 @@ def quantize(
         scale: One value, or one per channel along `axis`; used as float32. Positive, finite and
             not denormal.
         zero_point: An integer, or one per channel along `axis`, within the integer range.
-        dtype: "int8" or "uint8".
+        dtype: "int8", "uint8", "int16" or "uint16".
         axis: The channel axis; None quantizes the whole tensor with one scale.
-        narrow: For int8: clip to -127..127 instead of -128..127.
+        narrow: For signed types: leave out the smallest integer (int8: -127..127).
         nan: What to do with NaN: "raise", or write the zero point ("zero_point").
         out: A C-contiguous array of `dtype` and of the shape of `x`, which is filled and returned.
         threads: The largest number of threads; None uses all that the process may use. The result
@@ -92,6 +100,27 @@ def quantize(
             is complete, with the zero point in their place).
     """
     values = np.asarray(x)
+    arguments = _affine_arguments(
+        values, scale, zero_point, dtype=dtype, axis=axis, narrow=narrow, nan=nan
+    )
+    check_out(out)
+    result = np.empty(values.shape, dtype) if out is None else out
+    check_dtype(result, dtype)
+    _native.quantize(values, *arguments, result, check_threads(threads))
+    return result
+
+
+def _affine_arguments(
+    values: NDArray[Any],
+    scale: ArrayLike,
+    zero_point: ArrayLike,
+    *,
+    dtype: str,
+    axis: int | None,
+    narrow: bool,
+    nan: str,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], int | None, int, int, bool]:
+    """What the native kernels of quantization take between the input and the output."""
     low, high = integer_limits(dtype, narrow=narrow)
     if nan not in ("raise", "zero_point"):
         raise KernelError(f'nan is {nan!r}; accepted: "raise", "zero_point"')
@@ -99,12 +128,51 @@ def quantize(
     channels = None if axis is None else values.shape[axis]
     scales = scale_parameter(scale, channels)
     zeros = zero_point_parameter(zero_point, channels)
-    check_out(out)
-    result = np.empty(values.shape, dtype) if out is None else out
-    check_dtype(result, dtype)
-    _native.quantize(
-        values, scales, zeros, axis, low, high, nan != "raise", result, check_threads(threads)
+    return scales, zeros, axis, low, high, nan != "raise"
+
+
+def fake_quantize(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike = 0,
+    *,
+    dtype: IntegerName = "int8",
+    axis: int | None = None,
+    narrow: bool = False,
+    nan: Literal["raise", "zero_point"] = "raise",
+    out: NDArray[np.float32] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Quantizes and maps back in one pass: the values that the integers stand for.
+
+    The same as ``dequantize(quantize(x, ...), ...)`` with the same arguments, bit for bit.
+
+    Args:
+        x: float32, float16 or bfloat16 values of any shape and strides.
+        scale: As for `quantize`.
+        zero_point: As for `quantize`.
+        dtype: "int8", "uint8", "int16" or "uint16".
+        axis: The channel axis; None uses one scale for the whole tensor.
+        narrow: For signed types: leave out the smallest integer.
+        nan: What to do with NaN: "raise", or write 0 ("zero_point").
+        out: A C-contiguous float32 array of the shape of `x`, apart from it, which is filled and
+            returned.
+        threads: The largest number of threads; None uses all that the process may use.
+
+    Returns:
+        float32 values, C-contiguous, of the shape of `x`.
+
+    Raises:
+        KernelTypeError: A dtype is not supported.
+        KernelError: A shape, scale, zero point or `out` does not fit, or `x` holds NaN.
+    """
+    values = np.asarray(x)
+    arguments = _affine_arguments(
+        values, scale, zero_point, dtype=dtype, axis=axis, narrow=narrow, nan=nan
     )
+    check_out(out)
+    result = np.empty(values.shape, np.float32) if out is None else out
+    _native.fake_quantize(values, *arguments, result, check_threads(threads))
     return result
 
 

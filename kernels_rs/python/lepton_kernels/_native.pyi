@@ -7,18 +7,28 @@ __all__ = [
     "__version__",
     "absmax",
     "available_threads",
-    "cast_half",
+    "cast_float",
+    "cut_mask",
     "dequantize",
     "entropy_threshold",
     "error_sums",
+    "fake_quantize",
     "histogram_edges",
+    "magnitude_cut",
+    "matmul_u8s8",
     "minmax",
+    "nm_mask",
+    "pack_bits",
     "pack_int4",
+    "palette",
+    "palette_indices",
+    "power_sums",
     "quantize",
     "quantize_blocks",
     "quantize_symmetric",
     "rounding_error",
     "simd_level",
+    "unpack_bits",
     "unpack_int4",
     "value_histogram",
 ]
@@ -95,13 +105,24 @@ def unpack_int4(
     out: NDArray[np.uint8],
     threads: int | None,
 ) -> None: ...
-def cast_half(
+def cast_float(
     x: NDArray[np.generic],
-    bfloat: bool,
+    dtype: str,
     saturate: bool,
-    out: NDArray[np.uint16],
+    out: NDArray[np.generic],
     threads: int | None,
 ) -> tuple[int, int]: ...
+def fake_quantize(
+    x: NDArray[np.generic],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int64],
+    axis: int | None,
+    low: int,
+    high: int,
+    nan_is_zero: bool,
+    out: NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
 def minmax(
     x: NDArray[np.generic],
     axis: int | None,
@@ -137,3 +158,53 @@ def rounding_error(
     candidates: list[tuple[float, float, float]],
 ) -> list[float]: ...
 def entropy_threshold(counts: NDArray[np.uint64], levels: int) -> tuple[int, float]: ...
+def magnitude_cut(
+    arrays: list[NDArray[np.generic]], keep: int, threads: int | None
+) -> tuple[float, int]: ...
+def cut_mask(
+    x: NDArray[np.generic],
+    threshold: float,
+    ties: int,
+    out: NDArray[np.uint8],
+    threads: int | None,
+) -> int: ...
+def nm_mask(
+    x: NDArray[np.generic], n: int, m: int, out: NDArray[np.uint8], threads: int | None
+) -> None: ...
+def power_sums(
+    x: NDArray[np.generic], axis: int | None, squares: bool, threads: int | None
+) -> list[float]: ...
+def matmul_u8s8(
+    a: NDArray[np.uint8],
+    b: NDArray[np.int8],
+    k: int,
+    saturate: bool,
+    out: NDArray[np.int32],
+    threads: int | None,
+) -> int: ...
+def palette(x: NDArray[np.generic], entries: int, threads: int | None) -> list[float]: ...
+def palette_indices(
+    x: NDArray[np.generic],
+    palette: NDArray[np.float32],
+    out: NDArray[np.uint8],
+    threads: int | None,
+) -> float: ...
+def pack_bits(
+    codes: NDArray[np.uint8],
+    row: int,
+    bits: int,
+    offset: int,
+    high_first: bool,
+    out: NDArray[np.uint8],
+    threads: int | None,
+) -> None: ...
+def unpack_bits(
+    packed: NDArray[np.uint8],
+    row: int,
+    bits: int,
+    offset: int,
+    signed: bool,
+    high_first: bool,
+    out: NDArray[np.uint8],
+    threads: int | None,
+) -> None: ...

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._affine import integer_limits
+from lepton_kernels._affine import IntegerName, integer_limits
 from lepton_kernels._arguments import check_dtype, check_out, check_threads, normalise_axis
 from lepton_kernels.errors import KernelError
 
@@ -93,7 +93,7 @@ def _flat(out: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float3
 
 def scale_symmetric(
     x: ArrayLike,
-    dtype: Literal["int8", "uint8"] = "int8",
+    dtype: IntegerName = "int8",
     *,
     axis: int | None = None,
     narrow: bool = True,
@@ -101,15 +101,15 @@ def scale_symmetric(
 ) -> NDArray[np.float32]:
     """The scale of symmetric quantization: ``absmax / high`` in float32.
 
-    `high` is 127 for int8 and 255 for uint8 (for values that are not negative). A channel of zeros
-    has the scale 1; a scale below the smallest normal float32 is raised to that.
+    `high` is the largest integer of the type (unsigned types are for values that are not negative).
+    A channel of zeros has the scale 1; a scale below the smallest normal float32 is raised to that.
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides.
-        dtype: "int8" or "uint8".
+        dtype: "int8", "uint8", "int16" or "uint16".
         axis: The channel axis; None gives one scale for the whole tensor.
-        narrow: Whether the integers will be -127..127 (int8 only). The scale is the same either
-            way, because the range that both share decides it.
+        narrow: Whether the smallest integer will be left out (signed types only). The scale is the
+            same either way, because the range that both share decides it.
         threads: The largest number of threads; None uses all that the process may use.
 
     Returns:
@@ -126,7 +126,7 @@ def scale_symmetric(
 def quantize_symmetric(
     x: ArrayLike,
     *,
-    dtype: Literal["int8", "uint8"] = "int8",
+    dtype: IntegerName = "int8",
     axis: int | None = None,
     narrow: bool = True,
     out: NDArray[Any] | None = None,
@@ -140,9 +140,9 @@ def quantize_symmetric(
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides, finite.
-        dtype: "int8" or "uint8" (negative values give 0 with the latter).
+        dtype: "int8", "uint8", "int16" or "uint16" (negative values give 0 if unsigned).
         axis: The channel axis; None uses one scale for the whole tensor.
-        narrow: For int8: -127..127 instead of -128..127; ignored for uint8.
+        narrow: Leave out the smallest integer of a signed type; ignored for the others.
         out: A C-contiguous array of `dtype` and of the shape of `x`, which is filled and returned.
         threads: The largest number of threads; None uses all that the process may use.
 

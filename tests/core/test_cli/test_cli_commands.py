@@ -260,7 +260,7 @@ def test_optimize_by_a_named_engine(lepton, net, samples, tmp_path):
 
 def test_deploy_adjust_migrate(lepton, net, tmp_path):
     lepton("convert", net, "--to", "fake", "--out", tmp_path / "c")
-    engine = ("--engine", "fake", "--home", tmp_path / "home")
+    engine = ("--engine", "fake", "--store", tmp_path / "home")
     ended = lepton("deploy", tmp_path / "c", "--name", "d", "--to", "fake", *engine, "--json")
     assert ended.code == 0, ended.err
     assert (ended.data["name"], ended.data["version"]) == ("d", "1")

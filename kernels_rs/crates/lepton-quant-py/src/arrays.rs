@@ -163,19 +163,29 @@ pub(crate) fn output<'a, T: Element>(
     Ok(unsafe { std::slice::from_raw_parts_mut(data(array).cast::<T>(), array.len()) })
 }
 
-/// An int8 or uint8 output, as the format asks.
+/// An output of int8, uint8, int16 or uint16 that holds all integers of the format.
 pub(crate) fn int_output<'a>(
     array: &'a Untyped<'_>,
     shape: &[usize],
     format: IntFormat,
 ) -> PyResult<IntSlice<'a>> {
-    if format.low >= -128 && format.high <= 127 && kind(array)? == Kind::Int(1) {
-        return Ok(IntSlice::I8(output(array, shape)?));
-    }
-    if format.low >= 0 && format.high <= 255 {
-        return Ok(IntSlice::U8(output(array, shape)?));
-    }
-    Ok(IntSlice::I8(output(array, shape)?))
+    let fits = |limits: IntFormat| limits.low <= format.low && format.high <= limits.high;
+    let given = kind(array)?;
+    Ok(match given {
+        Kind::Int(1) if fits(IntFormat::INT8) => IntSlice::I8(output(array, shape)?),
+        Kind::Uint(1) if fits(IntFormat::UINT8) => IntSlice::U8(output(array, shape)?),
+        Kind::Int(2) if fits(IntFormat::INT16) => IntSlice::I16(output(array, shape)?),
+        Kind::Uint(2) if fits(IntFormat::UINT16) => IntSlice::U16(output(array, shape)?),
+        _ => {
+            let why = format!(
+                "it has dtype {}, which is not an integer type that holds {} to {}",
+                array.dtype().str()?,
+                format.low,
+                format.high
+            );
+            return Err(invalid_output(why));
+        }
+    })
 }
 
 /// A parameter's values.

@@ -6,7 +6,10 @@
 
 mod arrays;
 mod border;
+mod floats;
 mod observe;
+mod palette;
+mod prune;
 
 use lepton_quant as quant;
 use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
@@ -185,31 +188,6 @@ fn unpack_int4(
     })
 }
 
-/// Write the bits of `x` as bfloat16 (or float16) into the uint16 array `out`; overflows, underflows.
-#[pyfunction]
-#[pyo3(signature = (x, bfloat, saturate, out, threads))]
-fn cast_half(
-    py: Python<'_>,
-    x: &Bound<'_, PyUntypedArray>,
-    bfloat: bool,
-    saturate: bool,
-    out: &Bound<'_, PyUntypedArray>,
-    threads: Option<usize>,
-) -> PyResult<(u64, u64)> {
-    let input = float_array(x)?;
-    let format = if bfloat {
-        quant::HalfFormat::Bf16
-    } else {
-        quant::HalfFormat::F16
-    };
-    refuse_overlap(x, out)?;
-    let out = output::<u16>(out, input.shape())?;
-    let counts = detached(py, threads, |control| {
-        quant::cast_half(&input, format, saturate, out, control)
-    })?;
-    Ok((counts.overflow, counts.underflow))
-}
-
 /// Write the smallest and the largest value of each channel.
 #[pyfunction]
 #[pyo3(signature = (x, axis, out_min, out_max, threads))]
@@ -327,12 +305,14 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(quantize_blocks, module)?)?;
     module.add_function(wrap_pyfunction!(pack_int4, module)?)?;
     module.add_function(wrap_pyfunction!(unpack_int4, module)?)?;
-    module.add_function(wrap_pyfunction!(cast_half, module)?)?;
     module.add_function(wrap_pyfunction!(minmax, module)?)?;
     module.add_function(wrap_pyfunction!(absmax, module)?)?;
     module.add_function(wrap_pyfunction!(error_sums, module)?)?;
     module.add_function(wrap_pyfunction!(histogram_edges, module)?)?;
     module.add_function(wrap_pyfunction!(available_threads, module)?)?;
     module.add_function(wrap_pyfunction!(simd_level, module)?)?;
-    observe::register(module)
+    floats::register(module)?;
+    observe::register(module)?;
+    prune::register(module)?;
+    palette::register(module)
 }

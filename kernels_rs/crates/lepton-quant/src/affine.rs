@@ -28,6 +28,16 @@ impl IntFormat {
         low: -127,
         high: 127,
     };
+    /// -32768..=32767.
+    pub const INT16: Self = Self {
+        low: -32_768,
+        high: 32_767,
+    };
+    /// 0..=65535.
+    pub const UINT16: Self = Self {
+        low: 0,
+        high: 65_535,
+    };
     /// 0..=255.
     pub const UINT8: Self = Self { low: 0, high: 255 };
 }
@@ -163,6 +173,8 @@ impl Periodic {
 pub enum IntSlice<'a> {
     I8(&'a mut [i8]),
     U8(&'a mut [u8]),
+    I16(&'a mut [i16]),
+    U16(&'a mut [u16]),
 }
 
 /// A strided integer input.
@@ -204,14 +216,32 @@ impl IntArray<'_> {
     }
 }
 
+/// What quantization writes: the integer, or the real value that it stands for.
+pub(crate) trait Emit: Copy + Send + Sync {
+    fn emit(code: i32, scale: f32, zero: i32) -> Self;
+}
+
+impl Emit for f32 {
+    #[inline(always)]
+    fn emit(code: i32, scale: f32, zero: i32) -> Self {
+        code.wrapping_sub(zero) as f32 * scale
+    }
+}
+
 /// An element type of quantized tensors.
-pub(crate) trait Code: Copy + Default + Send + Sync {
+pub(crate) trait Code: Emit + Default {
     fn from_code(code: i32) -> Self;
     fn code(self) -> i32;
 }
 
 macro_rules! codes {
     ($($t:ty),*) => {$(
+        impl Emit for $t {
+            #[inline(always)]
+            fn emit(code: i32, _: f32, _: i32) -> Self {
+                code as Self
+            }
+        }
         impl Code for $t {
             #[inline(always)]
             fn from_code(code: i32) -> Self {

@@ -46,6 +46,13 @@ pub enum Error {
         /// The smallest linear (C order) index that holds one.
         first: usize,
     },
+    /// A NaN among values to be ranked by magnitude.
+    NanInMagnitudes {
+        /// The number of NaN values.
+        count: usize,
+        /// The smallest linear (C order) index that holds one, counted through all arrays.
+        first: usize,
+    },
     /// Channels or blocks hold NaN or infinite values, so that they have no scale.
     NonFiniteRange {
         /// "channels" or "blocks".
@@ -115,6 +122,11 @@ impl fmt::Display for Error {
                 f,
                 "the input holds {count} NaN, the first at linear index {first}; repair the \
                  input, or pass nan=\"zero_point\" to quantize NaN as zero"
+            ),
+            Self::NanInMagnitudes { count, first } => write!(
+                f,
+                "{count} values are NaN, the first at linear index {first}, and have no place among \
+                 magnitudes; repair them first"
             ),
             Self::NonFiniteRange {
                 unit,

@@ -11,7 +11,7 @@ use crate::array::Scratch;
 use crate::parallel::{Grain, run};
 use crate::range::extent_of;
 use crate::simd::multiversion;
-use crate::{Control, Error, FloatArray};
+use crate::{Control, Error, FloatArray, Grid};
 
 const GRAIN: Grain = Grain {
     items: 1 << 16,
@@ -24,46 +24,6 @@ pub const VALUE_BINS: (usize, usize) = (16, 1 << 16);
 
 const ABS: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
-
-/// Where bins lie: bin `i` holds `(first + i) * 2^exponent <= x < (first + i + 1) * 2^exponent`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grid {
-    /// The width of a bin is 2 to this.
-    pub exponent: i32,
-    /// The place of the first bin in widths from 0.
-    pub first: i32,
-}
-
-impl Grid {
-    /// The grid of a range: the narrowest bins of which `bins` hold it, but not narrower than the
-    /// unit in the last place of the largest magnitude and than 2^-126. The first holds `min`.
-    #[must_use]
-    pub fn of(min: f32, max: f32, bins: usize) -> Self {
-        let magnitude = min.abs().max(max.abs()).max(f32::MIN_POSITIVE);
-        let top = (magnitude.to_bits() >> 23).cast_signed() - 127;
-        let mut exponent = (top - 23).max(-126);
-        loop {
-            // A float32 times a power of two is exact in float64.
-            let reciprocal = f64::from(-exponent).exp2();
-            let low = (f64::from(min) * reciprocal).floor();
-            let high = (f64::from(max) * reciprocal).floor();
-            if high - low < bins as f64 {
-                return Self {
-                    exponent,
-                    first: low as i32,
-                };
-            }
-            exponent += 1;
-        }
-    }
-
-    /// The bin of this grid that holds bin `i` of a finer one.
-    fn bin_of(self, finer: Self, i: usize) -> usize {
-        let place = i64::from(finer.first) + i as i64;
-        let place = place >> (self.exponent - finer.exponent);
-        usize::try_from(place - i64::from(self.first)).unwrap_or(usize::MAX)
-    }
-}
 
 /// Counts of values; two of them merge, in any order, to the same.
 #[derive(Debug, Clone, PartialEq)]
@@ -266,8 +226,8 @@ impl Counter {
         self.total.zeros += u64::from(find_bins(x, mask, self.total.grid, index));
         let (chunks, tail) = index.as_chunks::<LANES>();
         for chunk in chunks {
-            for lane in 0..LANES {
-                let count = &mut self.table[usize::from(chunk[lane])][lane];
+            for (lane, &i) in chunk.iter().enumerate() {
+                let count = &mut self.table[usize::from(i)][lane];
                 *count = count.wrapping_add(1);
             }
         }
@@ -301,7 +261,9 @@ fn find_bins_body(x: &[f32], mask: u32, grid: Grid, out: &mut [u16]) -> u32 {
     for (out, x) in out.iter_mut().zip(x) {
         let x = f32::from_bits(x.to_bits() & mask);
         // The product is exact, or so small that it is cut to 0 anyway.
-        let place = (x * reciprocal) as i32;
+        // SAFETY: the bins of a grid lie within 2^25 widths of 0, so that the value of x in its
+        // range fits; `as` would test every value for NaN and overflow.
+        let place: i32 = unsafe { (x * reciprocal).to_int_unchecked() };
         // Compared with x itself, because a tiny negative product may have become -0.
         let place = place.wrapping_sub(i32::from(place as f32 * width > x));
         *out = place.wrapping_sub(grid.first) as u16;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::affine::{Code, GRAIN, check_len};
+use crate::affine::{Emit, GRAIN, check_len};
 use crate::array::Scratch;
 use crate::parallel::run;
 use crate::simd::multiversion;
@@ -29,7 +29,24 @@ pub fn quantize(
     match out {
         IntSlice::I8(out) => quantize_into(x, affine, format, nan, out, control),
         IntSlice::U8(out) => quantize_into(x, affine, format, nan, out, control),
+        IntSlice::I16(out) => quantize_into(x, affine, format, nan, out, control),
+        IntSlice::U16(out) => quantize_into(x, affine, format, nan, out, control),
     }
+}
+
+/// Writes what `x` becomes by [`quantize`] and [`crate::dequantize`], in one pass.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn fake_quantize(
+    x: &FloatArray<'_>,
+    affine: &Affine<'_>,
+    format: IntFormat,
+    nan: NanPolicy,
+    out: &mut [f32],
+    control: &mut Control<'_>,
+) -> Result<(), Error> {
+    quantize_into(x, affine, format, nan, out, control)
 }
 
 /// How many NaN were met, and the first.
@@ -48,7 +65,7 @@ impl NanCount {
 
     /// Writes `code` wherever `x` is NaN and counts it; `start` is the linear index of `x[0]`.
     #[cold]
-    fn repair<Q: Code>(&self, start: usize, x: &[f32], code: impl Fn(usize) -> i32, out: &mut [Q]) {
+    fn repair<Q: Emit>(&self, start: usize, x: &[f32], code: impl Fn(usize) -> Q, out: &mut [Q]) {
         let mut count = 0;
         for (i, (out, x)) in out.iter_mut().zip(x).enumerate() {
             if x.is_nan() {
@@ -56,7 +73,7 @@ impl NanCount {
                     self.first.fetch_min(start + i, Ordering::Relaxed);
                 }
                 count += 1;
-                *out = Q::from_code(code(i));
+                *out = code(i);
             }
         }
         self.count.fetch_add(count, Ordering::Relaxed);
@@ -74,7 +91,7 @@ impl NanCount {
     }
 }
 
-pub(crate) fn quantize_into<Q: Code>(
+pub(crate) fn quantize_into<Q: Emit>(
     x: &FloatArray<'_>,
     affine: &Affine<'_>,
     format: IntFormat,
@@ -93,7 +110,7 @@ pub(crate) fn quantize_into<Q: Code>(
                 periodic.runs(at, x.len(), |from, to, scale, zero| {
                     let (x, out) = (&x[from..to], &mut out[from..to]);
                     if quantize_varying(x, scale, zero, format, out) {
-                        nans.repair(at + from, x, |i| zero[i], out);
+                        nans.repair(at + from, x, |i| Q::emit(zero[i], scale[i], zero[i]), out);
                     }
                 });
             } else {
@@ -101,7 +118,7 @@ pub(crate) fn quantize_into<Q: Code>(
                     let (x, out) = (&x[from..to], &mut out[from..to]);
                     let (scale, zero) = (affine.scale[channel], affine.zero_point[channel]);
                     if quantize_uniform(x, scale, zero, format, out) {
-                        nans.repair(at + from, x, |_| zero, out);
+                        nans.repair(at + from, x, |_| Q::emit(zero, scale, zero), out);
                     }
                 });
             }
@@ -113,13 +130,13 @@ pub(crate) fn quantize_into<Q: Code>(
 
 multiversion! {
     /// Quantizes with one scale; answers whether there was a NaN (whose output is unspecified).
-    pub(crate) fn quantize_uniform<Q: Code>(
+    pub(crate) fn quantize_uniform<Q: Emit>(
         x: &[f32], scale: f32, zero: i32, format: IntFormat, out: &mut [Q],
     ) -> bool = quantize_uniform_body;
 }
 
 #[inline(always)]
-fn quantize_uniform_body<Q: Code>(
+fn quantize_uniform_body<Q: Emit>(
     x: &[f32],
     scale: f32,
     zero: i32,
@@ -132,20 +149,20 @@ fn quantize_uniform_body<Q: Code>(
     let mut nan = 0;
     for (out, &x) in out.iter_mut().zip(x) {
         nan |= i32::from(x.is_nan());
-        *out = Q::from_code(quantize_one(x, scale, low, high, shift));
+        *out = Q::emit(quantize_one(x, scale, low, high, shift), scale, zero);
     }
     nan != 0
 }
 
 multiversion! {
     /// As `quantize_uniform`, with one scale and zero point per value.
-    fn quantize_varying<Q: Code>(
+    fn quantize_varying<Q: Emit>(
         x: &[f32], scale: &[f32], zero: &[i32], format: IntFormat, out: &mut [Q],
     ) -> bool = quantize_varying_body;
 }
 
 #[inline(always)]
-fn quantize_varying_body<Q: Code>(
+fn quantize_varying_body<Q: Emit>(
     x: &[f32],
     scale: &[f32],
     zero: &[i32],
@@ -158,7 +175,7 @@ fn quantize_varying_body<Q: Code>(
         let low = format.low.wrapping_sub(zero) as f32;
         let high = format.high.wrapping_sub(zero) as f32;
         let shift = zero.wrapping_sub(MAGIC.to_bits().cast_signed());
-        *out = Q::from_code(quantize_one(x, scale, low, high, shift));
+        *out = Q::emit(quantize_one(x, scale, low, high, shift), scale, zero);
     }
     nan != 0
 }

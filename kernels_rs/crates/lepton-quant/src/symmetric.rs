@@ -56,6 +56,8 @@ pub fn quantize_symmetric(
     match out {
         IntSlice::I8(out) => into(x, layout, format, out, scale, control),
         IntSlice::U8(out) => into(x, layout, format, out, scale, control),
+        IntSlice::I16(out) => into(x, layout, format, out, scale, control),
+        IntSlice::U16(out) => into(x, layout, format, out, scale, control),
     }
 }
 

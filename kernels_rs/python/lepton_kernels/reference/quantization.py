@@ -137,3 +137,60 @@ def cast_bfloat16(x: NDArray[Any], *, saturate: bool = False) -> tuple[NDArray[A
     if saturate:
         rounded = np.where(over, rounded - 1, rounded)
     return rounded.astype(np.uint16), int(np.count_nonzero(over)), int(np.count_nonzero(under))
+
+
+def fake_quantize(
+    x: NDArray[Any],
+    scale: ArrayLike,
+    zero_point: ArrayLike,
+    limits: tuple[int, int],
+    axis: int | None = None,
+) -> NDArray[np.float32]:
+    """The values that the integers of `quantize` stand for."""
+    return dequantize(quantize(x, scale, zero_point, limits, axis), scale, zero_point, axis)
+
+
+def float8_values(exponent_bits: int, *, infinities: bool) -> NDArray[np.float64]:
+    """The finite values of an 8-bit float that are not negative, by code."""
+    mantissa_bits = 7 - exponent_bits
+    bias = 2 ** (exponent_bits - 1) - 1
+    codes = np.arange(128)
+    exponent, mantissa = codes >> mantissa_bits, codes & (2**mantissa_bits - 1)
+    lead = np.where(exponent > 0, 2**mantissa_bits, 0)
+    values = np.ldexp(lead + mantissa, np.maximum(exponent, 1) - bias - mantissa_bits)
+    return np.asarray(values[: 128 - 2**mantissa_bits if infinities else 127], np.float64)
+
+
+def cast_float8(
+    x: NDArray[Any], exponent_bits: int, *, saturate: bool = False
+) -> tuple[NDArray[np.uint8], int, int]:
+    """The bits of E4M3FN (4) or E5M2 (5), overflows and underflows, by looking for the nearest."""
+    infinities = exponent_bits == 5
+    values = np.asarray(x, np.float32)
+    size = np.abs(values.astype(np.float64))
+    finite = float8_values(exponent_bits, infinities=infinities)
+    beyond = 2 * finite[-1] - finite[-2]
+    table = np.append(finite, beyond)
+    middle = (table[1:] + table[:-1]) / 2
+    code = np.searchsorted(middle, np.where(np.isnan(size), 0, size))
+    tie = (code < middle.size) & (middle[np.minimum(code, middle.size - 1)] == size)
+    code = np.where(tie & (code % 2 == 1), code + 1, code)
+    over = (code >= finite.size) & np.isfinite(size)
+    under = (code == 0) & (size > 0)
+    top = finite.size - 1
+    code = np.minimum(code, top + (0 if saturate else 1))
+    payload = (np.ascontiguousarray(values).reshape(values.shape).view(np.uint32) >> 21) & 3
+    code = np.where(np.isnan(values), (0x7E | payload) if infinities else 0x7F, code)
+    bits = code.astype(np.uint8) | (np.signbit(values).astype(np.uint8) << 7)
+    lost = int(np.count_nonzero(over)), int(np.count_nonzero(under))
+    return np.asarray(bits, np.uint8), *lost
+
+
+def quantize_bias(
+    bias: NDArray[Any], scale_x: float, scale_w: NDArray[Any]
+) -> tuple[list[int], list[float], int]:
+    """Integers, scales and the number of saturated values, one by one in Python's floats."""
+    scales = [float(np.float32(float(np.float32(scale_x)) * float(s))) for s in scale_w]
+    exact = [round(float(b) / s) for b, s in zip(bias, scales, strict=True)]
+    codes = [min(max(q, -(2**31)), 2**31 - 1) for q in exact]
+    return codes, scales, sum(a != b for a, b in zip(codes, exact, strict=True))

@@ -1,0 +1,113 @@
+//! Masks, norms by channel, and the products of 8-bit integers.
+
+use lepton_quant as quant;
+use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use quant::{AxisLayout, Cut};
+
+use crate::arrays::{float_array, output, readonly_slice, refuse_overlap};
+use crate::border::{detached, kernel_error};
+
+/// The smallest magnitude kept of all arrays together, and how many of its ties are.
+#[pyfunction]
+#[pyo3(signature = (arrays, keep, threads))]
+fn magnitude_cut(
+    py: Python<'_>,
+    arrays: Vec<Bound<'_, PyUntypedArray>>,
+    keep: usize,
+    threads: Option<usize>,
+) -> PyResult<(f32, usize)> {
+    let inputs = arrays
+        .iter()
+        .map(float_array)
+        .collect::<PyResult<Vec<_>>>()?;
+    let cut = detached(py, threads, |control| {
+        quant::magnitude_cut(&inputs, keep, control)
+    })?;
+    Ok((cut.threshold, cut.ties))
+}
+
+/// Write which values of `x` are kept into the bool array `out`; the ties left for the next array.
+#[pyfunction]
+#[pyo3(signature = (x, threshold, ties, out, threads))]
+fn cut_mask(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    threshold: f32,
+    ties: usize,
+    out: &Bound<'_, PyUntypedArray>,
+    threads: Option<usize>,
+) -> PyResult<usize> {
+    let input = float_array(x)?;
+    refuse_overlap(x, out)?;
+    let out = output::<u8>(out, input.shape())?;
+    let cut = Cut { threshold, ties };
+    detached(py, threads, |control| {
+        quant::cut_mask(&input, cut, out, control)
+    })
+}
+
+/// Write which values of `x` are among the `n` largest of every `m` into the array `out`.
+#[pyfunction]
+#[pyo3(signature = (x, n, m, out, threads))]
+fn nm_mask(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    n: usize,
+    m: usize,
+    out: &Bound<'_, PyUntypedArray>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let input = float_array(x)?;
+    refuse_overlap(x, out)?;
+    let out = output::<u8>(out, input.shape())?;
+    detached(py, threads, |control| {
+        quant::nm_mask(&input, n, m, out, control)
+    })
+}
+
+/// The sums of magnitudes, or of squares, by channel.
+#[pyfunction]
+#[pyo3(signature = (x, axis, squares, threads))]
+fn power_sums(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    axis: Option<usize>,
+    squares: bool,
+    threads: Option<usize>,
+) -> PyResult<Vec<f64>> {
+    let input = float_array(x)?;
+    let layout = AxisLayout::new(input.shape(), axis).map_err(kernel_error)?;
+    detached(py, threads, |control| {
+        quant::power_sums(&input, layout, squares, control)
+    })
+}
+
+/// Write the products of rows of `a` and columns of `b`, each of `k` integers; the saturated pairs.
+#[pyfunction]
+#[pyo3(signature = (a, b, k, saturate, out, threads))]
+fn matmul_u8s8(
+    py: Python<'_>,
+    a: PyReadonlyArray1<'_, u8>,
+    b: PyReadonlyArray1<'_, i8>,
+    k: usize,
+    saturate: bool,
+    out: &Bound<'_, PyUntypedArray>,
+    threads: Option<usize>,
+) -> PyResult<u64> {
+    refuse_overlap(a.as_untyped(), out)?;
+    refuse_overlap(b.as_untyped(), out)?;
+    let (a, b) = (readonly_slice(&a)?, readonly_slice(&b)?);
+    let out = output::<i32>(out, out.shape())?;
+    detached(py, threads, |control| {
+        quant::matmul_u8s8(a, b, k, saturate, out, control)
+    })
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(magnitude_cut, module)?)?;
+    module.add_function(wrap_pyfunction!(cut_mask, module)?)?;
+    module.add_function(wrap_pyfunction!(nm_mask, module)?)?;
+    module.add_function(wrap_pyfunction!(power_sums, module)?)?;
+    module.add_function(wrap_pyfunction!(matmul_u8s8, module)?)
+}

@@ -1,0 +1,142 @@
+//! Sums of magnitudes and of squares by channel, in an order that does not depend on threads.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::array::Scratch;
+use crate::parallel::{Grain, run};
+use crate::simd::multiversion;
+use crate::{AxisLayout, Control, Error, FloatArray};
+
+const GRAIN: Grain = Grain {
+    items: 1,
+    per_thread: 2,
+};
+
+/// Values summed before their sums join the total, at least.
+const BLOCK: usize = 1 << 16;
+
+/// Blocks at most, so that their sums stay small beside the values.
+const BLOCKS: usize = 64;
+
+/// Sums of all blocks together, at most (unless one block alone has more).
+const SUMS: usize = 1 << 20;
+
+/// Independent partial sums of a run.
+const LANES: usize = 8;
+
+/// The sum of magnitudes, or of squares, of every channel, in float64.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub fn power_sums(
+    x: &FloatArray<'_>,
+    layout: AxisLayout,
+    squares: bool,
+    control: &mut Control<'_>,
+) -> Result<Vec<f64>, Error> {
+    let blocks = x.len().div_ceil(BLOCK).min(BLOCKS);
+    let blocks = blocks.min(SUMS / layout.channels.max(1)).max(1);
+    let length = x.len().div_ceil(blocks).max(1);
+    let parts = Mutex::new(vec![Vec::new(); blocks]);
+    let kernel = |scratch: &mut Scratch, first: usize, piece: Range<usize>| {
+        for block in first..first + piece.len() {
+            let start = (block * length).min(x.len());
+            let end = (start + length).min(x.len());
+            let mut sums = vec![0.0; layout.channels];
+            x.tiles(start, end - start, scratch, |offset, x| {
+                add_tile(x, start + offset, layout, squares, &mut sums);
+            });
+            parts.lock().unwrap_or_else(PoisonError::into_inner)[block] = sums;
+        }
+    };
+    run(control, 0..blocks, &GRAIN, Scratch::default, kernel, drop)?;
+    let mut total = vec![0.0; layout.channels];
+    for part in parts.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for (total, part) in total.iter_mut().zip(part) {
+            *total += part;
+        }
+    }
+    Ok(total)
+}
+
+fn add_tile(x: &[f32], start: usize, layout: AxisLayout, squares: bool, sums: &mut [f64]) {
+    if layout.inner == 1 && layout.channels > 1 {
+        let mut rest = x;
+        let mut channel = start % layout.channels;
+        while !rest.is_empty() {
+            let end = layout.channels.min(channel + rest.len());
+            let (now, later) = rest.split_at(end - channel);
+            add_each(now, squares, &mut sums[channel..end]);
+            (rest, channel) = (later, 0);
+        }
+        return;
+    }
+    layout.runs(start, x.len(), |channel, from, to| {
+        sums[channel] += sum_of(&x[from..to], squares);
+    });
+}
+
+#[inline(always)]
+fn power(x: f32, squares: bool) -> f64 {
+    let x = f64::from(x);
+    if squares { x * x } else { x.abs() }
+}
+
+multiversion! {
+    fn add_each(x: &[f32], squares: bool, sums: &mut [f64]) = add_each_body;
+}
+
+#[inline(always)]
+fn add_each_body(x: &[f32], squares: bool, sums: &mut [f64]) {
+    for (sum, &x) in sums.iter_mut().zip(x) {
+        *sum += power(x, squares);
+    }
+}
+
+multiversion! {
+    fn sum_of(x: &[f32], squares: bool) -> f64 = sum_of_body;
+}
+
+#[inline(always)]
+fn sum_of_body(x: &[f32], squares: bool) -> f64 {
+    let mut sums = [0.0; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += power(x, squares);
+        }
+    }
+    for (sum, &x) in sums.iter_mut().zip(tail) {
+        *sum += power(x, squares);
+    }
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::View;
+
+    #[test]
+    fn every_axis_and_thread_count_agrees() {
+        let x: Vec<f32> = (0..300_000_i32).map(|i| (i % 1001 - 500) as f32).collect();
+        let shape = [30, 100, 100];
+        let array = FloatArray::F32(View::from_slice(&x, &shape));
+        for axis in [None, Some(0), Some(1), Some(2)] {
+            let layout = AxisLayout::new(&shape, axis).expect("axis");
+            for squares in [false, true] {
+                let mut want = vec![0.0; layout.channels];
+                for (i, &x) in x.iter().enumerate() {
+                    want[i / layout.inner % layout.channels] += power(x, squares);
+                }
+                for threads in [1, 3] {
+                    let control = &mut Control::threads(threads);
+                    let got = power_sums(&array, layout, squares, control).expect("sums");
+                    // Integers add up exactly in any order.
+                    assert_eq!(got, want);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+"""Which weights to keep: masks of exact counts, and the scores that they follow."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lepton_kernels import _native
+from lepton_kernels._arguments import (
+    check_count,
+    check_dtype,
+    check_out,
+    check_threads,
+    normalise_axis,
+)
+from lepton_kernels.errors import KernelError, KernelTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+def _kept(size: int, sparsity: float) -> int:
+    """How many of `size` values stay; the product is exact, half a value goes to even."""
+    if not 0 <= sparsity <= 1:
+        raise KernelError(f"sparsity is {sparsity}; accepted are 0 to 1")
+    return size - round(Fraction(repr(float(sparsity))) * size)
+
+
+def _mask_out(out: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    check_out(out)
+    if out is None:
+        return np.empty(shape, np.bool_)
+    check_dtype(out, "bool")
+    return out
+
+
+def magnitude_threshold(
+    x: ArrayLike | Sequence[ArrayLike], sparsity: float, *, threads: int | None = None
+) -> tuple[float, int]:
+    """The smallest magnitude that stays when the smallest share of all values goes.
+
+    Args:
+        x: float32, float16 or bfloat16 values of any shape and strides; a list or tuple of arrays
+            counts as one tensor.
+        sparsity: The share of values that go, 0 to 1; their number is ``sparsity * size``, exact
+            for the decimal number that `sparsity` prints as, and half to even.
+        threads: The largest number of threads; None uses all that the process may use.
+
+    Returns:
+        The magnitude, and how many values that equal it stay. If nothing stays, infinity and 0.
+
+    Raises:
+        KernelTypeError: A dtype is not supported.
+        KernelError: `sparsity` is out of range, or a value is NaN.
+    """
+    arrays = [np.asarray(part) for part in x] if isinstance(x, (list, tuple)) else [np.asarray(x)]
+    keep = _kept(sum(part.size for part in arrays), sparsity)
+    return _native.magnitude_cut(arrays, keep, check_threads(threads))
+
+
+def prune_mask(
+    x: ArrayLike,
+    sparsity: float,
+    *,
+    axis: int | None = None,
+    out: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.bool_]:
+    """Marks the values of largest magnitude, exactly as many as asked.
+
+    Of equal magnitudes those of lowest (C order) index stay.
+
+    Args:
+        x: float32, float16 or bfloat16 values (weights, or scores such as those of
+            `wanda_scores`) of any shape and strides.
+        sparsity: The share of values that go, 0 to 1, see `magnitude_threshold`.
+        axis: None ranks all values together; an axis ranks each of its channels for itself.
+        out: A C-contiguous bool array of the shape of `x`, which is filled and returned.
+        threads: The largest number of threads; None uses all that the process may use. The result
+            does not depend on it.
+
+    Returns:
+        bool, C-contiguous, of the shape of `x`: True for what stays.
+
+    Raises:
+        KernelTypeError: The dtype is not supported.
+        KernelError: `sparsity` is out of range, a value is NaN, or `axis` or `out` does not fit.
+    """
+    values = np.asarray(x)
+    axis = normalise_axis(axis, values.ndim)
+    mask = _mask_out(out, values.shape)
+    if axis is None:
+        _cut([values], [mask], sparsity, threads)
+        return mask
+    if mask.shape != values.shape:
+        raise KernelError(f"out has shape {mask.shape}, needed is {values.shape}")
+    channels, masks = np.moveaxis(values, axis, 0), np.moveaxis(mask, axis, 0)
+    for i in range(values.shape[axis]):
+        channel, kept = channels[i, ...], masks[i, ...]
+        if kept.flags.c_contiguous:
+            _cut([channel], [kept], sparsity, threads)
+        else:
+            kept[...] = prune_mask(channel, sparsity, threads=threads)
+    return mask
+
+
+def prune_masks(
+    arrays: Sequence[ArrayLike], sparsity: float, *, threads: int | None = None
+) -> list[NDArray[np.bool_]]:
+    """Marks the values of largest magnitude of several arrays together (global pruning).
+
+    Of equal magnitudes those of the first arrays stay, and in an array those of lowest index.
+
+    Args:
+        arrays: float32, float16 or bfloat16 arrays.
+        sparsity: The share of all values that go, 0 to 1, see `magnitude_threshold`.
+        threads: The largest number of threads; None uses all that the process may use.
+
+    Returns:
+        One mask for each array, True for what stays.
+
+    Raises:
+        KernelTypeError: A dtype is not supported.
+        KernelError: `sparsity` is out of range, or a value is NaN (its index counts through all
+            arrays).
+    """
+    values = [np.asarray(part) for part in arrays]
+    masks = [np.empty(part.shape, np.bool_) for part in values]
+    _cut(values, masks, sparsity, threads)
+    return masks
+
+
+def _cut(
+    values: Sequence[NDArray[Any]],
+    masks: Sequence[NDArray[np.bool_]],
+    sparsity: float,
+    threads: int | None,
+) -> None:
+    count = check_threads(threads)
+    keep = _kept(sum(part.size for part in values), sparsity)
+    threshold, ties = _native.magnitude_cut(list(values), keep, count)
+    if keep == 0:
+        for mask in masks:
+            mask.fill(False)
+        return
+    for part, mask in zip(values, masks, strict=True):
+        ties = _native.cut_mask(part, threshold, ties, mask.view(np.uint8), count)
+
+
+def nm_mask(
+    x: ArrayLike,
+    n: int = 2,
+    m: int = 4,
+    *,
+    out: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.bool_]:
+    """Marks the `n` largest magnitudes of every `m` consecutive values along the last axis.
+
+    Of equal magnitudes the first stay.
+
+    Args:
+        x: float32, float16 or bfloat16 values of any shape and strides. For weights whose input
+            channels lie along another axis, pass ``np.moveaxis(x, axis, -1)``.
+        n: Values of a group that stay, 0 to `m`.
+        m: Values in a group, 1 to 64; it divides the last axis.
+        out: A C-contiguous bool array of the shape of `x`, which is filled and returned.
+        threads: The largest number of threads; None uses all that the process may use.
+
+    Returns:
+        bool, C-contiguous, of the shape of `x`: True for what stays.
+
+    Raises:
+        KernelTypeError: The dtype is not supported.
+        KernelError: `n` or `m` does not fit, a value is NaN, or `out` does not fit.
+    """
+    values = np.asarray(x)
+    if values.ndim == 0:
+        raise KernelError("x has no dimension; groups need at least one")
+    mask = _mask_out(out, values.shape)
+    kept, group = check_count("n", n, 0), check_count("m", m, 1)
+    _native.nm_mask(values, kept, group, mask.view(np.uint8), check_threads(threads))
+    return mask
+
+
+def channel_norms(
+    x: ArrayLike,
+    *,
+    axis: int | None = None,
+    order: Literal[1, 2] = 2,
+    threads: int | None = None,
+) -> NDArray[np.float64]:
+    """The L1 or L2 norm of the tensor or of each channel, with float64 sums.
+
+    Args:
+        x: float32, float16 or bfloat16 values of any shape and strides.
+        axis: The channel axis, which is kept; None takes the whole tensor.
+        order: 1 for the sum of magnitudes, 2 for the root of the sum of squares.
+        threads: The largest number of threads; None uses all that the process may use. The result
+            does not depend on it.
+
+    Returns:
+        float64 of shape ``(channels,)``, or ``()`` without `axis`; 0 for a channel without values,
+        NaN and infinities spread.
+
+    Raises:
+        KernelTypeError: The dtype is not supported.
+        KernelError: `axis` or `order` does not fit.
+    """
+    values = np.asarray(x)
+    axis = normalise_axis(axis, values.ndim)
+    if order not in (1, 2):
+        raise KernelError(f"order is {order}; accepted: 1, 2")
+    sums = np.array(_native.power_sums(values, axis, order == 2, check_threads(threads)))
+    norms = np.sqrt(sums) if order == 2 else sums
+    return norms.reshape(() if axis is None else (values.shape[axis],))
+
+
+def wanda_scores(
+    weight: ArrayLike, input_norms: ArrayLike, *, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Scores of weights by their effect on the output: ``|weight| * ||input||`` in float32.
+
+    Pass them to `nm_mask`, or to ``prune_mask(scores, sparsity, axis=0)``, which ranks within each
+    output channel.
+
+    Args:
+        weight: float32, float16 or bfloat16 weights of shape ``(outputs, inputs)``.
+        input_norms: The L2 norm of every input over the calibration samples, of shape
+            ``(inputs,)``; used as float32.
+        out: A float32 array of the shape of `weight`, which is filled and returned.
+
+    Returns:
+        float32 scores of the shape of `weight`; NaN where either side is.
+
+    Raises:
+        KernelTypeError: A dtype is not supported.
+        KernelError: A shape does not fit.
+    """
+    weights, norms = np.asarray(weight), np.asarray(input_norms)
+    if weights.dtype.name not in ("float32", "float16", "bfloat16"):
+        raise KernelTypeError(
+            f"dtype {weights.dtype} is not supported here; accepted: float32, float16, bfloat16"
+        )
+    if weights.ndim != 2 or norms.shape != weights.shape[1:]:
+        raise KernelError(
+            f"weight has shape {weights.shape} and input_norms {norms.shape}; needed are "
+            "(outputs, inputs) and (inputs,)"
+        )
+    check_out(out)
+    scores = np.empty(weights.shape, np.float32) if out is None else out
+    if scores.dtype != np.float32 or scores.shape != weights.shape:
+        raise KernelError(f"out must be float32 of shape {weights.shape}")
+    np.abs(weights.astype(np.float32, copy=False), out=scores)
+    with np.errstate(all="ignore"):
+        np.multiply(scores, norms.astype(np.float32), out=scores)
+    return scores

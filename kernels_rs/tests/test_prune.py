@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from kernel_strategies import axes, floats, lay_out
+
+import lepton_kernels as lk
+from lepton_kernels import reference
+
+SHARES = [0, 0.1, 0.5, 0.55, 0.9, 1]
+
+
+@given(data=st.data())
+def test_masks_equal_their_definition(data):
+    arrays = data.draw(st.lists(floats(), min_size=1, max_size=3))
+    if data.draw(st.booleans()):  # many ties
+        arrays = [np.round(a).astype(a.dtype) for a in arrays]
+    sparsity = data.draw(st.sampled_from(SHARES))
+    threads = data.draw(st.integers(1, 3))
+    got = lk.prune_masks(arrays, sparsity, threads=threads)
+    want = reference.prune_masks(arrays, sparsity)
+    for mask, expected in zip(got, want, strict=True):
+        assert mask.dtype == np.bool_ and mask.flags.c_contiguous
+        np.testing.assert_array_equal(mask, expected)
+    flat = np.concatenate([np.abs(a.astype(np.float32)).ravel() for a in arrays])
+    kept = np.concatenate([m.ravel() for m in want])
+    threshold, ties = lk.magnitude_threshold(arrays, sparsity)
+    if kept.any():
+        assert threshold == flat[kept].min()
+        assert ties == np.count_nonzero(flat[kept] == threshold)
+    else:
+        assert (threshold, ties) == (np.inf, 0)
+    np.testing.assert_array_equal(
+        lk.prune_mask(arrays[0], sparsity), reference.prune_masks(arrays[:1], sparsity)[0]
+    )
+
+
+@given(data=st.data())
+def test_channels_rank_for_themselves(data):
+    x = data.draw(floats(min_dims=1))
+    axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
+    sparsity = data.draw(st.sampled_from(SHARES))
+    got = np.moveaxis(lk.prune_mask(x, sparsity, axis=axis), axis, 0)
+    for channel, mask in zip(np.moveaxis(x, axis, 0), got, strict=True):
+        np.testing.assert_array_equal(mask, reference.prune_masks([channel], sparsity)[0])
+
+
+def test_large_masks_do_not_depend_on_threads():
+    x = np.random.default_rng(0).standard_normal((700, 1000), dtype=np.float32)
+    for values in (x, np.round(x), x.T, np.ones_like(x)):
+        want = reference.prune_masks([values], 0.3)[0]
+        for threads in (1, 2, 3):
+            np.testing.assert_array_equal(lk.prune_mask(values, 0.3, threads=threads), want)
+            np.testing.assert_array_equal(
+                lk.nm_mask(values, threads=threads), reference.nm_mask(values, 2, 4)
+            )
+
+
+@given(data=st.data())
+def test_groups_equal_their_definition(data):
+    m = data.draw(st.sampled_from([1, 2, 4, 5, 8, 64]))
+    n = data.draw(st.integers(0, m))
+    shape = (
+        *data.draw(hnp.array_shapes(max_dims=2, min_side=0)),
+        m * data.draw(st.integers(0, 40)),
+    )
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    x = np.round(rng.standard_normal(shape), data.draw(st.integers(0, 4))).astype(np.float32)
+    got = lk.nm_mask(lay_out(data.draw, x), n, m, threads=data.draw(st.integers(1, 3)))
+    assert got.dtype == np.bool_ and got.flags.c_contiguous
+    np.testing.assert_array_equal(got, reference.nm_mask(x, n, m))
+
+
+@given(data=st.data())
+def test_norms_equal_their_definition(data):
+    x = data.draw(floats(nan=True))
+    axis = data.draw(axes(x.ndim))
+    order = data.draw(st.sampled_from([1, 2]))
+    got = lk.channel_norms(x, axis=axis, order=order, threads=data.draw(st.integers(1, 3)))
+    want = reference.channel_norms(x, axis, order)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=1e-13, atol=0)
+
+
+def test_norms_do_not_depend_on_threads():
+    x = np.random.default_rng(0).standard_normal((60, 100, 100), dtype=np.float32)
+    for axis in (None, 0, 1, 2):
+        one = lk.channel_norms(x, axis=axis, threads=1)
+        for threads in (2, 3):
+            np.testing.assert_array_equal(lk.channel_norms(x, axis=axis, threads=threads), one)
+
+
+def test_wanda_ranks_by_weight_and_input():
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((8, 32), dtype=np.float32)
+    samples = rng.standard_normal((100, 32), dtype=np.float32) * np.linspace(0.1, 5, 32)
+    norms = lk.channel_norms(samples.astype(np.float32), axis=1)
+    scores = lk.wanda_scores(weight, norms)
+    np.testing.assert_array_equal(scores, np.abs(weight) * norms.astype(np.float32))
+    mask = lk.prune_mask(scores, 0.5, axis=0)
+    assert (mask.sum(axis=1) == 16).all()
+    assert mask[:, 16:].sum() > mask[:, :16].sum()
+    out = np.empty_like(weight)
+    assert lk.wanda_scores(weight, norms, out=out) is out
+
+
+@given(data=st.data())
+def test_products_equal_their_definition(data):
+    m, k, n = (data.draw(st.integers(0, 20)) for _ in range(3))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    low, high = data.draw(st.sampled_from([(-128, 127), (-64, 63), (100, 127)]))
+    a = lay_out(data.draw, rng.integers(0, 255, (m, k), np.uint8, endpoint=True))
+    b = lay_out(data.draw, rng.integers(low, high, (k, n), np.int8, endpoint=True))
+    for saturate16 in (False, True):
+        got = lk.matmul_u8s8(a, b, saturate16=saturate16, threads=data.draw(st.integers(1, 3)))
+        values, saturated = reference.matmul_u8s8(a, b, saturate16=saturate16)
+        np.testing.assert_array_equal(got.values, values)
+        assert got.saturated == saturated
+        if not saturate16:
+            np.testing.assert_array_equal(got.values, a.astype(np.int32) @ b.astype(np.int32))
+        if high == 63:
+            assert got.saturated == 0
+
+
+def test_bad_arguments():
+    x = np.ones((2, 6), np.float32)
+    bad = x.copy()
+    bad[1, 2] = np.nan
+    for call in (
+        lambda: lk.prune_mask(bad, 0.5),
+        lambda: lk.prune_masks([x[:1], bad[1:]], 1),
+        lambda: lk.nm_mask(bad, 1, 2),
+        lambda: lk.magnitude_threshold(bad, 0),
+    ):
+        with pytest.raises(lk.KernelError, match="1 values are NaN, the first at linear index 8"):
+            call()
+    with pytest.raises(lk.KernelError, match="sparsity"):
+        lk.prune_mask(x, 1.5)
+    with pytest.raises(lk.KernelError, match="divide the rows"):
+        lk.nm_mask(x, 2, 4)
+    with pytest.raises(lk.KernelError, match="n at most m"):
+        lk.nm_mask(x, 3, 2)
+    with pytest.raises(lk.KernelTypeError, match="float64"):
+        lk.prune_mask(np.ones(3), 0.5)
+    with pytest.raises(lk.KernelError, match="needed is bool"):
+        lk.prune_mask(x, 0.5, out=np.empty((2, 6), np.uint8))
+    with pytest.raises(lk.KernelError, match="contiguous"):
+        lk.prune_mask(x, 0.5, out=np.empty((2, 12), np.bool_)[:, ::2])
+    with pytest.raises(lk.KernelError, match="order"):
+        lk.channel_norms(x, order=3)
+    with pytest.raises(lk.KernelError, match="inputs"):
+        lk.wanda_scores(x, np.ones(5))
+    a, b = np.ones((2, 3), np.uint8), np.ones((3, 2), np.int8)
+    with pytest.raises(lk.KernelTypeError, match="needed is int8"):
+        lk.matmul_u8s8(a, a.T, saturate16=True)
+    with pytest.raises(lk.KernelError, match=r"\(m, k\)"):
+        lk.matmul_u8s8(a, b.T, saturate16=True)
+    with pytest.raises(lk.KernelError, match="at most 65793"):
+        lk.matmul_u8s8(np.ones((1, 65794), np.uint8), np.ones((65794, 1), np.int8), saturate16=True)
+    with pytest.raises(lk.KernelError, match="needed is int32"):
+        lk.matmul_u8s8(a, b, saturate16=True, out=np.empty((2, 2), np.int64))

@@ -1,0 +1,169 @@
+"""The cases of calibration and compression; `kernels.py` runs them."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+
+import lepton_kernels as lk
+import lepton_kernels.reference
+
+
+def installed(name):
+    return importlib.util.find_spec(name) is not None
+
+
+def case_histogram(w):
+    """2048 bins of the whole tensor, over its own range."""
+    peers = {
+        "lepton": lambda: lk.HistogramObserver().update(w, threads=1),
+        "lepton, 2 threads": lambda: lk.HistogramObserver().update(w, threads=2),
+        "numpy bincount in blocks": lambda: numpy_bincount(w.ravel()),
+        "numpy histogram": lambda: np.histogram(w, 2048),
+    }
+    if installed("torch"):
+        import torch
+
+        tensor = torch.from_numpy(w)
+        peers["torch"] = lambda: torch.histc(tensor, 2048)
+    return peers, None
+
+
+def numpy_bincount(x, block=1 << 18):
+    low, high = x.min(), x.max()
+    per_value = np.float32(2048) / (high - low)
+    counts = np.zeros(2048, np.int64)
+    for start in range(0, x.size, block):
+        place = ((x[start : start + block] - low) * per_value).astype(np.int32)
+        np.minimum(place, 2047, out=place)
+        counts += np.bincount(place, minlength=2048)
+    return counts
+
+
+def case_thresholds(w):
+    """The entropy threshold of 2048 bins, once they are counted."""
+    observer = lk.HistogramObserver(symmetric=True).update(w)
+    signed = lk.HistogramObserver().update(w)
+    peers = {
+        "lepton, entropy, 128 levels": lambda: observer.entropy_threshold(128),
+        "lepton, MSE, 8 bits symmetric": lambda: observer.mse_threshold(8),
+        "lepton, MSE, 8 bits asymmetric": lambda: signed.mse_threshold(8),
+        "lepton, percentile": lambda: signed.percentile(99.9),
+    }
+    return peers, None
+
+
+def case_float8(w):
+    """float32 to float8_e4m3fn, saturating, into fresh memory."""
+    peers = {
+        "lepton (with counts)": lambda: (
+            lk.cast_float(w, "float8_e4m3fn", saturate=True, threads=1).values
+        ),
+    }
+    if installed("torch"):
+        import torch
+
+        tensor = torch.from_numpy(w)
+        peers["torch"] = lambda: tensor.to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    if installed("ml_dtypes"):
+        import ml_dtypes
+
+        peers["ml_dtypes"] = lambda: w.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+    return peers, lk.reference.cast_float8(w, 4, saturate=True)[0]
+
+
+def case_fake_quantize(w):
+    """int8 per row and back in one pass, scales given."""
+    scale = lk.scale_symmetric(w, axis=0)
+    peers = {
+        "lepton": lambda: lk.fake_quantize(w, scale, axis=0, threads=1),
+        "lepton, two calls": lambda: lk.dequantize(
+            lk.quantize(w, scale, axis=0, threads=1), scale, axis=0, threads=1
+        ),
+        "numpy": lambda: (
+            np.clip(np.rint(w / scale[:, None]), -128, 127) * scale[:, None] + np.float32(0)
+        ),
+    }
+    if installed("torch"):
+        import torch
+
+        tensor, scales = torch.from_numpy(w), torch.from_numpy(scale)
+        zero = torch.zeros(len(w), dtype=torch.int32)
+        peers["torch"] = lambda: torch.fake_quantize_per_channel_affine(
+            tensor, scales, zero, 0, -128, 127
+        ).numpy()
+    return peers, lk.dequantize(lk.quantize(w, scale, axis=0), scale, axis=0)
+
+
+def case_half_mask(w):
+    """A mask that keeps the half of largest magnitude."""
+    peers = {
+        "lepton (exact count)": lambda: lk.prune_mask(w, 0.5, threads=1),
+        "lepton, 2 threads": lambda: lk.prune_mask(w, 0.5, threads=2),
+        "numpy partition": lambda: numpy_mask(w),
+    }
+    if installed("torch"):
+        import torch
+
+        flat = torch.from_numpy(w).abs().reshape(-1)
+        peers["torch kthvalue"] = lambda: flat > flat.kthvalue(flat.numel() // 2).values
+    return peers, None
+
+
+def numpy_mask(w):
+    size = np.abs(w).ravel()
+    middle = size.size // 2
+    return np.abs(w) >= np.partition(size, middle)[middle]
+
+
+def case_mask_2_4(w):
+    """A mask that keeps two of every four."""
+    peers = {
+        "lepton": lambda: lk.nm_mask(w, threads=1),
+        "lepton, 2 threads": lambda: lk.nm_mask(w, threads=2),
+        "numpy comparisons": lambda: numpy_2_4(w),
+    }
+    return peers, lk.reference.nm_mask(w, 2, 4)
+
+
+def numpy_2_4(w):
+    a, b, c, d = np.moveaxis(np.abs(w).reshape(-1, 4), 1, 0)
+    high, other = np.maximum(a, b), np.maximum(c, d)
+    low = np.where(high > other, np.minimum(a, b), np.minimum(c, d))
+    second = np.maximum(np.minimum(high, other), low)
+    return (np.abs(w).reshape(-1, 4) >= second[:, None]).reshape(w.shape)
+
+
+def case_palette(w):
+    """A palette of 16 entries for the first 16.8 million values, and the indices."""
+    part = w.ravel()[: 1 << 24]
+    peers = {
+        "lepton, 16 entries": lambda: lk.palettize(part, 4, threads=1).indices,
+        "lepton, 64 entries": lambda: lk.palettize(part, 6, threads=1).indices,
+        "lepton, 256 entries": lambda: lk.palettize(part, 8, threads=1).indices,
+    }
+    return peers, None
+
+
+def case_pack_bits(w):
+    """One index of 3 bits (and of 4) for every value, packed."""
+    codes = (w.view(np.uint32) & 7).astype(np.uint8)
+    peers = {
+        "lepton, 3 bits": lambda: lk.pack_bits(codes, 3, threads=1),
+        "lepton, 4 bits": lambda: lk.pack_int4(codes, threads=1),
+        "numpy, 4 bits": lambda: codes[:, ::2] | codes[:, 1::2] << 4,
+    }
+    return peers, None
+
+
+def case_matmul_u8s8(_):
+    """512x1024 by 1024x512 with 16-bit sums of pairs."""
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 256, (512, 1024)).astype(np.uint8)
+    b = rng.integers(-128, 128, (1024, 512)).astype(np.int8)
+    peers = {
+        "lepton, saturating": lambda: lk.matmul_u8s8(a, b, saturate16=True, threads=1).values,
+        "numpy, exact int32": lambda: a.astype(np.int32) @ b.astype(np.int32),
+    }
+    return peers, None
