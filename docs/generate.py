@@ -290,7 +290,10 @@ def targets_table() -> str:
         spec.loader.exec_module(module)
         info = module.INFO
         if isinstance(info, TargetInfo):
-            precisions, devices = ", ".join(info.precisions), ", ".join(info.devices)
+            offered = list(info.precisions)
+            if "int8" not in offered and info.capability("precision.int8").support:
+                offered.append("int8")
+            precisions, devices = ", ".join(offered), ", ".join(info.devices)
             rows[info.id] = f"| `{info.id}` | {info.title} | works | {precisions} | {devices} |"
     planned = {
         known.id: f"| `{known.id}` | {known.title} | planned | | |"

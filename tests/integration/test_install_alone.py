@@ -34,6 +34,7 @@ class Alone:
 CASES = (
     Alone("lepton-kernels", "lepton_kernels"),
     Alone("lepton-core", "lepton_core"),
+    Alone("lepton-compress", "lepton_compress", frozenset({"onnx"})),
     Alone("lepton-onnx", "lepton_onnx", frozenset({"onnx"})),
     Alone("lepton-onnxruntime", "lepton_onnxruntime", frozenset({"onnx"})),
     Alone(
