@@ -172,3 +172,12 @@ def test_bad_limits(data, code):
 def test_classes_of_precisions():
     assert [precision_class(p) for p in ("fp32", "FP16", "bfloat16", "int8", "fp8", "auto")] == [
         "fp32", "half", "half", "compressed", "compressed", "compressed"]  # fmt: skip
+
+
+def test_a_metric_on_noise_decides_nothing_and_numeric_limits_still_do():
+    noise = SampleFacts("random", 1000, 1000)
+    lost = judge("int8", output(), top1(worse=60), noise)
+    assert lost.verdict == "weak"
+    assert "random" in lost.why
+    far = judge("int8", output(rel_l2=0.5), top1(), noise)
+    assert far.verdict == "fail"
