@@ -10,10 +10,11 @@ from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
 from lepton_onnx import pivot
 from lepton_onnx.external import digest, external_files
+from lepton_onnx.lowering import lower_recipe
 from lepton_onnxruntime import __version__
 from lepton_onnxruntime._execution import storage_facts
 from lepton_onnxruntime._half import write_half
-from lepton_onnxruntime._lower import lower_recipe
+from lepton_onnxruntime._integers import INTEGER_OPS
 from lepton_onnxruntime._runtime import accepts_opset, explain, onnxruntime
 from lepton_onnxruntime.info import DISTRIBUTIONS, INFO
 
@@ -50,7 +51,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     warnings: tuple[str, ...] = ()
     precision = "int8" if request.recipe else request.precision
     if request.recipe:
-        proto, found = lower_recipe(proto, request.recipe, parent)
+        proto, found = lower_recipe(proto, request.recipe, parent, integer_ops=INTEGER_OPS)
         facts |= found
         pivot.save(proto, out)
     elif precision == "fp16":

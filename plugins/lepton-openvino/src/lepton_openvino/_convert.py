@@ -13,11 +13,12 @@ from lepton_core.files import digest_path, disk_errors
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model, Signature
 from lepton_onnx import pivot
 from lepton_onnx.external import digest, verify_external
+from lepton_onnx.lowering import lower_recipe
 from lepton_openvino import __version__
 from lepton_openvino._dtypes import storage_facts, unsupported
 from lepton_openvino._half import out_of_range
+from lepton_openvino._integers import INTEGER_OPS
 from lepton_openvino._ir import GRAPH_FILE, VALUES_FILE, write_ir
-from lepton_openvino._lower import lower_recipe
 from lepton_openvino._messages import explain, failed_node, operators_without_rule
 from lepton_openvino._ports import indices
 from lepton_openvino._telemetry import openvino
@@ -66,7 +67,9 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"]}
     precision = "int8" if request.recipe else request.precision
     if request.recipe:
-        proto, lowered = lower_recipe(pivot.load(source), request.recipe, parent)
+        proto, lowered = lower_recipe(
+            pivot.load(source), request.recipe, parent, integer_ops=INTEGER_OPS
+        )
         facts |= lowered
         converted = _read_lowered(proto, signature, context.workdir)
     else:

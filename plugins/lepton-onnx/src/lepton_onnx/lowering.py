@@ -1,4 +1,4 @@
-"""Lowering a recipe for ONNX Runtime's CPU kernels."""
+"""From a recipe's file to a Q/DQ graph: what every target that reads such graphs does first."""
 
 from __future__ import annotations
 
@@ -10,35 +10,33 @@ from lepton_onnx import qdq
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-INTEGER_OPS = (
-    "Add", "AveragePool", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MatMul",
-    "MaxPool", "Mul", "Reshape", "Resize", "Sigmoid", "Squeeze", "Transpose", "Unsqueeze",
-)  # fmt: skip
-"""Operators whose Q/DQ groups ONNX Runtime turns into integer kernels on a CPU."""
 
-
-def lower_recipe(proto: ModelProto, path: str, digest: str) -> tuple[ModelProto, dict[str, Any]]:
+def lower_recipe(
+    proto: ModelProto, path: str, digest: str, *, integer_ops: tuple[str, ...]
+) -> tuple[ModelProto, dict[str, Any]]:
     """Write the recipe at *path* into a pivot.
 
-    Activations are uint8 in the file, the recipe's int8 plus 128: on x86 the kernels multiply
-    uint8 by int8, and ONNX Runtime's own change from int8 skips values with several readers, which
-    then stay float.
+    Activations are uint8 in the file, the recipe's int8 plus 128, and weights int8: the pair that
+    the integer kernels of CPUs multiply.
 
     Args:
         proto: The pivot with its weights in memory; it is not changed.
         path: The recipe.
         digest: Digest of the pivot.
+        integer_ops: Operators that the target computes with integers; around others no pairs are
+            written.
 
     Returns:
-        The lowered model, and facts for the record.
+        The lowered model, and facts for the record: ``recipe`` (digest, scheme, what the CPU
+        needs), ``integer_layers``, ``weight_only_layers``, ``kept_in_fp32``, ``qdq_pairs``.
 
     Raises:
-        OptimizeError: LPT-OPT-001 … 008.
+        OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit.
     """
     recipe = recipes.read(path)
     integers = recipes.load_integers(recipe, path)
     lowered = qdq.lower(
-        proto, recipe, digest=digest, integers=integers, integer_ops=INTEGER_OPS, unsigned=True
+        proto, recipe, digest=digest, integers=integers, integer_ops=integer_ops, unsigned=True
     )
     facts = {
         "recipe": {
@@ -54,4 +52,4 @@ def lower_recipe(proto: ModelProto, path: str, digest: str) -> tuple[ModelProto,
     return lowered.model, facts
 
 
-__all__ = ["INTEGER_OPS", "lower_recipe"]
+__all__ = ["lower_recipe"]
