@@ -290,10 +290,7 @@ def targets_table() -> str:
         spec.loader.exec_module(module)
         info = module.INFO
         if isinstance(info, TargetInfo):
-            offered = list(info.precisions)
-            if "int8" not in offered and info.capability("precision.int8").support:
-                offered.append("int8")
-            precisions, devices = ", ".join(offered), ", ".join(info.devices)
+            precisions, devices = ", ".join(info.offered), ", ".join(info.devices)
             rows[info.id] = f"| `{info.id}` | {info.title} | works | {precisions} | {devices} |"
     planned = {
         known.id: f"| `{known.id}` | {known.title} | planned | | |"

@@ -139,7 +139,7 @@ class PortJob:
                     "LPT-USE-005",
                     f"There is no precision {precision!r}",
                     cause=f"precisions: {', '.join(PRECISIONS)}",
-                    remedy=f"{info.title} offers {', '.join(info.precisions)}.",
+                    remedy=f"{info.title} offers {', '.join(info.offered)}.",
                 )
             if target.device and info.devices and target.device not in info.devices:
                 raise UsageError(

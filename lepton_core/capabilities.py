@@ -203,6 +203,12 @@ class TargetInfo(PluginInfo):
     platforms: tuple[str, ...] = ()
     constraints: Constraints = field(default_factory=Constraints)
 
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """All precisions that can be asked for: its own, and int8 where it lowers recipes."""
+        more = ("int8",) if self.capability("precision.int8").support else ()
+        return tuple(dict.fromkeys((*self.precisions, *more)))
+
 
 @dataclass(frozen=True, slots=True)
 class ExtensionInfo(PluginInfo):
