@@ -44,7 +44,9 @@ def evaluate(
     from lepton_core.samples import load_saved
 
     samples = load_saved(Path(request.samples))
-    opening = OpenRequest(request.target, request.device, request.threads, request.reference)
+    opening = OpenRequest(
+        request.target, request.device, request.threads, request.reference, request.options
+    )
     with (
         hooks.guarded("evaluate", request.target),
         hooks.open(model, opening, context) as session,

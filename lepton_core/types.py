@@ -448,6 +448,7 @@ class EvaluateRequest:
         threads: Intra-op threads; ``None`` sizes them to the container.
         reference: Run as the yardstick.
         latency_seconds: Time to spend on measuring latency; 0 for none.
+        options: Owner-specific options of the session.
     """
 
     target: str
@@ -457,6 +458,7 @@ class EvaluateRequest:
     threads: int | None = None
     reference: bool = False
     latency_seconds: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ INFO = ExtensionInfo(
     capabilities={
         "deploy": FULL,
         "adjust": Capability(Support.NOT_IMPLEMENTED, note="planned for the next release"),
-        "migrate": Capability(Support.NOT_IMPLEMENTED, note="planned for the next release"),
+        "migrate": FULL,
     },
     engine="embedded",
 )

@@ -30,8 +30,15 @@ POINTS = (
     "gc.file-removed",
     "gc.files-removed",
     "gc.leftover-removed",
+    "migrate.planned",
+    "migrate.built",
+    "migrate.verified",
+    "migrate.switched",
+    "migrate.watched",
+    "migrate.ended",
 )
-"""Every write point of the store, in the order in which a change passes them."""
+"""Every write point of the store, in the order in which a change passes them, and the moments
+between the steps of a migration."""
 
 REACHED: list[str] = []
 """Points passed so far, while tracing."""
