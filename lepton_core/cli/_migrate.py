@@ -9,7 +9,7 @@ import click
 from lepton_core.cli._command import command, option
 from lepton_core.cli._deployment import EMBEDDED, Work, engine_options
 from lepton_core.cli._table import Column, Row
-from lepton_core.cli._types import DURATION, FiniteType, TargetType
+from lepton_core.cli._types import DurationType, FiniteType, TargetType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,7 @@ _PROOF, _AFTER = "Proof", "After the switch"
 @option(
     "--watch",
     group=_AFTER,
-    type=DURATION,
+    type=DurationType(zero=True),
     metavar="TIME",
     help="How long to follow the deployment; 30s if not given.",
 )
