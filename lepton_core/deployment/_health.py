@@ -84,7 +84,7 @@ class Health:
     def _failing(self, version: str, calls: int, faults: int) -> SessionError:
         last = next((e for e in reversed(self._telemetry.errors()) if e.version == version), None)
         return SessionError(
-            "LPT-DEP-011",
+            "LPT-DEP-012",
             f"{faults} of {calls} calls of {version} failed",
             cause=f"the last one: {last.code or last.type}: {last.message}" if last else None,
             remedy="`lepton store rollback` goes back to the version before; a migration that is "

@@ -183,7 +183,8 @@ def test_every_declared_point_is_a_write_point_of_some_job(server, base, folder)
     left.write_bytes(b"half")
     age(folder / "deploy")
     reached |= set(server.run("gc", folder / "deploy", base, "trace")[1])
-    assert reached == set(POINTS)
+    # tests/core/test_migration_crash.py passes those of a migration.
+    assert reached == {point for point in POINTS if not point.startswith("migrate.")}
 
 
 def test_concurrent_promotions_have_one_winner(base, folder):
