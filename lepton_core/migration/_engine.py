@@ -16,11 +16,10 @@ from lepton_core.errors import (
     UsageError,
 )
 from lepton_core.migration import _owner
-from lepton_core.migration._journal import MOVED, Journal, Record, new_id
+from lepton_core.migration._journal import Journal, Record, lost_race, new_id
 from lepton_core.migration._options import Options
 from lepton_core.migration._owner import Owner
 from lepton_core.migration._steps import STEPS, Job, try_out
-from lepton_core.migration._verify import FAILED
 from lepton_core.types import MigrateResult
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class Migration:
         try:
             journal.write(record, pin=(made.old.id,))
         except DeployError as error:
-            if error.code != MOVED:
+            if not lost_race(error):
                 raise
             raise self._busy(journal.refresh() or record) from error
         else:
@@ -192,7 +191,7 @@ class Migration:
         try:
             STEPS[step](self.job, journal)
         except DeployError as error:
-            if error.code != MOVED:
+            if not lost_race(error):
                 raise
             self._lost(journal, error)
         except (LeptonError, KeyboardInterrupt) as error:
@@ -262,7 +261,7 @@ class Migration:
                 journal.finish("returned", why, code=code)
         except LeptonError:
             return False  # the store itself fails; --resume settles it
-        return code == FAILED
+        return code == "LPT-MIG-007"  # not the same: that is an answer, not a failure
 
 
 def _same_process(one: Owner, other: Owner) -> bool:

@@ -27,7 +27,6 @@ _POINTS = {
     "switch": "migrate.verified",
     "watch": "migrate.switched",
 }
-MOVED = "LPT-STORE-010"
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,11 @@ class Record:
         return f"migration {self.id}"
 
 
+def lost_race(error: LeptonError) -> bool:
+    """Tell whether someone else moved the alias or the journal first."""
+    return error.code == "LPT-STORE-010"
+
+
 def new_id() -> str:
     """Return an id that no other migration has."""
     return f"m{secrets.token_hex(6)}"
@@ -112,12 +116,13 @@ def _parse(value: Any, name: str, alias: str) -> Record:  # noqa: ANN401 - JSON 
     try:
         record = codec.from_data(value, Record)
         if record.step not in STEPS:
-            raise MigrateError("LPT-MIG-009", f"the step {record.step!r} is not known")
-    except LeptonError as error:
+            raise ValueError(f"the step {record.step!r} is not known")
+    except (LeptonError, ValueError) as error:
+        cause = error.cause if isinstance(error, LeptonError) else str(error)
         raise MigrateError(
             "LPT-MIG-009",
             f"The journal of migrations of {name}@{alias} cannot be read",
-            cause=error.cause or error.message,
+            cause=cause,
             remedy=f"Upgrade lepton-core, or drop it: `lepton store set {name} "
             f"{key_of(alias)}=null`; the alias stays where it is.",
         ) from error
@@ -267,7 +272,7 @@ def return_watched(store: Store, name: str, alias: str, version: str, why: str) 
     try:
         journal.roll_back(why, alarm=why)
     except DeployError as error:
-        if error.code != MOVED:
+        if not lost_race(error):
             raise
         return False
     return True
@@ -299,11 +304,11 @@ def history(store: Store, name: str, alias: str | None = None) -> tuple[dict[str
 
 __all__ = [
     "ENDED",
-    "MOVED",
     "Journal",
     "Record",
     "history",
     "key_of",
+    "lost_race",
     "new_id",
     "read",
     "return_watched",

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 RANDOM_ROWS = 64
-FAILED = "LPT-MIG-007"
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def _run_both(
         return samples, first, run(new, "new")
     except (SessionError, WorkerError, SampleError, PluginFailureError) as error:
         raise MigrateError(
-            FAILED,
+            "LPT-MIG-007",
             f"The candidate for {new.target} does not run here as {old.name} does",
             cause=str(error),
             remedy="The deployment is as it was; `lepton port --to` and `lepton check` say more "
@@ -284,4 +283,4 @@ def _facts(
     }
 
 
-__all__ = ["FAILED", "Proof", "Side", "check_samples", "compare"]
+__all__ = ["Proof", "Side", "check_samples", "compare"]

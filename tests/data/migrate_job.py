@@ -23,7 +23,7 @@ from lepton_core.registry import Registry
 from lepton_core.store import Store, _failpoints
 from lepton_core.testing import fake_target
 
-for _name in [
+for _name in (
     "lepton_core.deployment",
     "lepton_core.embedded._deploy",
     "lepton_core.environment",
@@ -35,7 +35,7 @@ for _name in [
     "lepton_core.testing._fake_graph",
     "lepton_kernels",
     "psutil",
-]:
+):
     importlib.import_module(_name)  # before the fork, so that no child pays for it
 
 
