@@ -146,7 +146,7 @@ def test_fp32_goes_over_and_comes_back_while_calls_go_on(ported, hooks, store, d
         for thread in threads:
             thread.start()
         try:
-            there = migrate("digits", "openvino", watch=1.0)
+            there = migrate("digits", "openvino", watch=4.0)
             back = migrate("digits", "onnxruntime", watch=0.5)
         finally:
             stop.set()
