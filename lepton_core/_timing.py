@@ -12,7 +12,7 @@ from lepton_core._split import run_split
 if TYPE_CHECKING:
     from lepton_core.context import Session
     from lepton_core.samples import Samples
-    from lepton_core.types import TimingPoint
+    from lepton_core.types import Signature, TimingPoint
 
 _WARM_UP_RUNS = 5
 _MIN_RUNS = 20
@@ -21,7 +21,7 @@ _MAX_RUNS = 2000
 _FEEDS = 16
 
 
-def feeds(session: Session, samples: Samples, rows: int) -> list[dict[str, Any]]:
+def feeds(signature: Signature, samples: Samples, rows: int) -> list[dict[str, Any]]:
     """Return up to 16 different inputs of a number of rows each, repeated where rows are few."""
     import numpy as np
 
@@ -29,7 +29,7 @@ def feeds(session: Session, samples: Samples, rows: int) -> list[dict[str, Any]]
 
     wanted = min(max(len(samples) // rows, 1), _FEEDS) * rows
     few = samples.rows(np.arange(wanted) % len(samples))
-    return [inputs for inputs, _ in batches(few, session.signature, batch_size=rows)]
+    return [inputs for inputs, _ in batches(few, signature, batch_size=rows)]
 
 
 def measure(session: Session, samples: Samples, point: TimingPoint) -> dict[str, float]:
@@ -49,7 +49,7 @@ def measure(session: Session, samples: Samples, point: TimingPoint) -> dict[str,
     """
     import numpy as np
 
-    inputs = feeds(session, samples, point.rows)
+    inputs = feeds(session.signature, samples, point.rows)
     batch = next((a.shape[0] for a in inputs[0].values() if a.ndim), 1)
     for index in range(min(_WARM_UP_RUNS, max(2, 64 // point.rows))):
         _call(session, inputs[index % len(inputs)], point.batch)

@@ -1,4 +1,4 @@
-"""``lepton deploy`` and ``adjust``, and what verbs of a deployment engine share."""
+"""``lepton deploy``, and what verbs of a deployment engine share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lepton_core.cli._command import command, option
-from lepton_core.cli._types import DURATION, SIZE, FiniteType, TargetType, pairs
+from lepton_core.cli._types import DURATION, SIZE, TargetType, pairs
 from lepton_core.cli.store_commands import store_option
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-class Work:
+class EngineWork:
     """One run of a verb.
 
     Args:
@@ -156,7 +156,7 @@ def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  
     from lepton_core.types import DeployRequest
 
     settings = {key: given.pop(key) for key in ("out", "force", "data", "why")}
-    work = Work(app, "deploy", given)
+    work = EngineWork(app, "deploy", given)
     work.set_deploy_options(settings, given)
     name: str = given.pop("name")
     request = DeployRequest(
@@ -168,36 +168,4 @@ def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  
     return 0
 
 
-@command(
-    "adjust",
-    examples="""
-    lepton adjust digits --objective latency
-    lepton adjust digits --objective throughput --floor 0.97
-    """,
-)
-@click.argument("name")
-@option(
-    "--objective",
-    type=click.Choice(["latency", "throughput", "memory"]),
-    default="latency",
-    help="What to improve.",
-)
-@option(
-    "--floor", type=FiniteType(minimum=None), metavar="X", help="Lowest accepted accuracy metric."
-)
-@option("--model", metavar="MODEL", help="Artifact that it runs, where the engine does not know.")
-@engine_options
-def adjust_command(app: App, name: str, *, model: str | None, **given: Any) -> int:  # noqa: ANN401
-    """Tune the deployment NAME by what it measured."""
-    from lepton_core.types import AdjustRequest
-
-    work = Work(app, "adjust", given)
-    request = AdjustRequest(name, engine=work.engine, options=work.options, **given)
-    with work.context() as context:
-        result = work.hooks.adjust(work.load(model, name), request, context)
-    lines = [", ".join(f"{k} {v}" for k, v in change.items()) for change in result.changes]
-    work.show(result, "\n".join(lines) or f"{name}: nothing to change")
-    return 0
-
-
-__all__ = ["EMBEDDED", "Work", "adjust_command", "deploy_command", "engine_options"]
+__all__ = ["EMBEDDED", "EngineWork", "deploy_command", "engine_options"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lepton_core.cli._command import command, option
-from lepton_core.cli._deployment import EMBEDDED, Work, engine_options
+from lepton_core.cli._deployment import EMBEDDED, EngineWork, engine_options
 from lepton_core.cli._table import Column, Row
 from lepton_core.cli._types import DurationType, FiniteType, TargetType
 
@@ -100,7 +100,7 @@ def migrate_command(
     settings = {key: given.pop(key) for key in (*names, "watch")}
     if log:
         return _show_log(app, name, given["place"], settings["alias"])
-    work = Work(app, "migrate", given)
+    work = EngineWork(app, "migrate", given)
     if work.engine != EMBEDDED:
         del settings["alias"]
     for key, value in settings.items():
@@ -119,7 +119,7 @@ def migrate_command(
     return code
 
 
-def _target(work: Work, text: str | None, settings: Mapping[str, Any]) -> str:
+def _target(work: EngineWork, text: str | None, settings: Mapping[str, Any]) -> str:
     """Return the target string; empty if the interrupted migration knows it.
 
     Raises:

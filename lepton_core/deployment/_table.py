@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from lepton_core._split import rows_of, run_split, splittable
+from lepton_core._split import run_split, splittable
 from lepton_core.deployment._routes import Dispatch, Route, setting_key
 from lepton_core.deployment._signature import check_replaces
 from lepton_core.deployment._slot import open_slot
@@ -169,6 +169,15 @@ class Opener:
             return Table(key, resolved.version.id, opened, dispatch.change, over_at)
         return Table(key, resolved.version.id, self._open_routes(resolved, plain, old))
 
+    def open_fixed(self, resolved: Resolved, routes: Sequence[Route]) -> Table:
+        """Open given routes, whatever the store's table says; for measuring them.
+
+        Raises:
+            LeptonError: One cannot be opened; nothing stays open.
+        """
+        opened = self._open_routes(resolved, routes, None)
+        return Table((resolved.version.id, 0), resolved.version.id, opened)
+
     def _dispatch(self, resolved: Resolved) -> Dispatch:
         """Return the table that counts; an empty one if it was made for another version."""
         none = Dispatch(resolved.version.id)
@@ -211,4 +220,4 @@ class Opener:
         return self._store.resolve(f"{base.name}@{version}")
 
 
-__all__ = ["Key", "OpenRoute", "Opener", "Table", "rows_of"]
+__all__ = ["Key", "OpenRoute", "Opener", "Table"]

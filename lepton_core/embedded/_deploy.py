@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton_core.embedded._options import read_options
 from lepton_core.errors import LeptonError, StorageError, UsageError
 from lepton_core.types import ConvertRequest, DeployResult, OpenRequest, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lepton_core.context import Context
     from lepton_core.dispatch import Hooks
     from lepton_core.types import DeployRequest, Model
@@ -52,29 +51,6 @@ class Options:
     why: str = ""
     force: bool = False
 
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Options:
-        """Return the options of a request.
-
-        Raises:
-            UsageError: LPT-DEP-005, one is not known or of a wrong type.
-        """
-        import msgspec
-
-        known = set(cls.__dataclass_fields__)
-        try:
-            if strange := sorted(set(options) - known):
-                raise ValueError(f"not known: {', '.join(strange)}")
-            plain = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
-            return msgspec.convert(plain, cls)
-        except (ValueError, msgspec.ValidationError) as error:
-            raise UsageError(
-                "LPT-DEP-005",
-                "The embedded engine does not take these options",
-                cause=str(error),
-                remedy=f"It takes: {', '.join(sorted(known))}.",
-            ) from error
-
 
 def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResult:
     """Do what :func:`lepton_core.embedded.plugin.lepton_deploy` says.
@@ -88,7 +64,7 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
     """
     from lepton_core.store import Store
 
-    options = Options.of(request.options)
+    options = read_options(request.options, Options)
     if request.kind not in KINDS:
         raise UsageError(
             "LPT-DEP-009",

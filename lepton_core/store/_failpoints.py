@@ -30,6 +30,9 @@ POINTS = (
     "gc.file-removed",
     "gc.files-removed",
     "gc.leftover-removed",
+    "adjust.on-trial",
+    "adjust.measured",
+    "adjust.finished",
     "migrate.planned",
     "migrate.built",
     "migrate.verified",
@@ -37,8 +40,7 @@ POINTS = (
     "migrate.watched",
     "migrate.ended",
 )
-"""Every write point of the store, in the order in which a change passes them, and the moments
-between the steps of a migration."""
+"""Every write point of the store and of the engines above it."""
 
 REACHED: list[str] = []
 """Points passed so far, while tracing."""
