@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,6 @@ from lepton_core.cli._types import DurationType, FiniteType, TargetType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from lepton_core.cli._app import App
     from lepton_core.types import MigrateResult
@@ -69,6 +69,13 @@ _PROOF, _AFTER = "Proof", "After the switch"
     help="Move although the inputs cannot carry the proof.",
 )
 @option(
+    "--page",
+    group=_PROOF,
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the comparison as a page.",
+)
+@option(
     "--watch",
     group=_AFTER,
     type=DurationType(zero=True),
@@ -97,7 +104,7 @@ def migrate_command(
     from lepton_core.types import MigrateRequest
 
     names = ("alias", "resume", "dry_run", "why", "data", "metric", "max_drop", "allow_weak")
-    settings = {key: given.pop(key) for key in (*names, "watch")}
+    settings = {key: given.pop(key) for key in (*names, "page", "watch")}
     if log:
         return _show_log(app, name, given["place"], settings["alias"])
     work = EngineWork(app, "migrate", given)

@@ -116,7 +116,7 @@ class Migration:
 
     def _take_over(self, journal: Journal, left: Record) -> None:
         """Become the owner; what was asked for is what the journal says."""
-        asked = replace(Options.of(left.options), store=self.given.store)
+        asked = replace(Options.of(left.options), store=self.given.store, page=self.given.page)
         try:
             journal.write(replace(left, owner=Owner.me()))
         except DeployError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from lepton_core.errors import UsageError
 
 WATCH_SECONDS = 30.0
-NOT_RECORDED = ("store", "resume", "dry_run")
+NOT_RECORDED = ("store", "resume", "dry_run", "page")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Options:
         latency_seconds: Time to spend on timing each version; 0 for none.
         resume: Take up an interrupted migration, and do not begin another one.
         dry_run: Build and verify only; nothing is written into the store.
+        page: File to write the comparison to, as a page.
         why: Reason, for the ledger.
     """
 
@@ -46,6 +47,7 @@ class Options:
     latency_seconds: float = 0.3
     resume: bool = False
     dry_run: bool = False
+    page: str | None = None
     why: str = ""
 
     @classmethod

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.artifacts import artifact_size
+from lepton_core.files import write_atomic
 from lepton_core.migration._build import built
 from lepton_core.migration._plan import plan
 from lepton_core.migration._verify import Side, compare
@@ -93,6 +94,16 @@ class Job:
             version.size_bytes,
         )
 
+    def prove(self, old: Side, new: Side, precision: str) -> Proof:
+        """Compare two sides, and write the page if one was asked for; see :func:`.compare`."""
+        place = self.scratch("verify")
+        proof = compare(self.hooks, old, new, precision, options=self.options, context=place)
+        if self.options.page:
+            from lepton_core.report import render_passport
+
+            write_atomic(self.options.page, render_passport(dict(proof.passport)))
+        return proof
+
 
 def planned(job: Job, journal: Journal) -> None:
     """Make sure that what was planned still holds, and go on."""
@@ -140,8 +151,7 @@ def verify(job: Job, journal: Journal) -> None:
     old, new = job.version(record.source), job.version(record.candidate)
     with job.store.view(old) as before, job.store.view(new, origin=True) as after:
         sides = job.side(old, before), job.side(new, after)
-        place = job.scratch("verify")
-        proof = compare(job.hooks, *sides, new.precision, options=job.options, context=place)
+        proof = job.prove(*sides, new.precision)
         refused = refusal(proof, job.options)
         if refused:
             journal.finish("returned", refused, **proof.facts)
@@ -253,15 +263,7 @@ def try_out(job: Job, target: str) -> MigrateResult:
         built(job.store, job.hooks, made, opening, job.scratch("build")) as candidate,
     ):
         new = _unstored(job, candidate, opening, str(made.target))
-        place = job.scratch("verify")
-        proof = compare(
-            job.hooks,
-            job.side(made.old, view),
-            new,
-            made.precision,
-            options=job.options,
-            context=place,
-        )
+        proof = job.prove(job.side(made.old, view), new, made.precision)
     refused = refusal(proof, job.options)
     facts = {
         "dry_run": True,

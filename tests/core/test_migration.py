@@ -522,7 +522,7 @@ class Callers:
 def test_calls_go_on_while_it_moves_and_none_fails(migrate, store, hooks, place, data):
     with open_it(hooks, place) as deployed, Callers(deployed) as callers:
         until(lambda: callers.calls > 100)
-        result = migrate(data=data, watch=0.5)
+        result = migrate(data=data, watch=3)
         until(lambda: deployed.version == result.facts["to"]["version"])
         before = callers.calls
         until(lambda: callers.calls > before + 100)
@@ -691,8 +691,11 @@ def test_the_command_tells_what_was_compared(lepton, place, data, faulty):
     code, out, _ = lepton(*base)
     assert code == 3
     assert "returned: weak" in out
-    code, out, _ = lepton(*base, "--data", data, "--dry-run", "--json")
+    page = place.parent / "page.html"
+    code, out, _ = lepton(*base, "--data", data, "--dry-run", "--json", "--page", page)
     assert code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "N@v" in text and "faulty" in text
     assert json.loads(out)["facts"]["would_switch"] is True
     faulty("off")
     code, out, _ = lepton(*base, "--data", data)
