@@ -49,6 +49,7 @@ class Built:
     target: Target
     precision: str
     model: Model | None = None
+    origin: Model | None = None
     facts: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     coverage: float | None = None
@@ -139,6 +140,7 @@ class PortJob:
             yardstick=yardstick,
         )
         variants = prover.prove_all(built)
+        prover.keep_origins(built, variants)
         result = PortResult(_source_facts(model, yardstick), variants, out)
         prover.write_pages(result)
         _write_json(stage / "result.json", result.to_dict())
@@ -325,6 +327,7 @@ class PortJob:
             folder = stage / str(one.target).replace(":", "-") / one.precision
             folder.mkdir(parents=True)
             if steps:
+                one.origin = before
                 part = self.hooks.convert_step(before, steps[-1], request, self._context_at(folder))
                 one.model, one.facts = part.model, {**facts, **part.facts}
                 one.warnings = (*warned, *part.warnings)

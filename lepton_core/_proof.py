@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import environment
-from lepton_core.artifacts import artifact_size
+from lepton_core.artifacts import artifact_size, write_card
+from lepton_core.origins import ORIGIN, PIVOT, can_be_origin, keep_origin
 from lepton_core.passport import Passport, dump_passport, make_passport
 from lepton_core.samples import match, random_samples, split
 from lepton_core.types import EvaluateResult, Model, Variant
@@ -200,8 +201,20 @@ class Prover:
             model = None
         file = folder / "passport.json"
         file.write_text(dump_passport(passport), encoding="utf-8")
+        if model is not None:
+            write_card(folder, one.model, kind="variant", target=target, precision=precision)
         placed = Passport(passport, path=str(self._place(file)))
         return Variant(target, precision, model, placed, passport.verdict, kept, why)
+
+    def keep_origins(self, built: Sequence[Built], variants: Sequence[Variant]) -> None:
+        """Keep what the kept variants were lowered from: the pivot once, others beside them."""
+        for one, variant in zip(built, variants, strict=True):
+            if not variant.kept or one.model is None or one.origin is None:
+                continue
+            shared = one.origin.format == PIVOT
+            place = self.stage / PIVOT if shared else Path(one.model.path).parent / ORIGIN
+            if can_be_origin(one.origin) and not place.exists():
+                keep_origin(one.origin, place)
 
     # --- pages --------------------------------------------------------------------------------
 

@@ -97,11 +97,13 @@ class RecipeStep:
 
 
 def keep_recipe(recipe: str, folder: Path) -> None:
-    """Copy a recipe, and its sidecar if it has one, beside the artifact that it made."""
-    source = Path(recipe)
-    for file in (source, source.with_suffix(SIDECAR_SUFFIX)):
+    """Copy a recipe, and its sidecar if it has one, beside the artifact that it made.
+
+    They are named ``recipe.json`` and ``recipe.safetensors`` there, and so found again.
+    """
+    for file in (Path(recipe), Path(recipe).with_suffix(SIDECAR_SUFFIX)):
         if file.is_file():
-            shutil.copyfile(file, folder / file.name)
+            shutil.copyfile(file, folder / f"recipe{file.suffix}")
 
 
 __all__ = ["RecipeStep", "keep_recipe"]

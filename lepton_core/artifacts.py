@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_core.errors import SessionError
-from lepton_core.files import digest_path
+from lepton_core.files import digest_path, write_atomic
 
 if TYPE_CHECKING:
     from lepton_core.types import Model
@@ -52,6 +52,30 @@ def verify_artifact(model: Model) -> None:
         )
 
 
+def write_card(folder: Path, model: Model, *, kind: str, target: str, precision: str) -> None:
+    """Write beside an artifact what it is: the model with its signature, metadata and lineage.
+
+    Args:
+        folder: Where the artifact stands.
+        model: The artifact, below *folder*.
+        kind: What made it (``"convert"``, ``"variant"``).
+        target: Target string.
+        precision: Precision.
+
+    Raises:
+        StorageError: LPT-IO-001, LPT-IO-002.
+    """
+    import json
+
+    from lepton_core.codec import to_data
+    from lepton_core.staging import MARKER
+
+    inside = Path(model.path).relative_to(folder).as_posix()
+    data = {**to_data(model), "path": inside}
+    card = {"schema": 1, "kind": kind, "target": target, "precision": precision, "model": data}
+    write_atomic(folder / MARKER, json.dumps(card, indent=2) + "\n")
+
+
 def copy_artifact(model: Model, folder: Path) -> Model:
     """Copy an artifact into *folder* under its own names and return it at the new place."""
     main = Path(model.path)
@@ -62,4 +86,11 @@ def copy_artifact(model: Model, folder: Path) -> Model:
     return model.evolve(path=str(folder / main.name))
 
 
-__all__ = ["EXTERNAL_FILES", "artifact_files", "artifact_size", "copy_artifact", "verify_artifact"]
+__all__ = [
+    "EXTERNAL_FILES",
+    "artifact_files",
+    "artifact_size",
+    "copy_artifact",
+    "verify_artifact",
+    "write_card",
+]

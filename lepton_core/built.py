@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import StorageError, UsageError
-from lepton_core.files import write_atomic
 from lepton_core.staging import MARKER
 
 if TYPE_CHECKING:
@@ -67,8 +66,9 @@ def _is_artifact_of(path: Path, folder: Path) -> bool:
 
 
 def _of_passport(place: Path) -> Built:
+    from lepton_core.codec import from_data
     from lepton_core.passport import load_passport
-    from lepton_core.types import Model
+    from lepton_core.types import LineageStep, Model
 
     passport = load_passport(place)
     variant = passport["variant"]
@@ -82,13 +82,30 @@ def _of_passport(place: Path) -> Built:
             "passport",
             remedy="Build it again with `lepton port`.",
         )
-    model = Model(
+    model = _card_of(place.parent, variant["digest"]) or Model(
         variant["format"],
-        str(path.resolve()),
+        str(path),
         variant.get("entry"),
         digest=variant["digest"],
+        lineage=tuple(from_data(step, LineageStep) for step in variant["lineage"]),
     )
+    model = model.evolve(path=str(path.resolve()))
     return Built(model, variant["target"], variant["precision"], passport, place)
+
+
+def _card_of(folder: Path, digest: str) -> Model | None:
+    """Return what stands in the card beside a variant, if it is about this artifact."""
+    if not (folder / MARKER).is_file():
+        return None
+    data = _read_marker(folder / MARKER).get("model")
+    return _model_of(data) if isinstance(data, dict) and data.get("digest") == digest else None
+
+
+def _model_of(data: dict[str, Any]) -> Model:
+    from lepton_core.codec import from_data
+    from lepton_core.types import Model
+
+    return from_data(data, Model)
 
 
 def _only_variant(folder: Path) -> Built:
@@ -121,18 +138,15 @@ def _read_marker(place: Path) -> dict[str, Any]:
 
 
 def _of_marker(path: Path, folder: Path) -> Built | None:
-    from lepton_core.codec import from_data
-    from lepton_core.types import Model
-
     marker = _read_marker(folder / MARKER)
     if marker.get("kind") == "port":
         return _only_variant(folder) if path == folder else None
-    if "model" not in marker:
+    if not isinstance(marker.get("model"), dict):
         return None
     place = folder / marker["model"]["path"]
     if path not in (folder, place):
         return None
-    model = from_data({**marker["model"], "path": str(place.resolve())}, Model)
+    model = _model_of({**marker["model"], "path": str(place.resolve())})
     return Built(model, marker.get("target", ""), marker.get("precision", ""))
 
 
@@ -166,13 +180,10 @@ def write_marker(
         target: Target string.
         precision: Precision.
     """
-    from lepton_core.codec import to_data
+    from lepton_core.artifacts import write_card
 
-    inside = Path(model.path).relative_to(stage)
-    data = {**to_data(model), "path": inside.as_posix()}
-    marker = {"schema": 1, "kind": kind, "target": target, "precision": precision, "model": data}
-    write_atomic(stage / MARKER, json.dumps(marker, indent=2) + "\n")
-    return model.evolve(path=str(out.absolute() / inside))
+    write_card(stage, model, kind=kind, target=target, precision=precision)
+    return model.evolve(path=str(out.absolute() / Path(model.path).relative_to(stage)))
 
 
 def taken_in(model: Model, stage: Path) -> Model:

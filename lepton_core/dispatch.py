@@ -97,8 +97,19 @@ class Hooks:
         self, model: Model, request: types.ConvertRequest, context: Context
     ) -> types.ConvertResult:
         """Convert along the planned path; see :meth:`.LeptonSpecs.lepton_convert`."""
+        return self.lower(model, request, context)[0]
+
+    def lower(
+        self, model: Model, request: types.ConvertRequest, context: Context
+    ) -> tuple[types.ConvertResult, Model | None]:
+        """Convert along the planned path.
+
+        Returns:
+            The result and its :mod:`origin <lepton_core.origins>`: what the last step lowered.
+        """
         facts: dict[str, Any] = {}
         warned: list[str] = []
+        before: Model | None = None
         steps = self.plan(model, request).steps
         for number, step in enumerate(steps):
             context.checkpoint()
@@ -111,8 +122,8 @@ class Hooks:
             part = self.convert_step(model, step, request, place)
             facts.update(part.facts)
             warned.extend(part.warnings)
-            model = part.model
-        return types.ConvertResult(model, facts, tuple(warned))
+            before, model = model, part.model
+        return types.ConvertResult(model, facts, tuple(warned)), before
 
     def plan(self, model: Model, request: types.ConvertRequest) -> Plan:
         """Plan the conversion that *request* asks for.

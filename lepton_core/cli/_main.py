@@ -23,7 +23,7 @@ COMMANDS = {
     "convert": ("_verbs", "Single verbs", "Convert a model to a target's format."),
     "optimize": ("_verbs", "Single verbs", "Compress a model under a budget."),
     "deploy": ("_deployment", "Single verbs", "Put a model under a name, as a new version."),
-    "adjust": ("_deployment", "Single verbs", "Tune a deployment by what it measured."),
+    "adjust": ("_adjust", "Single verbs", "Tune a deployment by what it measured."),
     "migrate": ("_deployment", "Single verbs", "Move a deployment to another target."),
     "store": ("store_commands", "Surroundings", "Look after versions, aliases and the ledger."),
     "targets": ("_targets", "Surroundings", "List targets, their state and abilities."),

@@ -186,6 +186,8 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
     Walks the planned path of conversions. `lepton port` also compares the result with the
     source.
     """
+    from lepton_core._recipe_step import keep_recipe
+    from lepton_core.origins import ORIGIN, PIVOT, can_be_origin, keep_origin
     from lepton_core.types import ConvertRequest
 
     work = _Work(app, given)
@@ -195,7 +197,7 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
     facts: dict[str, Any] = {}
     warned: list[str] = []
     with work.stage() as (stage, context, scratch):
-        source = result = work.load(model, scratch)
+        source = before = result = work.load(model, scratch)
         steps = work.hooks.plan(source, request).steps
         for number, step in enumerate(steps):
             part_context = context
@@ -204,9 +206,13 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
                 workdir.mkdir()
                 part_context = replace(scratch, workdir=workdir)
             part = work.hooks.convert_step(result, step, request, part_context)
-            result = part.model
+            before, result = result, part.model
             facts.update(part.facts)
             warned += part.warnings
+        if steps and result.format != PIVOT and can_be_origin(before):
+            keep_origin(before, stage / ORIGIN)
+        if request.recipe:
+            keep_recipe(request.recipe, stage)
         result = work.close(stage, result, "convert", request.precision)
     way = " -> ".join((source.format, *(step.edge.result for step in steps)))
     work.show(result, way=way, facts=facts, warnings=warned)

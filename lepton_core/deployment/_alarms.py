@@ -26,7 +26,8 @@ class Alarm:
 
     Attributes:
         time: Seconds since the epoch.
-        kind: ``"swap"``, ``"store"`` or ``"drain"``.
+        kind: ``"swap"`` (a version could not take over), ``"dispatch"`` (a dispatch table could
+            not be opened), ``"store"`` (out of reach) or ``"drain"`` (a session did not close).
         version: Version it is about.
         code: Stable code of the error.
         message: The error in words.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core import codec
 from lepton_core.errors import DeployError
+from lepton_core.origins import ORIGIN
 from lepton_core.staging import MARKER, check_replaceable, staged
 from lepton_core.store._cas import digest_file
 
@@ -72,6 +73,8 @@ def write_bundle(
     version = resolved.version
     with store.view(version) as view, staged(out, force=force) as stage:
         for file in version.files:
+            if file.path.startswith(f"{ORIGIN}/"):  # a bundle runs; it is not lowered again
+                continue
             place = stage / file.path
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(view.folder / file.path, place)

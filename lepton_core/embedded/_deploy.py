@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_core.errors import StorageError, UsageError
+from lepton_core.embedded._options import read_options
+from lepton_core.errors import LeptonError, StorageError, UsageError
 from lepton_core.types import ConvertRequest, DeployResult, OpenRequest, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lepton_core.context import Context
     from lepton_core.dispatch import Hooks
     from lepton_core.types import DeployRequest, Model
@@ -34,7 +33,8 @@ class Options:
         precision: Precision of the artifact, and of a conversion where one is needed.
         passport: Path of its passport; by default the ``passport.json`` beside the artifact, if
             it is about this artifact.
-        recipe: Paths of the recipe's files.
+        recipe: Paths of the recipe's files; by default ``recipe.json`` and its sidecar beside the
+            artifact, if it was made by them.
         samples: Samples whose first rows become golden inputs; they are stored then. By default
             golden inputs are noise.
         golden_rows: Number of golden rows; 0 for none.
@@ -54,29 +54,6 @@ class Options:
     why: str = ""
     force: bool = False
 
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Options:
-        """Return the options of a request.
-
-        Raises:
-            UsageError: LPT-DEP-005, one is not known or of a wrong type.
-        """
-        import msgspec
-
-        known = set(cls.__dataclass_fields__)
-        try:
-            if strange := sorted(set(options) - known):
-                raise ValueError(f"not known: {', '.join(strange)}")
-            plain = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
-            return msgspec.convert(plain, cls)
-        except (ValueError, msgspec.ValidationError) as error:
-            raise UsageError(
-                "LPT-DEP-005",
-                "The embedded engine does not take these options",
-                cause=str(error),
-                remedy=f"It takes: {', '.join(sorted(known))}.",
-            ) from error
-
 
 def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResult:
     """Do what :func:`lepton_core.embedded.plugin.lepton_deploy` says.
@@ -90,7 +67,7 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
     """
     from lepton_core.store import Store
 
-    options = Options.of(request.options)
+    options = read_options(request.options, Options)
     if request.kind not in KINDS:
         raise UsageError(
             "LPT-DEP-009",
@@ -109,8 +86,10 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
         check_place(out, force=options.force)
     with tempfile.TemporaryDirectory(dir=context.workdir, prefix=".deploy-") as scratch:
         work = replace(context, workdir=Path(scratch))
-        artifact = _artifact(hooks, model, target, options, work)
+        artifact, before = _artifact(hooks, model, target, options, work)
         passport = options.passport or _passport_beside(artifact)
+        recipe = options.recipe or recipe_beside(artifact)
+        origin = keep_origin_of(artifact, before, work.workdir / "origin")
         context.checkpoint()
         artifact, golden, facts = _try(hooks, artifact, target, options, work)
         context.checkpoint()
@@ -121,8 +100,9 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
                 target=str(target),
                 precision=_precision(artifact, options),
                 passport=passport,
-                recipe=options.recipe,
+                recipe=recipe,
                 golden=golden,
+                origin=origin,
                 alias=request.alias,
                 expect=expect,
                 why=options.why,
@@ -186,17 +166,55 @@ def _passport_beside(artifact: Model) -> Path | None:
     return place if same else None
 
 
+def recipe_beside(artifact: Model) -> tuple[str, ...]:
+    """Return the recipe that stands beside this artifact and made it, and its sidecar."""
+    from lepton_core import recipe as recipes
+
+    made_by = artifact.metadata.get("recipe")
+    place = Path(artifact.path).parent / "recipe.json"
+    try:
+        same = made_by is not None and recipes.read(place).digest == made_by["digest"]
+    except (LeptonError, OSError, KeyError, TypeError):
+        return ()
+    files = (place, place.with_suffix(recipes.SIDECAR_SUFFIX))
+    return tuple(str(file) for file in files if file.is_file()) if same else ()
+
+
+def keep_origin_of(artifact: Model, before: Model | None, folder: Path) -> Path | None:
+    """Copy what the artifact was lowered from into a folder, to be stored with it.
+
+    Args:
+        artifact: The artifact.
+        before: What it was lowered from here; it is looked for beside the artifact otherwise.
+        folder: Where to.
+
+    Returns:
+        The folder, ``None`` if no origin is known or the artifact is one itself.
+
+    Raises:
+        StorageError: LPT-ORIG-001, it stands there and is damaged.
+    """
+    from lepton_core.origins import can_be_origin, find_origin, keep_origin
+
+    origin = before if before is not None else find_origin(artifact)
+    if origin is None or not can_be_origin(origin):
+        return None
+    keep_origin(origin, folder)
+    return folder
+
+
 def _artifact(
     hooks: Hooks, model: Model, target: Target, options: Options, context: Context
-) -> Model:
-    """Return the model in the target's artifact format, converted if it is not yet."""
+) -> tuple[Model, Model | None]:
+    """Return the model in the target's artifact format, and what it was converted from if so."""
     info = hooks.registry.target(target.id)
     if model.format == info.artifact:
-        return model
+        return model, None
     folder = context.workdir / "artifact"
     folder.mkdir()
     request = ConvertRequest(target.id, precision=options.precision or "fp32", device=target.device)
-    return hooks.convert(model, request, replace(context, workdir=folder)).model
+    done, before = hooks.lower(model, request, replace(context, workdir=folder))
+    return done.model, before
 
 
 def _try(

@@ -11,7 +11,7 @@ INFO = ExtensionInfo(
     summary="Versions in a store, run inside the application that opens them; bundles to ship.",
     capabilities={
         "deploy": FULL,
-        "adjust": Capability(Support.NOT_IMPLEMENTED, note="planned for the next release"),
+        "adjust": FULL,
         "migrate": Capability(Support.NOT_IMPLEMENTED, note="planned for the next release"),
     },
     engine="embedded",

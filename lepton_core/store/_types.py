@@ -54,7 +54,7 @@ class Version:
         return sum(f.size for f in self.files if f.path.startswith("model/"))
 
     def role(self, name: str) -> tuple[StoredFile, ...]:
-        """Return the files of one role: ``model``, ``passport``, ``recipe``, ``golden``."""
+        """Return the files of one role: model, passport, recipe, golden or origin."""
         return tuple(f for f in self.files if f.path.partition("/")[0] == name)
 
 

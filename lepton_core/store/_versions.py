@@ -120,6 +120,7 @@ class VersionStore:
         passport: Mapping[str, Any] | str | Path | None = None,
         recipe: Iterable[str | Path] = (),
         golden: str | Path | None = None,
+        origin: str | Path | None = None,
         facts: Mapping[str, Any] | None = None,
         alias: str | None = None,
         expect: int | None = None,
@@ -138,6 +139,8 @@ class VersionStore:
             passport: The passport, as data or as a file.
             recipe: Files of the recipe that made it.
             golden: Folder of golden inputs and outputs.
+            origin: Folder that :func:`lepton_core.origins.keep_origin` wrote: what it was
+                lowered from. Versions of one origin share its bytes.
             facts: Further plain data.
             alias: Alias to move to the new version.
             expect: Generation of the alias that the caller has seen; the present one by default.
@@ -158,7 +161,7 @@ class VersionStore:
             expect = self._generation(name, alias) if expect is None else expect
         root, model_files = _manifest.members(model)
         parts = [(f"model/{rel}", place) for rel, place in model_files]
-        parts += _side_files(recipe, golden)
+        parts += _side_files(recipe, golden, origin)
 
         def put() -> Version:
             files = [StoredFile(rel, *self.cas.put_file(place)) for rel, place in parts]
@@ -289,13 +292,18 @@ class VersionStore:
             raise _faults.unknown("alias", reference, near, code="LPT-STORE-009", present=known)
         return Resolved(name, self._version(name, state.version), state)
 
-    def view(self, version: Version) -> View:
+    def view(self, version: Version, *, origin: bool = False) -> View:
         """Lay out a version's files for a runtime, after checking every byte; close it after use.
+
+        Args:
+            version: The version.
+            origin: Whether to lay out what it was lowered from, too, for
+                :func:`lepton_core.origins.find_origin`.
 
         Raises:
             StorageError: LPT-STORE-004, a file is missing or has another digest.
         """
-        return make_view(self.path, self.cas, version)
+        return make_view(self.path, self.cas, version, origin=origin)
 
     def passport(self, version: Version) -> dict[str, Any] | None:
         """Return the passport of a version, if it has one.
@@ -367,12 +375,15 @@ def _one_of(versions: list[str], beginning: str, name: str) -> str:
     raise _faults.unknown("version", beginning, [], code="LPT-STORE-008", present=versions)
 
 
-def _side_files(recipe: Iterable[str | Path], golden: str | Path | None) -> list[tuple[str, Path]]:
+def _side_files(
+    recipe: Iterable[str | Path], golden: str | Path | None, origin: str | Path | None
+) -> list[tuple[str, Path]]:
     found = [(f"recipe/{Path(p).name}", Path(p)) for p in recipe]
-    if golden is not None:
-        folder = Path(golden)
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
-        found += [(f"golden/{p.relative_to(folder).as_posix()}", p) for p in files]
+    for role, place in (("golden", golden), ("origin", origin)):
+        if place is not None:
+            folder = Path(place)
+            files = sorted(p for p in folder.rglob("*") if p.is_file())
+            found += [(f"{role}/{p.relative_to(folder).as_posix()}", p) for p in files]
     missing = [str(place) for _, place in found if not place.is_file()]
     if missing:
         raise UsageError(

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lepton_core.origins import ORIGIN
 from lepton_core.store import _faults
 from lepton_core.store._cas import Cas, digest_file
 
@@ -32,7 +33,7 @@ class View:
     Attributes:
         version: The version.
         folder: Private folder; files lie under ``model/``, ``passport/``, ``recipe/``,
-            ``golden/``.
+            ``golden/``, ``origin/``.
         model: The artifact with its absolute path.
         workdir: Empty folder for caches of whoever opens the model.
     """
@@ -62,8 +63,14 @@ class View:
         self.close()
 
 
-def make_view(root: Path, cas: Cas, version: Version) -> View:
+def make_view(root: Path, cas: Cas, version: Version, *, origin: bool = False) -> View:
     """Lay out and check the files of a version.
+
+    Args:
+        root: Folder of the store.
+        cas: Its files.
+        version: The version.
+        origin: Whether what it was lowered from is laid out too; a runtime does not need it.
 
     Raises:
         StorageError: LPT-STORE-004, a file is missing or has another digest.
@@ -73,6 +80,8 @@ def make_view(root: Path, cas: Cas, version: Version) -> View:
         folder = Path(tempfile.mkdtemp(dir=root / FOLDER, prefix=f"{version.id}-"))
         try:
             for file in version.files:
+                if file.path.startswith(f"{ORIGIN}/") and not origin:
+                    continue
                 place = folder / file.path
                 place.parent.mkdir(parents=True, exist_ok=True)
                 what = f"{file.path} of {version.id}"

@@ -148,14 +148,10 @@ def test_a_file_that_changed_since_it_was_built_is_refused(source, hooks, contex
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("verb", ["adjust", "migrate"])
-def test_the_other_verbs_are_declared_as_not_implemented(hooks, context, verb):
-    requests = {
-        "adjust": types.AdjustRequest("N"),
-        "migrate": types.MigrateRequest("N", "fake"),
-    }
+def test_migrate_is_declared_as_not_implemented(hooks, context):
+    request = types.MigrateRequest("N", "fake")
     with pytest.raises(UnsupportedOperationError, match="not-implemented"):
-        getattr(hooks, verb)(types.Model("deployment", "N"), requests[verb], context)
+        hooks.migrate(types.Model("deployment", "N"), request, context)
 
 
 def linear_onnx(path, factor):

@@ -204,7 +204,7 @@ def test_convert_writes_an_artifact_that_can_be_opened_and_moved(lepton, net, tm
     ended = lepton("convert", net, "--to", "fake", "--precision", "fp16", "--out", out)
     assert ended.code == 0, ended.err
     assert "way: fake-graph -> fake" in ended.out
-    assert sorted(p.name for p in out.iterdir()) == ["lepton.json", "model.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["lepton.json", "model.json", "origin"]
     moved = tmp_path / "moved"
     out.rename(moved)
     assert "storage_precision: fp16" in lepton("open", moved).out

@@ -10,6 +10,7 @@ from lepton_compress import __version__
 from lepton_compress._build import static_recipe, unsampled_recipe
 from lepton_compress._coverage import coverage
 from lepton_core.errors import OptimizeError
+from lepton_core.origins import ORIGIN, keep_origin
 from lepton_core.samples import is_constant, load_samples, load_saved, match
 from lepton_core.types import ConvertRequest
 from lepton_onnx import pivot
@@ -54,13 +55,17 @@ class Job:
 def lower(job: Job, place: Path | None) -> Model:
     """Let the target lower the recipe at *place*, or the float model if there is none.
 
-    Returns the pivot itself if only a recipe is wanted.
+    The pivot is kept beside what it is lowered to. Returns the pivot itself if only a recipe is
+    wanted.
     """
     if job.options.recipe_only:
         return job.base
     assert job.context.hooks is not None  # noqa: S101 - checked before
     asked = ConvertRequest(job.request.target, recipe=None if place is None else str(place))
-    return job.context.hooks.convert(job.base, asked, job.context).model
+    lowered = job.context.hooks.convert(job.base, asked, job.context).model
+    if lowered.format != job.base.format:
+        keep_origin(job.base, job.context.workdir / ORIGIN)
+    return lowered
 
 
 def load(path: str | None, base: Model) -> Samples | None:
