@@ -72,6 +72,9 @@ def _resolve(text: str, registry: Registry) -> Model:
     name, entry = (text, None) if Path(text).expanduser().exists() else split_entry(text)
     path = Path(name).expanduser()
     if path.exists():
+        built = None if entry else _adapted(path, {f.id for f in formats})
+        if built is not None:
+            return built
         found = _of_existing(path, entry, formats)
         if found is None:
             raise _unreadable(text, path, entry, formats, registry)
@@ -80,6 +83,22 @@ def _resolve(text: str, registry: Registry) -> Model:
     if hub is not None and _could_be_name(text):
         return Model(hub.id, text)
     raise _missing(text, path)
+
+
+def _adapted(path: Path, readable: set[str]) -> Model | None:
+    """Return a model that a single verb has written, with its lineage, if it can be a source.
+
+    Raises:
+        SessionError: LPT-RUN-003, the file is not the one that was written.
+    """
+    from lepton_core.artifacts import verify_artifact
+    from lepton_core.built import of_verb
+
+    model = of_verb(path)
+    if model is None or model.format not in readable:
+        return None
+    verify_artifact(model)
+    return model
 
 
 def _of_existing(
