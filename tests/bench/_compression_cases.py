@@ -167,3 +167,26 @@ def case_matmul_u8s8(_):
         "numpy, exact int32": lambda: a.astype(np.int32) @ b.astype(np.int32),
     }
     return peers, None
+
+
+def case_other_roundings(w):
+    """int8 with one scale, by other rules than half to even, into reused memory."""
+    out = np.zeros(w.shape, np.int8)
+    kept = {"out": out, "threads": 1}
+    peers = {
+        "lepton, half to even": lambda: lk.quantize(w, 0.03, **kept),
+        "lepton, half away": lambda: lk.quantize(w, 0.03, rounding="half_away", **kept),
+        "lepton, stochastic": lambda: lk.quantize(w, 0.03, rounding="stochastic", **kept),
+        "numpy, stochastic": lambda: numpy_stochastic(w, 0.03),
+    }
+    return peers, None
+
+
+def numpy_stochastic(w, scale, rows=64):
+    generator = np.random.default_rng(0)
+    out = np.empty(w.shape, np.int8)
+    for start in range(0, len(w), rows):
+        v = w[start : start + rows] / np.float32(scale)
+        v = np.floor(v + generator.random(v.shape, dtype=np.float32))
+        out[start : start + rows] = np.clip(v, -128, 127)
+    return out

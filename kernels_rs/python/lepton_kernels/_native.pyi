@@ -59,6 +59,8 @@ def quantize(
     low: int,
     high: int,
     nan_is_zero: bool,
+    rounding: str,
+    seed: int,
     out: NDArray[np.generic],
     threads: int | None,
 ) -> None: ...
@@ -120,6 +122,8 @@ def fake_quantize(
     low: int,
     high: int,
     nan_is_zero: bool,
+    rounding: str,
+    seed: int,
     out: NDArray[np.float32],
     threads: int | None,
 ) -> None: ...

@@ -15,7 +15,7 @@ use lepton_quant as quant;
 use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use quant::{Affine, AxisLayout, IntFormat, NanPolicy};
+use quant::{Affine, AxisLayout, IntFormat, NanPolicy, Rounding};
 
 use arrays::{
     any_array, float_array, int_array, int_output, output, readonly_slice, refuse_overlap,
@@ -24,7 +24,7 @@ use border::{detached, kernel_error};
 
 /// Quantize `x` into `out`, with `scale` and `zero_point` along `axis`.
 #[pyfunction]
-#[pyo3(signature = (x, scale, zero_point, axis, low, high, nan_is_zero, out, threads))]
+#[pyo3(signature = (x, scale, zero_point, axis, low, high, nan_is_zero, rounding, seed, out, threads))]
 #[expect(clippy::too_many_arguments, reason = "the signature of the kernel")]
 fn quantize(
     py: Python<'_>,
@@ -35,6 +35,8 @@ fn quantize(
     low: i32,
     high: i32,
     nan_is_zero: bool,
+    rounding: &str,
+    seed: u64,
     out: &Bound<'_, PyUntypedArray>,
     threads: Option<usize>,
 ) -> PyResult<()> {
@@ -49,10 +51,20 @@ fn quantize(
         NanPolicy::Refuse
     };
     refuse_overlap(x, out)?;
+    let rounding = rounding_rule(rounding, seed);
     let out = int_output(out, input.shape(), format)?;
     detached(py, threads, |control| {
-        quant::quantize(&input, &affine, format, nan, out, control)
+        quant::quantize(&input, &affine, (format, rounding), nan, out, control)
     })
+}
+
+/// The rule of a name; the Python layer has checked it.
+pub(crate) fn rounding_rule(name: &str, seed: u64) -> Rounding {
+    match name {
+        "half_away" => Rounding::HalfAway,
+        "stochastic" => Rounding::Stochastic { seed },
+        _ => Rounding::HalfEven,
+    }
 }
 
 /// Quantize `x` into `out` with a scale per channel that its largest magnitude sets; write the scales.

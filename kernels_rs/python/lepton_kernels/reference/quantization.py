@@ -26,14 +26,45 @@ def quantize(
     zero_point: ArrayLike,
     limits: tuple[int, int],
     axis: int | None = None,
+    *,
+    rounding: str = "half_even",
+    seed: int = 0,
 ) -> NDArray[np.int32]:
-    """``clip(rint(x / scale) + zero_point, *limits)`` in float32; NaN gives the zero point."""
+    """``clip(round(x / scale) + zero_point, *limits)`` in float32; NaN gives the zero point."""
     values = np.asarray(x, np.float32)
     zero = along(zero_point, values.ndim, axis).astype(np.float32)
     with np.errstate(all="ignore"):
-        rounded = np.rint(values / along(scale, values.ndim, axis).astype(np.float32))
+        quotient = values / along(scale, values.ndim, axis).astype(np.float32)
+        rounded = round_by(quotient, rounding, seed)
     codes = np.clip(np.where(np.isnan(values), 0, rounded) + zero, *limits)
     return codes.astype(np.int32)
+
+
+def round_by(quotient: NDArray[Any], rounding: str, seed: int) -> NDArray[np.float32]:
+    """The integers of float32 quotients, by one of the three rules."""
+    if rounding == "half_even":
+        return np.asarray(np.rint(quotient), np.float32)
+    if rounding == "half_away":
+        whole = np.trunc(quotient)
+        return np.where(np.abs(quotient - whole) >= 0.5, whole + np.sign(quotient), whole)
+    words = philox(seed, quotient.size).reshape(quotient.shape)
+    dice = (words >> 8).astype(np.float32) / np.float32(2**24)
+    floor = np.floor(quotient)
+    return np.asarray(floor + (dice < quotient - floor), np.float32)
+
+
+def philox(seed: int, size: int) -> NDArray[np.uint32]:
+    """The first words of Philox4x32-10; block i has the counter (i, 0) and gives four of them."""
+    number = np.arange(-(-size // 4), dtype=np.uint64)
+    low = np.uint64(0xFFFFFFFF)
+    c = [number & low, number >> np.uint64(32), number * np.uint64(0), number * np.uint64(0)]
+    key = [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(10):
+        first, second = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c[0], c[1] = (second >> np.uint64(32)) ^ c[1] ^ np.uint64(key[0]), second & low
+        c[2], c[3] = (first >> np.uint64(32)) ^ c[3] ^ np.uint64(key[1]), first & low
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return np.stack(c, axis=-1).reshape(-1)[:size].astype(np.uint32)
 
 
 def dequantize(
@@ -145,9 +176,13 @@ def fake_quantize(
     zero_point: ArrayLike,
     limits: tuple[int, int],
     axis: int | None = None,
+    *,
+    rounding: str = "half_even",
+    seed: int = 0,
 ) -> NDArray[np.float32]:
     """The values that the integers of `quantize` stand for."""
-    return dequantize(quantize(x, scale, zero_point, limits, axis), scale, zero_point, axis)
+    codes = quantize(x, scale, zero_point, limits, axis, rounding=rounding, seed=seed)
+    return dequantize(codes, scale, zero_point, axis)
 
 
 def float8_values(exponent_bits: int, *, infinities: bool) -> NDArray[np.float64]:
