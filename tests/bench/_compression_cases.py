@@ -190,3 +190,24 @@ def numpy_stochastic(w, scale, rows=64):
         v = np.floor(v + generator.random(v.shape, dtype=np.float32))
         out[start : start + rows] = np.clip(v, -128, 127)
     return out
+
+
+def case_clip_search(w):
+    """4 bits in blocks of 32, packed, with scales of least squared error; 8 bits by row."""
+    block = {"packed": True, "clip": "mse", "threads": 1}
+    peers = {
+        "lepton, signed maximum": lambda: lk.quantize_blocks(w, 32, offset=8, **block),
+        "lepton, asymmetric": lambda: lk.quantize_blocks(w, 32, scheme="asymmetric", **block),
+        "lepton, asymmetric, 128": lambda: lk.quantize_blocks(w, 128, scheme="asymmetric", **block),
+        "lepton, int8 by row, scales": lambda: lk.scale_mse(w, axis=0, threads=1),
+    }
+    if installed("onnxruntime") and installed("torch"):
+        import torch
+        from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantizer
+
+        torch.set_num_threads(1)
+        hqq, part = HQQWeightOnlyQuantizer(None), torch.from_numpy(w[: len(w) // 16])
+        peers["onnxruntime HQQ, a 16th of the rows"] = lambda: hqq.quantize_internal(
+            part, bits=4, group_size=32
+        )
+    return peers, None

@@ -12,6 +12,7 @@ from lepton_kernels._blocks import (
     dequantize_blocks,
     pack_int4,
     quantize_blocks,
+    scale_mse,
     unpack_int4,
 )
 from lepton_kernels._cast import CastResult, cast_float
@@ -39,6 +40,7 @@ from lepton_kernels._range import (
     minmax,
     quantize_symmetric,
     scale_from_absmax,
+    scale_percentile,
     scale_symmetric,
 )
 from lepton_kernels._range_observer import RangeObserver
@@ -85,6 +87,8 @@ __all__ = [
     "quantize_blocks",
     "quantize_symmetric",
     "scale_from_absmax",
+    "scale_mse",
+    "scale_percentile",
     "scale_symmetric",
     "simd_level",
     "unpack_bits",

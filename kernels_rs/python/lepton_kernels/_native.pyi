@@ -86,6 +86,7 @@ def quantize_blocks(
     bits: int,
     size: int,
     scheme: str,
+    search: bool,
     packed: int | None,
     out: NDArray[np.uint8],
     out_scale: NDArray[np.float32],

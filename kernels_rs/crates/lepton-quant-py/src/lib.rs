@@ -118,9 +118,18 @@ fn dequantize(
     })
 }
 
+/// The scheme of a name; the Python layer has checked it.
+pub(crate) fn block_scheme(name: &str) -> quant::BlockScheme {
+    match name {
+        "signed_max" => quant::BlockScheme::SignedMax,
+        "absmax" => quant::BlockScheme::AbsMax,
+        _ => quant::BlockScheme::Asymmetric,
+    }
+}
+
 /// Quantize blocks along the last axis; write the bits of the integers, scales and zero points.
 #[pyfunction]
-#[pyo3(signature = (x, bits, size, scheme, packed, out, out_scale, out_zero, threads))]
+#[pyo3(signature = (x, bits, size, scheme, search, packed, out, out_scale, out_zero, threads))]
 #[expect(clippy::too_many_arguments, reason = "the signature of the kernel")]
 fn quantize_blocks(
     py: Python<'_>,
@@ -128,18 +137,16 @@ fn quantize_blocks(
     bits: u32,
     size: usize,
     scheme: &str,
+    search: bool,
     packed: Option<u8>,
     out: &Bound<'_, PyUntypedArray>,
     out_scale: &Bound<'_, PyUntypedArray>,
     out_zero: &Bound<'_, PyUntypedArray>,
     threads: Option<usize>,
 ) -> PyResult<()> {
-    let scheme = match scheme {
-        "signed_max" => quant::BlockScheme::SignedMax,
-        "absmax" => quant::BlockScheme::AbsMax,
-        _ => quant::BlockScheme::Asymmetric,
-    };
-    let format = quant::BlockFormat::new(bits, size, scheme, packed).map_err(kernel_error)?;
+    let format = quant::BlockFormat::new(bits, size, block_scheme(scheme), packed)
+        .map_err(kernel_error)?
+        .with_search(search);
     let input = float_array(x)?;
     for (a, b) in [
         (x, out),

@@ -26,6 +26,8 @@ pub struct BlockFormat {
     /// Two 4-bit integers to a byte, after adding the offset modulo 16; the last block of a row is
     /// filled up with the integer of 0.
     pub(crate) packed: Option<u8>,
+    /// Whether the scale is that of least squared error instead of that of the range.
+    pub(crate) search: bool,
 }
 
 impl BlockFormat {
@@ -59,7 +61,14 @@ impl BlockFormat {
             size,
             scheme,
             packed,
+            search: false,
         })
+    }
+
+    /// The same with scales (and zero points) of least squared error.
+    #[must_use]
+    pub fn with_search(self, search: bool) -> Self {
+        Self { search, ..self }
     }
 
     /// Bytes of a row of `len` values.

@@ -7,6 +7,7 @@ mod affine;
 mod array;
 mod bits;
 mod block_format;
+mod block_scale;
 mod blocks;
 mod cast;
 mod compare;

@@ -4,6 +4,7 @@ Nothing here is fast. The rules in words, with their sources, are on the definit
 documentation (reference, kernels).
 """
 
+from lepton_kernels.reference.clipping import search_scale
 from lepton_kernels.reference.metrics import error_histogram, error_metrics
 from lepton_kernels.reference.observers import (
     divergence,
@@ -18,6 +19,7 @@ from lepton_kernels.reference.pruning import channel_norms, matmul_u8s8, nm_mask
 from lepton_kernels.reference.quantization import (
     absmax,
     along,
+    block_scale,
     cast_bfloat16,
     cast_float8,
     cast_float16,
@@ -37,6 +39,7 @@ from lepton_kernels.reference.quantization import (
 __all__ = [
     "absmax",
     "along",
+    "block_scale",
     "cast_bfloat16",
     "cast_float8",
     "cast_float16",
@@ -64,6 +67,7 @@ __all__ = [
     "round_by",
     "rounding_error",
     "scale_symmetric",
+    "search_scale",
     "value_grid",
     "value_histogram",
 ]
