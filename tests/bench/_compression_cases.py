@@ -211,3 +211,54 @@ def case_clip_search(w):
             part, bits=4, group_size=32
         )
     return peers, None
+
+
+def case_gptq(w):
+    """4 bits in blocks of 128 by GPTQ, 4096x4096 at most, the hessian given."""
+    n = min(4096, *w.shape)
+    weight, hessian = np.ascontiguousarray(w[:n, :n]), correlated_hessian(n)
+    kept = {"threads": 1}
+    peers = {
+        "lepton": lambda: lk.gptq(weight, hessian, 128, **kept).codes,
+        "lepton, MSE scales, activation order": lambda: lk.gptq(
+            weight, hessian, 128, clip="mse", act_order=True, **kept
+        ),
+    }
+    if installed("torch"):
+        peers["torch, the loop of the paper"] = lambda: torch_gptq(weight, hessian)
+    return peers, None
+
+
+def correlated_hessian(n):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2 * n, n), dtype=np.float32)
+    x += (
+        0.5
+        * rng.standard_normal((2 * n, 64), dtype=np.float32)
+        @ rng.standard_normal((64, n), dtype=np.float32)
+    )
+    x *= rng.uniform(0.2, 3, n).astype(np.float32)
+    return lk.HessianAccumulator(n).update(x).result()
+
+
+def torch_gptq(weight, hessian, size=128):
+    """As in the code of the paper: blocks of 128 columns, the factor of the inverse."""
+    import torch
+
+    torch.set_num_threads(1)
+    w, h = torch.from_numpy(weight.copy()), torch.from_numpy(hessian).float()
+    h += 0.01 * h.diagonal().mean() * torch.eye(len(h))
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
+    out = torch.empty_like(w)
+    for first in range(0, w.shape[1], size):
+        block, part = w[:, first : first + size], upper[first : first + size, first : first + size]
+        lost = torch.empty_like(block)
+        low, high = block.amin(1), block.amax(1)
+        scale = torch.where(high > -low, high, low) / -8
+        for j in range(block.shape[1]):
+            out[:, first + j] = (block[:, j] / scale).round().clamp(-8, 7)
+            error = (block[:, j] - out[:, first + j] * scale) / part[j, j]
+            block[:, j:] -= torch.outer(error, part[j, j:])
+            lost[:, j] = error
+        w[:, first + size :] -= lost @ upper[first : first + size, first + size :]
+    return out

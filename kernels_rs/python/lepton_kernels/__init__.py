@@ -16,7 +16,16 @@ from lepton_kernels._blocks import (
     unpack_int4,
 )
 from lepton_kernels._cast import CastResult, cast_float
+from lepton_kernels._gptq import HessianAccumulator, gptq
 from lepton_kernels._histogram_observer import HistogramObserver
+from lepton_kernels._layers import (
+    AwqScales,
+    awq_scales,
+    bias_correction,
+    equalization_scales,
+    output_error,
+    smoothquant_scales,
+)
 from lepton_kernels._matmul import IntegerProduct, matmul_u8s8
 from lepton_kernels._metrics import (
     ERROR_BIN_EDGES,
@@ -49,11 +58,13 @@ from lepton_kernels.errors import KernelError, KernelTypeError
 
 __all__ = [
     "ERROR_BIN_EDGES",
+    "AwqScales",
     "BlockQuantized",
     "CastResult",
     "ErrorAccumulator",
     "ErrorHistogram",
     "ErrorMetrics",
+    "HessianAccumulator",
     "HistogramObserver",
     "IntegerProduct",
     "KernelError",
@@ -65,18 +76,23 @@ __all__ = [
     "__version__",
     "absmax",
     "available_threads",
+    "awq_scales",
+    "bias_correction",
     "cast_float",
     "channel_norms",
     "depalettize",
     "dequantize",
     "dequantize_blocks",
+    "equalization_scales",
     "error_metrics",
     "fake_quantize",
+    "gptq",
     "integer_limits",
     "magnitude_threshold",
     "matmul_u8s8",
     "minmax",
     "nm_mask",
+    "output_error",
     "pack_bits",
     "pack_int4",
     "palettize",
@@ -91,6 +107,7 @@ __all__ = [
     "scale_percentile",
     "scale_symmetric",
     "simd_level",
+    "smoothquant_scales",
     "unpack_bits",
     "unpack_int4",
     "wanda_scores",

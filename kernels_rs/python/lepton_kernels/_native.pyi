@@ -6,13 +6,16 @@ from numpy.typing import NDArray
 __all__ = [
     "__version__",
     "absmax",
+    "add_gram",
     "available_threads",
     "cast_float",
+    "cholesky",
     "cut_mask",
     "dequantize",
     "entropy_threshold",
     "error_sums",
     "fake_quantize",
+    "gptq",
     "histogram_edges",
     "magnitude_cut",
     "matmul_u8s8",
@@ -23,6 +26,7 @@ __all__ = [
     "palette",
     "palette_indices",
     "power_sums",
+    "product_norms",
     "quantize",
     "quantize_blocks",
     "quantize_symmetric",
@@ -211,5 +215,24 @@ def unpack_bits(
     signed: bool,
     high_first: bool,
     out: NDArray[np.uint8],
+    threads: int | None,
+) -> None: ...
+def add_gram(x: NDArray[np.generic], sum: NDArray[np.float64], threads: int | None) -> None: ...
+def product_norms(
+    weight: NDArray[np.generic], x: NDArray[np.generic], threads: int | None
+) -> list[float]: ...
+def cholesky(a: NDArray[np.float64], threads: int | None) -> None: ...
+def gptq(
+    weight: NDArray[np.generic],
+    factor: NDArray[np.float64],
+    order: NDArray[np.int64],
+    fixed_scales: bool,
+    bits: int,
+    size: int,
+    scheme: str,
+    search: bool,
+    out: NDArray[np.uint8],
+    out_scale: NDArray[np.float32],
+    out_zero: NDArray[np.uint8],
     threads: int | None,
 ) -> None: ...

@@ -7,6 +7,7 @@
 mod arrays;
 mod border;
 mod floats;
+mod layers;
 mod observe;
 mod palette;
 mod prune;
@@ -331,6 +332,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(available_threads, module)?)?;
     module.add_function(wrap_pyfunction!(simd_level, module)?)?;
     floats::register(module)?;
+    layers::register(module)?;
     observe::register(module)?;
     prune::register(module)?;
     palette::register(module)

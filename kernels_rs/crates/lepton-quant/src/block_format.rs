@@ -71,6 +71,17 @@ impl BlockFormat {
         Self { search, ..self }
     }
 
+    /// The smallest and the largest integer.
+    #[must_use]
+    pub fn limits(&self) -> (i32, i32) {
+        let half = 1 << (self.bits - 1);
+        match self.scheme {
+            BlockScheme::SignedMax => (-half, half - 1),
+            BlockScheme::AbsMax => (1 - half, half - 1),
+            BlockScheme::Asymmetric => (0, 2 * half - 1),
+        }
+    }
+
     /// Bytes of a row of `len` values.
     #[must_use]
     pub fn row_bytes(&self, len: usize) -> usize {

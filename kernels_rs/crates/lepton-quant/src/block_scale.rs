@@ -17,6 +17,14 @@ pub(crate) struct Parameters {
 }
 
 impl Parameters {
+    /// Of a block without a range.
+    pub(crate) const ONE: Self = Self {
+        scale: 1.0,
+        zero: 0,
+        low: 0.0,
+        high: 0.0,
+    };
+
     #[inline(always)]
     pub(crate) fn of(min: f32, max: f32, format: &BlockFormat) -> Self {
         let half = 1_i32 << (format.bits - 1);

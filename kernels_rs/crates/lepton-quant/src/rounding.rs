@@ -206,12 +206,9 @@ fn fill_words_body(seed: u64, block: u64, out: &mut [u32]) {
     let (chunks, _) = out.as_chunks_mut::<{ LANES * WORDS }>();
     for (i, out) in chunks.iter_mut().enumerate() {
         let first = block.wrapping_add((i * LANES) as u64);
-        let mut counter = [[0_u32; LANES]; WORDS];
-        for lane in 0..LANES {
-            let number = first.wrapping_add(lane as u64);
-            counter[0][lane] = number as u32;
-            counter[1][lane] = (number >> 32) as u32;
-        }
+        let number: [u64; LANES] = std::array::from_fn(|lane| first.wrapping_add(lane as u64));
+        let (low, high) = (number.map(|n| n as u32), number.map(|n| (n >> 32) as u32));
+        let mut counter = [low, high, [0; LANES], [0; LANES]];
         philox(&mut counter, [seed as u32, (seed >> 32) as u32]);
         for lane in 0..LANES {
             for word in 0..WORDS {
@@ -226,14 +223,15 @@ fn fill_words_body(seed: u64, block: u64, out: &mut [u32]) {
 #[inline(always)]
 fn philox(counter: &mut [[u32; LANES]; WORDS], key: [u32; 2]) {
     let (mut k0, mut k1) = (key[0], key[1]);
+    let [c0, c1, c2, c3] = counter;
     for _ in 0..10 {
         for lane in 0..LANES {
-            let first = u64::from(counter[0][lane]).wrapping_mul(0xd251_1f53);
-            let second = u64::from(counter[2][lane]).wrapping_mul(0xcd9e_8d57);
-            counter[0][lane] = (second >> 32) as u32 ^ counter[1][lane] ^ k0;
-            counter[1][lane] = second as u32;
-            counter[2][lane] = (first >> 32) as u32 ^ counter[3][lane] ^ k1;
-            counter[3][lane] = first as u32;
+            let first = u64::from(c0[lane]).wrapping_mul(0xd251_1f53);
+            let second = u64::from(c2[lane]).wrapping_mul(0xcd9e_8d57);
+            c0[lane] = (second >> 32) as u32 ^ c1[lane] ^ k0;
+            c1[lane] = second as u32;
+            c2[lane] = (first >> 32) as u32 ^ c3[lane] ^ k1;
+            c3[lane] = first as u32;
         }
         k0 = k0.wrapping_add(0x9e37_79b9);
         k1 = k1.wrapping_add(0xbb67_ae85);

@@ -5,6 +5,7 @@ documentation (reference, kernels).
 """
 
 from lepton_kernels.reference.clipping import search_scale
+from lepton_kernels.reference.layers import awq_error, cholesky, gptq, gram
 from lepton_kernels.reference.metrics import error_histogram, error_metrics
 from lepton_kernels.reference.observers import (
     divergence,
@@ -39,11 +40,13 @@ from lepton_kernels.reference.quantization import (
 __all__ = [
     "absmax",
     "along",
+    "awq_error",
     "block_scale",
     "cast_bfloat16",
     "cast_float8",
     "cast_float16",
     "channel_norms",
+    "cholesky",
     "dequantize",
     "divergence",
     "entropy_threshold",
@@ -51,6 +54,8 @@ __all__ = [
     "error_metrics",
     "fake_quantize",
     "float8_values",
+    "gptq",
+    "gram",
     "matmul_u8s8",
     "minmax",
     "nearest",
