@@ -262,3 +262,37 @@ def torch_gptq(weight, hessian, size=128):
             lost[:, j] = error
         w[:, first + size :] -= lost @ upper[first : first + size, first + size :]
     return out
+
+
+def case_row_agreement(w):
+    """Divergence of softmaxed rows, top-1 and top-10 agreement of two sets of scores."""
+    r = w[: len(w) // 8]
+    a = r + np.float32(0.01)
+    peers = {
+        "lepton": lambda: lk.row_agreement(r, a, 10, threads=1),
+        "numpy, float32, without top-10": lambda: numpy_divergence(r, a),
+    }
+    return peers, None
+
+
+def numpy_divergence(r, a):
+    x, y = r - r.max(1, keepdims=True), a - a.max(1, keepdims=True)
+    p = np.exp(x)
+    z = p.sum(1)
+    kl = np.einsum("ij,ij->i", p, x - y) / z - np.log(z) + np.log(np.exp(y).sum(1))
+    return kl.mean(), np.mean(r.argmax(1) == a.argmax(1))
+
+
+def case_block_mask(w):
+    """Half of the blocks of four rows and one column, by their norms."""
+    peers = {
+        "lepton": lambda: lk.block_mask(w, 0.5, (4, 1), threads=1),
+        "numpy, threshold by partition": lambda: numpy_block_mask(w),
+    }
+    return peers, None
+
+
+def numpy_block_mask(w):
+    norms = np.einsum("ijk,ijk->ik", (blocks := w.reshape(-1, 4, w.shape[1])), blocks)
+    cut = np.partition(norms.ravel(), norms.size // 2)[norms.size // 2]
+    return np.repeat(norms >= cut, 4, axis=0)

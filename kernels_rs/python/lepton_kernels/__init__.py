@@ -5,6 +5,7 @@ every processor; `lepton_kernels.reference` says the same in plain NumPy.
 """
 
 from lepton_kernels._affine import dequantize, fake_quantize, integer_limits, quantize
+from lepton_kernels._agreement import Agreement, AgreementAccumulator, row_agreement
 from lepton_kernels._bias import QuantizedBias, quantize_bias
 from lepton_kernels._bits import pack_bits, unpack_bits
 from lepton_kernels._blocks import (
@@ -37,6 +38,7 @@ from lepton_kernels._metrics import (
 from lepton_kernels._native import __version__, available_threads, simd_level
 from lepton_kernels._palette import Palettized, depalettize, palettize
 from lepton_kernels._prune import (
+    block_mask,
     channel_norms,
     magnitude_threshold,
     nm_mask,
@@ -58,6 +60,8 @@ from lepton_kernels.errors import KernelError, KernelTypeError
 
 __all__ = [
     "ERROR_BIN_EDGES",
+    "Agreement",
+    "AgreementAccumulator",
     "AwqScales",
     "BlockQuantized",
     "CastResult",
@@ -78,6 +82,7 @@ __all__ = [
     "available_threads",
     "awq_scales",
     "bias_correction",
+    "block_mask",
     "cast_float",
     "channel_norms",
     "depalettize",
@@ -102,6 +107,7 @@ __all__ = [
     "quantize_bias",
     "quantize_blocks",
     "quantize_symmetric",
+    "row_agreement",
     "scale_from_absmax",
     "scale_mse",
     "scale_percentile",

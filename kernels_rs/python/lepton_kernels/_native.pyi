@@ -8,6 +8,7 @@ __all__ = [
     "absmax",
     "add_gram",
     "available_threads",
+    "block_sums",
     "cast_float",
     "cholesky",
     "cut_mask",
@@ -31,6 +32,7 @@ __all__ = [
     "quantize_blocks",
     "quantize_symmetric",
     "rounding_error",
+    "row_agreement",
     "simd_level",
     "unpack_bits",
     "unpack_int4",
@@ -48,6 +50,7 @@ class _ErrorSums(TypedDict):
     inf_actual: int
     nonfinite_mismatched: int
     max_abs: float
+    reference_max: float
     abs_sum: float
     squared_sum: float
     reference_sum: float
@@ -236,3 +239,7 @@ def gptq(
     out_zero: NDArray[np.uint8],
     threads: int | None,
 ) -> None: ...
+def row_agreement(
+    reference: NDArray[np.generic], actual: NDArray[np.generic], k: int, threads: int | None
+) -> tuple[list[float], list[bool], list[int]]: ...
+def block_sums(x: NDArray[np.generic], squares: bool, threads: int | None) -> list[float]: ...

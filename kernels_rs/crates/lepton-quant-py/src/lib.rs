@@ -281,6 +281,7 @@ fn error_sums<'py>(
     }
     for (name, value) in [
         ("max_abs", sums.max_abs),
+        ("reference_max", sums.reference_max),
         ("abs_sum", sums.abs),
         ("squared_sum", sums.squared),
         ("reference_sum", sums.reference),
@@ -291,6 +292,27 @@ fn error_sums<'py>(
     }
     result.set_item("histogram", sums.histogram.to_vec())?;
     Ok(result)
+}
+
+/// What every row of scores says: divergences, whether the largest agree, how many of `k` do.
+#[pyfunction]
+#[pyo3(signature = (reference, actual, k, threads))]
+fn row_agreement(
+    py: Python<'_>,
+    reference: &Bound<'_, PyUntypedArray>,
+    actual: &Bound<'_, PyUntypedArray>,
+    k: usize,
+    threads: Option<usize>,
+) -> PyResult<(Vec<f64>, Vec<bool>, Vec<usize>)> {
+    let (r, a) = (any_array(reference)?, any_array(actual)?);
+    let rows = detached(py, threads, |control| {
+        quant::row_agreement(&r, &a, k, control)
+    })?;
+    Ok((
+        rows.iter().map(|row| row.divergence).collect(),
+        rows.iter().map(|row| row.same_top).collect(),
+        rows.iter().map(|row| row.shared).collect(),
+    ))
 }
 
 /// The 65 edges of the 64 bins of the histogram of absolute errors.
@@ -328,6 +350,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(minmax, module)?)?;
     module.add_function(wrap_pyfunction!(absmax, module)?)?;
     module.add_function(wrap_pyfunction!(error_sums, module)?)?;
+    module.add_function(wrap_pyfunction!(row_agreement, module)?)?;
     module.add_function(wrap_pyfunction!(histogram_edges, module)?)?;
     module.add_function(wrap_pyfunction!(available_threads, module)?)?;
     module.add_function(wrap_pyfunction!(simd_level, module)?)?;

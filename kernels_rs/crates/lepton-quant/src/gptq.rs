@@ -10,32 +10,16 @@ use std::ops::Range;
 use crate::array::Scratch;
 use crate::block_format::{Pieces, check_lengths};
 use crate::block_scale::{Parameters, find_parameters};
-use crate::panel::{F32_LANES, Rows, RowsMut, Tiles, add_products_f32, add_row};
+use crate::gptq_plan::{Correction, Plan, Step, check};
+use crate::panel::{F32_LANES, Rows, RowsMut, add_products_f32, add_row};
 use crate::parallel::{Grain, run};
 use crate::quantize::{MAGIC, quantize_one};
 use crate::simd::multiversion;
 use crate::symmetric::BadChannels;
 use crate::{BlockFormat, BlockOutput, Control, Error, FloatArray};
 
-/// Columns whose errors reach each other at once, and the others in one product.
-const BLOCK: usize = 128;
-
 /// Rows handed to a thread at once.
 const ROWS: usize = 96;
-
-/// Which columns come first, and what they owe each other.
-#[derive(Debug, Clone, Copy)]
-pub struct Correction<'a> {
-    /// The lower Cholesky factor of the hessian whose rows and columns are in the *reverse* of
-    /// `order`, so that the hessian in `order` is the product of an upper triangle and its
-    /// transpose.
-    pub factor: &'a [f64],
-    /// The columns in the order in which they are rounded.
-    pub order: &'a [usize],
-    /// Scales follow from the weights as given, and not from those that make up for the groups
-    /// before. Needed unless columns are in their own order.
-    pub fixed_scales: bool,
-}
 
 /// Quantizes the rows of a matrix in blocks along its last axis.
 ///
@@ -79,90 +63,6 @@ pub fn gptq(
     };
     run(control, pieces, &grain, Worker::default, kernel, drop)?;
     bad.check(rows * blocks, "blocks")
-}
-
-fn check(n: usize, correction: &Correction<'_>, format: &BlockFormat) -> Result<(), Error> {
-    if correction.factor.len() != n * n {
-        return Err(Error::ShapeMismatch {
-            expected: vec![n, n],
-            given: vec![correction.factor.len()],
-        });
-    }
-    let mut seen = vec![false; n];
-    for &column in correction.order {
-        if let Some(seen) = seen.get_mut(column) {
-            *seen = true;
-        }
-    }
-    if correction.order.len() != n || seen.contains(&false) {
-        return Err(Error::InvalidFormat(
-            "the order is not one of all columns".to_owned(),
-        ));
-    }
-    if !correction.fixed_scales && !correction.order.is_sorted() {
-        return Err(Error::InvalidFormat(
-            "columns in another order need scales that are fixed before".to_owned(),
-        ));
-    }
-    if format.packed.is_some() {
-        return Err(Error::InvalidFormat(
-            "packing comes after this kernel".to_owned(),
-        ));
-    }
-    Ok(())
-}
-
-/// What all rows share.
-struct Plan<'a> {
-    n: usize,
-    order: &'a [usize],
-    format: BlockFormat,
-    fixed_scales: bool,
-    steps: Vec<Step>,
-}
-
-/// Consecutive columns.
-struct Step {
-    first: usize,
-    width: usize,
-    /// What they take over from the columns before.
-    before: Tiles<f32, F32_LANES>,
-    /// What they take over from each other, `width` by `width`.
-    square: Vec<f32>,
-}
-
-impl<'a> Plan<'a> {
-    fn new(n: usize, correction: &Correction<'a>, format: BlockFormat) -> Self {
-        // A group whose scale follows from corrected weights lies in one step.
-        let width = if correction.fixed_scales || format.size >= n {
-            BLOCK
-        } else {
-            format.size * (BLOCK / format.size).max(1)
-        };
-        let upper = |i: usize, j: usize| correction.factor[(n - 1 - i) * n + n - 1 - j] as f32;
-        let step = |first: usize| {
-            let width = width.min(n - first);
-            let mut square = vec![0.0; width * width];
-            for i in 0..width {
-                for j in i..width {
-                    square[i * width + j] = upper(first + i, first + j);
-                }
-            }
-            Step {
-                first,
-                width,
-                before: Tiles::new(first, width, |k, j| upper(k, first + j)),
-                square,
-            }
-        };
-        Self {
-            n,
-            order: correction.order,
-            format,
-            fixed_scales: correction.fixed_scales,
-            steps: (0..n).step_by(width).map(step).collect(),
-        }
-    }
 }
 
 /// What one thread keeps.

@@ -4,6 +4,7 @@
 //! result for every number of threads and every instruction set.
 
 mod affine;
+mod agreement;
 mod array;
 mod bits;
 mod block_format;
@@ -15,6 +16,7 @@ mod compare;
 mod dequantize;
 mod error;
 mod gptq;
+mod gptq_plan;
 mod gram;
 mod grid;
 mod histogram;
@@ -39,6 +41,7 @@ mod threshold;
 mod view;
 
 pub use affine::{Affine, IntArray, IntFormat, IntSlice, NanPolicy};
+pub use agreement::{RowAgreement, row_agreement};
 pub use array::{Array, FloatArray};
 pub use bits::{BitFormat, BitOrder, pack_bits, unpack_bits};
 pub use block_format::{BlockFormat, BlockOutput, BlockScheme};
@@ -47,7 +50,8 @@ pub use cast::{CastCounts, CastSlice, cast_float};
 pub use cholesky::cholesky;
 pub use dequantize::dequantize;
 pub use error::Error;
-pub use gptq::{Correction, gptq};
+pub use gptq::gptq;
+pub use gptq_plan::Correction;
 pub use gram::{add_gram, product_norms};
 pub use grid::Grid;
 pub use histogram::{HISTOGRAM_BINS, HISTOGRAM_LEN, histogram_edges};

@@ -6,7 +6,7 @@ documentation (reference, kernels).
 
 from lepton_kernels.reference.clipping import search_scale
 from lepton_kernels.reference.layers import awq_error, cholesky, gptq, gram
-from lepton_kernels.reference.metrics import error_histogram, error_metrics
+from lepton_kernels.reference.metrics import error_histogram, error_metrics, row_agreement
 from lepton_kernels.reference.observers import (
     divergence,
     entropy_threshold,
@@ -16,7 +16,13 @@ from lepton_kernels.reference.observers import (
     value_histogram,
 )
 from lepton_kernels.reference.palettes import nearest, pack_bits, palette_error
-from lepton_kernels.reference.pruning import channel_norms, matmul_u8s8, nm_mask, prune_masks
+from lepton_kernels.reference.pruning import (
+    block_mask,
+    channel_norms,
+    matmul_u8s8,
+    nm_mask,
+    prune_masks,
+)
 from lepton_kernels.reference.quantization import (
     absmax,
     along,
@@ -41,6 +47,7 @@ __all__ = [
     "absmax",
     "along",
     "awq_error",
+    "block_mask",
     "block_scale",
     "cast_bfloat16",
     "cast_float8",
@@ -71,6 +78,7 @@ __all__ = [
     "quantize_blocks",
     "round_by",
     "rounding_error",
+    "row_agreement",
     "scale_symmetric",
     "search_scale",
     "value_grid",
