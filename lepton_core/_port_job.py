@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from lepton_core import staging
 from lepton_core._proof import Prover, Yardstick, choose_rows
 from lepton_core._recipe_step import RecipeStep, keep_recipe
-from lepton_core.artifacts import copy_artifact
+from lepton_core.artifacts import copy_artifact, verify_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
+from lepton_core.conversion import source_of
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError, UsageError
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.executor import LocalExecutor
@@ -88,7 +89,7 @@ class PortJob:
         ]
         self._check_request(asked)
         staging.check_replaceable(self.options.out, force=self.options.force)
-        unread = resolve(source, self.hooks.registry)
+        unread = source_of(self.hooks, resolve(source, self.hooks.registry))
         given = self._given_samples()
         model = self._inspect(unread)
         if given is not None and model.signature is not None:
@@ -168,6 +169,9 @@ class PortJob:
     def _inspect(self, model: Model) -> Model:
         import tempfile
 
+        if model.digest and model.signature is not None:  # what lepton built is recorded
+            verify_artifact(model)
+            return model
         with tempfile.TemporaryDirectory(prefix="lepton-") as workdir:
             request = InspectRequest(operators=False)
             return self.hooks.inspect(model, request, self._context_at(Path(workdir))).model

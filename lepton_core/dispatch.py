@@ -106,23 +106,10 @@ class Hooks:
             The result, and the model that the last step lowered it from: its origin
             (:mod:`lepton_core.origins`). ``None`` if there was nothing to do.
         """
-        facts: dict[str, Any] = {}
-        warned: list[str] = []
-        before: Model | None = None
-        steps = self.plan(model, request).steps
-        for number, step in enumerate(steps):
-            context.checkpoint()
-            place = context
-            if len(steps) > 1:  # a hook finds its workdir empty
-                place = replace(
-                    context, workdir=context.workdir / f"{number:02d}-{step.edge.result}"
-                )
-                place.workdir.mkdir(parents=True, exist_ok=True)
-            part = self.convert_step(model, step, request, place)
-            facts.update(part.facts)
-            warned.extend(part.warnings)
-            before, model = model, part.model
-        return types.ConvertResult(model, facts, tuple(warned)), before
+        from lepton_core.conversion import convert_under
+
+        walked = convert_under(self, model, request, context)
+        return walked.result, walked.origin
 
     def plan(self, model: Model, request: types.ConvertRequest) -> Plan:
         """Plan the conversion that *request* asks for.
