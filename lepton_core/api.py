@@ -17,7 +17,7 @@ from lepton_core.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lepton_core.capabilities import TargetInfo
+    from lepton_core.capabilities import Constraints, TargetInfo
     from lepton_core.context import Context, Session
     from lepton_core.types import Model, Variant
 
@@ -88,11 +88,15 @@ def adapt(
     rewrites: tuple[str, ...] = (),
     shapes: Mapping[str, int] | None = None,
     options: Mapping[str, Any] | None = None,
+    bounds: Mapping[str, tuple[int, int]] | None = None,
+    constraints: Constraints | None = None,
     context: Context | None = None,
 ) -> types.AdaptResult:
     """Fit a model to a target's constraints; see :class:`~lepton_core.types.AdaptRequest`."""
     context = _context(context)
-    request = types.AdaptRequest(target, rewrites, shapes or {}, options or {})
+    request = types.AdaptRequest(
+        target, rewrites, shapes or {}, options or {}, bounds or {}, constraints
+    )
     return hooks.adapt(load(model, context=context), request, context)
 
 

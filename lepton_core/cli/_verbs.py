@@ -208,8 +208,10 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
 @command(
     "adapt",
     examples="""
-    lepton adapt model.onnx --to openvino --shape batch=1 --out adapted
-    lepton adapt digits.py:net --to tflite --rewrite fold-batch-norm --out adapted
+    lepton adapt digits.py:net --to openvino --shape batch=1 --out adapted
+    lepton adapt model.pt2 --to onnxruntime --rewrite fold-batch-norm --out adapted
+    # the result is a model like any other
+    lepton port adapted --to openvino --data digits.npz
     """,
 )
 @_options("lepton-adapted")
@@ -218,14 +220,14 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
     "rewrites",
     multiple=True,
     metavar="NAME[,NAME]",
-    help="Rewrites to allow; all safe ones if not given.",
+    help="Rewrites to do, needed or not, and no others; `lepton rewrites` lists them.",
 )
 @option(
     "--shape",
     "sizes",
     multiple=True,
     metavar="NAME=SIZE",
-    help="Fixed size of a symbolic dimension; may be repeated.",
+    help="Size of a symbolic dimension, or bounds (batch=1..8); may be repeated.",
 )
 def adapt_command(
     app: App,
@@ -237,18 +239,29 @@ def adapt_command(
 ) -> int:
     """Rewrite MODEL to meet a target's declared constraints.
 
-    The plugin that reads MODEL's format does it. `lepton check` says which rewrites a target
-    needs.
+    The plugin that reads MODEL's format does it, and runs the result against MODEL before it is
+    written. `lepton check` says which rewrites a target needs; -v shows what else was considered.
     """
     from lepton_core.types import AdaptRequest
 
-    fixed = shapes(sizes)
+    fixed, bounds = shapes(sizes)
     work = _Work(app, given)
-    request = AdaptRequest(work.target.id, split_list(rewrites), fixed, work.options)
+    request = AdaptRequest(work.target.id, split_list(rewrites), fixed, work.options, bounds)
     with work.stage() as (stage, context, scratch):
         result = work.hooks.adapt(work.load(model, scratch), request, context)
         adapted = work.close(stage, result.model, "adapt", "")
-    work.show(adapted, changes=result.changes or ("none needed",), warnings=result.warnings)
+    if app.json:
+        work.show(adapted, **{k: getattr(result, k) for k in ("changes", "considered", "warnings")})
+        return 0
+    left = [f"{one.rewrite}: {line}" for one in result.considered for line in one.left]
+    skipped = [one for one in result.considered if not one.changes and not one.left]
+    work.show(
+        adapted,
+        changes=result.changes or ("none needed",),
+        left=left,
+        skipped=[f"{one.rewrite}: {one.why}" for one in skipped] if app.verbose else (),
+        warnings=result.warnings,
+    )
     return 0
 
 

@@ -49,7 +49,7 @@ def source_line(node: torch.fx.Node, root: Path | None = None) -> str:
     return describe_frame(frame, root)
 
 
-def _calls(exported: ExportedProgram) -> list[torch.fx.Node]:
+def all_calls(exported: ExportedProgram) -> list[torch.fx.Node]:
     """Return the operator calls of the program, those of nested graphs (cond, …) included."""
     return [
         node
@@ -92,9 +92,9 @@ def missing_operators(
         dispatch = _dispatching.dispatch
     except Exception:  # the private interface has moved, or the program cannot be lowered
         return None
-    originals = {node.name: node for node in _calls(exported)}
+    originals = {node.name: node for node in all_calls(exported)}
     found = []
-    for node in _calls(lowered):
+    for node in all_calls(lowered):
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             continue
         if dispatch(node, registry)[0] is None:
@@ -123,7 +123,7 @@ def list_operators(
         missing: What :func:`missing_operators` found.
         root: Folder of the user's code.
     """
-    calls = _calls(exported)
+    calls = all_calls(exported)
     counts = Counter(str(node.target) for node in calls)
     lines: dict[str, str] = {}
     for node in calls:
@@ -145,7 +145,7 @@ def random_operators(exported: ExportedProgram, root: Path | None = None) -> lis
     """Return operators that draw random numbers, each with the user's line."""
     return [
         f"{node.target}" + (f" ({line})" if (line := source_line(node, root)) else "")
-        for node in _calls(exported)
+        for node in all_calls(exported)
         if isinstance(node.target, torch._ops.OpOverload)
         and _RANDOM in node.target.tags
         and not ("dropout" in str(node.target) and False in node.args)
@@ -169,7 +169,7 @@ def refuse_state(exported: ExportedProgram, root: Path | None = None) -> None:
     """
     buffers = exported.graph_signature.inputs_to_buffers
     found = dict.fromkeys(exported.graph_signature.buffers_to_mutate.values(), "")
-    for node in _calls(exported):
+    for node in all_calls(exported):
         schema = getattr(node.target, "_schema", None)
         for argument, value in zip(schema.arguments if schema else (), node.args, strict=False):
             info = argument.alias_info
