@@ -105,8 +105,7 @@ class Hooks:
         """Convert along the planned path.
 
         Returns:
-            The result, and the model that the last step lowered it from: its origin
-            (:mod:`lepton_core.origins`). ``None`` if there was nothing to do.
+            The result and its :mod:`origin <lepton_core.origins>`: what the last step lowered.
         """
         from lepton_core.conversion import convert_under
 

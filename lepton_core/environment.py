@@ -69,6 +69,17 @@ def cgroup_memory() -> int | None:
     return min(limits, default=None)
 
 
+def available_memory() -> int:
+    """Return the bytes that may still be used here: the container's or the machine's."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit, used = cgroup_memory(), _numbers(_cgroup_directory() / "memory.current")
+    if limit is None:
+        return free
+    return max(0, min(free, limit - (used[0] if used else 0)))
+
+
 def available_cpus() -> int:
     """Return how many CPUs this process may use: affinity and container quota, at least 1."""
     if hasattr(os, "sched_getaffinity"):
@@ -139,6 +150,7 @@ def describe(*distributions: str) -> dict[str, object]:
 
 __all__ = [
     "available_cpus",
+    "available_memory",
     "cgroup_cpus",
     "cgroup_memory",
     "cpu_features",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from lepton_core._plugin_checks import check_backends
 from lepton_core.files import disk_errors
-from lepton_core.types import EvaluateRequest, EvaluateResult, OpenRequest, StageEvent
+from lepton_core.types import (
+    EvaluateRequest,
+    EvaluateResult,
+    OpenRequest,
+    StageEvent,
+    TimingPoint,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,10 +22,6 @@ if TYPE_CHECKING:
     from lepton_core.dispatch import Hooks
     from lepton_core.samples import Samples
     from lepton_core.types import Model
-
-_WARM_UP_RUNS = 5
-_MIN_RUNS = 20
-_MAX_RUNS = 2000
 
 
 def evaluate(
@@ -41,10 +42,14 @@ def evaluate(
         SessionError: The runtime refused the model or failed on a sample.
         PluginFailureError: It raised something unexpected.
     """
+    from lepton_core._timing import measure
     from lepton_core.samples import load_saved
 
     samples = load_saved(Path(request.samples))
-    opening = OpenRequest(request.target, request.device, request.threads, request.reference)
+    before = _resident_bytes() if request.memory else 0
+    opening = OpenRequest(
+        request.target, request.device, request.threads, request.reference, request.options
+    )
     with (
         hooks.guarded("evaluate", request.target),
         hooks.open(model, opening, context) as session,
@@ -54,9 +59,21 @@ def evaluate(
             outputs = _run_all(session, samples, Path(request.out), context)
         latency: dict[str, float] = {}
         if request.latency_seconds > 0:
-            latency = measure_latency(session, samples, request.latency_seconds)
+            single = TimingPoint(seconds=request.latency_seconds)
+            latency = measure(session, samples, single)
+        timings = []
+        for point in request.timings:
+            context.checkpoint()
+            timings.append(measure(session, samples, point))
+        added = _resident_bytes() - before if request.memory else 0
         return EvaluateResult(
-            outputs, session.signature, dict(session.facts), len(samples), latency
+            outputs,
+            session.signature,
+            dict(session.facts),
+            len(samples),
+            latency,
+            tuple(timings),
+            max(added, 0),
         )
 
 
@@ -112,44 +129,10 @@ def evaluate_isolated(
         return evaluate(hooks, model, request, context)
 
 
-def measure_latency(session: Session, samples: Samples, seconds: float) -> dict[str, float]:
-    """Time single requests, one sample each, after a warm-up.
+def _resident_bytes() -> int:
+    import psutil
 
-    Args:
-        session: An open session.
-        samples: Where inputs come from, in turn.
-        seconds: How long to go on, once the least number of runs is reached.
-
-    Returns:
-        ``p50_ms``, ``p95_ms``, ``mean_ms``, ``runs`` and ``batch``.
-    """
-    import numpy as np
-
-    from lepton_core.samples import batches
-
-    few = samples.rows(np.arange(min(len(samples), 16)))
-    feeds: list[dict[str, Any]] = [i for i, _ in batches(few, session.signature, batch_size=1)]
-    for index in range(_WARM_UP_RUNS):
-        session.run(feeds[index % len(feeds)])
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < _MAX_RUNS:
-        feed = feeds[len(times) % len(feeds)]
-        start = time.perf_counter()
-        session.run(feed)
-        now = time.perf_counter()
-        times.append(now - start)
-        if now - began > seconds and len(times) >= _MIN_RUNS:
-            break
-    ms = np.asarray(times) * 1000.0
-    batch = next((a.shape[0] for a in feeds[0].values() if a.ndim), 1)
-    return {
-        "p50_ms": float(np.percentile(ms, 50)),
-        "p95_ms": float(np.percentile(ms, 95)),
-        "mean_ms": float(ms.mean()),
-        "runs": float(len(times)),
-        "batch": float(batch),
-    }
+    return int(psutil.Process().memory_info().rss)
 
 
-__all__ = ["evaluate", "evaluate_isolated", "measure_latency"]
+__all__ = ["evaluate", "evaluate_isolated"]

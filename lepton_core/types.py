@@ -473,6 +473,23 @@ class OpenRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TimingPoint:
+    """One way of calling a session, to be timed.
+
+    Attributes:
+        rows: Rows of a call.
+        batch: Rows per run, calls of more are split; ``None`` for never.
+        callers: Threads that call at the same time.
+        seconds: Time to spend, once the least number of calls is reached.
+    """
+
+    rows: int = 1
+    batch: int | None = None
+    callers: int = 1
+    seconds: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluateRequest:
     """Run a model over saved samples, in the runtime's own worker process.
 
@@ -484,6 +501,10 @@ class EvaluateRequest:
         threads: Intra-op threads; ``None`` sizes them to the container.
         reference: Run as the yardstick.
         latency_seconds: Time to spend on measuring latency; 0 for none.
+        timings: Further ways of calling it to be timed, in turn.
+        memory: Whether to measure what the open session, its runtime included, adds to the
+            process; exact only in a worker process that has done nothing before.
+        options: Owner-specific options of the session.
     """
 
     target: str
@@ -493,6 +514,9 @@ class EvaluateRequest:
     threads: int | None = None
     reference: bool = False
     latency_seconds: float = 0.0
+    timings: tuple[TimingPoint, ...] = ()
+    memory: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,6 +529,8 @@ class EvaluateResult:
         facts: What the session tells about itself.
         rows: Number of samples run.
         latency: ``p50_ms``, ``p95_ms``, ``mean_ms``, ``runs``, ``batch``; empty if not measured.
+        timings: For each timing point the same and ``rows_per_s``.
+        memory_bytes: Resident bytes that the session added; 0 if not measured.
     """
 
     outputs: Mapping[str, str]
@@ -512,6 +538,8 @@ class EvaluateResult:
     facts: Mapping[str, Any] = field(default_factory=dict)
     rows: int = 0
     latency: Mapping[str, float] = field(default_factory=dict)
+    timings: tuple[Mapping[str, float], ...] = ()
+    memory_bytes: int = 0
 
 
 # --- events and results of the main job ------------------------------------------------------

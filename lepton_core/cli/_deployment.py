@@ -1,4 +1,4 @@
-"""``lepton deploy``, ``adjust`` and ``migrate``: verbs of a deployment engine."""
+"""``lepton deploy``, and what verbs of a deployment engine share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lepton_core.cli._command import command, option
-from lepton_core.cli._types import DURATION, SIZE, FiniteType, TargetType, pairs
+from lepton_core.cli._types import DURATION, SIZE, TargetType, pairs
 from lepton_core.cli.store_commands import store_option
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 
 
-def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what the three commands share."""
+def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what the commands of deployment engines share."""
     for add in (
         option("--mem-limit", group="Limits", type=SIZE, help="Memory for each worker."),
         option("--time-limit", group="Limits", type=DURATION, help="Time for each worker's job."),
@@ -42,7 +42,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-class _Work:
+class EngineWork:
     """One run of a verb.
 
     Args:
@@ -147,7 +147,7 @@ class _Work:
 @option("--force", is_flag=True, show_default=False, help="Replace what is at --out.")
 @option("--data", metavar="SAMPLES", help="Samples whose first rows become golden inputs.")
 @option("--why", help="Reason, for the ledger.")
-@_options
+@engine_options
 def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  # noqa: ANN401
     """Put MODEL under a name, as a new version.
 
@@ -156,7 +156,7 @@ def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  
     from lepton_core.types import DeployRequest
 
     settings = {key: given.pop(key) for key in ("out", "force", "data", "why")}
-    work = _Work(app, "deploy", given)
+    work = EngineWork(app, "deploy", given)
     work.set_deploy_options(settings, given)
     name: str = given.pop("name")
     request = DeployRequest(
@@ -168,74 +168,4 @@ def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  
     return 0
 
 
-@command(
-    "adjust",
-    examples="""
-    lepton adjust digits --objective latency
-    lepton adjust digits --objective throughput --floor 0.97
-    """,
-)
-@click.argument("name")
-@option(
-    "--objective",
-    type=click.Choice(["latency", "throughput", "memory"]),
-    default="latency",
-    help="What to improve.",
-)
-@option(
-    "--floor", type=FiniteType(minimum=None), metavar="X", help="Lowest accepted accuracy metric."
-)
-@option("--model", metavar="MODEL", help="Artifact that it runs, where the engine does not know.")
-@_options
-def adjust_command(app: App, name: str, *, model: str | None, **given: Any) -> int:  # noqa: ANN401
-    """Tune the deployment NAME by what it measured."""
-    from lepton_core.types import AdjustRequest
-
-    work = _Work(app, "adjust", given)
-    request = AdjustRequest(name, engine=work.engine, options=work.options, **given)
-    with work.context() as context:
-        result = work.hooks.adjust(work.load(model, name), request, context)
-    lines = [", ".join(f"{k} {v}" for k, v in change.items()) for change in result.changes]
-    work.show(result, "\n".join(lines) or f"{name}: nothing to change")
-    return 0
-
-
-@command(
-    "migrate",
-    examples="""
-    lepton migrate digits --to openvino
-    """,
-)
-@click.argument("name")
-@option("--to", "target", required=True, metavar="TARGET", type=TargetType(), help="New target.")
-@option("--model", metavar="MODEL", help="Artifact that it runs, where the engine does not know.")
-@_options
-def migrate_command(
-    app: App,
-    name: str,
-    *,
-    target: str,
-    model: str | None,
-    **given: Any,  # noqa: ANN401
-) -> int:
-    """Move the deployment NAME to another target, if it proves to be the same there.
-
-    Exit code: 0 moved; 1 it returned to the old target, which goes on serving.
-    """
-    from lepton_core.types import MigrateRequest
-
-    work = _Work(app, "migrate", given)
-    request = MigrateRequest(name, work.target(target), work.engine, work.options)
-    with work.context() as context:
-        result = work.hooks.migrate(work.load(model, name), request, context)
-    done = result.outcome == "done"
-    if app.json:
-        from lepton_core.codec import to_data
-
-        app.emit({"ok": done, **to_data(result)})
-    else:
-        app.line(f"{result.name}: {result.outcome}; {result.why}")
-    return 0 if done else 1
-
-
-__all__ = ["adjust_command", "deploy_command", "migrate_command"]
+__all__ = ["EMBEDDED", "EngineWork", "deploy_command", "engine_options"]

@@ -53,7 +53,7 @@ def render() -> str:
 def leaf_commands() -> list[tuple[str, Command, click.Context]]:
     """Return every command that does something, by its words, with the context above it.
 
-    Commands of a group count (``"store list"``), the group itself does not.
+    Commands of a group count (``"store list"``), the group itself only through its default.
     """
     root = click.Context(cli, info_name="lepton")
     found: list[tuple[str, Command, click.Context]] = []
@@ -65,7 +65,9 @@ def leaf_commands() -> list[tuple[str, Command, click.Context]]:
             above = click.Context(one, info_name=name, parent=root)
             for inner in one.list_commands(above):
                 sub = one.get_command(above, inner)
-                if isinstance(sub, Command):
+                if isinstance(sub, Command) and inner == getattr(one, "default", None):
+                    found.append((name, sub, root))
+                elif isinstance(sub, Command):
                     found.append((f"{name} {inner}", sub, above))
     return found
 

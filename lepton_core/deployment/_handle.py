@@ -8,9 +8,10 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lepton_core._split import rows_of
 from lepton_core.deployment._alarms import Alarm, Alarms, out_of_reach
-from lepton_core.deployment._signature import check_replaces
-from lepton_core.deployment._slot import Opening, open_slot
+from lepton_core.deployment._health import Health, is_fault
+from lepton_core.deployment._table import Opener, OpenRoute, Table
 from lepton_core.deployment._telemetry import Lane, Telemetry
 from lepton_core.errors import LeptonError, SessionError
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from lepton_core.deployment._slot import Slot
+    from lepton_core.deployment._routes import Route
+    from lepton_core.deployment._slot import Opening, Slot
     from lepton_core.deployment._telemetry import CallError, VersionStats
     from lepton_core.dispatch import Hooks
     from lepton_core.store import Store
@@ -33,6 +35,9 @@ _RETRY_LAST = 600.0
 
 class Deployment:
     """Runs the version that an alias points to, and swaps when the alias moves.
+
+    Where a dispatch table stands for the alias, as `adjust` writes it, the table says which
+    variant, threads and batch a call of so many rows gets.
 
     Calls take no lock and may come from any number of threads. A swap opens and tries the new
     version first; calls that are under way end on the old one. What cannot be verified, opened
@@ -57,11 +62,8 @@ class Deployment:
         owns_store: bool,
     ) -> None:
         self._store = store
-        self._hooks = hooks
-        self._opening = opening
         self._drain_seconds = drain_seconds
         self._flush_seconds = flush_seconds
-        self._any_signature = allow_signature_change
         self._owns_store = owns_store
         self._telemetry = Telemetry()
         self._local = threading.local()
@@ -76,10 +78,14 @@ class Deployment:
         self.name = resolved.name
         self.alias = resolved.alias.alias if resolved.alias else None
         self._alarms = Alarms(store, self.name, self.alias, on_alarm)
+        self._health = Health(self._telemetry, self._alarms)
         settings = store.watch(self.name, self.alias or "")[2]
-        first = open_slot(store, hooks, resolved, opening, (resolved.version.id, settings))
-        self._telemetry.begin(first.version)
-        self._slot: Slot | None = first
+        self._opener = Opener(
+            store, hooks, opening, self.alias, any_signature=allow_signature_change
+        )
+        first = self._opener.open(resolved, (resolved.version.id, settings), None, self._refused)
+        self._begin(first)
+        self._table: Table | None = first
         self._watcher: threading.Thread | None = None
         if poll_seconds is not None:
             self._watcher = threading.Thread(
@@ -110,63 +116,71 @@ class Deployment:
             lane, self._local.token = self._telemetry.lane()
             self._local.lane = lane
         outer = lane.current
-        slot = self._enter(lane)
+        rows = rows_of(inputs)
+        route = self._enter(lane, rows)
         began = time.perf_counter_ns()
         try:
-            outputs = slot.session.run(inputs)
-            lane.recorder.add(time.perf_counter_ns() - began)
+            outputs = route.run(inputs)
+            lane.recorder.add(time.perf_counter_ns() - began, rows)
             return outputs
         except BaseException as error:
-            self._telemetry.failed(lane, slot.version, error)
+            fault = is_fault(error, inputs, route.slot.session.signature)
+            self._telemetry.failed(lane, route.slot.version, error, fault=fault)
             raise
         finally:
             lane.current = outer
 
-    def _enter(self, lane: Lane) -> Slot:
-        """Announce that this thread is inside the present session, and return it.
+    def _enter(self, lane: Lane, rows: int) -> OpenRoute:
+        """Announce that this thread is inside the session for so many rows, and return its route.
 
-        Once announced and still the present one, it is not closed before the thread leaves: who
-        swaps changes the present one first and looks at the announcements afterwards.
+        Once announced and its table still the present one, it is not closed before the thread
+        leaves: who swaps changes the table first and looks at the announcements afterwards.
         """
         while True:
-            slot = self._slot
-            lane.current = slot
-            if self._slot is slot:
+            table = self._table
+            if table is None:
                 break
-        if slot is None:
-            raise SessionError(
-                "LPT-DEP-001",
-                f"The deployment {self.name} is closed",
-                remedy="Open it again with lepton_core.deployment(...).",
-            )
-        if lane.slot is not slot:
-            lane.enter_version(slot, slot.version)
-        return slot
+            route = table.pick(rows)
+            lane.current = route.slot
+            if self._table is table:
+                if lane.slot is not route.slot:
+                    lane.enter_version(route.slot, route.slot.version)
+                return route
+        raise SessionError(
+            "LPT-DEP-001",
+            f"The deployment {self.name} is closed",
+            remedy="Open it again with lepton_core.deployment(...).",
+        )
 
     # --- what it is ---------------------------------------------------------------------------
 
-    def _present(self) -> Slot:
-        slot = self._slot
-        if slot is None:
+    def _present(self) -> Table:
+        table = self._table
+        if table is None:
             raise SessionError(
                 "LPT-DEP-001", f"The deployment {self.name} is closed", remedy="Open it again."
             )
-        return slot
+        return table
 
     @property
     def version(self) -> str:
-        """Id of the version that runs now."""
+        """Id of the version that the alias points to; :attr:`routes` may name its variants."""
         return self._present().version
 
     @property
+    def routes(self) -> tuple[Route, ...]:
+        """Who runs a call of how many rows; one route unless there is a dispatch table."""
+        return tuple(route.route for route in self._present().routes)
+
+    @property
     def signature(self) -> Signature:
-        """Inputs and outputs of the version that runs now."""
-        return self._present().session.signature
+        """Inputs and outputs of what runs now."""
+        return self._present().main.session.signature
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the present session tells about itself."""
-        return self._present().session.facts
+        """What the session of the largest calls tells about itself."""
+        return self._present().main.session.facts
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -187,11 +201,13 @@ class Deployment:
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything as JSON types: version, swaps, counts, latencies, errors, alarms."""
-        slot = self._slot
+        table = self._table
         return {
             "name": self.name,
             "alias": self.alias,
-            "version": slot.version if slot else None,
+            "version": table.version if table else None,
+            "change": table.change if table else "",
+            "routes": [route.route.to_dict() for route in table.routes] if table else [],
             "swaps": self.swaps,
             "versions": [one.to_dict() for one in self.stats().values()],
             "errors": [asdict(error) for error in self.errors],
@@ -207,49 +223,59 @@ class Deployment:
             retry: Try a version again that could not take over before.
         """
         with self._swap:
-            slot = self._slot
-            if slot is None or self.alias is None:
+            table = self._table
+            if table is None or self.alias is None:
                 return False
-            slot.touch()
+            for slot in table.slots:
+                slot.touch()
             self._reap(0.0)
             version, _, settings = self._store.watch(self.name, self.alias)
             key = (version, settings)
-            if not version or key == slot.key:
+            if not version or (key == table.key and not table.stale(time.time())):
                 self._failed = None
                 return False
             if not retry and self._waits(key):
                 return False
-            return self._try_swap(slot, key)
+            return self._try_swap(table, key)
 
-    def _waits(self, key: Any) -> bool:  # noqa: ANN401 - a slot's key
+    def _waits(self, key: Any) -> bool:  # noqa: ANN401 - a table's key
         return (
             self._failed is not None
             and self._failed[0] == key
             and (time.monotonic() < self._failed[1])
         )
 
-    def _try_swap(self, old: Slot, key: Any) -> bool:  # noqa: ANN401 - a slot's key
-        new: Slot | None = None
+    def _try_swap(self, old: Table, key: Any) -> bool:  # noqa: ANN401 - a table's key
         try:
             resolved = self._store.resolve(f"{self.name}@{self.alias}")
             key = (resolved.version.id, key[1])
-            new = open_slot(self._store, self._hooks, resolved, self._opening, key)
-            if not self._any_signature:
-                check_replaces(old.session.signature, new.session.signature, new.version)
+            new = self._opener.open(resolved, key, old, self._refused)
         except LeptonError as error:
-            if new is not None:
-                new.close()
             self._stay(key, error)
             return False
-        self._telemetry.begin(new.version)
-        self._slot = new
-        self.swaps += 1
+        if self._flush_seconds is not None:  # so that no window covers two tables
+            with contextlib.suppress(LeptonError):
+                self.flush()
+        self._begin(new)
+        self._table = new
         self._failed = None
-        self._retired.append(old)
+        gone = [slot for slot in old.slots if slot not in new.slots]
+        if not gone and [r.route for r in new.routes] == [r.route for r in old.routes]:
+            return False
+        self.swaps += 1
+        self._retired += gone
         self._reap(self._drain_seconds)
         return True
 
-    def _stay(self, key: Any, error: LeptonError) -> None:  # noqa: ANN401 - a slot's key
+    def _begin(self, table: Table) -> None:
+        for slot in table.slots:
+            self._telemetry.begin(slot.version)
+
+    def _refused(self, version: str, error: LeptonError) -> None:
+        """Note that a dispatch table could not be opened and gave way to the one before it."""
+        self._alarms.add("dispatch", version, error)
+
+    def _stay(self, key: Any, error: LeptonError) -> None:  # noqa: ANN401 - a table's key
         """Note that a version could not take over; say so once, and try again ever more rarely."""
         again = self._failed is not None and self._failed[0] == key
         wait = min(self._failed[2] * 2, _RETRY_LAST) if again and self._failed else _RETRY_FIRST
@@ -285,6 +311,7 @@ class Deployment:
         while not self._stop.wait(seconds):
             try:
                 self.check(retry=False)
+                self._health.look(self._table)
                 self._flush_if_due()
                 reported = False
             except Exception as error:  # the store is out of reach: what runs goes on running
@@ -307,6 +334,10 @@ class Deployment:
         Raises:
             StorageError: The store is full, busy or damaged; nothing is lost, try again.
         """
+        table = self._table
+        return self._flush(table.change if table else "")
+
+    def _flush(self, change: str) -> int:
         with self._swap:
             now = self.stats()
             rows = []
@@ -314,7 +345,14 @@ class Deployment:
                 part = stats.since(self._flushed.get(version))
                 if part.calls or part.errors:
                     seconds = time.monotonic() - self._last_flush
-                    rows.append({"alias": self.alias, "seconds": seconds, **part.to_dict()})
+                    rows.append(
+                        {
+                            "alias": self.alias,
+                            "change": change,
+                            "seconds": seconds,
+                            **part.to_dict(),
+                        }
+                    )
             if rows:
                 self._store.metrics.write(self.name, rows)
             self._flushed, self._last_flush = now, time.monotonic()
@@ -328,15 +366,16 @@ class Deployment:
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join()
         with self._swap:
-            slot, self._slot = self._slot, None
-            if slot is None:
+            table = self._table
+            if table is None:
                 return
-            self._retired.append(slot)
+            self._table = None
+            self._retired += table.slots
             self._reap(self._drain_seconds)
             self._retired.clear()  # whoever is still inside frees the session when it ends
             if self._flush_seconds is not None:
                 with contextlib.suppress(LeptonError):
-                    self.flush()
+                    self._flush(table.change)
             if self._owns_store:
                 self._store.close()
 

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from lepton_core.dispatch import Hooks
     from lepton_core.store import Resolved, Setting, Store, View
 
-Key = tuple[str, int]
-"""Version and number of changed settings: what an open session follows from."""
-
 
 @dataclass(frozen=True, slots=True)
 class Opening:
@@ -34,12 +31,24 @@ class Opening:
     device: str | None = None
     options: Mapping[str, Any] | None = None
 
-    def request(self, target: str, setting: Setting | None) -> OpenRequest:
-        """Return the request for a target string under a deployment's ``open`` setting."""
+    def request(
+        self, target: str, setting: Setting | None, threads: int | None = None
+    ) -> OpenRequest:
+        """Return the request for a target string.
+
+        Args:
+            target: Target string of a version.
+            setting: The deployment's ``open`` setting, if there is one.
+            threads: What the dispatch table says; it counts more than the setting, and what the
+                application has fixed counts more than both.
+        """
         table: Mapping[str, Any] = setting.value if setting and setting.value else {}
         parsed = Target.parse(target)
         options = {**table.get("options", {}), **(self.options or {})}
-        threads = self.threads if self.threads is not None else table.get("threads")
+        if self.threads is not None:
+            threads = self.threads
+        elif threads is None:
+            threads = table.get("threads")
         device = self.device or table.get("device") or parsed.device
         return OpenRequest(parsed.id, device, threads, False, options)
 
@@ -48,19 +57,25 @@ class Slot:
     """An open version.
 
     Attributes:
-        key: What it follows from.
+        request: How it was opened.
         version: Id of the version.
         session: The session.
     """
 
-    __slots__ = ("_view", "key", "resolved", "session", "version")
+    __slots__ = ("_view", "request", "resolved", "session", "version")
 
-    def __init__(self, key: Key, resolved: Resolved, session: Session, view: View) -> None:
-        self.key = key
+    def __init__(
+        self, request: OpenRequest, resolved: Resolved, session: Session, view: View
+    ) -> None:
+        self.request = request
         self.resolved = resolved
         self.version = resolved.version.id
         self.session = session
         self._view = view
+
+    def fits(self, resolved: Resolved, request: OpenRequest) -> bool:
+        """Tell whether it is what opening a version so would give again."""
+        return self.version == resolved.version.id and self.request == request
 
     def touch(self) -> None:
         """Keep the files from collection."""
@@ -74,8 +89,14 @@ class Slot:
             self._view.close()
 
 
-def open_slot(store: Store, hooks: Hooks, resolved: Resolved, opening: Opening, key: Key) -> Slot:
+def open_slot(store: Store, hooks: Hooks, resolved: Resolved, request: OpenRequest) -> Slot:
     """Verify, open and try a version.
+
+    Args:
+        store: Where its files are.
+        hooks: Opens the session.
+        resolved: The version.
+        request: How to open it; see :meth:`Opening.request`.
 
     Raises:
         StorageError: LPT-STORE-004, a file of it is damaged.
@@ -85,7 +106,6 @@ def open_slot(store: Store, hooks: Hooks, resolved: Resolved, opening: Opening, 
     version = resolved.version
     view = store.view(version)
     try:
-        request = opening.request(version.target, store.settings(resolved.name).get("open"))
         session = hooks.open(view.model, request, Context(view.workdir))
         try:
             if version.role("golden"):
@@ -105,7 +125,7 @@ def open_slot(store: Store, hooks: Hooks, resolved: Resolved, opening: Opening, 
             cause=f"{type(error).__name__}: {error}",
             remedy="Promote another version, or roll back.",
         ) from error
-    return Slot(key, resolved, session, view)
+    return Slot(request, resolved, session, view)
 
 
-__all__ = ["Key", "Opening", "Slot", "open_slot"]
+__all__ = ["Opening", "Slot", "open_slot"]

@@ -2,8 +2,9 @@
 
 Latencies go into buckets of a logarithmic histogram (as HdrHistogram does it): each power of two
 of nanoseconds has 16 buckets, so a quantile is at most 3.2 % off and a version needs 8 kB per
-calling thread, however many calls there are. Each thread writes only its own counters, so
-recording takes no lock; a snapshot adds them up.
+calling thread, however many calls there are. Calls and their time are also counted by number of
+rows, in powers of two. Each thread writes only its own counters, so recording takes no lock; a
+snapshot adds them up.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SUB_BITS = 4
 SUB = 1 << SUB_BITS
 BUCKETS = 1024
+ROW_BUCKETS = 32
 KEPT_ERRORS = 20
 KEPT_VERSIONS = 8
 _MESSAGE = 300
@@ -44,32 +46,47 @@ def middle_of(bucket: int) -> float:
     return low + (1 << power) / 2
 
 
+def row_bucket_of(rows: int) -> int:
+    """Return the bucket of a number of rows: ``b`` holds up to ``2**b``, more than half of it."""
+    return min(max(rows - 1, 0).bit_length(), ROW_BUCKETS - 1)
+
+
 class Recorder:
     """Counters of one thread for one version; only that thread writes them."""
 
-    __slots__ = ("buckets", "calls", "errors", "total")
+    __slots__ = ("buckets", "calls", "errors", "faults", "row_calls", "row_total", "total")
 
     def __init__(self) -> None:
         self.buckets = array("Q", bytes(8 * BUCKETS))
+        self.row_calls = array("Q", bytes(8 * ROW_BUCKETS))
+        self.row_total = array("Q", bytes(8 * ROW_BUCKETS))
         self.calls = 0
         self.errors = 0
+        self.faults = 0
         self.total = 0
 
-    def add(self, nanoseconds: int) -> None:
-        """Count one call that succeeded."""
+    def add(self, nanoseconds: int, rows: int = 1) -> None:
+        """Count one call of a number of rows that succeeded."""
         self.calls += 1
         self.total += nanoseconds
         self.buckets[bucket_of(nanoseconds)] += 1
+        bucket = row_bucket_of(rows)
+        self.row_calls[bucket] += 1
+        self.row_total[bucket] += nanoseconds
 
     def merge(self, other: Recorder) -> None:
         """Add another thread's counters."""
         self.calls += other.calls
         self.errors += other.errors
+        self.faults += other.faults
         self.total += other.total
         mine = self.buckets
         for bucket, count in enumerate(other.buckets):
             if count:
                 mine[bucket] += count
+        for bucket, count in enumerate(other.row_calls):
+            self.row_calls[bucket] += count
+            self.row_total[bucket] += other.row_total[bucket]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +99,9 @@ class VersionStats:
         errors: Calls that failed.
         mean_ms: Mean duration of those that succeeded; 0 if there was none.
         buckets: Number of calls by bucket of the histogram, without empty ones.
+        rows: By bucket of rows (``b`` holds calls of up to ``2**b`` rows): number of calls and
+            their mean duration in milliseconds.
+        faults: Calls that failed although their inputs fit the signature.
     """
 
     version: str
@@ -89,6 +109,8 @@ class VersionStats:
     errors: int = 0
     mean_ms: float = 0.0
     buckets: Mapping[int, int] = field(default_factory=dict)
+    rows: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    faults: int = 0
 
     def quantile_ms(self, q: float) -> float:
         """Return a quantile of the latency in milliseconds, NaN without calls.
@@ -119,6 +141,8 @@ class VersionStats:
             self.errors - earlier.errors,
             total / calls if calls else 0.0,
             {b: n for b, n in buckets.items() if n},
+            _rows_since(self.rows, earlier.rows),
+            self.faults - earlier.faults,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,10 +152,24 @@ class VersionStats:
             "version": self.version,
             "calls": self.calls,
             "errors": self.errors,
+            "faults": self.faults,
             "mean_ms": self.mean_ms,
             **{k: self.quantile_ms(q) if self.buckets else None for k, q in quantiles.items()},
             "buckets": {str(b): n for b, n in sorted(self.buckets.items())},
+            "rows": {str(b): list(pair) for b, pair in sorted(self.rows.items())},
         }
+
+
+def _rows_since(
+    now: Mapping[int, tuple[int, float]], earlier: Mapping[int, tuple[int, float]]
+) -> dict[int, tuple[int, float]]:
+    found = {}
+    for bucket, (calls, mean) in now.items():
+        before, mean_before = earlier.get(bucket, (0, 0.0))
+        if calls > before:
+            total = mean * calls - mean_before * before
+            found[bucket] = (calls - before, total / (calls - before))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +257,17 @@ class Telemetry:
                     lane.recorders.pop(old, None)
             self._versions = self._versions[-KEPT_VERSIONS:]
 
-    def failed(self, lane: Lane, version: str, error: BaseException) -> None:
-        """Count one call that failed."""
+    def failed(self, lane: Lane, version: str, error: BaseException, *, fault: bool) -> None:
+        """Count one call that failed.
+
+        Args:
+            lane: Of the calling thread.
+            version: What ran it.
+            error: How it failed.
+            fault: Whether the version is to blame, and not the caller.
+        """
         lane.recorder.errors += 1
+        lane.recorder.faults += fault
         text = str(getattr(error, "message", "") or error)[:_MESSAGE]
         code = getattr(error, "code", None)
         self._errors.append(
@@ -238,6 +284,14 @@ class Telemetry:
         """Tell whether a thread is inside a session."""
         with self._lock:
             return any(lane.current is slot for lane in self._lanes)
+
+    def counts(self, version: str) -> tuple[int, int]:
+        """Return all calls of a version so far, and those among them that it is to blame for."""
+        with self._lock:
+            parts = [lane.recorders.get(version) for lane in self._lanes]
+            parts.append(self._past.get(version))
+        known = [part for part in parts if part is not None]
+        return sum(p.calls + p.errors for p in known), sum(p.faults for p in known)
 
     def errors(self) -> tuple[CallError, ...]:
         """Return the last calls that failed, oldest first."""
@@ -268,7 +322,21 @@ def _copy(recorders: Iterable[Recorder]) -> Recorder:
 def _stats(version: str, whole: Recorder) -> VersionStats:
     buckets = {bucket: count for bucket, count in enumerate(whole.buckets) if count}
     mean = whole.total / whole.calls / 1e6 if whole.calls else 0.0
-    return VersionStats(version, whole.calls, whole.errors, mean, buckets)
+    rows = {
+        bucket: (count, whole.row_total[bucket] / count / 1e6)
+        for bucket, count in enumerate(whole.row_calls)
+        if count
+    }
+    return VersionStats(version, whole.calls, whole.errors, mean, buckets, rows, whole.faults)
 
 
-__all__ = ["CallError", "Lane", "Recorder", "Telemetry", "VersionStats", "bucket_of", "middle_of"]
+__all__ = [
+    "CallError",
+    "Lane",
+    "Recorder",
+    "Telemetry",
+    "VersionStats",
+    "bucket_of",
+    "middle_of",
+    "row_bucket_of",
+]

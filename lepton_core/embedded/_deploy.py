@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core._recipe_step import recipe_beside
+from lepton_core.embedded._options import read_options
 from lepton_core.errors import StorageError, UsageError
 from lepton_core.types import ConvertRequest, DeployResult, OpenRequest, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lepton_core.context import Context
     from lepton_core.dispatch import Hooks
     from lepton_core.types import DeployRequest, Model
 
 GOLDEN_ROWS = 2
 KINDS = ("embedded", "bundle")
-_COMPRESSED = 0.15
-_REL_L2 = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
-"""Relative L2 error up to which another machine gives the same answer, by precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +52,6 @@ class Options:
     why: str = ""
     force: bool = False
 
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Options:
-        """Return the options of a request.
-
-        Raises:
-            UsageError: LPT-DEP-005, one is not known or of a wrong type.
-        """
-        import msgspec
-
-        known = set(cls.__dataclass_fields__)
-        try:
-            if strange := sorted(set(options) - known):
-                raise ValueError(f"not known: {', '.join(strange)}")
-            plain = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
-            return msgspec.convert(plain, cls)
-        except (ValueError, msgspec.ValidationError) as error:
-            raise UsageError(
-                "LPT-DEP-005",
-                "The embedded engine does not take these options",
-                cause=str(error),
-                remedy=f"It takes: {', '.join(sorted(known))}.",
-            ) from error
-
 
 def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResult:
     """Do what :func:`lepton_core.embedded.plugin.lepton_deploy` says.
@@ -92,7 +65,7 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
     """
     from lepton_core.store import Store
 
-    options = Options.of(request.options)
+    options = read_options(request.options, Options)
     if request.kind not in KINDS:
         raise UsageError(
             "LPT-DEP-009",
@@ -244,7 +217,7 @@ def _try(
         facts: dict[str, Any] = {"session": dict(session.facts)}
         if options.golden_rows < 1:
             return artifact, None, facts
-        from lepton_core.deployment._golden import check_golden, write_golden
+        from lepton_core.deployment._golden import check_golden, tolerance_of, write_golden
         from lepton_core.samples import batches, load_samples, match, random_samples
 
         rows = options.golden_rows
@@ -257,7 +230,7 @@ def _try(
             samples = matched.rows(np.arange(min(rows, len(matched))))
         inputs, _ = next(iter(batches(samples, session.signature, batch_size=rows)))
         outputs = session.run(inputs)
-        limit = _REL_L2.get(_precision(artifact, options) or "fp32", _COMPRESSED)
+        limit = tolerance_of(_precision(artifact, options))
         golden = write_golden(
             context.workdir / "golden", inputs, outputs, origin=samples.origin, rel_l2=limit
         )

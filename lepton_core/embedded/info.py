@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lepton_core.capabilities import FULL, Capability, ExtensionInfo, Support
+from lepton_core.capabilities import FULL, ExtensionInfo
 
 INFO = ExtensionInfo(
     id="embedded",
@@ -11,8 +11,8 @@ INFO = ExtensionInfo(
     summary="Versions in a store, run inside the application that opens them; bundles to ship.",
     capabilities={
         "deploy": FULL,
-        "adjust": Capability(Support.NOT_IMPLEMENTED, note="planned for the next release"),
-        "migrate": Capability(Support.NOT_IMPLEMENTED, note="planned for the next release"),
+        "adjust": FULL,
+        "migrate": FULL,
     },
     engine="embedded",
 )

@@ -8,7 +8,15 @@ from lepton_core.markers import hookimpl
 
 if TYPE_CHECKING:
     from lepton_core.context import Context
-    from lepton_core.types import DeployRequest, DeployResult, Model
+    from lepton_core.types import (
+        AdjustRequest,
+        AdjustResult,
+        DeployRequest,
+        DeployResult,
+        MigrateRequest,
+        MigrateResult,
+        Model,
+    )
 
 
 @hookimpl
@@ -17,3 +25,20 @@ def lepton_deploy(model: Model, request: DeployRequest, context: Context) -> Dep
     from lepton_core.embedded._deploy import deploy
 
     return deploy(model, request, context)
+
+
+@hookimpl
+def lepton_adjust(model: Model, request: AdjustRequest, context: Context) -> AdjustResult:
+    """Measure the variants, let a policy plan, try its table, and keep it or go back."""
+    from lepton_core.embedded._adjust import adjust
+    from lepton_core.hooks import default
+
+    return adjust(request, context, context.hooks or default())
+
+
+@hookimpl
+def lepton_migrate(model: Model, request: MigrateRequest, context: Context) -> MigrateResult:
+    """Build for the new target, compare, move the alias, watch, and go back if need be."""
+    from lepton_core.migration import migrate
+
+    return migrate(model, request, context)

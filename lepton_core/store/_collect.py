@@ -88,7 +88,7 @@ def _removable(
         added = datetime.fromisoformat(store.database.row(seq).time).timestamp()
         if added > before:
             kept.add(version)
-    kept |= _lately_used(transaction, before)
+    kept |= _lately_used(transaction, before) | _named_in_settings(transaction)
     rows = transaction.execute("SELECT version FROM versions ORDER BY version")
     return tuple(version for (version,) in rows if version not in kept)
 
@@ -104,6 +104,16 @@ def _lately_used(transaction: Transaction, before: float) -> set[str]:
         if datetime.fromisoformat(row["time"]).timestamp() <= before:
             break
         found |= {row["details"].get("version"), row["details"].get("previous")} - {None}
+    return found
+
+
+def _named_in_settings(transaction: Transaction) -> set[str]:
+    """Return what settings name under ``versions``: a dispatch table runs them."""
+    found: set[str] = set()
+    for (text,) in transaction.execute("SELECT value FROM settings"):
+        value = json.loads(text)
+        named = value.get("versions") if isinstance(value, dict) else None
+        found |= {str(one) for one in named} if isinstance(named, list) else set()
     return found
 
 

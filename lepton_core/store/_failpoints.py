@@ -30,8 +30,17 @@ POINTS = (
     "gc.file-removed",
     "gc.files-removed",
     "gc.leftover-removed",
+    "adjust.on-trial",
+    "adjust.measured",
+    "adjust.finished",
+    "migrate.planned",
+    "migrate.built",
+    "migrate.verified",
+    "migrate.switched",
+    "migrate.watched",
+    "migrate.ended",
 )
-"""Every write point of the store, in the order in which a change passes them."""
+"""Every write point of the store and of the engines above it."""
 
 REACHED: list[str] = []
 """Points passed so far, while tracing."""

@@ -154,7 +154,10 @@ def test_lepton_commands_in_the_documentation_are_understood(root):
     for where, words in found:
         arguments = [w for w in words[1:] if not w.startswith(">")]
         words_only = [a for a in arguments if not a.startswith("-")]
-        verb = words_only[: 2 if words_only[:1] == ["store"] else 1]
+        inner = words_only[:1] == ["store"] or words_only[:2] in [
+            ["adjust", name] for name in ("log", "undo", "explain")
+        ]
+        verb = words_only[: 2 if inner else 1]
         done = subprocess.run(
             [sys.executable, "-m", "lepton_core.cli", *verb, "--help"],
             capture_output=True, text=True, check=False,

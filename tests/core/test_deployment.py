@@ -151,7 +151,7 @@ def test_calls_under_way_end_on_the_old_session(store, hooks, build, monkeypatch
     put(store, build(1.0))
     with open_it(store, hooks) as deployed:
         inside, go_on = threading.Event(), threading.Event()
-        session = deployed._slot.session
+        session = deployed._table.main.session
         run, close, closed = session.run, session.close, []
 
         def slow(inputs):

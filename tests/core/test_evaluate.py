@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from lepton_core import types
+from lepton_core._timing import measure
 from lepton_core.capabilities import Opens, TargetInfo
+from lepton_core.context import Context
 from lepton_core.dispatch import Hooks
 from lepton_core.errors import (
     OperationCancelledError,
@@ -17,7 +19,7 @@ from lepton_core.errors import (
     SessionError,
     WorkerCrashError,
 )
-from lepton_core.evaluate import evaluate, evaluate_isolated, measure_latency
+from lepton_core.evaluate import evaluate, evaluate_isolated
 from lepton_core.markers import hookimpl
 from lepton_core.samples import Samples, save
 
@@ -109,11 +111,34 @@ class Slow:
 
 def test_latency_tells_the_time_of_a_run(source, samples):
     session = Slow(source.signature, 0.004)
-    latency = measure_latency(session, samples, 0.01)
+    latency = measure(session, samples, types.TimingPoint(seconds=0.01))
     assert latency["runs"] == 20, "no fewer than 20, however short the time"
     assert len(session.seen) == 25, "after a warm-up"
     assert set(session.seen) == {1}
     assert 4 <= latency["p50_ms"] < 40
+
+
+def test_calls_of_many_rows_are_timed_whole_in_parts_and_from_several_threads(source, samples):
+    session = Slow(source.signature, 0.002)
+    point = types.TimingPoint(rows=8, batch=3, callers=2, seconds=0.01)
+    timed = measure(session, samples, point)
+    assert set(session.seen) == {3, 2}, "8 rows are run as 3, 3 and 2"
+    assert timed["batch"] == 8 and timed["p50_ms"] >= 6
+    assert timed["runs"] >= 10, "each of two callers calls five times at least"
+    assert 0 < timed["rows_per_s"] < 2 * 8 / 0.006, "no more than two callers can"
+    few = samples.rows([0, 1])
+    assert measure(session, few, types.TimingPoint(rows=8, seconds=0.0))["batch"] == 8
+
+
+def test_timings_and_memory_come_back_from_an_evaluation(source, saved, fake_registry, tmp_path):
+    hooks, context = Hooks(fake_registry), Context(tmp_path)
+    points = (types.TimingPoint(seconds=0.0), types.TimingPoint(rows=16, seconds=0.0))
+    adapted = hooks.adapt(source, types.AdaptRequest("fake"), context).model
+    built = hooks.convert(adapted, types.ConvertRequest("fake"), context).model
+    request = types.EvaluateRequest("fake", saved, timings=points, memory=True)
+    result = evaluate(hooks, built, request, context)
+    assert [t["batch"] for t in result.timings] == [1, 16]
+    assert result.memory_bytes >= 0 and result.latency == {}
 
 
 class Faulty:

@@ -26,7 +26,7 @@ FORM = Rewrite("form", "writes anew", ("f",), removes=("aten.batch_norm", "aten.
 ALL = (FIX, FOLD, FORM)
 
 
-# --- who brings them --------------------------------------------------------------------------------
+# --- who brings them ----------------------------------------------------------------------------
 
 
 def test_a_plugin_brings_rewrites_for_the_format_of_another_and_nothing_is_imported(fakes):
@@ -81,7 +81,7 @@ def test_an_unknown_name_suggests_the_nearest_and_a_foreign_one_says_what_it_is_
     assert "drop-relu works on fake-graph" in caught.value.cause
 
 
-# --- what a target asks for -------------------------------------------------------------------------
+# --- what a target asks for ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_when_in_words():
     assert replace(FOLD, tolerance=1e-5).numbers == "within 1e-05"
 
 
-# --- check and port ---------------------------------------------------------------------------------
+# --- check and port -----------------------------------------------------------------------------
 
 
 def test_check_names_the_rewrites(fake_registry, context, graph_file):
@@ -240,7 +240,7 @@ def test_what_cannot_be_adapted_is_one_targets_failure(fake_registry, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# --- what adapt wrote is a model --------------------------------------------------------------------
+# --- what adapt wrote is a model ----------------------------------------------------------------
 
 
 @pytest.fixture

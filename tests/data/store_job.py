@@ -50,6 +50,34 @@ def gc(root, extra):
         store.gc(grace=0, keep=0)
 
 
+def adjust(root, extra):
+    """Adjust a deployment of two variants that differ widely."""
+    import tempfile
+
+    import sleepy_target
+
+    from lepton_core.adjusting import _effect
+    from lepton_core.context import Context
+    from lepton_core.dispatch import Hooks
+    from lepton_core.embedded import info as embedded_info
+    from lepton_core.embedded import plugin as embedded
+    from lepton_core.policy import info as policy_info
+    from lepton_core.policy import plugin as policy
+    from lepton_core.registry import Registry
+    from lepton_core.types import AdjustRequest
+
+    _effect.PAIRS, _effect.PAIR_SECONDS = 7, 0.0  # what is tested is how it ends, not the numbers
+    registry = Registry(environ={}, entries=())
+    registry.register(embedded, embedded_info.INFO)
+    registry.register(policy, policy_info.INFO)
+    registry.register(sleepy_target, sleepy_target.INFO)
+    options = {"store": root, "seconds": 0.0, "settle": 0.0}
+    with tempfile.TemporaryDirectory() as workdir:
+        request = AdjustRequest("N", options=options)
+        result = Hooks(registry).adjust(Model("deployment", "N"), request, Context(Path(workdir)))
+    assert result.changes[0]["state"] == "kept", result.changes
+
+
 def race(root, extra):
     """Wait for the start signal, then promote with a token that several hold."""
     from lepton_core.errors import LeptonError
@@ -98,7 +126,9 @@ def server(root, extra):
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-JOBS = {f.__name__: f for f in (deploy, promote, rollback, setting, gc, race, churn, server)}
+JOBS = {
+    f.__name__: f for f in (deploy, promote, rollback, setting, gc, adjust, race, churn, server)
+}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "")

@@ -181,17 +181,26 @@ NAMES = {"relu6": ("aten.relu6", "aten.hardtanh")}
 
 
 @pytest.mark.parametrize(("layer", "name", "x"), FORMS, ids=lambda p: getattr(p, "lower", str)())
-def test_forms_compute_the_same_and_are_done_only_where_forbidden(layer, name, x):
-    module = nn.Sequential(nn.Identity(), layer)
+def test_forms_compute_the_same(layer, name, x):
     forbidden = NAMES.get(name, (f"aten.{name.replace('-', '_')}",))
-    kept = of(module, x)
-    assert not [c for c in kept.result.changes if c.startswith("expand")]
-    done = of(module, x, forbidden=forbidden)
+    done = of(nn.Sequential(nn.Identity(), layer), x, forbidden=forbidden)
     assert [c.partition(":")[0] for c in done.result.changes] == [f"expand-{name}"]
     fresh = 4 * torch.randn(7, *x.shape[1:])
     assert done.error(fresh) < 1e-6
     assert done.result.model.signature.inputs[0].shape[0] == "batch"
-    assert adapt(done.result.model, forbidden=forbidden).changes == ()
+
+
+def test_forms_are_done_only_where_forbidden_and_once():
+    layers = [layer for layer, _, x in FORMS if x is X and not isinstance(layer, nn.BatchNorm2d)]
+    names = [f"aten.{n.replace('-', '_')}" for _, n, x in FORMS if x is X] + ["aten.hardtanh"]
+    module = nn.Sequential(nn.Identity(), *layers)
+    kept = of(module, X)
+    assert kept.result.changes == ()
+    done = adapt(kept.result.model, forbidden=names)
+    assert len(done.changes) == len(layers)
+    assert Adapted(done, module).error(torch.randn(3, 8, 12, 12)) < 1e-5
+    again = adapt(done.model, forbidden=names)
+    assert (again.changes, again.model) == ((), done.model)
 
 
 @pytest.mark.parametrize("layer", [nn.Mish(), nn.GELU(), nn.SiLU(), nn.Hardswish()])

@@ -118,7 +118,7 @@ class Runner:
                     remedy=f"It needs this: {rewrite.needs}." if rewrite.needs else "Leave it out.",
                     details={"rewrite": rewrite.name, "left": list(left)},
                 )
-            return RewriteReport(rewrite.name, left=left, why=why)
+            return RewriteReport(rewrite.name, (), left, why=f"{why}; there is nothing to change")
         found = self._measure(offer)
         self._changed = True
         self._tolerance += rewrite.tolerance

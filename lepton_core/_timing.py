@@ -1,0 +1,117 @@
+"""Timing a session: calls of some rows, whole or in parts, from one thread or several."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from lepton_core._split import run_split
+
+if TYPE_CHECKING:
+    from lepton_core.context import Session
+    from lepton_core.samples import Samples
+    from lepton_core.types import Signature, TimingPoint
+
+_WARM_UP_RUNS = 5
+_MIN_RUNS = 20
+_MIN_LARGE_RUNS = 5
+_MAX_RUNS = 2000
+_FEEDS = 16
+
+
+def feeds(signature: Signature, samples: Samples, rows: int) -> list[dict[str, Any]]:
+    """Return up to 16 different inputs of a number of rows each, repeated where rows are few."""
+    import numpy as np
+
+    from lepton_core.samples import batches
+
+    wanted = min(max(len(samples) // rows, 1), _FEEDS) * rows
+    few = samples.rows(np.arange(wanted) % len(samples))
+    return [inputs for inputs, _ in batches(few, signature, batch_size=rows)]
+
+
+def measure(session: Session, samples: Samples, point: TimingPoint) -> dict[str, float]:
+    """Time calls after a warm-up.
+
+    Args:
+        session: An open session.
+        samples: Where inputs come from, in turn.
+        point: How to call it.
+
+    Returns:
+        ``p50_ms``, ``p95_ms`` and ``mean_ms`` of a call, ``runs``, ``batch`` (rows that the
+        signature let a call have) and ``rows_per_s`` of all callers together.
+
+    Raises:
+        SessionError: A call failed.
+    """
+    import numpy as np
+
+    inputs = feeds(session.signature, samples, point.rows)
+    batch = next((a.shape[0] for a in inputs[0].values() if a.ndim), 1)
+    for index in range(min(_WARM_UP_RUNS, max(2, 64 // point.rows))):
+        _call(session, inputs[index % len(inputs)], point.batch)
+    began = time.perf_counter()
+    times = _run_callers(session, inputs, point)
+    wall = time.perf_counter() - began
+    ms = np.asarray(times) * 1000.0
+    return {
+        "p50_ms": float(np.percentile(ms, 50)),
+        "p95_ms": float(np.percentile(ms, 95)),
+        "mean_ms": float(ms.mean()),
+        "runs": float(len(times)),
+        "batch": float(batch),
+        "rows_per_s": float(len(times) * batch / wall),
+    }
+
+
+def _call(session: Session, inputs: dict[str, Any], batch: int | None) -> None:
+    if batch is None:
+        session.run(inputs)
+    else:
+        run_split(session, inputs, batch)
+
+
+def _run_callers(session: Session, inputs: list[dict[str, Any]], point: TimingPoint) -> list[float]:
+    """Return the seconds of every call; one caller runs in this thread."""
+    if point.callers == 1:
+        return _run_one(session, inputs, point, 0)
+    found: list[list[float]] = [[] for _ in range(point.callers)]
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            found[number] = _run_one(session, inputs, point, number)
+        except BaseException as error:  # raised again where the measuring was asked for
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(point.callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return list(itertools.chain.from_iterable(found))
+
+
+def _run_one(
+    session: Session, inputs: list[dict[str, Any]], point: TimingPoint, first: int
+) -> list[float]:
+    times: list[float] = []
+    least = _MIN_RUNS if point.rows == 1 else _MIN_LARGE_RUNS
+    began = time.perf_counter()
+    while len(times) < _MAX_RUNS:
+        feed = inputs[(first + len(times)) % len(inputs)]
+        start = time.perf_counter()
+        _call(session, feed, point.batch)
+        now = time.perf_counter()
+        times.append(now - start)
+        if now - began > point.seconds and len(times) >= least:
+            break
+    return times
+
+
+__all__ = ["feeds", "measure"]

@@ -1,0 +1,154 @@
+"""Which versions of a deployment may run in the place of another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lepton_core._plugin_checks import check_backends
+from lepton_core.deployment._signature import check_replaces
+from lepton_core.errors import AdjustError, LeptonError
+from lepton_core.types import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lepton_core.dispatch import Hooks
+    from lepton_core.store import Resolved, Store, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A version that may run, or why it may not.
+
+    Attributes:
+        version: The version.
+        accuracy: Value of its passport's metric, ``None`` without one.
+        metric: Name of that metric.
+        refused: Why it may not run; empty if it may.
+    """
+
+    version: Version
+    accuracy: float | None = None
+    metric: str = ""
+    refused: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "version": self.version.id,
+            "target": self.version.target,
+            "precision": self.version.precision,
+            "accuracy": self.accuracy,
+            "metric": self.metric,
+            "refused": self.refused,
+        }
+
+
+def source_of(version: Version) -> str:
+    """Return the digest of the model that a version's lineage begins with."""
+    first = version.model.lineage[0].parent if version.model.lineage else None
+    return first or version.model.digest
+
+
+def find_candidates(
+    store: Store, hooks: Hooks, base: Resolved, *, floor: float | None, allow_weak: bool
+) -> tuple[Candidate, ...]:
+    """Judge every version of a deployment.
+
+    A variant must come from the same source, run here, fit the callers, and have a passport that
+    passed; the alias's own version needs no passport, but the floor holds for it as well.
+
+    Args:
+        store: The store.
+        hooks: Tells which targets can be used here.
+        base: The version that the alias points to; the first of the result.
+        floor: Value that the passport's metric must reach (must not exceed, where lower is
+            better), if any.
+        allow_weak: Whether the verdict weak is enough.
+
+    Raises:
+        AdjustError: LPT-ADJ-001, nothing meets the floor; names the closest.
+    """
+    versions = [v for v in store.versions(base.name) if v.id != base.version.id]
+    judged = [
+        _judge(store, hooks, base, version, floor, allow_weak=allow_weak)
+        for version in (base.version, *versions)
+    ]
+    if all(one.refused for one in judged):
+        raise _nothing(base, judged, floor)
+    return tuple(judged)
+
+
+def _judge(
+    store: Store,
+    hooks: Hooks,
+    base: Resolved,
+    version: Version,
+    floor: float | None,
+    *,
+    allow_weak: bool,
+) -> Candidate:
+    passport = store.passport(version)
+    metric: Mapping[str, Any] = (passport or {}).get("metric") or {}
+    name, accuracy = str(metric.get("name", "")), metric.get("variant")
+    made = Candidate(version, accuracy, name)
+    refused = _misfit(hooks, base.version, version)
+    if not refused and version.id != base.version.id:
+        refused = _unproved(passport, allow_weak=allow_weak)
+    if not refused and floor is not None:
+        refused = _below(metric, accuracy, floor)
+    return Candidate(made.version, made.accuracy, made.metric, refused)
+
+
+def _misfit(hooks: Hooks, base: Version, version: Version) -> str:
+    """Return why a version cannot stand in for another here, in words."""
+    if source_of(version) != source_of(base):
+        return "it comes from another source model"
+    if base.model.signature and version.model.signature:
+        try:
+            check_replaces(base.model.signature, version.model.signature, version.id)
+        except LeptonError as error:
+            return f"its signature does not fit the callers: {error.cause}"
+    try:
+        check_backends(hooks.registry.target(Target.parse(version.target).id))
+    except LeptonError as error:
+        return f"{version.target} cannot be used here: {error.message}"
+    return ""
+
+
+def _unproved(passport: Mapping[str, Any] | None, *, allow_weak: bool) -> str:
+    if passport is None:
+        return "it has no passport; deploy it with the one that `lepton port` wrote"
+    verdict = passport["verdict"]["verdict"]
+    if verdict == "pass" or (verdict == "weak" and allow_weak):
+        return ""
+    return f"its passport says {verdict}: {passport['verdict']['why']}"
+
+
+def _below(metric: Mapping[str, Any], accuracy: float | None, floor: float) -> str:
+    if accuracy is None:
+        return "its passport has no metric to hold against the floor"
+    better_up = bool(metric.get("higher_is_better", True))
+    if accuracy >= floor if better_up else accuracy <= floor:
+        return ""
+    side = "below" if better_up else "above"
+    return f"its {metric['name']} of {accuracy:.6g} is {side} the floor of {floor:g}"
+
+
+def _nothing(base: Resolved, judged: list[Candidate], floor: float | None) -> AdjustError:
+    lines = [f"{c.version.id} ({c.version.target}): {c.refused}" for c in judged]
+    measured = [c for c in judged if c.accuracy is not None]
+    closest = max(measured, key=lambda c: c.accuracy or 0.0, default=None)
+    near = f" The closest is {closest.version.id} with {closest.accuracy:.6g}." if closest else ""
+    return AdjustError(
+        "LPT-ADJ-001",
+        f"No version of {base.name} may run"
+        + ("" if floor is None else f" above the floor of {floor:g}"),
+        cause="\n".join(lines),
+        remedy=f"Lower --floor, or deploy a variant that is better.{near}",
+        details={"floor": floor, "candidates": [c.to_dict() for c in judged]},
+    )
+
+
+__all__ = ["Candidate", "find_candidates", "source_of"]

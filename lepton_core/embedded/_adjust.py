@@ -1,0 +1,362 @@
+"""Adjusting: measure the variants, ask the policy, try its table, keep it or go back."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_core.adjusting._candidates import find_candidates
+from lepton_core.adjusting._effect import LIVE_TOLERANCE, LiveWatch, Probe
+from lepton_core.adjusting._history import (
+    KEPT,
+    REVERTED,
+    Change,
+    Tables,
+    new_id,
+    with_alias,
+)
+from lepton_core.adjusting._observe import Observer, thread_counts
+from lepton_core.adjusting._policy import ask
+from lepton_core.adjusting._workload import workload
+from lepton_core.embedded._options import read_options
+from lepton_core.environment import available_cpus, available_memory
+from lepton_core.errors import AdjustError, LeptonError, OperationCancelledError, StorageError
+from lepton_core.store._failpoints import reach
+from lepton_core.types import AdjustResult
+from lepton_core.verdicts import Limits as VerdictLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lepton_core.adjusting._candidates import Candidate
+    from lepton_core.adjusting._effect import Effect
+    from lepton_core.adjusting._observe import Observation
+    from lepton_core.adjusting._policy import Proposal
+    from lepton_core.adjusting._workload import Load
+    from lepton_core.context import Context
+    from lepton_core.dispatch import Hooks
+    from lepton_core.store import Resolved, Store
+    from lepton_core.types import AdjustRequest
+
+OBJECTIVES = ("latency", "throughput", "memory")
+_TRIAL_SECONDS = 300.0
+_FATAL = (OperationCancelledError, StorageError)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of the embedded engine.
+
+    Attributes:
+        store: Folder of the store; ``LEPTON_STORE`` or the user's data folder by default.
+        alias: Alias whose dispatch table is adjusted.
+        policy: Policy that plans.
+        deadline: Seconds that the policy may take.
+        rows: Numbers of rows of calls; by default what live handles measured.
+        callers: Threads that call at the same time; 1, or all CPUs for throughput, by default.
+        samples: Samples to call with; noise by default.
+        seconds: Time for each timing.
+        settle: Seconds to wait for live handles to measure a change.
+        min_gain: Gain below which nothing is changed.
+        allow_weak: Whether variants whose passport is weak may run.
+        dry_run: Only measure and plan.
+    """
+
+    store: str | None = None
+    alias: str = "production"
+    policy: str = "best-measured"
+    deadline: float = 30.0
+    rows: tuple[int, ...] = ()
+    callers: int | None = None
+    samples: str | None = None
+    seconds: float = 0.15
+    settle: float = 20.0
+    min_gain: float = 0.05
+    allow_weak: bool = False
+    dry_run: bool = False
+
+
+def adjust(request: AdjustRequest, context: Context, hooks: Hooks) -> AdjustResult:
+    """Do what :func:`lepton_core.embedded.plugin.lepton_adjust` says.
+
+    Raises:
+        UsageError: LPT-DEP-005; LPT-STORE-006 … 009, the reference leads nowhere.
+        AdjustError: LPT-ADJ-001 (nothing meets the floor), LPT-ADJ-002 (another process is at
+            it), LPT-ADJ-007 (an objective that is not known, or cannot be measured here).
+        DeployError: LPT-STORE-010, someone else changed the table meanwhile.
+        StorageError: The store cannot be read or written.
+    """
+    options = read_options(request.options, Options)
+    if request.objective not in OBJECTIVES:
+        raise AdjustError(
+            "LPT-ADJ-007",
+            f"There is no objective {request.objective!r}",
+            remedy=f"Choose {', '.join(OBJECTIVES)}.",
+        )
+    from lepton_core.store import Store
+
+    with (
+        tempfile.TemporaryDirectory(dir=context.workdir, prefix=".adjust-") as scratch,
+        Store(options.store, create=False) as store,
+    ):
+        work = replace(context, workdir=Path(scratch))
+        return Adjustment(store, hooks, request, options, work).run()
+
+
+class Adjustment:
+    """One run.
+
+    Args:
+        store: Where the deployment is.
+        hooks: Runs models and the policy.
+        request: What was asked for.
+        options: Its options.
+        context: Scratch files, progress, cancellation.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        hooks: Hooks,
+        request: AdjustRequest,
+        options: Options,
+        context: Context,
+    ) -> None:
+        self._store = store
+        self._hooks = hooks
+        self._request = request
+        self._options = options
+        self._context = context
+        self._base: Resolved = with_alias(store, f"{request.name}@{options.alias}")
+        self._tables = Tables(store, self._base)
+        self._cpus = available_cpus()
+        bulk = request.objective == "throughput"
+        self._callers = options.callers or (self._cpus if bulk else 1)
+        self._observer = Observer(
+            store,
+            hooks,
+            context,
+            samples=options.samples,
+            callers=self._callers,
+            seconds=options.seconds,
+        )
+
+    def run(self) -> AdjustResult:
+        """Measure, plan, try, judge."""
+        settled = self._tables.settle()
+        candidates = find_candidates(
+            self._store,
+            self._hooks,
+            self._base,
+            floor=self._request.floor,
+            allow_weak=self._options.allow_weak,
+        )
+        allowed = [c for c in candidates if not c.refused]
+        loads, known_from = workload(
+            self._store,
+            self._request.name,
+            self._options.alias,
+            self._request.objective,
+            self._options.rows,
+        )
+        seen = self._observer.observe(allowed, loads, thread_counts(self._cpus))
+        self._check_observed(seen)
+        facts = self._facts(candidates, loads, known_from, seen)
+        if settled is not None:
+            facts["interrupted"] = settled.to_dict()
+        try:
+            proposal = self._ask(allowed, loads, seen)
+        except _FATAL:
+            raise
+        except LeptonError as error:
+            self._alarm(error)
+            return self._result((), {**facts, "alarm": error.to_dict()})
+        if proposal is None:
+            return self._result((), facts)
+        change = self._change(proposal, facts)
+        if self._options.dry_run:
+            return self._result((change,), facts)
+        return self._result((self._try(change, allowed, loads),), facts)
+
+    def _check_observed(self, seen: Sequence[Observation]) -> None:
+        if self._request.objective == "memory" and not all(o.memory_bytes for o in seen):
+            raise AdjustError(
+                "LPT-ADJ-007",
+                "The memory of a session cannot be measured here",
+                cause="targets run inside this process (LEPTON_ISOLATION=0), not in their own",
+                remedy="Unset LEPTON_ISOLATION, or choose another objective.",
+            )
+
+    def _ask(
+        self, allowed: Sequence[Candidate], loads: Sequence[Load], seen: Sequence[Observation]
+    ) -> Proposal | None:
+        folder = self._context.workdir / "policy"
+        folder.mkdir()
+        options: Mapping[str, Any] = {
+            "base": self._base.version.id,
+            "current": [route.to_dict() for route in self._tables.routes],
+            "workload": [load.to_dict() for load in loads],
+            "observations": [one.to_dict() for one in seen],
+            "limits": {"threads": self._cpus, "memory_bytes": available_memory()},
+            "min_gain": self._options.min_gain,
+        }
+        return ask(
+            self._hooks,
+            self._options.policy,
+            replace(self._request, options=options),
+            replace(self._context, workdir=folder),
+            deadline=self._options.deadline,
+            versions=[c.version.id for c in allowed],
+            threads=self._cpus,
+        )
+
+    def _change(self, proposal: Proposal, facts: Mapping[str, Any]) -> Change:
+        return Change(
+            new_id(),
+            "planned",
+            self._request.objective,
+            proposal.cause,
+            policy=self._options.policy,
+            routes_before=self._tables.routes,
+            routes_after=proposal.routes,
+            predicted={"ratio": proposal.ratio},
+            parent=self._tables.present.change,
+            considered={key: facts[key] for key in ("observations", "candidates", "workload")},
+        )
+
+    def _try(self, change: Change, allowed: Sequence[Candidate], loads: Sequence[Load]) -> Change:
+        """Let the change count, measure it, and keep it or go back."""
+        live = LiveWatch(self._store, self._base, self._tables.present.change)
+        may_run = {c.version.id for c in allowed}
+        forced = any(route.version not in may_run for route in self._tables.routes)
+        self._tables.try_out(change, _TRIAL_SECONDS)
+        reach("adjust.on-trial")
+        try:
+            effect = self._measure(change, loads, live)
+        except BaseException as error:
+            self._tables.finish(change, REVERTED, f"it could not be measured: {_words(error)}")
+            if isinstance(error, _FATAL) or not isinstance(error, LeptonError):
+                raise
+            self._alarm(error)
+            return self._tables.history()[-1]
+        kept, verdict = judge(effect, forced=forced)
+        reach("adjust.measured")
+        done = self._tables.finish(change, KEPT if kept else REVERTED, verdict, effect.to_dict())
+        reach("adjust.finished")
+        return done
+
+    def _measure(self, change: Change, loads: Sequence[Load], live: LiveWatch) -> Effect:
+        bar = self._context.reporter.task("compare", None)
+        if self._request.objective == "memory":
+            effect = self._compare_memory(change)
+        else:
+            inputs = {load.rows: self._inputs(load.rows) for load in loads}
+            probe = Probe(self._store, self._hooks, self._base, inputs, self._callers)
+            effect = probe.compare(
+                change.routes_before,
+                change.routes_after,
+                loads,
+                self._request.objective,
+                self._context.checkpoint,
+            )
+            if live.there and self._request.objective == "latency":
+                ratio, calls = live.after(change.id, self._options.settle)
+                effect = replace(effect, live=ratio, live_calls=calls)
+        bar.finish()
+        return effect
+
+    def _inputs(self, rows: int) -> list[dict[str, Any]]:
+        from lepton_core._timing import feeds
+        from lepton_core.samples import load_saved
+
+        version = self._base.version
+        samples = load_saved(self._observer.inputs(version))
+        assert version.model.signature is not None  # noqa: S101 - the observer has checked it
+        return feeds(version.model.signature, samples, rows)
+
+    def _compare_memory(self, change: Change) -> Effect:
+        """Measure both tables again, each session in a process that has done nothing before."""
+        from lepton_core.adjusting._effect import Effect, interval
+
+        versions = {v.id: v for v in self._store.versions(self._base.name)}
+
+        def size(routes: Sequence[Any]) -> int:
+            sessions = {(r.version, r.threads or self._cpus) for r in routes}
+            return sum(self._observer.memory(versions[v], threads) for v, threads in sessions)
+
+        ratios = [size(change.routes_after) / size(change.routes_before) for _ in range(3)]
+        return Effect(sorted(ratios)[1], *interval(ratios), len(ratios))
+
+    def _alarm(self, error: LeptonError) -> None:
+        details = {"kind": "policy", "alias": self._options.alias, **error.to_dict()}
+        self._store.record(
+            "deployment.alarm", self._request.name, why=error.message, details=_plain(details)
+        )
+
+    def _facts(
+        self,
+        candidates: Sequence[Candidate],
+        loads: Sequence[Load],
+        known_from: str,
+        seen: Sequence[Observation],
+    ) -> dict[str, Any]:
+        return {
+            "workload": [load.to_dict() for load in loads],
+            "workload_from": known_from,
+            "callers": self._callers,
+            "candidates": [one.to_dict() for one in candidates],
+            "observations": [_rounded(one.to_dict()) for one in seen],
+        }
+
+    def _result(self, changes: tuple[Change, ...], facts: dict[str, Any]) -> AdjustResult:
+        routes = [route.to_dict() for route in self._tables.routes]
+        return AdjustResult(
+            self._request.name, tuple(c.to_dict() for c in changes), {**facts, "routes": routes}
+        )
+
+
+def judge(effect: Effect, *, forced: bool) -> tuple[bool, str]:
+    """Tell whether a change is kept, and why in words.
+
+    Args:
+        effect: What was measured.
+        forced: Whether the routes before may not run at all (the floor), so that any is better.
+    """
+    measured = (
+        f"measured {effect.ratio:.3f} of the cost before ({effect.low:.3f}-{effect.high:.3f})"
+    )
+    largest = VerdictLimits().compressed.rel_l2
+    if effect.rel_l2 > largest:
+        return False, f"the answers differ by a relative L2 of {effect.rel_l2:.3g}; {measured}"
+    if forced:
+        return True, f"what ran before does not meet the floor; {measured}"
+    if effect.ratio >= 1.0:
+        return False, f"wrong sign: {measured}"
+    if effect.high >= 1.0:
+        return False, f"no gain beyond the noise: {measured}"
+    if effect.live is not None and effect.live > LIVE_TOLERANCE:
+        return False, f"live calls take {effect.live:.3f} of the time before; {measured}"
+    live = "" if effect.live is None else f"; {effect.live:.3f} in {effect.live_calls} live calls"
+    return True, measured + live
+
+
+def _words(error: BaseException) -> str:
+    return error.message if isinstance(error, LeptonError) else f"{type(error).__name__}: {error}"
+
+
+def _plain(details: dict[str, Any]) -> dict[str, Any]:
+    """Return details that any ledger row takes."""
+    import json
+
+    found: dict[str, Any] = json.loads(json.dumps(details, default=str).replace("NaN", "null"))
+    return found
+
+
+def _rounded(data: dict[str, Any]) -> dict[str, Any]:
+    """Cut measurements to four digits: the ledger keeps them for good."""
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in data.items()}
+
+
+__all__ = ["Adjustment", "Options", "adjust", "judge"]
