@@ -13,7 +13,7 @@ from lepton_core import staging
 from lepton_core._adapt_step import AdaptStep
 from lepton_core._proof import Prover, Yardstick, choose_rows
 from lepton_core._recipe_step import RecipeStep, keep_recipe
-from lepton_core.artifacts import copy_artifact, verify_artifact
+from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
 from lepton_core.conversion import source_of
@@ -191,7 +191,6 @@ class PortJob:
         import tempfile
 
         if model.digest and model.signature is not None:  # what lepton built is recorded
-            verify_artifact(model)
             return model
         with tempfile.TemporaryDirectory(prefix="lepton-") as workdir:
             request = InspectRequest(operators=False)

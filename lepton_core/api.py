@@ -54,12 +54,10 @@ def load(source: str | Path | Model | Variant, *, context: Context | None = None
         if model.digest:
             return model
     else:
-        from lepton_core.artifacts import verify_artifact
         from lepton_core.sources import resolve
 
         model = resolve(str(source), hooks.default().registry)
         if model.digest:
-            verify_artifact(model)
             return model
     request = types.InspectRequest(operators=False)
     return hooks.inspect(model, request, _context(context)).model

@@ -50,12 +50,12 @@ def resolve(text: str, registry: Registry) -> Model:
 
     Raises:
         SourceError: There is no such file, or no plugin declares its kind.
+        SessionError: LPT-RUN-003, lepton has built it, and it has been changed since.
         UsageError: A directory of built things holds several, or none.
         PluginNotInstalledError: A plugin that is not installed would read it.
     """
     try:
-        built = find_built(text)
-        return _resolve(text, registry) if built is None else built.model
+        return _built(text, registry) or _resolve(text, registry)
     except (OSError, ValueError, RuntimeError) as error:  # no file system takes such a name
         raise SourceError(
             "LPT-SRC-001",
@@ -63,6 +63,22 @@ def resolve(text: str, registry: Registry) -> Model:
             cause=str(error),
             remedy="Give model.onnx, file.py:factory, model.pt2, or a Hugging Face directory.",
         ) from error
+
+
+def _built(text: str, registry: Registry) -> Model | None:
+    """Return what lepton has built at a path, if a plugin knows its format."""
+    from lepton_core.artifacts import verify_artifact
+
+    built = find_built(text)
+    if built is None:
+        return None
+    infos = registry.infos().values()
+    known = {source.id for info in infos for source in info.sources}
+    known |= {name for info in infos for edge in info.edges for name in (edge.source, edge.result)}
+    if built.model.format not in known:
+        return None
+    verify_artifact(built.model)
+    return built.model
 
 
 def _shortened(text: str) -> str:

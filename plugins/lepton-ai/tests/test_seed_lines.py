@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 import lepton_core
-from lepton_ai import ModelAdapter, ModelConverter, ModelDeployer, ModelOptimizer
+from lepton_ai import (
+    ModelAdapter,
+    ModelAdjuster,
+    ModelConverter,
+    ModelDeployer,
+    ModelMigrator,
+    ModelOptimizer,
+)
 from lepton_core.artifacts import artifact_size
 from lepton_core.built import find_built
 from lepton_core.cli import main
@@ -153,11 +160,26 @@ def test_an_optimized_model_is_lowered_for_another_target_by_its_recipe(seed, he
     assert rel_l2(answers(made, home), truth) <= 0.15
 
 
-def test_deployed_it_answers_by_name(seed, here, home, truth):
+def test_deployed_it_answers_by_name_is_adjusted_and_migrated(seed, here, home, truth):
+    data = str(home.path / "samples.npz")
     result = ModelDeployer(seed.paths["optimized_model"].parent, store="store").deploy()
-    assert result.name == "bert-base-cased"
-    with lepton_core.deployment("bert-base-cased@production", store="store") as deployed:
-        assert rel_l2(deployed.run(home.tokens())["logits"], truth) <= 0.15
+    name = result.name
+    assert name == "bert-base-cased"
+
+    def check(runtime):
+        with lepton_core.deployment(f"{name}@production", store="store") as deployed:
+            assert rel_l2(deployed.run(home.tokens())["logits"], truth) <= 0.15
+            assert deployed.facts["runtime"] == runtime
+
+    check("onnxruntime")
+    adjusted = ModelAdjuster(name, store="store", options={"data": data}).adjust()
+    assert adjusted.name == name
+    assert adjusted.facts["observations"]
+    check("onnxruntime")
+    quick = {"watch": 0.0, "data": data}
+    moved = ModelMigrator(name, "openvino", store="store", options=quick).migrate()
+    assert moved.outcome == "done", moved
+    check("openvino")
 
 
 def test_the_command_line_takes_the_directories(seed, here, home, capsys):
