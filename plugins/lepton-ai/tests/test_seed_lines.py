@@ -172,7 +172,7 @@ def test_deployed_it_answers_by_name_is_adjusted_and_migrated(seed, here, home, 
             assert deployed.facts["runtime"] == runtime
 
     check("onnxruntime")
-    adjusted = ModelAdjuster(name, store="store", options={"data": data}).adjust()
+    adjusted = ModelAdjuster(name, store="store", options={"samples": data}).adjust()
     assert adjusted.name == name
     assert adjusted.facts["observations"]
     check("onnxruntime")
