@@ -184,7 +184,7 @@ def adjust(
 
 
 def migrate(
-    model: str | Path | Model,
+    model: str | Path | Model | None = None,
     *,
     name: str,
     target: str,
@@ -192,10 +192,23 @@ def migrate(
     options: Mapping[str, Any] | None = None,
     context: Context | None = None,
 ) -> types.MigrateResult:
-    """Move a deployment to another target; see :class:`~lepton_core.types.MigrateRequest`."""
+    """Move a deployment to another target; see :class:`~lepton_core.types.MigrateRequest`.
+
+    Args:
+        model: What it was built from; needed only where the engine does not know.
+        name: Name of the deployment.
+        target: Target string to move to.
+        engine: Engine that does it.
+        options: Those of the engine; the embedded one takes :class:`.migration._options.Options`.
+        context: Surroundings.
+
+    Raises:
+        MigrateError: It cannot be moved; what stood before still stands.
+    """
     context = _context(context)
     request = types.MigrateRequest(name, target, engine, options or {})
-    return hooks.migrate(load(model, context=context), request, context)
+    given = types.Model("deployment", name) if model is None else load(model, context=context)
+    return hooks.migrate(given, request, context)
 
 
 def open(

@@ -47,7 +47,9 @@ def evaluate(
 
     samples = load_saved(Path(request.samples))
     before = _resident_bytes() if request.memory else 0
-    opening = OpenRequest(request.target, request.device, request.threads, request.reference)
+    opening = OpenRequest(
+        request.target, request.device, request.threads, request.reference, request.options
+    )
     with (
         hooks.guarded("evaluate", request.target),
         hooks.open(model, opening, context) as session,

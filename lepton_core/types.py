@@ -504,6 +504,7 @@ class EvaluateRequest:
         timings: Further ways of calling it to be timed, in turn.
         memory: Whether to measure what the open session, its runtime included, adds to the
             process; exact only in a worker process that has done nothing before.
+        options: Owner-specific options of the session.
     """
 
     target: str
@@ -515,6 +516,7 @@ class EvaluateRequest:
     latency_seconds: float = 0.0
     timings: tuple[TimingPoint, ...] = ()
     memory: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""``lepton deploy`` and ``migrate``: verbs of a deployment engine."""
+"""``lepton deploy``, and what verbs of a deployment engine share."""
 
 from __future__ import annotations
 
@@ -168,42 +168,4 @@ def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  
     return 0
 
 
-@command(
-    "migrate",
-    examples="""
-    lepton migrate digits --to openvino
-    """,
-)
-@click.argument("name")
-@option("--to", "target", required=True, metavar="TARGET", type=TargetType(), help="New target.")
-@option("--model", metavar="MODEL", help="Artifact that it runs, where the engine does not know.")
-@engine_options
-def migrate_command(
-    app: App,
-    name: str,
-    *,
-    target: str,
-    model: str | None,
-    **given: Any,  # noqa: ANN401
-) -> int:
-    """Move the deployment NAME to another target, if it proves to be the same there.
-
-    Exit code: 0 moved; 1 it returned to the old target, which goes on serving.
-    """
-    from lepton_core.types import MigrateRequest
-
-    work = EngineWork(app, "migrate", given)
-    request = MigrateRequest(name, work.target(target), work.engine, work.options)
-    with work.context() as context:
-        result = work.hooks.migrate(work.load(model, name), request, context)
-    done = result.outcome == "done"
-    if app.json:
-        from lepton_core.codec import to_data
-
-        app.emit({"ok": done, **to_data(result)})
-    else:
-        app.line(f"{result.name}: {result.outcome}; {result.why}")
-    return 0 if done else 1
-
-
-__all__ = ["EngineWork", "deploy_command", "engine_options", "migrate_command"]
+__all__ = ["EMBEDDED", "EngineWork", "deploy_command", "engine_options"]

@@ -24,7 +24,7 @@ COMMANDS = {
     "optimize": ("_verbs", "Single verbs", "Compress a model under a budget."),
     "deploy": ("_deployment", "Single verbs", "Put a model under a name, as a new version."),
     "adjust": ("_adjust", "Single verbs", "Tune a deployment by what it measured."),
-    "migrate": ("_deployment", "Single verbs", "Move a deployment to another target."),
+    "migrate": ("_migrate", "Single verbs", "Move a deployment to another target."),
     "store": ("store_commands", "Surroundings", "Look after versions, aliases and the ledger."),
     "targets": ("_targets", "Surroundings", "List targets, their state and abilities."),
     "rewrites": ("_rewrites", "Surroundings", "List what adapt can do to a model's graph."),

@@ -54,9 +54,12 @@ class SizeType(_ParamType):
 
 
 class DurationType(_ParamType):
-    """A duration in seconds: ``90``, ``90s``, ``15m``, ``1h30m``."""
+    """A duration in seconds: ``90``, ``90s``, ``15m``, ``1h30m``; more than 0 unless told so."""
 
     name = "duration"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self.zero = zero
 
     def convert(
         self,
@@ -75,7 +78,7 @@ class DurationType(_ParamType):
         seconds = 0.0
         if found:
             seconds = 3600 * int(found[1] or 0) + 60 * int(found[2] or 0) + float(found[3] or 0)
-        if seconds <= 0:
+        if seconds <= 0 and not (self.zero and found and found[0].strip()):
             raise UsageError(
                 "LPT-USE-105",
                 f"{value!r} is not a duration",

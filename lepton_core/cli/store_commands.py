@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lepton_core.cli._command import Command, command, option
+from lepton_core.cli._page import page_command
+from lepton_core.cli._store_place import open_store, store_option
 from lepton_core.cli._table import Column, Row
 from lepton_core.cli._types import DURATION, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from lepton_core.cli._app import App
-    from lepton_core.store import AliasState, LedgerRow, Store, Version
+    from lepton_core.store import AliasState, LedgerRow, Version
 
 EXIT_DAMAGED = 5
 _SHOWN_DAMAGE = 20
-
-
-def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--store``."""
-    return option(
-        "--store",
-        "place",
-        metavar="DIR",
-        envvar="LEPTON_STORE",
-        show_default=False,
-        type=click.Path(path_type=Path, file_okay=False),
-        help="The store (LEPTON_STORE, or the user's data folder).",
-    )(function)
-
-
-def open_store(place: Path | None, *, create: bool = False) -> Store:
-    """Open the store that the options name."""
-    from lepton_core.store import Store
-
-    return Store(place, create=create)
 
 
 def _why(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -387,6 +369,7 @@ _COMMANDS: tuple[Command, ...] = (
     set_command,
     verify_command,
     gc_command,
+    page_command,
 )
 for _one in _COMMANDS:
     store_command.add_command(_one)

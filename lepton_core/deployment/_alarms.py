@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lepton_core.store import Store
 
 KEPT = 100
+RETURNING = ("swap", "health")
+"""Alarms that end the migration which led to the version they are about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class Alarm:
     Attributes:
         time: Seconds since the epoch.
         kind: ``"swap"`` (a version could not take over), ``"dispatch"`` (a dispatch table could
-            not be opened), ``"store"`` (out of reach) or ``"drain"`` (a session did not close).
+            not be opened), ``"store"`` (out of reach), ``"drain"`` (a session did not close) or
+            ``"health"`` (calls fail).
         version: Version it is about.
         code: Stable code of the error.
         message: The error in words.
@@ -79,6 +82,15 @@ class Alarms:
         if self._listener is not None:
             with contextlib.suppress(Exception):
                 self._listener(alarm)
+        if kind in RETURNING and self._alias is not None:
+            self._return(version, f"alarm ({kind}) of a deployment handle: {error.message}")
+
+    def _return(self, version: str, why: str) -> None:
+        """Take back the migration that led to a version, if it is still being watched."""
+        from lepton_core.migration import return_watched
+
+        with contextlib.suppress(Exception):  # the next look tries again
+            return_watched(self._store, self._name, self._alias or "", version, why)
 
 
 def out_of_reach(error: Exception) -> SessionError:

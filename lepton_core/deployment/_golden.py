@@ -28,6 +28,15 @@ INDEX = "golden.json"
 SCHEMA = 1
 
 
+_COMPRESSED = 0.15
+_REL_L2 = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
+
+
+def tolerance_of(precision: str) -> float:
+    """Return the relative L2 error up to which another machine gives the same answer."""
+    return _REL_L2.get(precision or "fp32", _COMPRESSED)
+
+
 def write_golden(
     folder: Path,
     inputs: Mapping[str, Array],
@@ -84,6 +93,14 @@ def read_golden(folder: Path) -> tuple[dict[str, Array], dict[str, Array], float
         ) from error
 
 
+def origin_of(folder: Path) -> str:
+    """Return where golden inputs come from: ``"random"``, or the origin of real samples."""
+    try:
+        return str(json.loads((folder / INDEX).read_text(encoding="utf-8")).get("origin", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
 def rel_l2(expected: Array, actual: Array) -> float:
     """Return ``|actual - expected| / |expected|`` over the values that are finite in both.
 
@@ -128,4 +145,11 @@ def check_golden(session: Session, folder: Path) -> float:
     return worst
 
 
-__all__ = ["check_golden", "read_golden", "rel_l2", "write_golden"]
+__all__ = [
+    "check_golden",
+    "origin_of",
+    "read_golden",
+    "rel_l2",
+    "tolerance_of",
+    "write_golden",
+]

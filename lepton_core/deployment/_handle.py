@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core._split import rows_of
 from lepton_core.deployment._alarms import Alarm, Alarms, out_of_reach
+from lepton_core.deployment._health import Health, is_fault
 from lepton_core.deployment._table import Opener, OpenRoute, Table
 from lepton_core.deployment._telemetry import Lane, Telemetry
 from lepton_core.errors import LeptonError, SessionError
@@ -77,6 +78,7 @@ class Deployment:
         self.name = resolved.name
         self.alias = resolved.alias.alias if resolved.alias else None
         self._alarms = Alarms(store, self.name, self.alias, on_alarm)
+        self._health = Health(self._telemetry, self._alarms)
         settings = store.watch(self.name, self.alias or "")[2]
         self._opener = Opener(
             store, hooks, opening, self.alias, any_signature=allow_signature_change
@@ -122,7 +124,8 @@ class Deployment:
             lane.recorder.add(time.perf_counter_ns() - began, rows)
             return outputs
         except BaseException as error:
-            self._telemetry.failed(lane, route.slot.version, error)
+            fault = is_fault(error, inputs, route.slot.session.signature)
+            self._telemetry.failed(lane, route.slot.version, error, fault=fault)
             raise
         finally:
             lane.current = outer
@@ -308,6 +311,7 @@ class Deployment:
         while not self._stop.wait(seconds):
             try:
                 self.check(retry=False)
+                self._health.look(self._table)
                 self._flush_if_due()
                 reported = False
             except Exception as error:  # the store is out of reach: what runs goes on running

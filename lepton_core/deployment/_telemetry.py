@@ -54,7 +54,7 @@ def row_bucket_of(rows: int) -> int:
 class Recorder:
     """Counters of one thread for one version; only that thread writes them."""
 
-    __slots__ = ("buckets", "calls", "errors", "row_calls", "row_total", "total")
+    __slots__ = ("buckets", "calls", "errors", "faults", "row_calls", "row_total", "total")
 
     def __init__(self) -> None:
         self.buckets = array("Q", bytes(8 * BUCKETS))
@@ -62,6 +62,7 @@ class Recorder:
         self.row_total = array("Q", bytes(8 * ROW_BUCKETS))
         self.calls = 0
         self.errors = 0
+        self.faults = 0
         self.total = 0
 
     def add(self, nanoseconds: int, rows: int = 1) -> None:
@@ -77,6 +78,7 @@ class Recorder:
         """Add another thread's counters."""
         self.calls += other.calls
         self.errors += other.errors
+        self.faults += other.faults
         self.total += other.total
         mine = self.buckets
         for bucket, count in enumerate(other.buckets):
@@ -99,6 +101,7 @@ class VersionStats:
         buckets: Number of calls by bucket of the histogram, without empty ones.
         rows: By bucket of rows (``b`` holds calls of up to ``2**b`` rows): number of calls and
             their mean duration in milliseconds.
+        faults: Calls that failed although their inputs fit the signature.
     """
 
     version: str
@@ -107,6 +110,7 @@ class VersionStats:
     mean_ms: float = 0.0
     buckets: Mapping[int, int] = field(default_factory=dict)
     rows: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    faults: int = 0
 
     def quantile_ms(self, q: float) -> float:
         """Return a quantile of the latency in milliseconds, NaN without calls.
@@ -138,6 +142,7 @@ class VersionStats:
             total / calls if calls else 0.0,
             {b: n for b, n in buckets.items() if n},
             _rows_since(self.rows, earlier.rows),
+            self.faults - earlier.faults,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,6 +152,7 @@ class VersionStats:
             "version": self.version,
             "calls": self.calls,
             "errors": self.errors,
+            "faults": self.faults,
             "mean_ms": self.mean_ms,
             **{k: self.quantile_ms(q) if self.buckets else None for k, q in quantiles.items()},
             "buckets": {str(b): n for b, n in sorted(self.buckets.items())},
@@ -251,9 +257,17 @@ class Telemetry:
                     lane.recorders.pop(old, None)
             self._versions = self._versions[-KEPT_VERSIONS:]
 
-    def failed(self, lane: Lane, version: str, error: BaseException) -> None:
-        """Count one call that failed."""
+    def failed(self, lane: Lane, version: str, error: BaseException, *, fault: bool) -> None:
+        """Count one call that failed.
+
+        Args:
+            lane: Of the calling thread.
+            version: What ran it.
+            error: How it failed.
+            fault: Whether the version is to blame, and not the caller.
+        """
         lane.recorder.errors += 1
+        lane.recorder.faults += fault
         text = str(getattr(error, "message", "") or error)[:_MESSAGE]
         code = getattr(error, "code", None)
         self._errors.append(
@@ -270,6 +284,14 @@ class Telemetry:
         """Tell whether a thread is inside a session."""
         with self._lock:
             return any(lane.current is slot for lane in self._lanes)
+
+    def counts(self, version: str) -> tuple[int, int]:
+        """Return all calls of a version so far, and those among them that it is to blame for."""
+        with self._lock:
+            parts = [lane.recorders.get(version) for lane in self._lanes]
+            parts.append(self._past.get(version))
+        known = [part for part in parts if part is not None]
+        return sum(p.calls + p.errors for p in known), sum(p.faults for p in known)
 
     def errors(self) -> tuple[CallError, ...]:
         """Return the last calls that failed, oldest first."""
@@ -305,7 +327,7 @@ def _stats(version: str, whole: Recorder) -> VersionStats:
         for bucket, count in enumerate(whole.row_calls)
         if count
     }
-    return VersionStats(version, whole.calls, whole.errors, mean, buckets, rows)
+    return VersionStats(version, whole.calls, whole.errors, mean, buckets, rows, whole.faults)
 
 
 __all__ = [

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 GOLDEN_ROWS = 2
 KINDS = ("embedded", "bundle")
-_COMPRESSED = 0.15
-_REL_L2 = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
-"""Relative L2 error up to which another machine gives the same answer, by precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +230,7 @@ def _try(
         facts: dict[str, Any] = {"session": dict(session.facts)}
         if options.golden_rows < 1:
             return artifact, None, facts
-        from lepton_core.deployment._golden import check_golden, write_golden
+        from lepton_core.deployment._golden import check_golden, tolerance_of, write_golden
         from lepton_core.samples import batches, load_samples, match, random_samples
 
         rows = options.golden_rows
@@ -246,7 +243,7 @@ def _try(
             samples = matched.rows(np.arange(min(rows, len(matched))))
         inputs, _ = next(iter(batches(samples, session.signature, batch_size=rows)))
         outputs = session.run(inputs)
-        limit = _REL_L2.get(_precision(artifact, options) or "fp32", _COMPRESSED)
+        limit = tolerance_of(_precision(artifact, options))
         golden = write_golden(
             context.workdir / "golden", inputs, outputs, origin=samples.origin, rel_l2=limit
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lepton_core.capabilities import FULL, Capability, ExtensionInfo, Support
+from lepton_core.capabilities import FULL, ExtensionInfo
 
 INFO = ExtensionInfo(
     id="embedded",
@@ -12,7 +12,7 @@ INFO = ExtensionInfo(
     capabilities={
         "deploy": FULL,
         "adjust": FULL,
-        "migrate": Capability(Support.NOT_IMPLEMENTED, note="planned for the next release"),
+        "migrate": FULL,
     },
     engine="embedded",
 )

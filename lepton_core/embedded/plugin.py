@@ -13,6 +13,8 @@ if TYPE_CHECKING:
         AdjustResult,
         DeployRequest,
         DeployResult,
+        MigrateRequest,
+        MigrateResult,
         Model,
     )
 
@@ -32,3 +34,11 @@ def lepton_adjust(model: Model, request: AdjustRequest, context: Context) -> Adj
     from lepton_core.hooks import default
 
     return adjust(request, context, context.hooks or default())
+
+
+@hookimpl
+def lepton_migrate(model: Model, request: MigrateRequest, context: Context) -> MigrateResult:
+    """Build for the new target, compare, move the alias, watch, and go back if need be."""
+    from lepton_core.migration import migrate
+
+    return migrate(model, request, context)

@@ -28,8 +28,8 @@ def bubbles(passports: Sequence[Mapping[str, Any]]) -> Markup | None:
     xs = [p["size"] for p in shown] + ([origin[0]] if origin else [])
     ys = [p["latency"] for p in shown] + ([origin[1]] if origin else [])
     left, top, width, height = 66.0, 16.0, 430.0, 300.0
-    x, x_ticks = _log_scale(xs, left, width)
-    y, y_ticks = _log_scale(ys, top + height, -height)
+    x, x_ticks = log_scale(xs, left, width)
+    y, y_ticks = log_scale(ys, top + height, -height)
     body = [svg.rect(left, top, width, height, "frame")]
     for value in x_ticks:
         body.append(svg.line(x(value), top, x(value), top + height, "grid"))
@@ -92,7 +92,7 @@ def _origin(passport: Mapping[str, Any]) -> tuple[float, float] | None:
     return float(bytes_), float(latency["p50_ms"])
 
 
-def _log_scale(
+def log_scale(
     values: Sequence[float], start: float, length: float
 ) -> tuple[Callable[[float], float], list[float]]:
     """Return a map from values to places, and round values for ticks."""
@@ -179,4 +179,4 @@ def _squeeze(passport: Mapping[str, Any], columns: int) -> list[str]:
     return ["changed" if i in changed else f"e{step}" for i, step in enumerate(worst)]
 
 
-__all__ = ["bubbles", "sample_rows"]
+__all__ = ["bubbles", "log_scale", "sample_rows"]

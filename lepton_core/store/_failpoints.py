@@ -33,6 +33,12 @@ POINTS = (
     "adjust.on-trial",
     "adjust.measured",
     "adjust.finished",
+    "migrate.planned",
+    "migrate.built",
+    "migrate.verified",
+    "migrate.switched",
+    "migrate.watched",
+    "migrate.ended",
 )
 """Every write point of the store and of the engines above it."""
 

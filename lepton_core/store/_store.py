@@ -12,10 +12,12 @@ from lepton_core.store._ledger import CHANGES, parse_row
 from lepton_core.store._versions import VersionStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lepton_core.store._database import Transaction
     from lepton_core.store._types import AliasState, GcReport, LedgerRow, Setting, VerifyReport
+
+    Also = Callable[[Transaction, AliasState], object]
 
 DAY = 86_400.0
 
@@ -60,6 +62,7 @@ class Store(VersionStore):
         *,
         expect: int | None = None,
         why: str = "",
+        also: Also | None = None,
     ) -> AliasState:
         """Point an alias at a version.
 
@@ -70,6 +73,7 @@ class Store(VersionStore):
             expect: Generation that the caller has seen; the one at the time of the call by
                 default.
             why: Reason, for the ledger.
+            also: Further changes of the same transaction.
 
         Returns:
             Where the alias points now; unchanged if it pointed there before.
@@ -84,7 +88,10 @@ class Store(VersionStore):
         found = self.resolve(f"{name}@{version}").version
         with self.database.write(f"the alias {name}@{alias}") as transaction:
             _require(transaction, name, found.id)
-            return self._move(transaction, name, alias, found.id, expect=expect, why=why)
+            moved = self._move(transaction, name, alias, found.id, expect=expect, why=why)
+            if also is not None:
+                also(transaction, moved)
+        return moved
 
     def rollback(
         self,
@@ -94,6 +101,7 @@ class Store(VersionStore):
         to: str | None = None,
         expect: int | None = None,
         why: str = "",
+        also: Also | None = None,
     ) -> AliasState:
         """Point an alias at the version it pointed to before; again goes further back.
 
@@ -103,6 +111,7 @@ class Store(VersionStore):
             to: Version of its history to go back to; the one before by default.
             expect: As for :meth:`promote`.
             why: Reason, for the ledger.
+            also: Further changes of the same transaction.
 
         Raises:
             DeployError: LPT-STORE-010 (it moved meanwhile), LPT-STORE-011 (nothing to go back to).
@@ -112,7 +121,7 @@ class Store(VersionStore):
         row = _aliases.rollback_row(self.database, state, to)
         with self.database.write(f"the alias {name}@{alias}") as transaction:
             _require(transaction, name, row.details["version"])
-            return _aliases.move(
+            moved = _aliases.move(
                 transaction,
                 name,
                 alias,
@@ -122,6 +131,9 @@ class Store(VersionStore):
                 action="rollback",
                 why=why,
             )
+            if also is not None:
+                also(transaction, moved)
+        return moved
 
     def _present(self, name: str, alias: str) -> AliasState:
         """Return where an alias points.
@@ -167,12 +179,13 @@ class Store(VersionStore):
         """Return version, generation and number of changed settings; cheap enough to poll.
 
         It reads two rows and checks none: follow a change with :meth:`resolve`. The version is
-        ``""`` if there is no such alias.
+        ``""`` if there is no such alias. The journals of migrations are settings that change
+        nothing about a session, and do not count.
         """
         rows = self.database.select(
             "SELECT (SELECT version FROM aliases WHERE name=?1 AND alias=?2), "
             "(SELECT generation FROM aliases WHERE name=?1 AND alias=?2), "
-            "(SELECT total(generation) FROM settings WHERE name=?1)",
+            "(SELECT total(generation) FROM settings WHERE name=?1 AND key NOT LIKE 'migrate.%')",
             name,
             alias,
         )

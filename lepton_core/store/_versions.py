@@ -26,7 +26,7 @@ from lepton_core.store._types import AliasState, StoredFile
 from lepton_core.store._views import View, make_view
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from lepton_core.store._database import Transaction
     from lepton_core.store._types import Version
@@ -125,6 +125,7 @@ class VersionStore:
         alias: str | None = None,
         expect: int | None = None,
         why: str = "",
+        also: Callable[[Transaction, Version], object] | None = None,
     ) -> Resolved:
         """Store an artifact as a version of *name*, and point an alias at it if one is given.
 
@@ -145,6 +146,7 @@ class VersionStore:
             alias: Alias to move to the new version.
             expect: Generation of the alias that the caller has seen; the present one by default.
             why: Reason, for the ledger.
+            also: Further changes of the same transaction.
 
         Returns:
             The version, and where the alias points now.
@@ -184,6 +186,8 @@ class VersionStore:
                 moved = self._move(
                     transaction, name, alias, version.id, expect=expect or 0, why=why
                 )
+            if also is not None:
+                also(transaction, version)
         return Resolved(name, version, moved)
 
     def _holds(self, version: Version) -> bool:

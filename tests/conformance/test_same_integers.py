@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -37,32 +38,64 @@ def ported(tmp_path_factory):
     return {variant.target: variant for variant in result.variants}
 
 
-def onnx_integers(path):
+PARTS = ("/int8", "/int32", "/scale", "/zero_point")
+"""What the lowering of a value stores beside each other, by the end of its name."""
+
+
+def onnx_numbers(path):
+    """Return every stored integer, scale and zero point of an ONNX file by name."""
     import onnx
     from onnx import numpy_helper
 
-    arrays = [numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
-    return [a for a in arrays if a.dtype == np.int8 and a.size > 1]
+    found = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    return {name: array for name, array in found.items() if name.endswith(PARTS)}
 
 
-def openvino_integers(path):
-    """Read the IR in a process of its own, with telemetry off as the plugin has it."""
+def openvino_numbers(path):
+    """Return those of an IR; values that share a constant name it once."""
     from lepton_openvino._telemetry import openvino
 
     model = openvino().Core().read_model(path)
     constants = [op for op in model.get_ops() if op.get_type_name() == "Constant"]
-    arrays = [op.data for op in constants if op.get_element_type().to_string() == "i8"]
-    return [a for a in arrays if a.size > 1]
+    found = {op.get_friendly_name(): np.array(op.data) for op in constants}
+    return {name: array for name, array in found.items() if name.endswith(PARTS)}
 
 
-def test_weights_read_back_from_both_files_are_identical(ported):
+def test_numbers_read_back_from_both_files_are_identical(ported):
     for variant in ported.values():
         assert variant.kept, variant.why
-    one = onnx_integers(ported["onnxruntime"].model.path)
-    two = openvino_integers(ported["openvino"].model.path)
-    assert len(one) >= 4
-    assert sorted(a.tobytes() for a in one) == sorted(a.tobytes() for a in two)
-    assert all(a.min() >= -127 for a in one)
+    one = onnx_numbers(ported["onnxruntime"].model.path)
+    two = openvino_numbers(ported["openvino"].model.path)
+    weights = {name for name in one if name.endswith(("/int8", "/int32"))}
+    assert len(weights) >= 8
+    assert weights == {name for name in two if name.endswith(("/int8", "/int32"))}
+    for name, array in two.items():
+        assert array.dtype == one[name].dtype, name
+        assert array.tobytes() == one[name].tobytes(), name
+    integers = [array for name, array in one.items() if name.endswith("/int8")]
+    assert all(array.min() >= -127 for array in integers)
+
+
+def test_the_recipe_says_the_same_numbers(ported):
+    """The files hold what the recipe says, and OpenVINO's ranges are those scales unrolled."""
+    folder = Path(ported["onnxruntime"].model.path).parent
+    recipe = json.loads((folder / "recipe.json").read_text())
+    one = onnx_numbers(ported["onnxruntime"].model.path)
+    two = openvino_numbers(ported["openvino"].model.path)
+    seen = 0
+    for name, tensor in recipe["tensors"].items():
+        scale, zero = f"{name}/scale", f"{name}/zero_point"
+        if scale not in one:
+            continue  # not quantized on its own
+        seen += 1
+        wanted = np.float32(tensor["scale"])
+        shift = 128 if one[zero].dtype == np.uint8 else 0
+        for numbers in (one, two):
+            if scale in numbers:
+                assert np.array_equal(np.ravel(numbers[scale]), np.ravel(wanted)), name
+            if zero in numbers:
+                assert set(np.ravel(numbers[zero]).tolist()) == {tensor["zero_point"] + shift}, name
+    assert seen >= 8
 
 
 def test_both_lower_the_same_recipe(ported):

@@ -13,7 +13,7 @@ import lepton_core
 from lepton_core import hooks as process_hooks
 from lepton_core import types
 from lepton_core.dispatch import Hooks
-from lepton_core.errors import DeployError, LeptonError, UnsupportedOperationError, UsageError
+from lepton_core.errors import DeployError, LeptonError, UsageError
 from lepton_core.registry import Registry
 from lepton_core.store import Store
 
@@ -146,12 +146,6 @@ def test_a_file_that_changed_since_it_was_built_is_refused(source, hooks, contex
     with pytest.raises(LeptonError, match="is not the artifact"):
         hooks.deploy(built, request_for(tmp_path), context)
     assert not (tmp_path / "store").exists()
-
-
-def test_migrate_is_declared_as_not_implemented(hooks, context):
-    request = types.MigrateRequest("N", "fake")
-    with pytest.raises(UnsupportedOperationError, match="not-implemented"):
-        hooks.migrate(types.Model("deployment", "N"), request, context)
 
 
 def linear_onnx(path, factor):

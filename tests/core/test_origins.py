@@ -92,6 +92,15 @@ def test_the_pivot_of_a_port_result_is_found_from_each_variant(tmp_path):
     assert find_origin(artifact).digest == pivot.digest
 
 
+def test_an_artifact_with_the_bytes_of_its_pivot_has_it_as_origin(tmp_path):
+    pivot = pivot_in(tmp_path / "scratch")
+    artifact = made_from(pivot, tmp_path / "out")
+    Path(artifact.path).write_bytes(Path(pivot.path).read_bytes())
+    artifact = replace(artifact, digest=pivot.digest)
+    keep_origin(pivot, tmp_path / "out" / ORIGIN)
+    assert find_origin(artifact).format == PIVOT
+
+
 def test_an_origin_of_another_lineage_is_not_taken(tmp_path):
     pivot = pivot_in(tmp_path / "scratch")
     other = pivot_in(tmp_path / "other", "another graph")

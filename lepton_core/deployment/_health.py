@@ -1,0 +1,96 @@
+"""Does the present version do its work: calls that fail through no fault of their callers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lepton_core.errors import SampleError, SessionError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lepton_core.deployment._alarms import Alarms
+    from lepton_core.deployment._table import Table
+    from lepton_core.deployment._telemetry import Telemetry
+    from lepton_core.types import Signature, TensorSpec
+
+LEAST_FAULTS = 3
+"""Fewer failed calls than this say nothing about a version."""
+
+LARGEST_SHARE = 0.05
+"""Share of failed calls above which a version does not do its work."""
+
+
+def is_fault(error: BaseException, inputs: Mapping[str, Any], signature: Signature) -> bool:
+    """Tell whether a call failed although its caller did nothing wrong.
+
+    A call whose inputs do not fit the signature is the caller's fault, whatever the runtime made
+    of it; so are errors of usage, and an interruption.
+
+    Args:
+        error: How it failed.
+        inputs: What was passed.
+        signature: What the version takes.
+    """
+    if not isinstance(error, Exception) or isinstance(error, UsageError | SampleError):
+        return False
+    return _fits(inputs, signature)
+
+
+def _fits(inputs: Mapping[str, Any], signature: Signature) -> bool:
+    if set(inputs) != {spec.name for spec in signature.inputs}:
+        return False
+    sizes: dict[str, int] = {}
+    return all(_takes(spec, inputs[spec.name], sizes) for spec in signature.inputs)
+
+
+def _takes(spec: TensorSpec, array: Any, sizes: dict[str, int]) -> bool:  # noqa: ANN401 - any value
+    shape = getattr(array, "shape", None)
+    if shape is None or str(getattr(array, "dtype", "")) != spec.dtype:
+        return False
+    if len(shape) != len(spec.shape):
+        return False
+    for size, dim in zip(shape, spec.shape, strict=True):
+        wanted = sizes.setdefault(dim, size) if isinstance(dim, str) else dim
+        if wanted is not None and size != wanted:
+            return False
+    return True
+
+
+class Health:
+    """Looks at the counters of a deployment, and alarms once for a version.
+
+    Args:
+        telemetry: The counters.
+        alarms: Where alarms go.
+    """
+
+    def __init__(self, telemetry: Telemetry, alarms: Alarms) -> None:
+        self._telemetry = telemetry
+        self._alarms = alarms
+        self._alarmed: set[str] = set()
+
+    def look(self, table: Table | None) -> None:
+        """Alarm if too many calls of what runs now fail; cheap enough for every poll."""
+        for version in {slot.version for slot in table.slots} if table else ():
+            if version in self._alarmed:
+                continue
+            calls, faults = self._telemetry.counts(version)
+            if faults < LEAST_FAULTS or faults <= LARGEST_SHARE * calls:
+                continue
+            self._alarmed.add(version)
+            self._alarms.add("health", version, self._failing(version, calls, faults))
+
+    def _failing(self, version: str, calls: int, faults: int) -> SessionError:
+        last = next((e for e in reversed(self._telemetry.errors()) if e.version == version), None)
+        return SessionError(
+            "LPT-DEP-012",
+            f"{faults} of {calls} calls of {version} failed",
+            cause=f"the last one: {last.code or last.type}: {last.message}" if last else None,
+            remedy="`lepton store rollback` goes back to the version before; a migration that is "
+            "still watched goes back by itself.",
+            details={"version": version, "calls": calls, "faults": faults},
+        )
+
+
+__all__ = ["LARGEST_SHARE", "LEAST_FAULTS", "Health", "is_fault"]
