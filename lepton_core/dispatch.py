@@ -104,23 +104,10 @@ class Hooks:
         Returns:
             The result and its :mod:`origin <lepton_core.origins>`: what the last step lowered.
         """
-        facts: dict[str, Any] = {}
-        warned: list[str] = []
-        before: Model | None = None
-        steps = self.plan(model, request).steps
-        for number, step in enumerate(steps):
-            context.checkpoint()
-            place = context
-            if len(steps) > 1:  # a hook finds its workdir empty
-                place = replace(
-                    context, workdir=context.workdir / f"{number:02d}-{step.edge.result}"
-                )
-                place.workdir.mkdir(parents=True, exist_ok=True)
-            part = self.convert_step(model, step, request, place)
-            facts.update(part.facts)
-            warned.extend(part.warnings)
-            before, model = model, part.model
-        return types.ConvertResult(model, facts, tuple(warned)), before
+        from lepton_core.conversion import convert_under
+
+        walked = convert_under(self, model, request, context)
+        return walked.result, walked.origin
 
     def plan(self, model: Model, request: types.ConvertRequest) -> Plan:
         """Plan the conversion that *request* asks for.
