@@ -308,6 +308,8 @@ class PortJob:
         made = self._adaptations.make(before, one.target.id, yardstick.held_out, self._context)
         if made.changes:
             facts = {**facts, "adapted": list(made.changes)}
+            names = dict.fromkeys(line.partition(":")[0] for line in made.changes)
+            self.reporter.note(f"adapted for {one.target}: {', '.join(names)}")
         return Start(made.model, self._plan(made.model, one), facts, (*warned, *made.warnings))
 
     def _plan(self, model: Model, one: Built) -> tuple[Step, ...]:

@@ -28,6 +28,7 @@ from lepton_core.errors import (
 )
 from lepton_core.files import disk_errors, is_disk_error
 from lepton_core.planner import Plan, Step, plan_for_target
+from lepton_core.rewrites import completed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,17 +79,13 @@ class Hooks:
         self, model: Model, request: types.CheckRequest, context: Context
     ) -> types.CheckResult:
         """Judge a source for a target; see :meth:`.LeptonSpecs.lepton_check`."""
-        self.registry.target(request.target)
-        return cast(
-            "types.CheckResult", self.call("check", request.target, model, request, context)
-        )
+        owner = self.registry.target(request.target).id
+        return cast("types.CheckResult", self.call("check", owner, model, request, context))
 
     def adapt(
         self, model: Model, request: types.AdaptRequest, context: Context
     ) -> types.AdaptResult:
         """Fit a model to a target; see :meth:`.LeptonSpecs.lepton_adapt`."""
-        from lepton_core.rewrites import completed
-
         owner = self.source_owner(model.format)
         request = completed(request, model.format, self.registry)
         return cast("types.AdaptResult", self.call("adapt", owner, model, request, context))
