@@ -1,7 +1,7 @@
-"""Write the pages that are made from the sources: hooks, errors, environment, README's targets.
+"""Write the pages that are made from the sources: hooks, errors, rewrites, README's targets, ….
 
-Run ``python docs/generate.py`` after a change of a hook's docstring, an error, a variable or a
-target's description;
+Run ``python docs/generate.py`` after a change of a hook's docstring, an error, a variable, or
+a plugin's description;
 ``python docs/generate.py --check`` only tells whether the pages are up to date. A test does, too.
 """
 
@@ -15,6 +15,10 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lepton_core.capabilities import PluginInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "reference"
@@ -269,10 +273,58 @@ def environment_page() -> str:
     return f"# Environment variables\n\n{NOTE}\n| Variable | Meaning |\n|---|---|\n{rows}\n"
 
 
+# --- rewrites -------------------------------------------------------------------------------------
+
+_REWRITES = """\
+A rewrite changes a model's graph so that a target can run it. `lepton adapt` does those that the
+target needs; `lepton port` does the same on the way. `lepton rewrites` prints this list for what is
+installed, and [the guide](../how-to/adapt-a-model.md) says how to use and to add them.
+
+*numbers*: `exact` keeps every bit. `within x` may move an output by a relative L2 difference of up
+to x in float32, and by as many of its own roundings in half precision (2e-2 at most). Every run
+measures it, on the example inputs and on random ones; a rewrite that moves more is refused.
+"""
+
+
+def rewrites_page() -> str:
+    """Return the page of the rewrites that the plugins of this tree bring."""
+    from lepton_core.rewrites import when
+
+    parts = [f"# Rewrites\n\n{NOTE}\n{_REWRITES}"]
+    for info in plugin_infos():
+        if not info.rewrites:
+            continue
+        formats = ", ".join(f"`{name}`" for name in info.rewrites[0].formats)
+        parts.append(f"## {info.distribution}\n\nFor models of the formats {formats}.\n")
+        for rewrite in info.rewrites:
+            done = re.sub(r"\baten\.\w+", r"`\g<0>`", when(rewrite))
+            rows = [f"- numbers: {rewrite.numbers}", f"- done {done}"]
+            if rewrite.standard and rewrite.removes:
+                rows.append("- removes " + ", ".join(f"`{name}`" for name in rewrite.removes))
+            rows += [f"- needs {rewrite.needs}"] if rewrite.needs else []
+            summary = rewrite.summary[:1].upper() + rewrite.summary[1:]
+            parts.append(f"### {rewrite.name}\n\n{summary}.\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
 # --- README ---------------------------------------------------------------------------------------
 
 _BEGIN = "<!-- targets: written by docs/generate.py from what plugins declare -->\n"
 _END = "<!-- end of targets -->\n"
+
+
+def plugin_infos() -> list[PluginInfo]:
+    """Return what the plugins of this tree declare."""
+    found = []
+    for file in sorted(ROOT.glob("plugins/*/src/*/info.py")):
+        # An info module imports nothing but the core, so that its package is not needed.
+        spec = importlib.util.spec_from_file_location(f"_info_of_{file.parent.name}", file)
+        if spec is None or spec.loader is None:
+            raise ImportError(file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found.append(module.INFO)
+    return found
 
 
 def targets_table() -> str:
@@ -281,14 +333,7 @@ def targets_table() -> str:
     from lepton_core.catalogue import KNOWN
 
     rows = {}
-    for file in sorted(ROOT.glob("plugins/*/src/*/info.py")):
-        # An info module imports nothing but the core, so that its package is not needed.
-        spec = importlib.util.spec_from_file_location(f"_info_of_{file.parent.name}", file)
-        if spec is None or spec.loader is None:
-            raise ImportError(file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        info = module.INFO
+    for info in plugin_infos():
         if isinstance(info, TargetInfo):
             precisions, devices = ", ".join(info.offered), ", ".join(info.devices)
             rows[info.id] = f"| `{info.id}` | {info.title} | works | {precisions} | {devices} |"
@@ -320,6 +365,7 @@ def pages() -> dict[Path, str]:
         PAGES / "hooks.md": hooks_page(),
         PAGES / "errors.md": errors_page(),
         PAGES / "environment.md": environment_page(),
+        PAGES / "rewrites.md": rewrites_page(),
     }
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import staging
+from lepton_core._adapt_step import AdaptStep
 from lepton_core._proof import Prover, Yardstick, choose_rows
 from lepton_core._recipe_step import RecipeStep, keep_recipe
 from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
+from lepton_core.conversion import source_of
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError, UsageError
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.executor import LocalExecutor
@@ -55,6 +57,24 @@ class Built:
     outputs: EvaluateResult | None = None
     latency: dict[str, float] | None = None
     error: LeptonError | None = None
+    start: Start | None = None
+
+
+@dataclass(slots=True)
+class Start:
+    """What a target's way starts from: the source, or a form of it fitted to the target.
+
+    Attributes:
+        model: The model.
+        steps: The conversions from there to the target's artifact.
+        facts: What the conversions before it found out.
+        warnings: What the user should know about the way so far.
+    """
+
+    model: Model
+    steps: tuple[Step, ...]
+    facts: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 class PortJob:
@@ -70,16 +90,17 @@ class PortJob:
         self.hooks = hooks
         self.reporter = reporter
         self.options = options
-        self._steps: dict[tuple[str, str, str], tuple[Model, dict[str, Any], tuple[str, ...]]] = {}
+        self._steps: dict[tuple[str, ...], tuple[Model, dict[str, Any], tuple[str, ...]]] = {}
         self._lock = threading.Lock()
         self._recipes = RecipeStep(hooks, options)
+        self._adaptations = AdaptStep(hooks)
         self._scratch = Path()
         self._number = 0
         self._cancelled = threading.Event()
 
     # --- the run ------------------------------------------------------------------------------
 
-    def run(self, source: str, targets: tuple[str, ...]) -> PortResult:
+    def run(self, source: str | Model, targets: tuple[str, ...]) -> PortResult:
         """Do it; see :func:`lepton_core.porting.port`."""
         asked = [
             (Target.parse(target), precision)
@@ -88,7 +109,8 @@ class PortJob:
         ]
         self._check_request(asked)
         staging.check_replaceable(self.options.out, force=self.options.force)
-        unread = resolve(source, self.hooks.registry)
+        named = resolve(source, self.hooks.registry) if isinstance(source, str) else source
+        unread = source_of(self.hooks, named)
         given = self._given_samples()
         model = self._inspect(unread)
         if given is not None and model.signature is not None:
@@ -168,6 +190,8 @@ class PortJob:
     def _inspect(self, model: Model) -> Model:
         import tempfile
 
+        if model.digest and model.signature is not None:  # what lepton built is recorded
+            return model
         with tempfile.TemporaryDirectory(prefix="lepton-") as workdir:
             request = InspectRequest(operators=False)
             return self.hooks.inspect(model, request, self._context_at(Path(workdir))).model
@@ -221,7 +245,7 @@ class PortJob:
         facts: dict[str, Any] = {}
         warned: tuple[str, ...] = ()
         for step in steps:
-            key = (step.edge.source, step.edge.result, step.precision)
+            key = (model.digest, step.edge.source, step.edge.result, step.precision)
             with self._lock:
                 known = self._steps.get(key)
             if known is None:
@@ -245,26 +269,26 @@ class PortJob:
     ) -> list[Built]:
         """Build every combination: targets side by side, each target's precisions in turn."""
         built = [Built(target, precision) for target, precision in asked]
-        self._share_prefix(model, built)
+        self._share_prefix(yardstick, model, built)
         groups: dict[str, list[Built]] = {}
         for one in built:
             groups.setdefault(one.target.id, []).append(one)
 
         def work(group: list[Built]) -> None:
             for one in group:
-                self._build(stage, yardstick, model, one)
+                self._build(stage, yardstick, one)
                 advance(1)
 
         with LocalExecutor(len(groups), cancelled=self._cancelled) as executor:
             executor.map(work, groups.values())
         return built
 
-    def _share_prefix(self, model: Model, built: list[Built]) -> None:
-        """Walk the edges before the last ones first, so that they are not walked twice at once."""
+    def _share_prefix(self, yardstick: Yardstick, model: Model, built: list[Built]) -> None:
+        """Adapt and walk the edges before the last ones first, so that nothing is done twice."""
         for one in built:
             try:
-                steps = self._plan(model, one)
-                self._walk(model, steps[:-1], ConvertRequest(one.target.id))
+                one.start = self._start(yardstick, model, one)
+                self._walk(one.start.model, one.start.steps[:-1], ConvertRequest(one.target.id))
             except _FATAL:
                 raise
             except LeptonError as error:
@@ -272,21 +296,38 @@ class PortJob:
         if built and all(one.error is not None for one in built) and built[0].error:
             raise built[0].error
 
+    def _start(self, yardstick: Yardstick, model: Model, one: Built) -> Start:
+        """Return what a target's way starts from; the source is adapted where the target asks."""
+        steps = self._plan(model, one)
+        formats = [model.format, *(step.edge.result for step in steps)]
+        signature = yardstick.model.signature or model.signature
+        place = self._adaptations.place(formats, one.target.id, signature)
+        if place is None:
+            return Start(model, steps, {})
+        before, facts, warned = self._walk(model, steps[:place], ConvertRequest(one.target.id))
+        made = self._adaptations.make(before, one.target.id, yardstick.held_out, self._context)
+        if made.changes:
+            facts = {**facts, "adapted": list(made.changes)}
+            names = dict.fromkeys(line.partition(":")[0] for line in made.changes)
+            self.reporter.note(f"adapted for {one.target}: {', '.join(names)}")
+        return Start(made.model, self._plan(made.model, one), facts, (*warned, *made.warnings))
+
     def _plan(self, model: Model, one: Built) -> tuple[Step, ...]:
         info = self.hooks.registry.target(one.target.id)
         by_recipe = self._recipes.applies(one.target.id, one.precision)
         precision = "fp32" if by_recipe else one.precision
         return plan_for_target(model.format, info, self.hooks.registry.infos(), precision).steps
 
-    def _build(self, stage: Path, yardstick: Yardstick, model: Model, one: Built) -> None:
-        if one.error is not None:
+    def _build(self, stage: Path, yardstick: Yardstick, one: Built) -> None:
+        if one.error is not None or one.start is None:
             return
         try:
-            steps = self._plan(model, one)
+            steps = one.start.steps
             request = ConvertRequest(
                 one.target.id, precision=one.precision, device=one.target.device
             )
-            before, facts, warned = self._walk(model, steps[:-1], request)
+            before, facts, warned = self._walk(one.start.model, steps[:-1], request)
+            facts, warned = {**one.start.facts, **facts}, (*one.start.warnings, *warned)
             if self._recipes.applies(one.target.id, one.precision):
                 request, warned = self._with_recipe(yardstick, before, one, warned)
             folder = stage / str(one.target).replace(":", "-") / one.precision

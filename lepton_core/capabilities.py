@@ -126,6 +126,43 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A change to a model's graph that ``adapt`` can make, declared by the plugin that brings it.
+
+    A rewrite is done where a target needs it: where the target forbids an operator that it
+    removes, wants static shapes, or names it; one that is ``standard`` is done for every target.
+
+    Attributes:
+        name: What users write after ``--rewrite`` (``"fold-batch-norm"``).
+        summary: One line: what it does.
+        formats: Format ids of the models it works on; their owner runs it.
+        implementation: ``"package.module:function"``; the owner of the format says what it is
+            called with, and imports it only to run it.
+        removes: Operators that are gone afterwards (``"aten.hardswish"``, any overload).
+        fixes_shapes: Whether it gives symbolic dimensions their sizes.
+        standard: Whether it is done for every target, needed or not.
+        tolerance: Largest relative L2 difference of an output that it may cause in float32; 0
+            means that every bit stays. A run that measures more is refused.
+        needs: What must hold for it to be possible, in words.
+    """
+
+    name: str
+    summary: str
+    formats: tuple[str, ...]
+    implementation: str = ""
+    removes: tuple[str, ...] = ()
+    fixes_shapes: bool = False
+    standard: bool = False
+    tolerance: float = 0.0
+    needs: str = ""
+
+    @property
+    def numbers(self) -> str:
+        """What it does to numbers: ``"exact"``, or how far they may move."""
+        return f"within {self.tolerance:g}" if self.tolerance else "exact"
+
+
+@dataclass(frozen=True, slots=True)
 class PluginInfo:
     """What every plugin declares.
 
@@ -143,6 +180,7 @@ class PluginInfo:
             names, such as ``precision.fp16``, ``shapes.dynamic-batch``, ``scheme.int8-static``.
         backends: Packages it needs at run time.
         isolated: Verbs (besides the edges' own flag) that run in the plugin's worker process.
+        rewrites: Changes to models' graphs that it brings, also for formats of other plugins.
     """
 
     id: str
@@ -156,6 +194,7 @@ class PluginInfo:
     capabilities: Mapping[str, Capability] = field(default_factory=dict)
     backends: tuple[Backend, ...] = ()
     isolated: tuple[str, ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
 
     def capability(self, name: str) -> Capability:
         """Return the declared capability *name*, or one that says "unknown"."""
@@ -175,7 +214,9 @@ class Constraints:
         max_rank: Highest tensor rank, if limited.
         opsets: Lowest and highest ONNX opset it reads, if it reads ONNX.
         domains: ONNX operator domains it knows.
-        forbidden_ops: Operators (``"Domain::Op"`` or ``"Op"``) that it cannot run.
+        forbidden_ops: Operators that it cannot run: ONNX's as ``"Domain::Op"`` or ``"Op"``,
+            torch's as ``"aten.name"`` (every overload) or ``"aten.name.overload"``.
+        rewrites: Names of rewrites that it wants even where no operator is forbidden.
     """
 
     static_shapes: bool = False
@@ -183,6 +224,7 @@ class Constraints:
     opsets: tuple[int, int] | None = None
     domains: tuple[str, ...] = ("", "ai.onnx")
     forbidden_ops: tuple[str, ...] = ()
+    rewrites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +276,7 @@ __all__ = [
     "ExtensionInfo",
     "Opens",
     "PluginInfo",
+    "Rewrite",
     "SourceFormat",
     "Support",
     "TargetInfo",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_core.types import Limits, Variant
+from lepton_core.types import Limits, Model, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -187,7 +187,7 @@ _NOTHING_MEASURED: Mapping[str, Any] = {
 
 
 def port(
-    source: str | Path,
+    source: str | Path | Model,
     *,
     targets: Sequence[str],
     samples: str | Path | None = None,
@@ -211,7 +211,7 @@ def port(
 
     Args:
         source: ``model.onnx``, ``file.py:factory``, ``model.pt2``, a Hugging Face directory or
-            cached name.
+            cached name, what ``lepton adapt`` wrote, or a model.
         targets: Target strings (``"onnxruntime"``, ``"tflite:android-arm64"``).
         samples: See :class:`PortOptions`; so are the other arguments.
         precisions: Precisions to build.
@@ -256,7 +256,8 @@ def port(
         force=force,
     )
     job = PortJob(hooks or default(), reporter or SilentReporter(), options)
-    return job.run(str(source), tuple(dict.fromkeys(targets)))
+    named = source if isinstance(source, Model) else str(source)
+    return job.run(named, tuple(dict.fromkeys(targets)))
 
 
 __all__ = ["PortOptions", "PortResult", "TargetVariants", "port"]

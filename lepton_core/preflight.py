@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import (
@@ -15,12 +15,13 @@ from lepton_core.errors import (
     PluginNotInstalledError,
     UnknownTargetError,
 )
+from lepton_core.rewrites import broken_constraints, offers
 from lepton_core.types import CheckRequest, CheckResult, InspectRequest, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lepton_core.capabilities import TargetInfo
+    from lepton_core.capabilities import Rewrite, TargetInfo
     from lepton_core.context import Context
     from lepton_core.dispatch import Hooks
     from lepton_core.types import InspectResult, Model
@@ -42,6 +43,8 @@ class TargetCheck:
         supported: With ``"needs-rewrite"``: whether an installed plugin does rewrites.
         remedy: What to do about it.
         code: Code of the error behind an ``"impossible"`` or ``"unavailable"``.
+        rewrites: With ``"needs-rewrite"``: names of the rewrites that may do it, those of one
+            reason in the order in which they are tried.
     """
 
     target: str
@@ -52,6 +55,7 @@ class TargetCheck:
     supported: bool = True
     remedy: str = ""
     code: str | None = None
+    rewrites: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -70,6 +74,7 @@ class TargetCheck:
             "rewrite_supported": self.supported if self.verdict == REWRITE else None,
             "remedy": self.remedy or None,
             "code": self.code,
+            "rewrites": list(self.rewrites),
         }
 
 
@@ -191,6 +196,15 @@ def _check_one(
         return _refused(name, UNAVAILABLE, error)
     except LeptonError as error:
         return _refused(name, UNAVAILABLE, error)
+    offered = tuple(o.rewrite for o in offers(hooks.registry, inspection.model.format))
+    if result.verdict == FITS:  # a plugin may judge by more than it declares, never by less
+        declared = judge_by_constraints(inspection, info, offered)
+        if declared.verdict != FITS:
+            result = replace(declared, precisions=result.precisions)
+    broken = broken_constraints(
+        inspection.operators, inspection.model.signature, info.constraints, offered
+    )
+    names = dict.fromkeys(name for one in broken for name in one.rewrites)
     converts = len(path) > 1
     blockers = _blockers(inspection) if converts else ()
     if blockers and result.verdict != IMPOSSIBLE:
@@ -205,6 +219,7 @@ def _check_one(
         path,
         supported,
         "" if supported else "No installed plugin does this rewrite; change the model itself.",
+        rewrites=tuple(names) if result.verdict == REWRITE else (),
     )
 
 
@@ -241,7 +256,7 @@ def _path(inspection: InspectResult, info: TargetInfo, hooks: Hooks) -> tuple[st
 def _ask(
     inspection: InspectResult, target: Target, info: TargetInfo, hooks: Hooks, context: Context
 ) -> CheckResult:
-    """Ask the target's plugin; one that does not judge is judged by its declared constraints."""
+    """Ask the target's plugin; to one that does not judge, everything fits so far."""
     if target.device and info.devices and target.device not in info.devices:
         return CheckResult(
             IMPOSSIBLE,
@@ -253,11 +268,20 @@ def _ask(
     except LeptonError as error:
         if error.code not in ("LPT-OP-001", "LPT-OP-002"):
             raise
-    return judge_by_constraints(inspection, info)
+    return CheckResult(FITS, (), info.precisions)  # what it declares is judged in any case
 
 
-def judge_by_constraints(inspection: InspectResult, info: TargetInfo) -> CheckResult:
-    """Judge a source by what a target declares, where its plugin does not judge itself."""
+def judge_by_constraints(
+    inspection: InspectResult, info: TargetInfo, offered: Sequence[Rewrite] = ()
+) -> CheckResult:
+    """Judge a source by what a target declares.
+
+    Args:
+        inspection: What is known about the source.
+        info: What the target declares.
+        offered: Rewrites for this kind of source; an operator that the target forbids and none
+            of them removes makes it impossible.
+    """
     limits, signature = info.constraints, inspection.model.signature
     tensors = (*signature.inputs, *signature.outputs) if signature else ()
     impossible, rewrites = [], []
@@ -267,13 +291,12 @@ def judge_by_constraints(inspection: InspectResult, info: TargetInfo) -> CheckRe
                 f"{tensor.name} has rank {len(tensor.shape)}; {info.title} takes up to "
                 f"{limits.max_rank}"
             )
-        if limits.static_shapes and any(not isinstance(dim, int) for dim in tensor.shape):
-            rewrites.append(f"fixed shapes: {tensor} has open dimensions")
-    forbidden = {name.rpartition(":")[2] for name in limits.forbidden_ops}
-    for operator in inspection.operators:
-        if operator.name.rpartition(":")[2] in forbidden:
-            place = f" ({operator.where})" if operator.where else ""
-            impossible.append(f"{info.title} cannot run {operator.name}{place}")
+    for broken in broken_constraints(inspection.operators, signature, limits, offered):
+        if broken.rewrites or broken.shapes:
+            by = f"rewrite {' or '.join(broken.rewrites)}: " if broken.rewrites else ""
+            rewrites.append(f"{by}{broken.reason}")
+        else:
+            impossible.append(broken.reason)
     if impossible:
         return CheckResult(IMPOSSIBLE, tuple(impossible))
     if rewrites:

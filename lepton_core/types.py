@@ -11,6 +11,8 @@ from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annota
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lepton_core.capabilities import Constraints  # noqa: TC001 - as above
+
 if TYPE_CHECKING:
     from lepton_core.passport import Passport
 
@@ -233,24 +235,58 @@ class AdaptRequest:
 
     Attributes:
         target: Target id whose declared constraints apply.
-        rewrites: Names of rewrites to allow; empty means all that are safe.
+        rewrites: Names of the rewrites to do, needed or not, and no others; empty means those
+            that the target needs and those that are done for every target.
         shapes: Fixed sizes by symbolic dimension (``{"batch": 1}``).
         options: Owner-specific options, documented by the owner.
+        bounds: Smallest and largest size by symbolic dimension that stays open.
+        constraints: Constraints to meet; the target's declared ones if ``None``.
     """
 
     target: str
     rewrites: tuple[str, ...] = ()
     shapes: Mapping[str, int] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    constraints: Constraints | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteReport:
+    """What became of one rewrite.
+
+    Attributes:
+        rewrite: Its name.
+        changes: What it changed, one line per place.
+        left: What it could not change: the place and why.
+        difference: Largest relative L2 difference of an output that it caused on the trial
+            inputs; ``None`` if it was not run.
+        why: Why it was run, or why not.
+    """
+
+    rewrite: str
+    changes: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    difference: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptResult:
-    """An adapted model and what changed (one line per rewrite)."""
+    """An adapted model and what changed.
+
+    Attributes:
+        model: The adapted model, or the one that went in if nothing had to be changed.
+        changes: One line per change: the rewrite, what it did where, and what that does to
+            numbers.
+        warnings: What the user should know.
+        considered: Every rewrite for this kind of model, run or not.
+    """
 
     model: Model
     changes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    considered: tuple[RewriteReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def test_metrics_equal_their_definition(pair, threads):
     assert got.nan_reference == np.isnan(r64).sum() and got.nan_actual == np.isnan(a64).sum()
     assert got.inf_reference == np.isinf(r64).sum() and got.inf_actual == np.isinf(a64).sum()
     assert got.max_abs == want["max_abs"]
-    for name in ("mean_abs", "rel_l2", "sqnr_db"):
+    for name in ("mean_abs", "rel_l2", "sqnr_db", "psnr_db"):
         assert getattr(got, name) == pytest.approx(want[name], rel=1e-11, abs=1e-11), name
     assert got.cosine == pytest.approx(want["cosine"], abs=1e-12)
     zero, under, counts, over = reference.error_histogram(r, a)

@@ -160,3 +160,46 @@ def test_bad_arguments():
         lk.matmul_u8s8(np.ones((1, 65794), np.uint8), np.ones((65794, 1), np.int8), saturate16=True)
     with pytest.raises(lk.KernelError, match="needed is int32"):
         lk.matmul_u8s8(a, b, saturate16=True, out=np.empty((2, 2), np.int64))
+
+
+@given(data=st.data())
+def test_block_masks_equal_their_definition(data):
+    x = data.draw(floats(min_dims=2))
+    x = x.reshape(x.shape[0], int(np.prod(x.shape[1:])))
+    block = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 40)))
+    sparsity = data.draw(st.sampled_from([0, 0.3, 0.5, 0.75, 1]))
+    order = data.draw(st.sampled_from([1, 2]))
+    got = lk.block_mask(x, sparsity, block, order=order, threads=data.draw(st.integers(1, 3)))
+    np.testing.assert_array_equal(got, reference.block_mask(x, sparsity, block, order))
+    out = np.zeros(x.shape, np.bool_)
+    assert lk.block_mask(x, sparsity, block, order=order, out=out) is out
+    np.testing.assert_array_equal(got, out)
+
+
+def test_block_masks_keep_exactly_as_many_and_mind_ties():
+    x = np.ones((8, 8), np.float32)
+    x[4:, 4:] = 2
+    assert lk.block_mask(x, 0.75, (4, 4)).sum() == 16
+    assert lk.block_mask(x, 0.75, (4, 4))[4:, 4:].all()
+    # Of equal blocks the first stay; a block at the end counts as if filled up with zeros.
+    assert lk.block_mask(x[:4], 0.5, (4, 4))[:, :4].all()
+    assert lk.block_mask(x[:4, :5], 0.5, (4, 4))[:, :4].all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"x": np.ones(3, np.float32)}, "outputs, inputs"),
+        ({"block": 4}, "tuple of rows and columns"),
+        ({"block": (0, 4)}, "at least 1"),
+        ({"order": 3}, "accepted: 1, 2"),
+        ({"sparsity": 2}, "0 to 1"),
+        ({"x": np.full((4, 4), np.nan, np.float32)}, "NaN"),
+        ({"x": np.ones((4, 4))}, "float64 is not supported"),
+        ({"out": np.zeros((4, 4), np.int8)}, "needed is bool"),
+        ({"out": np.zeros((2, 4), np.bool_)}, r"needed is \(4, 4\)"),
+    ],
+)
+def test_bad_blocks(arguments, text):
+    with pytest.raises(lk.KernelError, match=text):
+        lk.block_mask(**({"x": np.ones((4, 4), np.float32), "sparsity": 0.5} | arguments))

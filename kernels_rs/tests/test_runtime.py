@@ -96,6 +96,18 @@ for y in (x, x.astype(np.float16), x.T):
     digest.update(repr(observer.to_dict()).encode())
     for found in (observer.mse_threshold(), observer.entropy_threshold()):
         digest.update(repr(found).encode())
+z = np.where(np.isfinite(x), x, 1)
+for rounding in ("half_away", "stochastic"):
+    digest.update(lk.quantize(z, 0.01, rounding=rounding).tobytes())
+for scheme in ("signed_max", "asymmetric"):
+    for part in lk.quantize_blocks(z, 32, scheme=scheme, clip="mse")[:2]:
+        digest.update(part.tobytes())
+hessian = lk.HessianAccumulator(37).update(z.T).result()
+digest.update(hessian.tobytes())
+for part in lk.gptq(z.T, hessian, 16, clip="mse")[:2]:
+    digest.update(part.tobytes())
+digest.update(repr(lk.output_error(z, z + 1, z)).encode())
+digest.update(repr(lk.row_agreement(z, z * z, 5)).encode())
 print(digest.hexdigest())
 """
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "migrate": ("_migrate", "Single verbs", "Move a deployment to another target."),
     "store": ("store_commands", "Surroundings", "Look after versions, aliases and the ledger."),
     "targets": ("_targets", "Surroundings", "List targets, their state and abilities."),
+    "rewrites": ("_rewrites", "Surroundings", "List what adapt can do to a model's graph."),
     "plugins": ("_plugins", "Surroundings", "List installed plugins and why any fails."),
     "doctor": ("_doctor", "Surroundings", "Check this environment and say how to repair it."),
     "completion": ("_completion", "Surroundings", "Print the completion script of a shell."),

@@ -178,21 +178,31 @@ def pairs(values: tuple[str, ...], name: str) -> dict[str, Any]:
     return found
 
 
-def shapes(values: tuple[str, ...]) -> dict[str, int]:
-    """Return fixed sizes by symbolic dimension from ``batch=1,length=128``.
+_RANGE = re.compile(r"^\s*(\d+)\s*\.\.\s*(\d+)\s*$")
+
+
+def shapes(values: tuple[str, ...]) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+    """Return sizes and bounds by symbolic dimension from ``batch=1,length=16..128``.
 
     Raises:
-        UsageError: A size is no positive whole number.
+        UsageError: A size is no positive whole number, or bounds are not in order.
     """
-    found = pairs(split_list(values), "--shape")
-    for key, size in found.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+    fixed: dict[str, int] = {}
+    bounds: dict[str, tuple[int, int]] = {}
+    for key, size in pairs(split_list(values), "--shape").items():
+        found = _RANGE.match(size) if isinstance(size, str) else None
+        if found and 1 <= int(found[1]) <= int(found[2]):
+            bounds[key] = (int(found[1]), int(found[2]))
+        elif isinstance(size, int) and not isinstance(size, bool) and size >= 1:
+            fixed[key] = size
+        else:
             raise UsageError(
                 "LPT-USE-107",
                 f"'{key}={size}' is not a size of a dimension",
-                remedy="Write --shape NAME=SIZE with a whole number of at least 1.",
+                remedy="Write --shape NAME=SIZE or --shape NAME=FROM..TO with whole numbers of "
+                "at least 1.",
             )
-    return found
+    return fixed, bounds
 
 
 SIZE = SizeType()

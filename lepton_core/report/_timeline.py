@@ -83,7 +83,7 @@ def _calls(
         if window.errors:
             share = window.errors / (window.calls + window.errors)
             body.append(svg.rect(x(window.begin), base - tall, wide, max(2, tall * share), "bad"))
-    body.append(svg.text(_LEFT + 4, base - _STRIP + 18, f"up to {most:.0f}/s", "tick"))
+    body.append(svg.text(_LEFT - 7, base - _STRIP + 22, f"{most:.0f}", "tick", "end"))
     return body
 
 

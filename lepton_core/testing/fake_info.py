@@ -8,6 +8,7 @@ from lepton_core.capabilities import (
     Constraints,
     Edge,
     Opens,
+    Rewrite,
     SourceFormat,
     Support,
     TargetInfo,
@@ -37,6 +38,15 @@ INFO = TargetInfo(
         "shapes.dynamic-batch": FULL,
         "training": Capability(Support.UNSUPPORTED, note="there is nothing to train"),
     },
+    rewrites=(
+        Rewrite(
+            "fold-scale",
+            "folds a scale into the linear layer beside it",
+            ("fake-graph",),
+            removes=("scale",),
+            tolerance=1e-6,
+        ),
+    ),
     artifact="fake",
     precisions=("fp32", "fp16", "int8"),
     devices=("cpu",),

@@ -167,3 +167,132 @@ def case_matmul_u8s8(_):
         "numpy, exact int32": lambda: a.astype(np.int32) @ b.astype(np.int32),
     }
     return peers, None
+
+
+def case_other_roundings(w):
+    """int8 with one scale, by other rules than half to even, into reused memory."""
+    out = np.zeros(w.shape, np.int8)
+    kept = {"out": out, "threads": 1}
+    peers = {
+        "lepton, half to even": lambda: lk.quantize(w, 0.03, **kept),
+        "lepton, half away": lambda: lk.quantize(w, 0.03, rounding="half_away", **kept),
+        "lepton, stochastic": lambda: lk.quantize(w, 0.03, rounding="stochastic", **kept),
+        "numpy, stochastic": lambda: numpy_stochastic(w, 0.03),
+    }
+    return peers, None
+
+
+def numpy_stochastic(w, scale, rows=64):
+    generator = np.random.default_rng(0)
+    out = np.empty(w.shape, np.int8)
+    for start in range(0, len(w), rows):
+        v = w[start : start + rows] / np.float32(scale)
+        v = np.floor(v + generator.random(v.shape, dtype=np.float32))
+        out[start : start + rows] = np.clip(v, -128, 127)
+    return out
+
+
+def case_clip_search(w):
+    """4 bits in blocks of 32, packed, with scales of least squared error; 8 bits by row."""
+    block = {"packed": True, "clip": "mse", "threads": 1}
+    peers = {
+        "lepton, signed maximum": lambda: lk.quantize_blocks(w, 32, offset=8, **block),
+        "lepton, asymmetric": lambda: lk.quantize_blocks(w, 32, scheme="asymmetric", **block),
+        "lepton, asymmetric, 128": lambda: lk.quantize_blocks(w, 128, scheme="asymmetric", **block),
+        "lepton, int8 by row, scales": lambda: lk.scale_mse(w, axis=0, threads=1),
+    }
+    if installed("onnxruntime") and installed("torch"):
+        import torch
+        from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantizer
+
+        torch.set_num_threads(1)
+        hqq, part = HQQWeightOnlyQuantizer(None), torch.from_numpy(w[: len(w) // 16])
+        peers["onnxruntime HQQ, a 16th of the rows"] = lambda: hqq.quantize_internal(
+            part, bits=4, group_size=32
+        )
+    return peers, None
+
+
+def case_gptq(w):
+    """4 bits in blocks of 128 by GPTQ, 4096x4096 at most, the hessian given."""
+    n = min(4096, *w.shape)
+    weight, hessian = np.ascontiguousarray(w[:n, :n]), correlated_hessian(n)
+    kept = {"threads": 1}
+    peers = {
+        "lepton": lambda: lk.gptq(weight, hessian, 128, **kept).codes,
+        "lepton, MSE scales, activation order": lambda: lk.gptq(
+            weight, hessian, 128, clip="mse", act_order=True, **kept
+        ),
+    }
+    if installed("torch"):
+        peers["torch, the loop of the paper"] = lambda: torch_gptq(weight, hessian)
+    return peers, None
+
+
+def correlated_hessian(n):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2 * n, n), dtype=np.float32)
+    x += (
+        0.5
+        * rng.standard_normal((2 * n, 64), dtype=np.float32)
+        @ rng.standard_normal((64, n), dtype=np.float32)
+    )
+    x *= rng.uniform(0.2, 3, n).astype(np.float32)
+    return lk.HessianAccumulator(n).update(x).result()
+
+
+def torch_gptq(weight, hessian, size=128):
+    """As in the code of the paper: blocks of 128 columns, the factor of the inverse."""
+    import torch
+
+    torch.set_num_threads(1)
+    w, h = torch.from_numpy(weight.copy()), torch.from_numpy(hessian).float()
+    h += 0.01 * h.diagonal().mean() * torch.eye(len(h))
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
+    out = torch.empty_like(w)
+    for first in range(0, w.shape[1], size):
+        block, part = w[:, first : first + size], upper[first : first + size, first : first + size]
+        lost = torch.empty_like(block)
+        low, high = block.amin(1), block.amax(1)
+        scale = torch.where(high > -low, high, low) / -8
+        for j in range(block.shape[1]):
+            out[:, first + j] = (block[:, j] / scale).round().clamp(-8, 7)
+            error = (block[:, j] - out[:, first + j] * scale) / part[j, j]
+            block[:, j:] -= torch.outer(error, part[j, j:])
+            lost[:, j] = error
+        w[:, first + size :] -= lost @ upper[first : first + size, first + size :]
+    return out
+
+
+def case_row_agreement(w):
+    """Divergence of softmaxed rows, top-1 and top-10 agreement of two sets of scores."""
+    r = w[: len(w) // 8]
+    a = r + np.float32(0.01)
+    peers = {
+        "lepton": lambda: lk.row_agreement(r, a, 10, threads=1),
+        "numpy, float32, without top-10": lambda: numpy_divergence(r, a),
+    }
+    return peers, None
+
+
+def numpy_divergence(r, a):
+    x, y = r - r.max(1, keepdims=True), a - a.max(1, keepdims=True)
+    p = np.exp(x)
+    z = p.sum(1)
+    kl = np.einsum("ij,ij->i", p, x - y) / z - np.log(z) + np.log(np.exp(y).sum(1))
+    return kl.mean(), np.mean(r.argmax(1) == a.argmax(1))
+
+
+def case_block_mask(w):
+    """Half of the blocks of four rows and one column, by their norms."""
+    peers = {
+        "lepton": lambda: lk.block_mask(w, 0.5, (4, 1), threads=1),
+        "numpy, threshold by partition": lambda: numpy_block_mask(w),
+    }
+    return peers, None
+
+
+def numpy_block_mask(w):
+    norms = np.einsum("ijk,ijk->ik", (blocks := w.reshape(-1, 4, w.shape[1])), blocks)
+    cut = np.partition(norms.ravel(), norms.size // 2)[norms.size // 2]
+    return np.repeat(norms >= cut, 4, axis=0)

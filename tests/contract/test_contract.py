@@ -184,6 +184,8 @@ def strategy(hint):
         return st.one_of(*map(strategy, arguments))
     if origin is tuple and arguments[1:] == (...,):
         return st.lists(strategy(arguments[0]), max_size=3).map(tuple)
+    if origin is tuple:
+        return st.tuples(*map(strategy, arguments))
     if origin is Mapping:
         return st.dictionaries(strategy(arguments[0]), strategy(arguments[1]), max_size=3)
     raise AssertionError(f"{hint} is no annotation of plain data")

@@ -22,6 +22,7 @@ from lepton_core.errors import (
     OptimizeError,
     SessionError,
     SourceError,
+    UsageError,
 )
 from lepton_core.hookspecs import LeptonSpecs
 from lepton_core.markers import hookimpl
@@ -169,10 +170,11 @@ def test_adapt_says_where_it_cannot(hooks, tmp_path, place):
     assert caught.value.code == "FAKE-ADAPT-001"
 
 
-def test_adapt_keeps_to_the_rewrites_allowed(hooks, source, place):
-    result = hooks.adapt(source, types.AdaptRequest("fake", ("other",)), place("a"))
-    assert result.model == source
-    assert result.warnings
+def test_adapt_refuses_a_rewrite_that_nobody_brings(hooks, source, place):
+    with pytest.raises(UsageError, match="fold-scal") as caught:
+        hooks.adapt(source, types.AdaptRequest("fake", ("fold-scal",)), place("a"))
+    assert caught.value.code == "LPT-ADAPT-001"
+    assert caught.value.details["nearest"] == ["fold-scale"]
 
 
 def test_convert_names_the_operator_that_has_no_counterpart(hooks, source, place):

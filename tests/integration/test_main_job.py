@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from pathlib import Path
 
 import pytest
 from devtools.projects import ROOT
@@ -16,8 +16,9 @@ pytestmark = [pytest.mark.xdist_group("clean-environments"), pytest.mark.timeout
 def demo(clean_env, tmp_path_factory):
     """Run the demonstration in an environment of wheels; return its output folder."""
     env = clean_env(
-        "lepton-torch", "lepton-onnxruntime", extras=("cpu",), requirements=("scikit-learn",)
-    )
+        "lepton-torch", "lepton-onnxruntime", "lepton-openvino", "lepton-compress",
+        extras=("cpu",), requirements=("scikit-learn",),
+    )  # fmt: skip
     folder = tmp_path_factory.mktemp("demo with a space")
     for name in ("demo.py", "digits.py"):
         shutil.copy(ROOT / "docs" / "examples" / name, folder)
@@ -37,21 +38,34 @@ def lepton(env, *arguments, cwd):
     return env.run(["-c", code, *arguments], cwd=cwd, check=False)
 
 
-def test_the_demonstration_proves_both_precisions(demo):
+def test_the_demonstration_proves_what_it_builds(demo):
     output, out = demo
     result = json.loads((out / "port" / "result.json").read_text())
     assert result["ok"]
-    assert [v["precision"] for v in result["variants"]] == ["fp32", "fp16"]
+    built = [(v["target"], v["precision"]) for v in result["variants"]]
+    precisions = ("fp32", "fp16", "int8")
+    assert built == [(t, p) for t in ("onnxruntime", "openvino") for p in precisions]
     for variant in result["variants"]:
-        assert variant["kept"]
         assert variant["verdict"] == "pass"
         assert variant["metrics"]["name"] == "top1"
         assert variant["metrics"]["source"] > 0.97
         assert variant["metrics"]["drop"] <= 0.005
-        assert Path(variant["path"]).stat().st_size == variant["size_bytes"]
+        # How fast a variant is here decides about the others.
+        if variant["precision"] == "fp32" or variant["target"] == "onnxruntime":
+            assert variant["kept"], variant["why"]
     assert "report.html" in output
     page = (out / "port" / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_demonstration_adjusts_migrates_and_goes_back_without_a_failed_call(demo):
+    output, out = demo
+    calls, failed = re.search(r"^([\d,]+) calls, (\d+) failed", output, re.MULTILINE).groups()
+    assert int(calls.replace(",", "")) > 1000
+    assert failed == "0"
+    assert "done: within the numeric limits" in output
+    page = (out / "digits.html").read_text()
+    assert "migration to openvino: done" in page and "the demonstration ends" in page
 
 
 def test_an_onnx_source_needs_no_torch(demo, onnx_env, tmp_path):

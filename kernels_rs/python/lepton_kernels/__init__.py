@@ -5,6 +5,7 @@ every processor; `lepton_kernels.reference` says the same in plain NumPy.
 """
 
 from lepton_kernels._affine import dequantize, fake_quantize, integer_limits, quantize
+from lepton_kernels._agreement import Agreement, AgreementAccumulator, row_agreement
 from lepton_kernels._bias import QuantizedBias, quantize_bias
 from lepton_kernels._bits import pack_bits, unpack_bits
 from lepton_kernels._blocks import (
@@ -12,10 +13,20 @@ from lepton_kernels._blocks import (
     dequantize_blocks,
     pack_int4,
     quantize_blocks,
+    scale_mse,
     unpack_int4,
 )
 from lepton_kernels._cast import CastResult, cast_float
+from lepton_kernels._gptq import HessianAccumulator, gptq
 from lepton_kernels._histogram_observer import HistogramObserver
+from lepton_kernels._layers import (
+    AwqScales,
+    awq_scales,
+    bias_correction,
+    equalization_scales,
+    output_error,
+    smoothquant_scales,
+)
 from lepton_kernels._matmul import IntegerProduct, matmul_u8s8
 from lepton_kernels._metrics import (
     ERROR_BIN_EDGES,
@@ -27,6 +38,7 @@ from lepton_kernels._metrics import (
 from lepton_kernels._native import __version__, available_threads, simd_level
 from lepton_kernels._palette import Palettized, depalettize, palettize
 from lepton_kernels._prune import (
+    block_mask,
     channel_norms,
     magnitude_threshold,
     nm_mask,
@@ -39,6 +51,7 @@ from lepton_kernels._range import (
     minmax,
     quantize_symmetric,
     scale_from_absmax,
+    scale_percentile,
     scale_symmetric,
 )
 from lepton_kernels._range_observer import RangeObserver
@@ -47,11 +60,15 @@ from lepton_kernels.errors import KernelError, KernelTypeError
 
 __all__ = [
     "ERROR_BIN_EDGES",
+    "Agreement",
+    "AgreementAccumulator",
+    "AwqScales",
     "BlockQuantized",
     "CastResult",
     "ErrorAccumulator",
     "ErrorHistogram",
     "ErrorMetrics",
+    "HessianAccumulator",
     "HistogramObserver",
     "IntegerProduct",
     "KernelError",
@@ -63,18 +80,24 @@ __all__ = [
     "__version__",
     "absmax",
     "available_threads",
+    "awq_scales",
+    "bias_correction",
+    "block_mask",
     "cast_float",
     "channel_norms",
     "depalettize",
     "dequantize",
     "dequantize_blocks",
+    "equalization_scales",
     "error_metrics",
     "fake_quantize",
+    "gptq",
     "integer_limits",
     "magnitude_threshold",
     "matmul_u8s8",
     "minmax",
     "nm_mask",
+    "output_error",
     "pack_bits",
     "pack_int4",
     "palettize",
@@ -84,9 +107,13 @@ __all__ = [
     "quantize_bias",
     "quantize_blocks",
     "quantize_symmetric",
+    "row_agreement",
     "scale_from_absmax",
+    "scale_mse",
+    "scale_percentile",
     "scale_symmetric",
     "simd_level",
+    "smoothquant_scales",
     "unpack_bits",
     "unpack_int4",
     "wanda_scores",

@@ -10,6 +10,7 @@ from lepton_kernels import _native
 from lepton_kernels._arguments import (
     check_dtype,
     check_out,
+    check_seed,
     check_threads,
     normalise_axis,
     scale_parameter,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 IntegerName = Literal["int8", "uint8", "int16", "uint16"]
+RoundingName = Literal["half_even", "half_away", "stochastic"]
 
 _LIMITS: dict[str, tuple[int, int]] = {
     "int8": (-128, 127),
@@ -29,6 +31,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "uint16": (0, 65535),
 }
 _ACCEPTED = ", ".join(_LIMITS)
+_ROUNDINGS = ("half_even", "half_away", "stochastic")
 
 
 def integer_limits(dtype: str, *, narrow: bool = False) -> tuple[int, int]:
@@ -69,14 +72,16 @@ def quantize(
     axis: int | None = None,
     narrow: bool = False,
     nan: Literal["raise", "zero_point"] = "raise",
+    rounding: RoundingName = "half_even",
+    seed: int = 0,
     out: NDArray[Any] | None = None,
     threads: int | None = None,
 ) -> NDArray[Any]:
-    """Quantizes to integers: ``saturate(round_half_even(x / scale) + zero_point)``.
+    """Quantizes to integers: ``saturate(round(x / scale) + zero_point)``.
 
     The division is float32 and is not replaced by a multiplication with the reciprocal; the result
     equals ``clip(rint(x / scale) + zero_point, low, high)`` bit for bit, as ONNX QuantizeLinear
-    defines it.
+    defines it, unless another rule of `rounding` is chosen.
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides.
@@ -87,6 +92,11 @@ def quantize(
         axis: The channel axis; None quantizes the whole tensor with one scale.
         narrow: For signed types: leave out the smallest integer (int8: -127..127).
         nan: What to do with NaN: "raise", or write the zero point ("zero_point").
+        rounding: "half_even" rounds to nearest, ties to even; "half_away" ties away from zero;
+            "stochastic" rounds up with the probability of the fraction, so that the mean of many
+            results is the value itself (within the limits).
+        seed: 0 to 2^64 - 1, for "stochastic" alone: the same seed, values and shape give the same
+            integers on every machine.
         out: A C-contiguous array of `dtype` and of the shape of `x`, which is filled and returned.
         threads: The largest number of threads; None uses all that the process may use. The result
             does not depend on it.
@@ -103,11 +113,21 @@ def quantize(
     arguments = _affine_arguments(
         values, scale, zero_point, dtype=dtype, axis=axis, narrow=narrow, nan=nan
     )
+    rule = _check_rounding(rounding, seed)
     check_out(out)
     result = np.empty(values.shape, dtype) if out is None else out
     check_dtype(result, dtype)
-    _native.quantize(values, *arguments, result, check_threads(threads))
+    _native.quantize(values, *arguments, *rule, result, check_threads(threads))
     return result
+
+
+def _check_rounding(rounding: str, seed: int) -> tuple[str, int]:
+    if rounding not in _ROUNDINGS:
+        raise KernelError(f"rounding is {rounding!r}; accepted: {', '.join(_ROUNDINGS)}")
+    number = check_seed(seed)
+    if number and rounding != "stochastic":
+        raise KernelError(f'seed is {number}, which only rounding="stochastic" uses')
+    return rounding, number
 
 
 def _affine_arguments(
@@ -140,6 +160,8 @@ def fake_quantize(
     axis: int | None = None,
     narrow: bool = False,
     nan: Literal["raise", "zero_point"] = "raise",
+    rounding: RoundingName = "half_even",
+    seed: int = 0,
     out: NDArray[np.float32] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.float32]:
@@ -155,6 +177,8 @@ def fake_quantize(
         axis: The channel axis; None uses one scale for the whole tensor.
         narrow: For signed types: leave out the smallest integer.
         nan: What to do with NaN: "raise", or write 0 ("zero_point").
+        rounding: As for `quantize`.
+        seed: As for `quantize`.
         out: A C-contiguous float32 array of the shape of `x`, apart from it, which is filled and
             returned.
         threads: The largest number of threads; None uses all that the process may use.
@@ -170,9 +194,10 @@ def fake_quantize(
     arguments = _affine_arguments(
         values, scale, zero_point, dtype=dtype, axis=axis, narrow=narrow, nan=nan
     )
+    rule = _check_rounding(rounding, seed)
     check_out(out)
     result = np.empty(values.shape, np.float32) if out is None else out
-    _native.fake_quantize(values, *arguments, result, check_threads(threads))
+    _native.fake_quantize(values, *arguments, *rule, result, check_threads(threads))
     return result
 
 

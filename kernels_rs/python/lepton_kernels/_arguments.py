@@ -32,6 +32,15 @@ def check_count(name: str, value: int, least: int) -> int:
     return int(value)
 
 
+def check_seed(seed: int) -> int:
+    """An integer of 64 bits without a sign."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise KernelTypeError(f"seed must be an integer, got {type(seed).__name__}")
+    if not 0 <= seed < 2**64:
+        raise KernelError(f"seed must be at least 0 and below 2^64, got {seed}")
+    return int(seed)
+
+
 def check_threads(threads: int | None) -> int | None:
     """A thread count that the native code accepts."""
     return None if threads is None else check_count("threads", threads, 1)

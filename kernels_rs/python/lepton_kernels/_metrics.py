@@ -50,7 +50,7 @@ class ErrorMetrics:
 
     With ``d = reference - actual`` over the positions where both are finite; where a NaN or an
     infinity stands on one side only (or the infinities differ), `max_abs`, `mean_abs` and `rel_l2`
-    are infinite, `sqnr_db` is -inf and `cosine` is NaN, so that every limit fails.
+    are infinite, `sqnr_db` and `psnr_db` are -inf and `cosine` is NaN, so that every limit fails.
 
     Attributes:
         count: Positions.
@@ -60,6 +60,8 @@ class ErrorMetrics:
         rel_l2: ``||d|| / ||reference||``; 0 if d is 0, infinite if only the reference is 0.
         sqnr_db: ``10 log10(||reference||² / ||d||²)``; +inf if d is 0, -inf if only the reference
             is 0.
+        psnr_db: ``20 log10(max |reference|) - 10 log10(mean d²)``; +inf if d is 0, -inf if only
+            the reference is 0.
         cosine: ``<reference, actual> / (||reference|| ||actual||)`` within -1..1; 1 if both are 0,
             0 if one is.
         nan_reference: NaN in the reference.
@@ -76,6 +78,7 @@ class ErrorMetrics:
     mean_abs: float
     rel_l2: float
     sqnr_db: float
+    psnr_db: float
     cosine: float
     nan_reference: int
     nan_actual: int
@@ -93,7 +96,8 @@ class ErrorAccumulator:
     can be pickled and converted to and from plain data), `result` computes the metrics. The same
     batches in the same order give the same bits, whatever the number of threads.
 
-    The attributes are the sums themselves: counts as in `ErrorMetrics`, the largest error, and
+    The attributes are the sums themselves: counts as in `ErrorMetrics`, the largest error, the
+    largest magnitude of the reference, and
     float64 sums of ``|d|``, ``d²``, ``reference²``, ``actual²`` and ``reference * actual`` over
     the positions where both sides are finite.
     """
@@ -106,6 +110,7 @@ class ErrorAccumulator:
     inf_actual: int = 0
     nonfinite_mismatched: int = 0
     max_abs: float = 0.0
+    reference_max: float = 0.0
     abs_sum: float = 0.0
     squared_sum: float = 0.0
     reference_sum: float = 0.0
@@ -146,6 +151,7 @@ class ErrorAccumulator:
         for name in _ADDED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.max_abs = max(self.max_abs, other.max_abs)
+        self.reference_max = max(self.reference_max, other.reference_max)
         self.histogram = [a + b for a, b in zip(self.histogram, other.histogram, strict=True)]
         return self
 
@@ -205,6 +211,7 @@ class ErrorAccumulator:
             mean_abs=math.inf if failed else mean,
             rel_l2=math.inf if failed else self._rel_l2(),
             sqnr_db=-math.inf if failed else self._sqnr_db(),
+            psnr_db=-math.inf if failed else self._psnr_db(),
             cosine=math.nan if failed else self._cosine(),
             nan_reference=self.nan_reference,
             nan_actual=self.nan_actual,
@@ -228,6 +235,14 @@ class ErrorAccumulator:
             return -math.inf
         return 10 * (math.log10(self.reference_sum) - math.log10(self.squared_sum))
 
+    def _psnr_db(self) -> float:
+        if self.squared_sum == 0:
+            return math.inf
+        if self.reference_max == 0:
+            return -math.inf
+        mean = math.log10(self.squared_sum) - math.log10(self.compared)
+        return 20 * math.log10(self.reference_max) - 10 * mean
+
     def _cosine(self) -> float:
         if self.reference_sum == 0 or self.actual_sum == 0:
             return float(self.reference_sum == self.actual_sum)
@@ -238,7 +253,8 @@ class ErrorAccumulator:
         return max(-1.0, min(1.0, self.dot_sum / norms))
 
 
-_ADDED = tuple(f.name for f in fields(ErrorAccumulator) if f.name not in ("max_abs", "histogram"))
+_KEPT = ("max_abs", "reference_max", "histogram")
+_ADDED = tuple(f.name for f in fields(ErrorAccumulator) if f.name not in _KEPT)
 
 
 def error_metrics(

@@ -6,13 +6,17 @@ from numpy.typing import NDArray
 __all__ = [
     "__version__",
     "absmax",
+    "add_gram",
     "available_threads",
+    "block_sums",
     "cast_float",
+    "cholesky",
     "cut_mask",
     "dequantize",
     "entropy_threshold",
     "error_sums",
     "fake_quantize",
+    "gptq",
     "histogram_edges",
     "magnitude_cut",
     "matmul_u8s8",
@@ -23,10 +27,12 @@ __all__ = [
     "palette",
     "palette_indices",
     "power_sums",
+    "product_norms",
     "quantize",
     "quantize_blocks",
     "quantize_symmetric",
     "rounding_error",
+    "row_agreement",
     "simd_level",
     "unpack_bits",
     "unpack_int4",
@@ -44,6 +50,7 @@ class _ErrorSums(TypedDict):
     inf_actual: int
     nonfinite_mismatched: int
     max_abs: float
+    reference_max: float
     abs_sum: float
     squared_sum: float
     reference_sum: float
@@ -59,6 +66,8 @@ def quantize(
     low: int,
     high: int,
     nan_is_zero: bool,
+    rounding: str,
+    seed: int,
     out: NDArray[np.generic],
     threads: int | None,
 ) -> None: ...
@@ -84,6 +93,7 @@ def quantize_blocks(
     bits: int,
     size: int,
     scheme: str,
+    search: bool,
     packed: int | None,
     out: NDArray[np.uint8],
     out_scale: NDArray[np.float32],
@@ -120,6 +130,8 @@ def fake_quantize(
     low: int,
     high: int,
     nan_is_zero: bool,
+    rounding: str,
+    seed: int,
     out: NDArray[np.float32],
     threads: int | None,
 ) -> None: ...
@@ -208,3 +220,26 @@ def unpack_bits(
     out: NDArray[np.uint8],
     threads: int | None,
 ) -> None: ...
+def add_gram(x: NDArray[np.generic], sum: NDArray[np.float64], threads: int | None) -> None: ...
+def product_norms(
+    weight: NDArray[np.generic], x: NDArray[np.generic], threads: int | None
+) -> list[float]: ...
+def cholesky(a: NDArray[np.float64], threads: int | None) -> None: ...
+def gptq(
+    weight: NDArray[np.generic],
+    factor: NDArray[np.float64],
+    order: NDArray[np.int64],
+    fixed_scales: bool,
+    bits: int,
+    size: int,
+    scheme: str,
+    search: bool,
+    out: NDArray[np.uint8],
+    out_scale: NDArray[np.float32],
+    out_zero: NDArray[np.uint8],
+    threads: int | None,
+) -> None: ...
+def row_agreement(
+    reference: NDArray[np.generic], actual: NDArray[np.generic], k: int, threads: int | None
+) -> tuple[list[float], list[bool], list[int]]: ...
+def block_sums(x: NDArray[np.generic], squares: bool, threads: int | None) -> list[float]: ...

@@ -187,6 +187,62 @@ def nm_mask(
     return mask
 
 
+def block_mask(
+    x: ArrayLike,
+    sparsity: float,
+    block: tuple[int, int] = (4, 1),
+    *,
+    order: Literal[1, 2] = 2,
+    out: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.bool_]:
+    """Marks the blocks of a matrix of largest norm, exactly as many blocks as asked.
+
+    Norms are rounded to float32 and ranked; of equal ones the blocks of lowest (C order) index
+    stay. Blocks at the end of an axis that `block` does not divide count as if filled up with
+    zeros.
+
+    Args:
+        x: float32, float16 or bfloat16 weights of shape ``(outputs, inputs)``, any strides.
+        sparsity: The share of blocks that go, 0 to 1, see `magnitude_threshold`.
+        block: Rows and columns of a block.
+        order: 1 ranks by the sum of magnitudes, 2 by the root of the sum of squares.
+        out: A C-contiguous bool array of the shape of `x`, which is filled and returned.
+        threads: The largest number of threads; None uses all that the process may use. The result
+            does not depend on it.
+
+    Returns:
+        bool, C-contiguous, of the shape of `x`: True for what stays.
+
+    Raises:
+        KernelTypeError: The dtype is not supported.
+        KernelError: A number or `out` does not fit, or a value is NaN (the first block with one is
+            named).
+    """
+    values = np.asarray(x)
+    if values.ndim != 2:
+        raise KernelError(f"x has shape {values.shape}; blocks need (outputs, inputs)")
+    if not isinstance(block, tuple) or len(block) != 2:
+        raise KernelTypeError(f"block must be a tuple of rows and columns, got {block!r}")
+    if order not in (1, 2):
+        raise KernelError(f"order is {order}; accepted: 1, 2")
+    height, width = (check_count("block", side, 1) for side in block)
+    mask = _mask_out(out, values.shape)
+    if mask.shape != values.shape:
+        raise KernelError(f"out has shape {mask.shape}, needed is {values.shape}")
+    rows, columns = (-(-n // side) for n, side in zip(values.shape, (height, width), strict=True))
+    padding = [(0, rows * height - values.shape[0]), (0, columns * width - values.shape[1])]
+    whole = np.pad(values, padding) if padding != [(0, 0), (0, 0)] else values
+    blocks = whole.reshape(rows, height, columns, width).transpose(0, 2, 1, 3)
+    sums = np.array(_native.block_sums(blocks, order == 2, check_threads(threads)), np.float64)
+    with np.errstate(all="ignore"):
+        norms = (np.sqrt(sums) if order == 2 else sums).astype(np.float32)
+    kept = prune_mask(norms.reshape(rows, 1, columns, 1), sparsity, threads=threads)
+    spread = np.broadcast_to(kept, (rows, height, columns, width)).reshape(whole.shape)
+    np.copyto(mask, spread[: values.shape[0], : values.shape[1]])
+    return mask
+
+
 def channel_norms(
     x: ArrayLike,
     *,

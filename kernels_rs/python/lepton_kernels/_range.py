@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,6 +123,53 @@ def scale_symmetric(
     """
     _, high = integer_limits(dtype, narrow=narrow and np.dtype(dtype).kind == "i")
     return scale_from_absmax(absmax(x, axis=axis, threads=threads), high)
+
+
+def scale_percentile(
+    x: ArrayLike,
+    percentile: float,
+    dtype: IntegerName = "int8",
+    *,
+    axis: int | None = None,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """The scale of symmetric quantization that clips the largest magnitudes.
+
+    As `scale_symmetric`, with the magnitude of number ``max(1, ceil(n * percentile / 100))`` of the
+    n magnitudes in ascending order in place of the largest: an exact order statistic, without
+    interpolation.
+
+    Args:
+        x: float32, float16 or bfloat16 values of any shape and strides.
+        percentile: Above 0, up to 100; read as the decimal number that it prints as.
+        dtype: "int8", "uint8", "int16" or "uint16".
+        axis: The channel axis; None gives one scale for the whole tensor.
+        threads: The largest number of threads; None uses all that the process may use.
+
+    Returns:
+        float32 scales of shape ``(channels,)``, or ``()`` without `axis`, fit for `quantize`.
+
+    Raises:
+        KernelTypeError: A dtype is not supported.
+        KernelError: `percentile` is out of range, there is no value, a value is NaN, or the
+            magnitude found is infinite.
+    """
+    if not 0 < percentile <= 100:
+        raise KernelError(f"percentile is {percentile}; accepted are numbers above 0 up to 100")
+    _, high = integer_limits(dtype)
+    values = np.asarray(x)
+    axis = normalise_axis(axis, values.ndim)
+    shape = () if axis is None else (values.shape[axis],)
+    front = values[None] if axis is None else np.moveaxis(values, axis, 0)
+    channels = [front[i, ...] for i in range(len(front))]
+    magnitude = np.empty(len(channels), np.float32)
+    for i, channel in enumerate(channels):
+        if not channel.size:
+            raise KernelError("there is no value to take a scale from; give at least one")
+        rank = max(1, math.ceil(Fraction(repr(float(percentile))) * channel.size / 100))
+        keep = channel.size - rank + 1
+        magnitude[i] = _native.magnitude_cut([channel], keep, check_threads(threads))[0]
+    return scale_from_absmax(magnitude.reshape(shape), high)
 
 
 def quantize_symmetric(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,9 +17,15 @@ from lepton_torch import plugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import numpy as np
+
+# Test modules have no package to share helpers in.
+_spec = importlib.util.spec_from_file_location("adapting", Path(__file__).with_name("adapting.py"))
+assert _spec
+assert _spec.loader
+sys.modules["adapting"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(sys.modules["adapting"])
 
 
 @dataclass

@@ -536,3 +536,29 @@ def test_the_reference_page_is_what_the_commands_say():
     assert DOCS.read_text(encoding="utf-8") == render(), (
         "write it anew: python -m lepton_core.cli._reference > docs/reference/cli.md"
     )
+
+
+def test_adapt_takes_names_sizes_and_says_what_it_considered(lepton, graph_file, tmp_path):
+    given = ("adapt", graph_file, "--to", "fake", "--out", tmp_path / "a")
+    wrong = lepton(*given, "--rewrite", "fold-scal")
+    assert wrong.code == 2
+    assert wrong.err.startswith("error[LPT-ADAPT-001]")
+    assert "fold-scale" in wrong.err
+    assert not (tmp_path / "a").exists()
+    ended = lepton(*given, "--rewrite", "fold-scale", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.data["changes"] == ["fold-scale: layer 1 (by 0.5)"]
+    assert ended.data["considered"] == []
+    again = lepton("port", tmp_path / "a", "--to", "fake", "--out", tmp_path / "p", "--allow-weak")
+    assert again.code == 0, again.err
+
+
+def test_rewrites_lists_what_plugins_bring(lepton):
+    listed = lepton("rewrites")
+    assert listed.code == 0, listed.err
+    assert "fold-scale" in listed.out
+    (one,) = lepton("rewrites", "--to", "fake", "--json").data["rewrites"]
+    assert one["name"] == "fold-scale"
+    assert one["numbers"] == "within 1e-06"
+    assert one["asked"] == "forbids scale"
+    assert one["distribution"] == "lepton-core"

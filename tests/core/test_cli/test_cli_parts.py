@@ -76,11 +76,12 @@ def test_lists_and_settings():
     assert pairs(("a=1", "b=x=y", 'c=["d"]', "e="), "--option") == {
         "a": 1, "b": "x=y", "c": ["d"], "e": "",
     }  # fmt: skip
-    assert shapes(("batch=1,length=128",)) == {"batch": 1, "length": 128}
+    assert shapes(("batch=1,length=128",)) == ({"batch": 1, "length": 128}, {})
+    assert shapes(("batch=1..8", "length=4")) == ({"length": 4}, {"batch": (1, 8)})
     for wrong in (("a",), ("=1",), ("a=1", "a=2")):
         with pytest.raises(UsageError):
             pairs(wrong, "--option")
-    for wrong in ("a=0", "a=true", "a=1.5", "a=b"):
+    for wrong in ("a=0", "a=true", "a=1.5", "a=b", "a=0..3", "a=3..2", "a=1..", "a=1..x"):
         with pytest.raises(UsageError):
             shapes((wrong,))
 

@@ -7,6 +7,7 @@ use quant::{Affine, AxisLayout, CastSlice, Error, IntFormat, NanPolicy};
 
 use crate::arrays::{float_array, output, readonly_slice, refuse_overlap};
 use crate::border::{detached, kernel_error};
+use crate::rounding_rule;
 
 /// Write the bits of `x` in a smaller format into the uint16 or uint8 array `out`; overflows,
 /// underflows.
@@ -43,7 +44,7 @@ fn cast_float(
 
 /// Write what `x` becomes by quantizing and dequantizing into the float32 array `out`.
 #[pyfunction]
-#[pyo3(signature = (x, scale, zero_point, axis, low, high, nan_is_zero, out, threads))]
+#[pyo3(signature = (x, scale, zero_point, axis, low, high, nan_is_zero, rounding, seed, out, threads))]
 #[expect(clippy::too_many_arguments, reason = "the signature of the kernel")]
 fn fake_quantize(
     py: Python<'_>,
@@ -54,6 +55,8 @@ fn fake_quantize(
     low: i32,
     high: i32,
     nan_is_zero: bool,
+    rounding: &str,
+    seed: u64,
     out: &Bound<'_, PyUntypedArray>,
     threads: Option<usize>,
 ) -> PyResult<()> {
@@ -68,6 +71,7 @@ fn fake_quantize(
         NanPolicy::Refuse
     };
     refuse_overlap(x, out)?;
+    let format = (format, rounding_rule(rounding, seed));
     let out = output::<f32>(out, input.shape())?;
     detached(py, threads, |control| {
         quant::fake_quantize(&input, &affine, format, nan, out, control)

@@ -7,6 +7,7 @@
 mod arrays;
 mod border;
 mod floats;
+mod layers;
 mod observe;
 mod palette;
 mod prune;
@@ -15,7 +16,7 @@ use lepton_quant as quant;
 use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use quant::{Affine, AxisLayout, IntFormat, NanPolicy};
+use quant::{Affine, AxisLayout, IntFormat, NanPolicy, Rounding};
 
 use arrays::{
     any_array, float_array, int_array, int_output, output, readonly_slice, refuse_overlap,
@@ -24,7 +25,7 @@ use border::{detached, kernel_error};
 
 /// Quantize `x` into `out`, with `scale` and `zero_point` along `axis`.
 #[pyfunction]
-#[pyo3(signature = (x, scale, zero_point, axis, low, high, nan_is_zero, out, threads))]
+#[pyo3(signature = (x, scale, zero_point, axis, low, high, nan_is_zero, rounding, seed, out, threads))]
 #[expect(clippy::too_many_arguments, reason = "the signature of the kernel")]
 fn quantize(
     py: Python<'_>,
@@ -35,6 +36,8 @@ fn quantize(
     low: i32,
     high: i32,
     nan_is_zero: bool,
+    rounding: &str,
+    seed: u64,
     out: &Bound<'_, PyUntypedArray>,
     threads: Option<usize>,
 ) -> PyResult<()> {
@@ -49,10 +52,20 @@ fn quantize(
         NanPolicy::Refuse
     };
     refuse_overlap(x, out)?;
+    let rounding = rounding_rule(rounding, seed);
     let out = int_output(out, input.shape(), format)?;
     detached(py, threads, |control| {
-        quant::quantize(&input, &affine, format, nan, out, control)
+        quant::quantize(&input, &affine, (format, rounding), nan, out, control)
     })
+}
+
+/// The rule of a name; the Python layer has checked it.
+pub(crate) fn rounding_rule(name: &str, seed: u64) -> Rounding {
+    match name {
+        "half_away" => Rounding::HalfAway,
+        "stochastic" => Rounding::Stochastic { seed },
+        _ => Rounding::HalfEven,
+    }
 }
 
 /// Quantize `x` into `out` with a scale per channel that its largest magnitude sets; write the scales.
@@ -106,9 +119,18 @@ fn dequantize(
     })
 }
 
+/// The scheme of a name; the Python layer has checked it.
+pub(crate) fn block_scheme(name: &str) -> quant::BlockScheme {
+    match name {
+        "signed_max" => quant::BlockScheme::SignedMax,
+        "absmax" => quant::BlockScheme::AbsMax,
+        _ => quant::BlockScheme::Asymmetric,
+    }
+}
+
 /// Quantize blocks along the last axis; write the bits of the integers, scales and zero points.
 #[pyfunction]
-#[pyo3(signature = (x, bits, size, scheme, packed, out, out_scale, out_zero, threads))]
+#[pyo3(signature = (x, bits, size, scheme, search, packed, out, out_scale, out_zero, threads))]
 #[expect(clippy::too_many_arguments, reason = "the signature of the kernel")]
 fn quantize_blocks(
     py: Python<'_>,
@@ -116,18 +138,16 @@ fn quantize_blocks(
     bits: u32,
     size: usize,
     scheme: &str,
+    search: bool,
     packed: Option<u8>,
     out: &Bound<'_, PyUntypedArray>,
     out_scale: &Bound<'_, PyUntypedArray>,
     out_zero: &Bound<'_, PyUntypedArray>,
     threads: Option<usize>,
 ) -> PyResult<()> {
-    let scheme = match scheme {
-        "signed_max" => quant::BlockScheme::SignedMax,
-        "absmax" => quant::BlockScheme::AbsMax,
-        _ => quant::BlockScheme::Asymmetric,
-    };
-    let format = quant::BlockFormat::new(bits, size, scheme, packed).map_err(kernel_error)?;
+    let format = quant::BlockFormat::new(bits, size, block_scheme(scheme), packed)
+        .map_err(kernel_error)?
+        .with_search(search);
     let input = float_array(x)?;
     for (a, b) in [
         (x, out),
@@ -261,6 +281,7 @@ fn error_sums<'py>(
     }
     for (name, value) in [
         ("max_abs", sums.max_abs),
+        ("reference_max", sums.reference_max),
         ("abs_sum", sums.abs),
         ("squared_sum", sums.squared),
         ("reference_sum", sums.reference),
@@ -271,6 +292,27 @@ fn error_sums<'py>(
     }
     result.set_item("histogram", sums.histogram.to_vec())?;
     Ok(result)
+}
+
+/// What every row of scores says: divergences, whether the largest agree, how many of `k` do.
+#[pyfunction]
+#[pyo3(signature = (reference, actual, k, threads))]
+fn row_agreement(
+    py: Python<'_>,
+    reference: &Bound<'_, PyUntypedArray>,
+    actual: &Bound<'_, PyUntypedArray>,
+    k: usize,
+    threads: Option<usize>,
+) -> PyResult<(Vec<f64>, Vec<bool>, Vec<usize>)> {
+    let (r, a) = (any_array(reference)?, any_array(actual)?);
+    let rows = detached(py, threads, |control| {
+        quant::row_agreement(&r, &a, k, control)
+    })?;
+    Ok((
+        rows.iter().map(|row| row.divergence).collect(),
+        rows.iter().map(|row| row.same_top).collect(),
+        rows.iter().map(|row| row.shared).collect(),
+    ))
 }
 
 /// The 65 edges of the 64 bins of the histogram of absolute errors.
@@ -308,10 +350,12 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(minmax, module)?)?;
     module.add_function(wrap_pyfunction!(absmax, module)?)?;
     module.add_function(wrap_pyfunction!(error_sums, module)?)?;
+    module.add_function(wrap_pyfunction!(row_agreement, module)?)?;
     module.add_function(wrap_pyfunction!(histogram_edges, module)?)?;
     module.add_function(wrap_pyfunction!(available_threads, module)?)?;
     module.add_function(wrap_pyfunction!(simd_level, module)?)?;
     floats::register(module)?;
+    layers::register(module)?;
     observe::register(module)?;
     prune::register(module)?;
     palette::register(module)

@@ -3,7 +3,7 @@
 use lepton_quant as quant;
 use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use quant::{AxisLayout, Cut};
+use quant::{AxisLayout, Cut, Error};
 
 use crate::arrays::{float_array, output, readonly_slice, refuse_overlap};
 use crate::border::{detached, kernel_error};
@@ -83,6 +83,31 @@ fn power_sums(
     })
 }
 
+/// The sums of magnitudes, or of squares, over the last two axes of an array of four.
+#[pyfunction]
+#[pyo3(signature = (x, squares, threads))]
+fn block_sums(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    squares: bool,
+    threads: Option<usize>,
+) -> PyResult<Vec<f64>> {
+    let input = float_array(x)?;
+    let &[rows, columns, height, width] = input.shape() else {
+        return Err(kernel_error(Error::InvalidFormat(
+            "blocks need an array of four dimensions".to_owned(),
+        )));
+    };
+    let layout = AxisLayout {
+        outer: 1,
+        channels: rows * columns,
+        inner: height * width,
+    };
+    detached(py, threads, |control| {
+        quant::power_sums(&input, layout, squares, control)
+    })
+}
+
 /// Write the products of rows of `a` and columns of `b`, each of `k` integers; the saturated pairs.
 #[pyfunction]
 #[pyo3(signature = (a, b, k, saturate, out, threads))]
@@ -109,5 +134,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cut_mask, module)?)?;
     module.add_function(wrap_pyfunction!(nm_mask, module)?)?;
     module.add_function(wrap_pyfunction!(power_sums, module)?)?;
+    module.add_function(wrap_pyfunction!(block_sums, module)?)?;
     module.add_function(wrap_pyfunction!(matmul_u8s8, module)?)
 }

@@ -209,6 +209,14 @@ pub(crate) enum Tile<'a> {
 }
 
 impl Tile<'_> {
+    pub(crate) fn copy_to(&self, out: &mut Vec<f64>) {
+        out.clear();
+        match self {
+            Self::F32(values) => out.extend(values.iter().map(|&v| f64::from(v))),
+            Self::F64(values) => out.extend_from_slice(values),
+        }
+    }
+
     pub(crate) fn to_f64(&self) -> Vec<f64> {
         match self {
             Self::F32(values) => values.iter().map(|&v| f64::from(v)).collect(),

@@ -26,6 +26,8 @@ pub struct BlockFormat {
     /// Two 4-bit integers to a byte, after adding the offset modulo 16; the last block of a row is
     /// filled up with the integer of 0.
     pub(crate) packed: Option<u8>,
+    /// Whether the scale is that of least squared error instead of that of the range.
+    pub(crate) search: bool,
 }
 
 impl BlockFormat {
@@ -59,7 +61,25 @@ impl BlockFormat {
             size,
             scheme,
             packed,
+            search: false,
         })
+    }
+
+    /// The same with scales (and zero points) of least squared error.
+    #[must_use]
+    pub fn with_search(self, search: bool) -> Self {
+        Self { search, ..self }
+    }
+
+    /// The smallest and the largest integer.
+    #[must_use]
+    pub fn limits(&self) -> (i32, i32) {
+        let half = 1 << (self.bits - 1);
+        match self.scheme {
+            BlockScheme::SignedMax => (-half, half - 1),
+            BlockScheme::AbsMax => (1 - half, half - 1),
+            BlockScheme::Asymmetric => (0, 2 * half - 1),
+        }
     }
 
     /// Bytes of a row of `len` values.

@@ -1,12 +1,13 @@
 //! Quantization in blocks along the last axis, each with its own scale, to few bits.
 
 use crate::array::Scratch;
-use crate::block_format::{BlockFormat, BlockOutput, BlockScheme, Pieces, check_lengths};
+use crate::block_format::{BlockFormat, BlockOutput, Pieces, check_lengths};
+use crate::block_scale::find_parameters_body;
 use crate::nibbles::pack_slice;
 use crate::parallel::{Grain, run};
 use crate::quantize::{MAGIC, quantize_one};
 use crate::simd::multiversion;
-use crate::symmetric::{BadChannels, symmetric_scale};
+use crate::symmetric::BadChannels;
 use crate::{Control, Error, FloatArray};
 
 /// Values handled at once: the integers wait in the first-level cache to be packed.
@@ -172,13 +173,11 @@ fn one_block(
     scale: &mut f32,
     zero: &mut u8,
 ) -> bool {
-    let (min, max) = range(x);
-    if !(min.is_finite() && max.is_finite()) {
+    let Some(parameters) = find_parameters_body(x, format) else {
         codes.fill(0);
         (*scale, *zero) = (1.0, 0);
         return false;
-    }
-    let parameters = Parameters::of(min, max, format);
+    };
     let (low, high, step) = (parameters.low, parameters.high, parameters.scale);
     let shift = parameters.zero.wrapping_sub(MAGIC.to_bits().cast_signed());
     for (code, &x) in codes.iter_mut().zip(x) {
@@ -191,7 +190,7 @@ fn one_block(
 /// Smallest and largest value. As integers whose order is that of the floats, because the compiler
 /// may reorder a reduction of integers; NaN come out beyond the infinities.
 #[inline(always)]
-fn range(x: &[f32]) -> (f32, f32) {
+pub(crate) fn range(x: &[f32]) -> (f32, f32) {
     let key = |x: &f32| {
         let bits = x.to_bits().cast_signed();
         bits ^ ((bits >> 31) & 0x7fff_ffff)
@@ -205,73 +204,10 @@ fn range(x: &[f32]) -> (f32, f32) {
     (value(min), value(max))
 }
 
-struct Parameters {
-    scale: f32,
-    zero: i32,
-    /// The limits of the integers relative to the zero point.
-    low: f32,
-    high: f32,
-}
-
-impl Parameters {
-    #[inline(always)]
-    fn of(min: f32, max: f32, format: &BlockFormat) -> Self {
-        let half = 1_i32 << (format.bits - 1);
-        let symmetric = |scale, low: i32| Self {
-            scale,
-            zero: 0,
-            low: low as f32,
-            high: (half - 1) as f32,
-        };
-        match format.scheme {
-            BlockScheme::SignedMax => {
-                let extreme = if max > -min { max } else { min };
-                symmetric(signed_max_scale(extreme, half), -half)
-            }
-            BlockScheme::AbsMax => {
-                let magnitude = if max > -min { max } else { -min };
-                symmetric(symmetric_scale(magnitude, half - 1), 1 - half)
-            }
-            BlockScheme::Asymmetric => Self::asymmetric(min.min(0.0), max.max(0.0), 2 * half - 1),
-        }
-    }
-
-    #[inline(always)]
-    fn asymmetric(min: f32, max: f32, top: i32) -> Self {
-        // In float64, because the width of the range may leave float32.
-        let width = f64::from(max) - f64::from(min);
-        let scale = match (width / f64::from(top)) as f32 {
-            _ if width == 0.0 => 1.0,
-            scale => scale.max(f32::MIN_POSITIVE),
-        };
-        let zero = (-min / scale + MAGIC)
-            .to_bits()
-            .wrapping_sub(MAGIC.to_bits());
-        let zero = zero.cast_signed().min(top);
-        Self {
-            scale,
-            zero,
-            low: -zero as f32,
-            high: (top - zero) as f32,
-        }
-    }
-}
-
-/// The scale that turns `extreme` into `-half`, of at least the smallest normal magnitude; 1 for a
-/// block of zeros.
-#[inline(always)]
-fn signed_max_scale(extreme: f32, half: i32) -> f32 {
-    if extreme == 0.0 {
-        return 1.0;
-    }
-    let scale = extreme / -half as f32;
-    scale.abs().max(f32::MIN_POSITIVE).copysign(scale)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::View;
+    use crate::{BlockScheme, View};
 
     fn quantize(
         x: &[f32],

@@ -19,6 +19,8 @@ pub(crate) struct Sums {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Lanes {
     pub(crate) max: [f64; LANES],
+    /// The largest magnitude of the reference.
+    pub(crate) top: [f64; LANES],
     abs: [f64; LANES],
     squared: [f64; LANES],
     reference: [f64; LANES],
@@ -116,6 +118,12 @@ fn add_lanes(r: &[f64; LANES], a: &[f64; LANES], lanes: &mut Lanes) -> [f64; LAN
         let d = (r[i] - a[i]).abs();
         error[i] = d;
         lanes.max[i] = if d > lanes.max[i] { d } else { lanes.max[i] };
+        let size = r[i].abs();
+        lanes.top[i] = if size > lanes.top[i] {
+            size
+        } else {
+            lanes.top[i]
+        };
         lanes.abs[i] += d;
         lanes.squared[i] += d * d;
         lanes.reference[i] += r[i] * r[i];

@@ -80,6 +80,13 @@ pub enum Error {
         /// The types accepted.
         accepted: &'static str,
     },
+    /// A matrix has no Cholesky factor.
+    NotPositiveDefinite {
+        /// The place on the diagonal at which the factorization stopped.
+        pivot: usize,
+        /// What was left there.
+        value: f64,
+    },
     /// A combination of numbers that describes no format.
     InvalidFormat(String),
     /// An output buffer that cannot be written as asked.
@@ -151,6 +158,11 @@ impl fmt::Display for Error {
                     "dtype {given} is not supported here; accepted: {accepted}"
                 )
             }
+            Self::NotPositiveDefinite { pivot, value } => write!(
+                f,
+                "the matrix is not positive definite: {value:e} is left on the diagonal after \
+                 {pivot} columns; raise damp, or give more samples than inputs"
+            ),
             Self::InvalidFormat(why) => f.write_str(why),
             Self::InvalidOutput(why) => write!(f, "out cannot be used: {why}"),
             Self::Interrupted => write!(f, "interrupted"),

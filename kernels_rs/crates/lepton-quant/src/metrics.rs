@@ -40,6 +40,8 @@ pub struct ErrorSums {
     pub mismatched: u64,
     /// The largest absolute error.
     pub max_abs: f64,
+    /// The largest magnitude of the reference among the compared positions.
+    pub reference_max: f64,
     /// The sum of absolute errors.
     pub abs: f64,
     /// The sum of squared errors.
@@ -65,6 +67,7 @@ impl Default for ErrorSums {
             inf_actual: 0,
             mismatched: 0,
             max_abs: 0.0,
+            reference_max: 0.0,
             abs: 0.0,
             squared: 0.0,
             reference: 0.0,
@@ -98,6 +101,7 @@ impl ErrorSums {
         self.inf_actual += other.inf_actual;
         self.mismatched += other.mismatched;
         self.max_abs = self.max_abs.max(other.max_abs);
+        self.reference_max = self.reference_max.max(other.reference_max);
         for (mine, theirs) in self.histogram.iter_mut().zip(&other.histogram) {
             *mine += theirs;
         }
@@ -220,6 +224,8 @@ impl Worker {
         bins.flush(&mut self.histogram, &mut self.counts.histogram);
         let max = lanes.max.iter().copied().fold(0.0, f64::max);
         self.counts.max_abs = self.counts.max_abs.max(max);
+        let top = lanes.top.iter().copied().fold(0.0, f64::max);
+        self.counts.reference_max = self.counts.reference_max.max(top);
         lanes.sums()
     }
 }

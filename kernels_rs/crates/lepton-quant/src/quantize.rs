@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::affine::{Emit, GRAIN, check_len};
 use crate::array::Scratch;
 use crate::parallel::run;
+use crate::rounding::Beside;
 use crate::simd::multiversion;
-use crate::{Affine, Control, Error, FloatArray, IntFormat, IntSlice, NanPolicy};
+use crate::{Affine, Control, Error, FloatArray, IntFormat, IntSlice, NanPolicy, Rounding};
 
 /// 2^23 + 2^22: adding it to a float32 of magnitude up to 2^22 rounds it half to even to an
 /// integer, found in the low bits of the sum. It needs no rounding instruction, which baseline
 /// x86-64 lacks.
 pub(crate) const MAGIC: f32 = 12_582_912.0;
 
-/// Quantizes `x` into `out`.
+/// Quantizes `x` into `out`, to the integers of a format by a rule of rounding.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] if `out` has another length, [`Error::NanInInput`] under
@@ -21,7 +22,7 @@ pub(crate) const MAGIC: f32 = 12_582_912.0;
 pub fn quantize(
     x: &FloatArray<'_>,
     affine: &Affine<'_>,
-    format: IntFormat,
+    format: (IntFormat, Rounding),
     nan: NanPolicy,
     out: IntSlice<'_>,
     control: &mut Control<'_>,
@@ -41,7 +42,7 @@ pub fn quantize(
 pub fn fake_quantize(
     x: &FloatArray<'_>,
     affine: &Affine<'_>,
-    format: IntFormat,
+    format: (IntFormat, Rounding),
     nan: NanPolicy,
     out: &mut [f32],
     control: &mut Control<'_>,
@@ -94,12 +95,15 @@ impl NanCount {
 pub(crate) fn quantize_into<Q: Emit>(
     x: &FloatArray<'_>,
     affine: &Affine<'_>,
-    format: IntFormat,
+    (format, rounding): (IntFormat, Rounding),
     nan: NanPolicy,
     out: &mut [Q],
     control: &mut Control<'_>,
 ) -> Result<(), Error> {
     check_len(x.shape(), out.len())?;
+    if rounding != Rounding::HalfEven {
+        return round_into(x, affine, (format, rounding), nan, out, control);
+    }
     let periodic = affine.periodic();
     let nans = NanCount::new();
     let kernel = |scratch: &mut Scratch, start: usize, out: &mut [Q]| {
@@ -125,6 +129,38 @@ pub(crate) fn quantize_into<Q: Emit>(
         });
     };
     run(control, out, &GRAIN, Scratch::default, kernel, drop)?;
+    nans.check(nan)
+}
+
+/// As [`quantize_into`], by another rule than half to even.
+fn round_into<Q: Emit>(
+    x: &FloatArray<'_>,
+    affine: &Affine<'_>,
+    (format, rounding): (IntFormat, Rounding),
+    nan: NanPolicy,
+    out: &mut [Q],
+    control: &mut Control<'_>,
+) -> Result<(), Error> {
+    let periodic = affine.periodic();
+    let nans = NanCount::new();
+    let kernel = |state: &mut (Scratch, Box<Beside>), start: usize, out: &mut [Q]| {
+        let (scratch, beside) = state;
+        x.tiles(start, out.len(), scratch, |offset, x| {
+            let at = start + offset;
+            let out = &mut out[offset..offset + x.len()];
+            beside.quantize((x, at), affine, periodic.as_ref(), format, rounding, out);
+            if x.iter().any(|x| x.is_nan()) {
+                let layout = affine.layout;
+                let channel = |i: usize| (at + i) / layout.inner % layout.channels;
+                let code = |i| {
+                    let (scale, zero) = (affine.scale[channel(i)], affine.zero_point[channel(i)]);
+                    Q::emit(zero, scale, zero)
+                };
+                nans.repair(at, x, code, out);
+            }
+        });
+    };
+    run(control, out, &GRAIN, Default::default, kernel, drop)?;
     nans.check(nan)
 }
 
@@ -206,7 +242,7 @@ mod tests {
         quantize(
             &array,
             &affine,
-            format,
+            (format, Rounding::HalfEven),
             NanPolicy::ZeroPoint,
             IntSlice::I8(&mut out),
             &mut Control::threads(threads),
@@ -284,7 +320,7 @@ mod tests {
         let result = quantize(
             &array,
             &affine,
-            IntFormat::UINT8,
+            (IntFormat::UINT8, Rounding::HalfEven),
             NanPolicy::Refuse,
             IntSlice::U8(&mut out),
             &mut Control::threads(1),

@@ -7,7 +7,9 @@ use crate::array::Scratch;
 use crate::parallel::{Grain, Split, run};
 use crate::quantize::{quantize_into, quantize_uniform};
 use crate::range::{absmax, magnitude_of};
-use crate::{Affine, AxisLayout, Control, Error, FloatArray, IntFormat, IntSlice, NanPolicy};
+use crate::{
+    Affine, AxisLayout, Control, Error, FloatArray, IntFormat, IntSlice, NanPolicy, Rounding,
+};
 
 /// Values of one channel that stay in the second-level cache between the two readings.
 const LONGEST_ROW: usize = 1 << 17;
@@ -86,7 +88,14 @@ fn into<Q: Code>(
     let zeros = vec![0; layout.channels];
     let affine = Affine::new(layout, scale, &zeros, format)?;
     bad.check(layout.channels, "channels")?;
-    quantize_into(x, &affine, format, NanPolicy::ZeroPoint, out, control)
+    quantize_into(
+        x,
+        &affine,
+        (format, Rounding::HalfEven),
+        NanPolicy::ZeroPoint,
+        out,
+        control,
+    )
 }
 
 /// Reads each row twice, the second time from the cache.
@@ -219,6 +228,7 @@ mod tests {
         let affine = Affine::new(layout, &scale, &zeros, format).expect("valid");
         let mut codes = vec![0_i8; len];
         let target = IntSlice::I8(&mut codes);
+        let format = (format, Rounding::HalfEven);
         crate::quantize(&array, &affine, format, NanPolicy::Refuse, target, control)
             .expect("quantize");
         assert_eq!(out, codes);

@@ -239,7 +239,7 @@ const ARTANH: [f64; 11] = [
 ///
 /// With `x = 2^e m` and `m` around 1, `ln m = 2 artanh((m - 1) / (m + 1))`.
 #[inline(always)]
-fn ln(x: f64) -> f64 {
+pub(crate) fn ln(x: f64) -> f64 {
     const SQRT_HALF: u64 = 0x3fe6_a09e_667f_3bcd;
     let bits = x.to_bits().wrapping_sub(SQRT_HALF);
     let exponent = (bits.cast_signed() >> 52) as i32;

@@ -4,7 +4,9 @@ Nothing here is fast. The rules in words, with their sources, are on the definit
 documentation (reference, kernels).
 """
 
-from lepton_kernels.reference.metrics import error_histogram, error_metrics
+from lepton_kernels.reference.clipping import search_scale
+from lepton_kernels.reference.layers import awq_error, cholesky, gptq, gram
+from lepton_kernels.reference.metrics import error_histogram, error_metrics, row_agreement
 from lepton_kernels.reference.observers import (
     divergence,
     entropy_threshold,
@@ -14,10 +16,17 @@ from lepton_kernels.reference.observers import (
     value_histogram,
 )
 from lepton_kernels.reference.palettes import nearest, pack_bits, palette_error
-from lepton_kernels.reference.pruning import channel_norms, matmul_u8s8, nm_mask, prune_masks
+from lepton_kernels.reference.pruning import (
+    block_mask,
+    channel_norms,
+    matmul_u8s8,
+    nm_mask,
+    prune_masks,
+)
 from lepton_kernels.reference.quantization import (
     absmax,
     along,
+    block_scale,
     cast_bfloat16,
     cast_float8,
     cast_float16,
@@ -26,19 +35,25 @@ from lepton_kernels.reference.quantization import (
     float8_values,
     minmax,
     pack_int4,
+    philox,
     quantize,
     quantize_bias,
     quantize_blocks,
+    round_by,
     scale_symmetric,
 )
 
 __all__ = [
     "absmax",
     "along",
+    "awq_error",
+    "block_mask",
+    "block_scale",
     "cast_bfloat16",
     "cast_float8",
     "cast_float16",
     "channel_norms",
+    "cholesky",
     "dequantize",
     "divergence",
     "entropy_threshold",
@@ -46,6 +61,8 @@ __all__ = [
     "error_metrics",
     "fake_quantize",
     "float8_values",
+    "gptq",
+    "gram",
     "matmul_u8s8",
     "minmax",
     "nearest",
@@ -53,13 +70,17 @@ __all__ = [
     "pack_bits",
     "pack_int4",
     "palette_error",
+    "philox",
     "prune_masks",
     "quantile_range",
     "quantize",
     "quantize_bias",
     "quantize_blocks",
+    "round_by",
     "rounding_error",
+    "row_agreement",
     "scale_symmetric",
+    "search_scale",
     "value_grid",
     "value_histogram",
 ]

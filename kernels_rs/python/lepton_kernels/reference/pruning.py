@@ -33,6 +33,30 @@ def nm_mask(x: NDArray[Any], n: int, m: int) -> NDArray[np.bool_]:
     return mask.reshape(np.shape(x))
 
 
+def block_mask(
+    x: NDArray[Any], sparsity: float, block: tuple[int, int], order: int = 2
+) -> NDArray[np.bool_]:
+    """The blocks of largest norm, in float32; a block at the end may be smaller."""
+    values = np.abs(np.asarray(x, np.float32).astype(np.float64))
+    rows, columns = (-(-n // side) for n, side in zip(values.shape, block, strict=True))
+    norms = np.zeros((rows, columns), np.float32)
+    mask = np.zeros(values.shape, np.bool_)
+
+    def part(i: int, j: int) -> tuple[slice, slice]:
+        return (
+            slice(i * block[0], (i + 1) * block[0]),
+            slice(j * block[1], (j + 1) * block[1]),
+        )
+
+    with np.errstate(all="ignore"):
+        for i, j in np.ndindex(rows, columns):
+            inside = values[part(i, j)]
+            norms[i, j] = inside.sum() if order == 1 else np.sqrt((inside * inside).sum())
+    for i, j in np.argwhere(prune_masks([norms], sparsity)[0]):
+        mask[part(i, j)] = True
+    return mask
+
+
 def channel_norms(x: NDArray[Any], axis: int | None, order: int) -> NDArray[np.float64]:
     """L1 or L2 norms in float64."""
     values = np.abs(np.asarray(x, np.float32).astype(np.float64))

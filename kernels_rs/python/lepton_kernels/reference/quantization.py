@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_kernels.reference.clipping import search_scale
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -26,14 +28,45 @@ def quantize(
     zero_point: ArrayLike,
     limits: tuple[int, int],
     axis: int | None = None,
+    *,
+    rounding: str = "half_even",
+    seed: int = 0,
 ) -> NDArray[np.int32]:
-    """``clip(rint(x / scale) + zero_point, *limits)`` in float32; NaN gives the zero point."""
+    """``clip(round(x / scale) + zero_point, *limits)`` in float32; NaN gives the zero point."""
     values = np.asarray(x, np.float32)
     zero = along(zero_point, values.ndim, axis).astype(np.float32)
     with np.errstate(all="ignore"):
-        rounded = np.rint(values / along(scale, values.ndim, axis).astype(np.float32))
+        quotient = values / along(scale, values.ndim, axis).astype(np.float32)
+        rounded = round_by(quotient, rounding, seed)
     codes = np.clip(np.where(np.isnan(values), 0, rounded) + zero, *limits)
     return codes.astype(np.int32)
+
+
+def round_by(quotient: NDArray[Any], rounding: str, seed: int) -> NDArray[np.float32]:
+    """The integers of float32 quotients, by one of the three rules."""
+    if rounding == "half_even":
+        return np.asarray(np.rint(quotient), np.float32)
+    if rounding == "half_away":
+        whole = np.trunc(quotient)
+        return np.where(np.abs(quotient - whole) >= 0.5, whole + np.sign(quotient), whole)
+    words = philox(seed, quotient.size).reshape(quotient.shape)
+    dice = (words >> 8).astype(np.float32) / np.float32(2**24)
+    floor = np.floor(quotient)
+    return np.asarray(floor + (dice < quotient - floor), np.float32)
+
+
+def philox(seed: int, size: int) -> NDArray[np.uint32]:
+    """The first words of Philox4x32-10; block i has the counter (i, 0) and gives four of them."""
+    number = np.arange(-(-size // 4), dtype=np.uint64)
+    low = np.uint64(0xFFFFFFFF)
+    c = [number & low, number >> np.uint64(32), number * np.uint64(0), number * np.uint64(0)]
+    key = [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(10):
+        first, second = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c[0], c[1] = (second >> np.uint64(32)) ^ c[1] ^ np.uint64(key[0]), second & low
+        c[2], c[3] = (first >> np.uint64(32)) ^ c[3] ^ np.uint64(key[1]), first & low
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return np.stack(c, axis=-1).reshape(-1)[:size].astype(np.uint32)
 
 
 def dequantize(
@@ -66,31 +99,16 @@ def scale_symmetric(x: NDArray[Any], high: int, axis: int | None = None) -> NDAr
 
 
 def quantize_blocks(
-    x: NDArray[Any], size: int, bits: int, scheme: str
+    x: NDArray[Any], size: int, bits: int, scheme: str, clip: str = "range"
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
     """Integers, scales and zero points of blocks along the last axis."""
     values = np.asarray(x, np.float32)
-    n, half, tiny = values.shape[-1], 1 << (bits - 1), np.finfo(np.float32).tiny
-    starts = range(0, n, size)
     codes, scales, zeros = np.zeros(values.shape, np.int32), [], []
-    for start in starts:
+    for start in range(0, values.shape[-1], size):
         block = values[..., start : start + size]
-        low, high = block.min(axis=-1), block.max(axis=-1)
-        zero, limits = np.zeros(low.shape, np.int32), (1 - half, half - 1)
-        if scheme == "signed_max":
-            extreme = np.where(high > -low, high, low)
-            scale = extreme / np.float32(-half)
-            scale = np.copysign(np.maximum(np.abs(scale), tiny), scale)
-            scale, limits = np.where(extreme == 0, np.float32(1), scale), (-half, half - 1)
-        elif scheme == "absmax":
-            scale = scale_symmetric(block.reshape(-1, block.shape[-1]), half - 1, 0)
-            scale = scale.reshape(low.shape)
-        else:
-            low, high = np.minimum(low, 0), np.maximum(high, 0)
-            width = high.astype(np.float64) - low
-            scale = np.maximum((width / (2 * half - 1)).astype(np.float32), tiny)
-            scale, limits = np.where(width == 0, np.float32(1), scale), (0, 2 * half - 1)
-            zero = np.minimum(np.rint(-low / scale), limits[1]).astype(np.int32)
+        scale, zero, limits = block_scale(block, bits, scheme)
+        if clip == "mse":
+            scale, zero = search_scale(block, scale, zero, limits, scheme)
         rounded = np.rint(block / scale[..., None])
         codes[..., start : start + size] = np.clip(rounded + zero[..., None], *limits)
         scales.append(scale)
@@ -101,6 +119,28 @@ def quantize_blocks(
         np.stack(scales, -1) if scales else np.zeros(shape, np.float32),
         np.stack(zeros, -1) if zeros else np.zeros(shape, np.int32),
     )
+
+
+def block_scale(
+    block: NDArray[np.float32], bits: int, scheme: str
+) -> tuple[NDArray[np.float32], NDArray[np.int32], tuple[int, int]]:
+    """Scales and zero points of the ranges along the last axis, and the limits of the integers."""
+    half, tiny = 1 << (bits - 1), np.finfo(np.float32).tiny
+    low, high = block.min(axis=-1), block.max(axis=-1)
+    zero = np.zeros(low.shape, np.int32)
+    if scheme == "signed_max":
+        extreme = np.where(high > -low, high, low)
+        scale = extreme / np.float32(-half)
+        scale = np.copysign(np.maximum(np.abs(scale), tiny), scale)
+        return np.where(extreme == 0, np.float32(1), scale), zero, (-half, half - 1)
+    if scheme == "absmax":
+        scale = scale_symmetric(block.reshape(-1, block.shape[-1]), half - 1, 0)
+        return scale.reshape(low.shape), zero, (1 - half, half - 1)
+    low, high, top = np.minimum(low, 0), np.maximum(high, 0), 2 * half - 1
+    width = high.astype(np.float64) - low
+    scale = np.maximum((width / top).astype(np.float32), tiny)
+    scale = np.where(width == 0, np.float32(1), scale)
+    return scale, np.minimum(np.rint(-low / scale), top).astype(np.int32), (0, top)
 
 
 def pack_int4(codes: NDArray[Any], offset: int = 0) -> NDArray[np.uint8]:
@@ -145,9 +185,13 @@ def fake_quantize(
     zero_point: ArrayLike,
     limits: tuple[int, int],
     axis: int | None = None,
+    *,
+    rounding: str = "half_even",
+    seed: int = 0,
 ) -> NDArray[np.float32]:
     """The values that the integers of `quantize` stand for."""
-    return dequantize(quantize(x, scale, zero_point, limits, axis), scale, zero_point, axis)
+    codes = quantize(x, scale, zero_point, limits, axis, rounding=rounding, seed=seed)
+    return dequantize(codes, scale, zero_point, axis)
 
 
 def float8_values(exponent_bits: int, *, infinities: bool) -> NDArray[np.float64]:

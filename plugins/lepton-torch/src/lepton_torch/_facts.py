@@ -20,8 +20,10 @@ def tools() -> dict[str, str]:
     return versions_of(*_TOOLS)
 
 
-def lineage_step(step: str, parent: str | None, request: ConvertRequest) -> LineageStep:
-    """Return the lineage entry of one conversion."""
-    plain: dict[str, Any] = dataclasses.asdict(request)
+def lineage_step(
+    step: str, parent: str | None, request: ConvertRequest | dict[str, Any]
+) -> LineageStep:
+    """Return the lineage entry of one step."""
+    plain = request if isinstance(request, dict) else dataclasses.asdict(request)
     owner = f"{INFO.distribution} {version_of(INFO.distribution) or 'from source'}"
     return LineageStep(step, owner, parent=parent or None, request=plain, tools=tools())

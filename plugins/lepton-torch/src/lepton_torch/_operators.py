@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch.export import ExportedProgram
 
+_DROPOUT = 4  # position of dropout_p
 _RANDOM = torch.Tag.nondeterministic_seeded
 
 
@@ -48,7 +49,7 @@ def source_line(node: torch.fx.Node, root: Path | None = None) -> str:
     return describe_frame(frame, root)
 
 
-def _calls(exported: ExportedProgram) -> list[torch.fx.Node]:
+def all_calls(exported: ExportedProgram) -> list[torch.fx.Node]:
     """Return the operator calls of the program, those of nested graphs (cond, …) included."""
     return [
         node
@@ -91,9 +92,9 @@ def missing_operators(
         dispatch = _dispatching.dispatch
     except Exception:  # the private interface has moved, or the program cannot be lowered
         return None
-    originals = {node.name: node for node in _calls(exported)}
+    originals = {node.name: node for node in all_calls(exported)}
     found = []
-    for node in _calls(lowered):
+    for node in all_calls(lowered):
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             continue
         if dispatch(node, registry)[0] is None:
@@ -122,7 +123,7 @@ def list_operators(
         missing: What :func:`missing_operators` found.
         root: Folder of the user's code.
     """
-    calls = _calls(exported)
+    calls = all_calls(exported)
     counts = Counter(str(node.target) for node in calls)
     lines: dict[str, str] = {}
     for node in calls:
@@ -144,11 +145,20 @@ def random_operators(exported: ExportedProgram, root: Path | None = None) -> lis
     """Return operators that draw random numbers, each with the user's line."""
     return [
         f"{node.target}" + (f" ({line})" if (line := source_line(node, root)) else "")
-        for node in _calls(exported)
+        for node in all_calls(exported)
         if isinstance(node.target, torch._ops.OpOverload)
         and _RANDOM in node.target.tags
         and not ("dropout" in str(node.target) and False in node.args)
+        and not _is_exact_attention(node)
     ]
+
+
+def _is_exact_attention(node: torch.fx.Node) -> bool:
+    """Tell whether a node is attention without dropout: its operator only may draw numbers."""
+    if "scaled_dot_product_attention" not in str(node.target):
+        return False
+    dropout = node.args[_DROPOUT] if len(node.args) > _DROPOUT else node.kwargs.get("dropout_p")
+    return not dropout
 
 
 def refuse_state(exported: ExportedProgram, root: Path | None = None) -> None:
@@ -159,7 +169,7 @@ def refuse_state(exported: ExportedProgram, root: Path | None = None) -> None:
     """
     buffers = exported.graph_signature.inputs_to_buffers
     found = dict.fromkeys(exported.graph_signature.buffers_to_mutate.values(), "")
-    for node in _calls(exported):
+    for node in all_calls(exported):
         schema = getattr(node.target, "_schema", None)
         for argument, value in zip(schema.arguments if schema else (), node.args, strict=False):
             info = argument.alias_info

@@ -10,6 +10,8 @@ from lepton_torch.info import INFO
 if TYPE_CHECKING:
     from lepton_core.context import Context, Session
     from lepton_core.types import (
+        AdaptRequest,
+        AdaptResult,
         CheckRequest,
         CheckResult,
         ConvertRequest,
@@ -20,7 +22,14 @@ if TYPE_CHECKING:
         OpenRequest,
     )
 
-__all__ = ["INFO", "lepton_check", "lepton_convert", "lepton_inspect", "lepton_open"]
+__all__ = [
+    "INFO",
+    "lepton_adapt",
+    "lepton_check",
+    "lepton_convert",
+    "lepton_inspect",
+    "lepton_open",
+]
 
 
 @hookimpl
@@ -37,6 +46,14 @@ def lepton_check(model: Model, request: CheckRequest) -> CheckResult | None:
     from lepton_torch._check import check
 
     return check(model, request)
+
+
+@hookimpl
+def lepton_adapt(model: Model, request: AdaptRequest, context: Context) -> AdaptResult | None:
+    """Rewrite a source or an exported program for a target, and prove the result."""
+    from lepton_torch._adapt import adapt
+
+    return adapt(model, request, context)
 
 
 @hookimpl

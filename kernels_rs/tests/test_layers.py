@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import lepton_kernels as lk
+from lepton_kernels import reference
+
+
+def layer(outputs=40, inputs=96, samples=150, seed=0):
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((outputs, inputs), dtype=np.float32)
+    x = rng.standard_normal((samples, inputs)) * np.exp(rng.standard_normal(inputs))
+    return weight, x.astype(np.float32)
+
+
+@pytest.mark.parametrize("threads", [1, 2, None])
+def test_the_output_error_is_that_of_float64(threads):
+    weight, x = layer(300, 96)
+    actual = lk.dequantize_blocks(*lk.quantize_blocks(weight, 32), 32)
+    got = lk.output_error(weight, actual, x, threads=threads)
+    want = np.linalg.norm((weight - actual) @ x.T.astype(np.float64)) / np.linalg.norm(
+        weight.astype(np.float64) @ x.T
+    )
+    assert got == pytest.approx(want, rel=1e-5)
+    assert got == lk.output_error(weight, actual, x.reshape(3, -1, 96), threads=1)
+    assert lk.output_error(weight, weight, x) == 0
+    assert lk.output_error(weight * 0, weight, x) == np.inf
+
+
+def test_awq_lowers_the_output_error():
+    weight, x = layer(64, 128, 200)
+    found = lk.awq_scales(weight, x, 32, bits=3)
+    assert 0 < found.ratio < 1 and found.error < 0.9 * found.error_unscaled
+    coded = lk.quantize_blocks(weight * found.scale, 32, bits=3, scheme="asymmetric")
+    restored = lk.dequantize_blocks(*coded, 32)
+    want = reference.awq_error(weight, x, found.scale, restored)
+    assert found.error == pytest.approx(want, rel=1e-4)
+    # No other ratio is better, and the scales are those of the formula.
+    magnitude = np.abs(x.astype(np.float64)).mean(0)
+    for step in range(20):
+        scale = (np.maximum(magnitude / magnitude.max(), 1e-4)) ** (step / 20)
+        scale = (scale / np.sqrt(scale.max() * scale.min())).astype(np.float32)
+        coded = lk.quantize_blocks(weight * scale, 32, bits=3, scheme="asymmetric")
+        error = reference.awq_error(weight, x, scale, lk.dequantize_blocks(*coded, 32))
+        assert found.error <= error * (1 + 1e-5)
+        if step / 20 == found.ratio:
+            np.testing.assert_allclose(found.scale, scale, rtol=1e-6)
+    again = lk.awq_scales(weight, x, 32, bits=3, threads=1)
+    np.testing.assert_array_equal(found.scale, again.scale)
+    assert found[1:] == again[1:]
+
+
+@given(
+    weights=hnp.arrays(np.float32, (5, 7), elements=st.floats(-100, 100, width=32)),
+    inputs=hnp.arrays(np.float32, 7, elements=st.floats(0, 100, width=32)),
+    alpha=st.floats(0, 1),
+)
+def test_smoothing_shares_the_range(weights, inputs, alpha):
+    scale = lk.smoothquant_scales(inputs, weights, alpha=alpha).astype(np.float64)
+    assert scale.dtype == np.float64 and scale.shape == (7,)
+    top = np.abs(weights).max(0).astype(np.float64)
+    alive = (inputs > 0) & (top > 0)
+    assert (scale[~alive] == 1).all()
+    x, w, s = inputs[alive].astype(np.float64), top[alive], scale[alive]
+    inside = (s > 1e-37) & (s < 1e38)
+    np.testing.assert_allclose(s[inside], (x**alpha / w ** (1 - alpha))[inside], rtol=1e-6)
+
+
+def test_smoothing_minds_all_readers():
+    inputs = np.float32([4, 9])
+    weights = [np.float32([[1, 0.5]]), np.float32([[0.25, -1], [0.5, 0.5]])]
+    np.testing.assert_allclose(lk.smoothquant_scales(inputs, weights), [2, 3])
+
+
+def test_equalized_layers_compute_the_same_and_quantize_better():
+    rng = np.random.default_rng(3)
+    spread = np.exp(2 * rng.standard_normal((32, 1)))
+    first = (rng.standard_normal((32, 20)) * spread).astype(np.float32)
+    second = rng.standard_normal((10, 32), dtype=np.float32)
+    bias = rng.standard_normal(32).astype(np.float32)
+    x = rng.standard_normal((100, 20)).astype(np.float32)
+    scale = lk.equalization_scales(first, second)
+
+    def network(a, b, c):
+        return np.maximum(x @ a.T + b, 0) @ c.T
+
+    want = network(first, bias, second)
+    first_, bias_, second_ = first / scale[:, None], bias / scale, second * scale
+    np.testing.assert_allclose(network(first_, bias_, second_), want, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(lk.absmax(first_, axis=0), lk.absmax(second_, axis=1), rtol=1e-5)
+
+    def coded(array):
+        return lk.fake_quantize(array, lk.scale_symmetric(array))
+
+    plain = np.linalg.norm(network(coded(first), bias, coded(second)) - want)
+    equal = np.linalg.norm(network(coded(first_), bias_, coded(second_)) - want)
+    assert equal < 0.7 * plain
+
+
+def test_dead_channels_are_left_alone():
+    first, second = np.float32([[0, 0], [4, 1]]), np.float32([[3, 1]])
+    assert lk.equalization_scales(first, second).tolist() == [1, 2]
+    assert lk.equalization_scales(second, first, first_axis=1, second_axis=0).tolist() == [1, 0.5]
+
+
+def test_the_mean_output_is_kept():
+    rng = np.random.default_rng(1)
+    weight, x = layer(8, 12)
+    x += 3
+    actual = lk.fake_quantize(weight, lk.scale_symmetric(weight) * 8)
+    correction = lk.bias_correction(weight, actual, x.astype(np.float64).mean(0))
+    shift = (x.astype(np.float64) @ (weight - actual).T.astype(np.float64)).mean(0)
+    np.testing.assert_allclose(correction, shift, rtol=1e-6, atol=1e-6)
+    # A convolution of two groups, at a place far from the border.
+    kernel = rng.standard_normal((6, 4, 3, 3), dtype=np.float32)
+    mean = rng.standard_normal(8)
+    got = lk.bias_correction(kernel, kernel * 0, mean, groups=2)
+    want = [(kernel[o] * mean[4 * (o // 3) : 4 * (o // 3) + 4, None, None]).sum() for o in range(6)]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+ones = np.ones((2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: lk.output_error(ones, ones[:1], ones), ValueError, r"actual \(1, 3\)"),
+        (lambda: lk.output_error(ones, ones, ones.T), ValueError, "must be 3 long"),
+        (lambda: lk.output_error(ones.astype(float), ones, ones), TypeError, "float64"),
+        (lambda: lk.awq_scales(ones, ones[:0]), ValueError, "no sample"),
+        (lambda: lk.awq_scales(ones, ones * 0), ValueError, "nothing but zeros"),
+        (lambda: lk.awq_scales(ones, ones, steps=0), ValueError, "at least 1"),
+        (lambda: lk.awq_scales(ones[0], ones), ValueError, "2 dimensions"),
+        (lambda: lk.smoothquant_scales(ones[0], ones, alpha=2), ValueError, "0 to 1"),
+        (lambda: lk.smoothquant_scales(ones[:, 0], ones), ValueError, "3 inputs"),
+        (lambda: lk.smoothquant_scales(ones[0], []), ValueError, "at least one layer"),
+        (lambda: lk.smoothquant_scales(ones[0] * np.inf, ones), ValueError, "infinite"),
+        (lambda: lk.equalization_scales(ones, ones), ValueError, "2 outputs .* 3 inputs"),
+        (lambda: lk.equalization_scales(ones * np.nan, ones.T), ValueError, "NaN"),
+        (lambda: lk.bias_correction(ones, ones, ones[0], groups=3), ValueError, r"\(9,\)"),
+        (lambda: lk.bias_correction(ones, ones.T, ones[0]), ValueError, "equal shapes"),
+    ],
+)
+def test_bad_arguments_say_what_is_accepted(call, error, text):
+    with pytest.raises(error, match=text) as caught:
+        call()
+    assert isinstance(caught.value, lk.KernelError)

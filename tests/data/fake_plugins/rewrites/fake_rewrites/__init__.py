@@ -1,0 +1,1 @@
+"""Brings a rewrite and nothing else."""
