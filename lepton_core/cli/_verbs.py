@@ -210,8 +210,7 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
     examples="""
     lepton adapt digits.py:net --to openvino --shape batch=1 --out adapted
     lepton adapt model.pt2 --to onnxruntime --rewrite fold-batch-norm --out adapted
-    # the result is a model like any other
-    lepton port adapted --to openvino --data digits.npz
+    # the result is a model like any other: lepton port adapted --to openvino
     """,
 )
 @_options("lepton-adapted")
