@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from lepton_core.adjusting._effect import Effect, LiveWatch, interval
 from lepton_core.adjusting._history import Change, Tables, new_id
 from lepton_core.adjusting._observe import Observer, thread_counts
 from lepton_core.adjusting._workload import workload
+from lepton_core.cli import main
+from lepton_core.cli._adjust import _show_result
 from lepton_core.deployment._routes import Dispatch, Route, setting_key
 from lepton_core.deployment._table import OpenRoute
 from lepton_core.dispatch import Hooks
@@ -611,3 +614,29 @@ def test_parts_are_chosen_where_they_pay():
     change = ask([way("a", 2, 64, 9.0), way("a", 2, 64, 4.0, batch=8)], "throughput")
     assert change["routes"] == [{"version": "a", "threads": 2, "batch": 8, "rows": None}]
     assert "8 rows at a time" in change["cause"]
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_the_log_of_what_was_never_changed_says_so(store, variants, capsys):
+    assert main(["adjust", "log", "N", "--store", str(store.path)]) == 0
+    assert capsys.readouterr().out == "N: nothing was changed yet\n"
+
+
+def test_an_option_of_the_engine_is_not_lost_to_the_default_of_a_flag(store, variants, capsys):
+    place = ["--store", str(store.path), "--json"]
+    assert main(["adjust", "N", "--option", "policy=no-such", "--settle", "0", *place]) == 4
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "LPT-PLUG-001"
+
+
+def test_a_dry_run_says_that_its_table_is_the_present_one(adjust, variants):
+    lines = []
+    app = SimpleNamespace(
+        verbose=False, note=lines.append, line=lines.append, table=lambda *_: lines.append("table")
+    )
+    _show_result(app, adjust(dry_run=True))
+    assert lines[0].startswith("planned") and lines[-2:] == [
+        "nothing was changed; this runs now:",
+        "table",
+    ]
