@@ -221,7 +221,7 @@ class Adjustment:
         """Return the threads that a route runs with: its own, the deployment's setting, or all."""
         setting = self._store.settings(self._base.name).get("open")
         own = setting.value.get("threads") if setting and setting.value else None
-        return route.threads or own or self._cpus
+        return route.threads or (own if isinstance(own, int) and own > 0 else self._cpus)
 
     def _change(self, proposal: Proposal, facts: Mapping[str, Any]) -> Change:
         return Change(

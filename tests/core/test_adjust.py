@@ -210,6 +210,8 @@ def test_throughput_counts_all_callers_and_parts_are_tried(adjust, put):
 
 def test_what_runs_now_runs_with_the_threads_of_its_setting(adjust, store, put):
     put("slow", "production", ms={"1": 6.0, "2": 1.0})
+    store.set_setting("N", "open", {"threads": "many"})  # no number: as if there were none
+    assert adjust(dry_run=True).changes == ()
     store.set_setting("N", "open", {"threads": 1})
     (change,) = adjust().changes
     assert change["routes_after"][0]["threads"] == 2
