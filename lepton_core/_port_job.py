@@ -16,6 +16,7 @@ from lepton_core._recipe_step import RecipeStep, keep_recipe
 from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
+from lepton_core.conversion import source_of
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError, UsageError
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.executor import LocalExecutor
@@ -108,7 +109,8 @@ class PortJob:
         ]
         self._check_request(asked)
         staging.check_replaceable(self.options.out, force=self.options.force)
-        unread = resolve(source, self.hooks.registry) if isinstance(source, str) else source
+        named = resolve(source, self.hooks.registry) if isinstance(source, str) else source
+        unread = source_of(self.hooks, named)
         given = self._given_samples()
         model = self._inspect(unread)
         if given is not None and model.signature is not None:
@@ -188,6 +190,8 @@ class PortJob:
     def _inspect(self, model: Model) -> Model:
         import tempfile
 
+        if model.digest and model.signature is not None:  # what lepton built is recorded
+            return model
         with tempfile.TemporaryDirectory(prefix="lepton-") as workdir:
             request = InspectRequest(operators=False)
             return self.hooks.inspect(model, request, self._context_at(Path(workdir))).model
@@ -304,6 +308,8 @@ class PortJob:
         made = self._adaptations.make(before, one.target.id, yardstick.held_out, self._context)
         if made.changes:
             facts = {**facts, "adapted": list(made.changes)}
+            names = dict.fromkeys(line.partition(":")[0] for line in made.changes)
+            self.reporter.note(f"adapted for {one.target}: {', '.join(names)}")
         return Start(made.model, self._plan(made.model, one), facts, (*warned, *made.warnings))
 
     def _plan(self, model: Model, one: Built) -> tuple[Step, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.capabilities import scheme_of
+from lepton_core.errors import LeptonError
 from lepton_core.recipe import SIDECAR_SUFFIX
 from lepton_core.types import OptimizeRequest, OptimizeResult
 
@@ -107,4 +108,18 @@ def keep_recipe(recipe: str, folder: Path) -> None:
             shutil.copyfile(file, folder / f"recipe{file.suffix}")
 
 
-__all__ = ["RecipeStep", "keep_recipe"]
+def recipe_beside(artifact: Model) -> tuple[str, ...]:
+    """Return the recipe that stands beside this artifact and made it, and its sidecar."""
+    from lepton_core import recipe as recipes
+
+    made_by = artifact.metadata.get("recipe")
+    place = Path(artifact.path).parent / "recipe.json"
+    try:
+        same = made_by is not None and recipes.read(place).digest == made_by["digest"]
+    except (LeptonError, OSError, KeyError, TypeError):
+        return ()
+    files = (place, place.with_suffix(recipes.SIDECAR_SUFFIX))
+    return tuple(str(file) for file in files if file.is_file()) if same else ()
+
+
+__all__ = ["RecipeStep", "keep_recipe", "recipe_beside"]

@@ -32,18 +32,23 @@ def _context(context: Context | None) -> Context:
     return Context(Path(tempfile.mkdtemp(prefix="lepton-")))
 
 
-def load(source: str | Path | Model, *, context: Context | None = None) -> Model:
+def load(source: str | Path | Model | Variant, *, context: Context | None = None) -> Model:
     """Read a source: format, signature, digest, metadata.
 
     Args:
         source: ``model.onnx``, ``file.py:factory``, ``model.pt2``, a Hugging Face directory or
-            cached name; a model that has been read is returned as it is.
+            cached name, or what lepton has built; a model that has been read is returned as it is,
+            and of a variant its artifact.
         context: Surroundings.
 
     Raises:
+        UsageError: LPT-USE-007, the variant was not built.
         SourceError: It cannot be found or read.
+        SessionError: LPT-RUN-003, it was built by lepton and has been changed since.
         PluginError: The plugin that reads it is not installed or cannot be used.
     """
+    if isinstance(source, types.Variant):
+        source = _built(source)
     if isinstance(source, types.Model):
         model = source
         if model.digest:
@@ -52,6 +57,8 @@ def load(source: str | Path | Model, *, context: Context | None = None) -> Model
         from lepton_core.sources import resolve
 
         model = resolve(str(source), hooks.default().registry)
+        if model.digest:
+            return model
     request = types.InspectRequest(operators=False)
     return hooks.inspect(model, request, _context(context)).model
 
@@ -269,6 +276,10 @@ def _runnable(model: Model, context: Context) -> tuple[str, Model]:
     from lepton_core.planner import reachable
 
     bound = hooks.default()
+    for name, info in bound.registry.targets().items():
+        if info.artifact == model.format:
+            bound.registry.require(name)
+            return name, model
     problem: LeptonError | None = None
     for steps in reachable(model.format, bound.registry.infos()):
         end = steps[-1].edge.result if steps else model.format

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import SessionError
 from lepton_core.files import digest_path, write_atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lepton_core.types import Model
 
 EXTERNAL_FILES = "external_files"
@@ -52,7 +54,15 @@ def verify_artifact(model: Model) -> None:
         )
 
 
-def write_card(folder: Path, model: Model, *, kind: str, target: str, precision: str) -> None:
+def write_card(
+    folder: Path,
+    model: Model,
+    *,
+    kind: str,
+    target: str,
+    precision: str,
+    more: Mapping[str, Any] | None = None,
+) -> None:
     """Write beside an artifact what it is: the model with its signature, metadata and lineage.
 
     Args:
@@ -61,6 +71,7 @@ def write_card(folder: Path, model: Model, *, kind: str, target: str, precision:
         kind: What made it (``"convert"``, ``"variant"``).
         target: Target string.
         precision: Precision.
+        more: What else to write, plain data; readers pass over what they do not know.
 
     Raises:
         StorageError: LPT-IO-001, LPT-IO-002.
@@ -73,6 +84,7 @@ def write_card(folder: Path, model: Model, *, kind: str, target: str, precision:
     inside = Path(model.path).relative_to(folder).as_posix()
     data = {**to_data(model), "path": inside}
     card = {"schema": 1, "kind": kind, "target": target, "precision": precision, "model": data}
+    card = {**to_data(dict(more or {})), **card}
     write_atomic(folder / MARKER, json.dumps(card, indent=2) + "\n")
 
 

@@ -1,9 +1,9 @@
-"""Finding what lepton has built at a path: a variant, or the result of a single verb."""
+"""Finding what the user means by a path: a source, or something that lepton has built."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class Built:
         precision: Its precision.
         passport: Its passport, if it has one.
         place: Path of the passport.
+        marker: What the marker beside it says, if it has one.
     """
 
     model: Model
@@ -35,13 +36,14 @@ class Built:
     precision: str
     passport: Mapping[str, Any] | None = None
     place: Path | None = None
+    marker: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_built(text: str) -> Built | None:
+def find_built(text: str | Path) -> Built | None:
     """Return what lepton built at a path, or ``None`` if that is a source.
 
     Args:
-        text: An artifact, its directory, its passport, or the directory of a result.
+        text: An artifact, its directory, its passport or marker, or the directory of a result.
 
     Raises:
         UsageError: The directory holds several variants, or what was built is gone.
@@ -144,31 +146,21 @@ def _of_marker(path: Path, folder: Path) -> Built | None:
     if not isinstance(marker.get("model"), dict):
         return None
     place = folder / marker["model"]["path"]
-    if path not in (folder, place):
+    if path not in (folder, place, folder / MARKER):
         return None
     model = _model_of({**marker["model"], "path": str(place.resolve())})
-    return Built(model, marker.get("target", ""), marker.get("precision", ""))
-
-
-def of_verb(path: Path) -> Model | None:
-    """Return the model that ``adapt``, ``convert`` or ``optimize`` wrote at a path, if one did.
-
-    Args:
-        path: Its directory, or its main file.
-
-    Raises:
-        StorageError: The record beside it is damaged.
-    """
-    folder = path if path.is_dir() else path.parent
-    place = folder / MARKER
-    if not place.is_file() or _read_marker(place).get("kind") == "port":
-        return None
-    found = _of_marker(path, folder)
-    return None if found is None else found.model
+    return Built(model, marker.get("target", ""), marker.get("precision", ""), marker=marker)
 
 
 def write_marker(
-    stage: Path, out: Path, model: Model, *, kind: str, target: str, precision: str
+    stage: Path,
+    out: Path,
+    model: Model,
+    *,
+    kind: str,
+    target: str,
+    precision: str,
+    more: Mapping[str, Any] | None = None,
 ) -> Model:
     """Write beside an artifact what it is, and return the model at its final place.
 
@@ -179,10 +171,11 @@ def write_marker(
         kind: The verb that made it.
         target: Target string.
         precision: Precision.
+        more: What else to write; see :func:`.write_card`.
     """
     from lepton_core.artifacts import write_card
 
-    write_card(stage, model, kind=kind, target=target, precision=precision)
+    write_card(stage, model, kind=kind, target=target, precision=precision, more=more)
     return model.evolve(path=str(out.absolute() / Path(model.path).relative_to(stage)))
 
 
@@ -193,4 +186,4 @@ def taken_in(model: Model, stage: Path) -> Model:
     return model if Path(model.path).is_relative_to(stage) else copy_artifact(model, stage)
 
 
-__all__ = ["Built", "find_built", "of_verb", "taken_in", "write_marker"]
+__all__ = ["Built", "find_built", "taken_in", "write_marker"]

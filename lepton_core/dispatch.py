@@ -28,6 +28,7 @@ from lepton_core.errors import (
 )
 from lepton_core.files import disk_errors, is_disk_error
 from lepton_core.planner import Plan, Step, plan_for_target
+from lepton_core.rewrites import completed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,17 +79,14 @@ class Hooks:
         self, model: Model, request: types.CheckRequest, context: Context
     ) -> types.CheckResult:
         """Judge a source for a target; see :meth:`.LeptonSpecs.lepton_check`."""
-        self.registry.target(request.target)
-        return cast(
-            "types.CheckResult", self.call("check", request.target, model, request, context)
-        )
+        owner = self.registry.target(request.target).id
+        return cast("types.CheckResult", self.call("check", owner, model, request, context))
 
     def adapt(
         self, model: Model, request: types.AdaptRequest, context: Context
     ) -> types.AdaptResult:
         """Fit a model to a target; see :meth:`.LeptonSpecs.lepton_adapt`."""
-        from lepton_core.rewrites import completed
-
+        self.registry.target(request.target)
         owner = self.source_owner(model.format)
         request = completed(request, model.format, self.registry)
         return cast("types.AdaptResult", self.call("adapt", owner, model, request, context))
@@ -107,23 +105,10 @@ class Hooks:
         Returns:
             The result and its :mod:`origin <lepton_core.origins>`: what the last step lowered.
         """
-        facts: dict[str, Any] = {}
-        warned: list[str] = []
-        before: Model | None = None
-        steps = self.plan(model, request).steps
-        for number, step in enumerate(steps):
-            context.checkpoint()
-            place = context
-            if len(steps) > 1:  # a hook finds its workdir empty
-                place = replace(
-                    context, workdir=context.workdir / f"{number:02d}-{step.edge.result}"
-                )
-                place.workdir.mkdir(parents=True, exist_ok=True)
-            part = self.convert_step(model, step, request, place)
-            facts.update(part.facts)
-            warned.extend(part.warnings)
-            before, model = model, part.model
-        return types.ConvertResult(model, facts, tuple(warned)), before
+        from lepton_core.conversion import convert_under
+
+        walked = convert_under(self, model, request, context)
+        return walked.result, walked.origin
 
     def plan(self, model: Model, request: types.ConvertRequest) -> Plan:
         """Plan the conversion that *request* asks for.

@@ -97,7 +97,7 @@ class LeptonSpecs:
 
         Args:
             model: The model to rewrite; its files must not be changed.
-            request: The target and the rewrites allowed.
+            request: The target with its constraints, and which rewrites and sizes are asked for.
             context: Where to write the adapted model.
 
         Returns:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from lepton_core import _discovery
 from lepton_core._plugin_checks import (
+    check_backends,
     check_entry,
     check_hooks,
     check_info,
@@ -254,6 +255,19 @@ class Registry:
         info = self.info(name)
         if not isinstance(info, TargetInfo):
             raise unknown_target(name, sorted({*targets, *known}))
+        return info
+
+    def require(self, name: str) -> PluginInfo:
+        """Return a plugin's description if the packages that it needs are there, too.
+
+        Nothing is imported: versions are read from metadata.
+
+        Raises:
+            PluginError: It is not installed or cannot be used, or a package is missing or of a
+                version that does not work.
+        """
+        info = self.info(name)
+        check_backends(info)
         return info
 
     # --- loading ------------------------------------------------------------------------------

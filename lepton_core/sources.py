@@ -1,6 +1,7 @@
 """From what the user typed to a :class:`~lepton_core.types.Model`, without opening it.
 
-Formats are recognised by what plugins declare (suffix, ``file:name``, a telling file in a
+What lepton has built is recognised by the marker or the passport beside it, which say what it is.
+Sources are recognised by what plugins declare (suffix, ``file:name``, a telling file in a
 directory), never by trying loaders one after the other.
 """
 
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lepton_core.built import find_built
 from lepton_core.catalogue import KNOWN
 from lepton_core.errors import LeptonError, PluginNotInstalledError, SourceError
 from lepton_core.types import Model
@@ -38,20 +40,22 @@ def resolve(text: str, registry: Registry) -> Model:
     """Return an unread model for what the user named.
 
     Args:
-        text: ``model.onnx``, ``file.py:factory``, ``model.pt2``, a Hugging Face directory, or a
-            cached name.
+        text: ``model.onnx``, ``file.py:factory``, ``model.pt2``, a Hugging Face directory, a
+            cached name, or what lepton has built: an artifact or its directory.
         registry: Plugins whose declared source formats count.
 
     Returns:
-        A model with format, absolute path and entry; signature and digest come from
-        :meth:`.Hooks.inspect`.
+        A model with format, absolute path and entry. Its digest is empty for a source, which
+        :meth:`.Hooks.inspect` reads; what lepton has built comes with what was recorded of it.
 
     Raises:
         SourceError: There is no such file, or no plugin declares its kind.
+        SessionError: LPT-RUN-003, lepton has built it, and it has been changed since.
+        UsageError: A directory of built things holds several, or none.
         PluginNotInstalledError: A plugin that is not installed would read it.
     """
     try:
-        return _resolve(text, registry)
+        return _built(text, registry) or _resolve(text, registry)
     except (OSError, ValueError, RuntimeError) as error:  # no file system takes such a name
         raise SourceError(
             "LPT-SRC-001",
@@ -59,6 +63,22 @@ def resolve(text: str, registry: Registry) -> Model:
             cause=str(error),
             remedy="Give model.onnx, file.py:factory, model.pt2, or a Hugging Face directory.",
         ) from error
+
+
+def _built(text: str, registry: Registry) -> Model | None:
+    """Return what lepton has built at a path, if a plugin knows its format."""
+    from lepton_core.artifacts import verify_artifact
+
+    built = find_built(text)
+    if built is None:
+        return None
+    infos = registry.infos().values()
+    known = {source.id for info in infos for source in info.sources}
+    known |= {name for info in infos for edge in info.edges for name in (edge.source, edge.result)}
+    if built.model.format not in known:
+        return None
+    verify_artifact(built.model)
+    return built.model
 
 
 def _shortened(text: str) -> str:
@@ -72,9 +92,6 @@ def _resolve(text: str, registry: Registry) -> Model:
     name, entry = (text, None) if Path(text).expanduser().exists() else split_entry(text)
     path = Path(name).expanduser()
     if path.exists():
-        built = None if entry else _adapted(path, {f.id for f in formats})
-        if built is not None:
-            return built
         found = _of_existing(path, entry, formats)
         if found is None:
             raise _unreadable(text, path, entry, formats, registry)
@@ -83,22 +100,6 @@ def _resolve(text: str, registry: Registry) -> Model:
     if hub is not None and _could_be_name(text):
         return Model(hub.id, text)
     raise _missing(text, path)
-
-
-def _adapted(path: Path, readable: set[str]) -> Model | None:
-    """Return a model that a single verb has written, with its lineage, if it can be a source.
-
-    Raises:
-        SessionError: LPT-RUN-003, the file is not the one that was written.
-    """
-    from lepton_core.artifacts import verify_artifact
-    from lepton_core.built import of_verb
-
-    model = of_verb(path)
-    if model is None or model.format not in readable:
-        return None
-    verify_artifact(model)
-    return model
 
 
 def _of_existing(

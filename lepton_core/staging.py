@@ -55,6 +55,7 @@ def staged(out: Path, *, force: bool = False) -> Iterator[Path]:
     """
     out = out.absolute()
     check_replaceable(out, force=force)
+    made = [parent for parent in out.parents if not parent.exists()]
     with disk_errors(str(out)):
         stage = _new_stage(out)
         try:
@@ -62,6 +63,15 @@ def staged(out: Path, *, force: bool = False) -> Iterator[Path]:
             _replace(stage, out)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+            if not out.exists():
+                _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders that were made for a result that did not come, innermost first."""
+    with contextlib.suppress(OSError):  # another result stands there by now
+        for folder in folders:
+            folder.rmdir()
 
 
 def _new_stage(out: Path) -> Path:

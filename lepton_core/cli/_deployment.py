@@ -102,7 +102,7 @@ class EngineWork:
     def load(self, text: str | None, name: str) -> Model:
         """Return the named model, or a handle on the deployment's own."""
         from lepton_core import api
-        from lepton_core.cli._artifact import find_built
+        from lepton_core.built import find_built
         from lepton_core.context import Context
         from lepton_core.types import Model
 

@@ -109,7 +109,7 @@ def _session(
 ) -> Session:
     """Open what the user named; *how* are fields of the request."""
     from lepton_core import api
-    from lepton_core.cli._artifact import find_built
+    from lepton_core.built import find_built
     from lepton_core.types import OpenRequest, Target
 
     parsed = Target.parse(target) if target else None

@@ -12,7 +12,7 @@ from lepton_core.errors import LeptonError, SourceError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lepton_core.cli._artifact import Built
+    from lepton_core.built import Built
     from lepton_core.context import Context
     from lepton_core.dispatch import Hooks
     from lepton_core.types import Model
@@ -116,7 +116,7 @@ def verify(
 
 
 def _built(text: str) -> Built:
-    from lepton_core.cli._artifact import find_built
+    from lepton_core.built import find_built
 
     path = Path(text).expanduser()
     if not path.exists():

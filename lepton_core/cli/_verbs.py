@@ -113,14 +113,14 @@ class _Work:
     def load(self, text: str, context: Context) -> Model:
         """Return what the user named: something built, or a source that is read first."""
         from lepton_core import api
-        from lepton_core.cli._artifact import find_built
+        from lepton_core.built import find_built
 
         built = find_built(text)
         return api.load(text, context=context) if built is None else built.model
 
     def close(self, stage: Path, model: Model, kind: str, precision: str) -> Model:
         """Write the marker and return the model at its final place."""
-        from lepton_core.cli._artifact import taken_in, write_marker
+        from lepton_core.built import taken_in, write_marker
 
         model = taken_in(model, stage)
         return write_marker(
@@ -186,36 +186,22 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
     Walks the planned path of conversions. `lepton port` also compares the result with the
     source.
     """
-    from lepton_core._recipe_step import keep_recipe
-    from lepton_core.origins import ORIGIN, PIVOT, can_be_origin, keep_origin
+    from lepton_core.conversion import convert_into
     from lepton_core.types import ConvertRequest
 
     work = _Work(app, given)
     request = ConvertRequest(
         work.target.id, device=work.target.device, options=work.options, **given
     )
-    facts: dict[str, Any] = {}
-    warned: list[str] = []
     with work.stage() as (stage, context, scratch):
-        source = before = result = work.load(model, scratch)
-        steps = work.hooks.plan(source, request).steps
-        for number, step in enumerate(steps):
-            part_context = context
-            if step is not steps[-1]:
-                workdir = scratch.workdir / f"step-{number}"
-                workdir.mkdir()
-                part_context = replace(scratch, workdir=workdir)
-            part = work.hooks.convert_step(result, step, request, part_context)
-            before, result = result, part.model
-            facts.update(part.facts)
-            warned += part.warnings
-        if steps and result.format != PIVOT and can_be_origin(before):
-            keep_origin(before, stage / ORIGIN)
-        if request.recipe:
-            keep_recipe(request.recipe, stage)
-        result = work.close(stage, result, "convert", request.precision)
-    way = " -> ".join((source.format, *(step.edge.result for step in steps)))
-    work.show(result, way=way, facts=facts, warnings=warned)
+        source = work.load(model, scratch)
+        walked = convert_into(work.hooks, source, request, context, scratch)
+        found, steps = walked.result, walked.steps
+        made = work.close(stage, found.model, "convert", request.precision)
+    way = " -> ".join(
+        (steps[0].edge.source if steps else source.format, *(step.edge.result for step in steps))
+    )
+    work.show(made, way=way, facts=found.facts, warnings=found.warnings)
     return 0
 
 
@@ -224,8 +210,7 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
     examples="""
     lepton adapt digits.py:net --to openvino --shape batch=1 --out adapted
     lepton adapt model.pt2 --to onnxruntime --rewrite fold-batch-norm --out adapted
-    # the result is a model like any other
-    lepton port adapted --to openvino --data digits.npz
+    # the result is a model like any other: lepton port adapted --to openvino
     """,
 )
 @_options("lepton-adapted")

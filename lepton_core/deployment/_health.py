@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import time
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import SampleError, SessionError, UsageError
@@ -19,6 +21,12 @@ LEAST_FAULTS = 3
 
 LARGEST_SHARE = 0.05
 """Share of failed calls above which a version does not do its work."""
+
+WINDOW_SECONDS = 60.0
+"""Calls of so long ago count no more: a version that did its work for a month may fail today."""
+
+Counts = tuple[float, int, int]
+"""A moment, and the calls and faults of a version up to then."""
 
 
 def is_fault(error: BaseException, inputs: Mapping[str, Any], signature: Signature) -> bool:
@@ -69,17 +77,35 @@ class Health:
         self._telemetry = telemetry
         self._alarms = alarms
         self._alarmed: set[str] = set()
+        self._seen: dict[str, collections.deque[Counts]] = {}
 
-    def look(self, table: Table | None) -> None:
-        """Alarm if too many calls of what runs now fail; cheap enough for every poll."""
-        for version in {slot.version for slot in table.slots} if table else ():
-            if version in self._alarmed:
-                continue
-            calls, faults = self._telemetry.counts(version)
+    def look(self, table: Table | None, now: float | None = None) -> None:
+        """Alarm if too many of the last minute's calls failed; cheap enough for every poll.
+
+        Args:
+            table: What runs now.
+            now: Seconds of a clock that only rises; the process's own by default.
+        """
+        now = time.monotonic() if now is None else now
+        running = {slot.version for slot in table.slots} if table else set()
+        self._seen = {version: self._seen.get(version, collections.deque()) for version in running}
+        for version in running - self._alarmed:
+            calls, faults = self._lately(version, now)
             if faults < LEAST_FAULTS or faults <= LARGEST_SHARE * calls:
                 continue
             self._alarmed.add(version)
             self._alarms.add("health", version, self._failing(version, calls, faults))
+
+    def _lately(self, version: str, now: float) -> tuple[int, int]:
+        """Return calls and faults since the last look that is a window ago, or since the begin."""
+        calls, faults = self._telemetry.counts(version)
+        seen = self._seen[version]
+        seen.append((now, calls, faults))
+        while len(seen) > 1 and seen[1][0] <= now - WINDOW_SECONDS:
+            seen.popleft()
+        if now - seen[0][0] < WINDOW_SECONDS:
+            return calls, faults
+        return calls - seen[0][1], faults - seen[0][2]
 
     def _failing(self, version: str, calls: int, faults: int) -> SessionError:
         last = next((e for e in reversed(self._telemetry.errors()) if e.version == version), None)

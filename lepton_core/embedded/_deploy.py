@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton_core._recipe_step import recipe_beside
 from lepton_core.embedded._options import read_options
-from lepton_core.errors import LeptonError, StorageError, UsageError
+from lepton_core.errors import StorageError, UsageError
 from lepton_core.types import ConvertRequest, DeployResult, OpenRequest, Target
 
 if TYPE_CHECKING:
@@ -161,20 +162,6 @@ def _passport_beside(artifact: Model) -> Path | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return place if same else None
-
-
-def recipe_beside(artifact: Model) -> tuple[str, ...]:
-    """Return the recipe that stands beside this artifact and made it, and its sidecar."""
-    from lepton_core import recipe as recipes
-
-    made_by = artifact.metadata.get("recipe")
-    place = Path(artifact.path).parent / "recipe.json"
-    try:
-        same = made_by is not None and recipes.read(place).digest == made_by["digest"]
-    except (LeptonError, OSError, KeyError, TypeError):
-        return ()
-    files = (place, place.with_suffix(recipes.SIDECAR_SUFFIX))
-    return tuple(str(file) for file in files if file.is_file()) if same else ()
 
 
 def keep_origin_of(artifact: Model, before: Model | None, folder: Path) -> Path | None:

@@ -185,15 +185,16 @@ class Journal:
                 _aliases.unpin(transaction, self.name, version, record.pin, "")
         for version in pin:
             _aliases.pin(transaction, self.name, version, record.pin, "")
+        data = codec.to_data(record)
         _aliases.set_setting(
             transaction,
             self.name,
             key_of(self.alias),
-            codec.to_data(record),
+            data,
             expect=self._generation,
             why=f"migration {record.id}: {record.step}" + (f", {record.why}" if record.why else ""),
         )
-        self._pending = record
+        self._pending = codec.from_data(data, Record)  # equal to what will be read again
 
     def settle(self) -> None:
         """Take over what a committed transaction wrote."""

@@ -12,7 +12,7 @@ This is a work module: it imports numpy, and ``import lepton_core`` does not imp
 from __future__ import annotations
 
 from lepton_core.samples._batches import DEFAULT_BATCH, Batch, batches, collect_outputs
-from lepton_core.samples._load import load_samples
+from lepton_core.samples._load import from_arrays, load_samples
 from lepton_core.samples._match import match
 from lepton_core.samples._random import random_samples
 from lepton_core.samples._split import split, split_rows
@@ -26,6 +26,7 @@ __all__ = [
     "Samples",
     "batches",
     "collect_outputs",
+    "from_arrays",
     "is_constant",
     "load_samples",
     "load_saved",

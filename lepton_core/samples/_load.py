@@ -1,4 +1,4 @@
-"""Load samples from an ``.npz`` file, a folder of ``.npy`` files, or a Python callable."""
+"""Load samples from an ``.npz`` file, a folder of ``.npy`` files, a callable, or arrays."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lepton_core.errors import SampleError
 from lepton_core.samples._callable import call_samples
 from lepton_core.samples._files import map_npy, read_npz
 from lepton_core.samples._types import Samples, check_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
@@ -24,7 +28,7 @@ LABELS = "labels"
 _FORMS = "an .npz file, a folder of .npy files, or file.py:callable"
 
 
-def load_samples(text: str | Path, *, cwd: str | Path | None = None) -> Samples:
+def load_samples(text: str | os.PathLike[str], *, cwd: str | Path | None = None) -> Samples:
     """Load samples from what the user wrote.
 
     ``.npz`` archives hold arrays by input name; a folder holds ``<input name>.npy`` files; a
@@ -58,6 +62,35 @@ def load_samples(text: str | Path, *, cwd: str | Path | None = None) -> Samples:
     if path.suffix.lower() == ".npz" or zipfile.is_zipfile(path):
         return check_rows(_with_labels(read_npz(path, written), "npz", written))
     raise _unknown_kind(path, written)
+
+
+def from_arrays(arrays: Mapping[str, Any]) -> Samples:
+    """Return samples that a program has at hand.
+
+    Args:
+        arrays: One array per input by name, ``N`` rows first, and maybe ``labels``; whatever
+            :func:`numpy.asarray` takes.
+
+    Raises:
+        SampleError: ``LPT-DATA-010``, ``LPT-DATA-011``, ``LPT-DATA-017``: empty, or of unequal
+            lengths; ``LPT-DATA-022``: one is no array of numbers.
+    """
+    found: dict[str, Array] = {}
+    for name, value in arrays.items():
+        try:
+            array = np.asarray(value)
+            problem = f"it holds {array.dtype}" if array.dtype.hasobject else ""
+        except (ValueError, TypeError) as error:  # rows of unequal lengths
+            problem = str(error)
+        if problem:
+            raise SampleError(
+                "LPT-DATA-022",
+                f"The sample array {str(name)!r} is no array of numbers",
+                cause=problem,
+                remedy="Give one array per input with equal rows; pad sequences to one length.",
+            )
+        found[str(name)] = array
+    return check_rows(_with_labels(found, "arrays", ""))
 
 
 def _existing(base: Path, file: str, written: str) -> Path:
@@ -109,4 +142,4 @@ def _read_folder(path: Path, written: str) -> dict[str, Array]:
     return {file.stem: map_npy(file, f"{written}/{file.name}") for file in files}
 
 
-__all__ = ["LABELS", "load_samples"]
+__all__ = ["LABELS", "from_arrays", "load_samples"]

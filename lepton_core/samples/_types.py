@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-Origin = Literal["npz", "folder", "callable", "random"]
+Origin = Literal["npz", "folder", "callable", "arrays", "random"]
 """Where samples came from; ``"random"`` is never proof of anything."""
 
 CHUNK_BYTES = 16 << 20

@@ -174,6 +174,12 @@ def _integrity(connection: sqlite3.Connection) -> list[str]:
     ]
     if there != expected:
         found.append("its tables are not those that were made")
+        return found
+    # The newest row always stays, so the counter of ids is its id.
+    counted = connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
+    last = connection.execute("SELECT max(id) FROM metrics").fetchone()[0]
+    if counted != ([] if last is None else [("metrics", last)]):
+        found.append(f"its counter of rows is {counted}, the last row is {last}")
     return found
 
 

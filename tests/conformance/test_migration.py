@@ -109,7 +109,7 @@ def test_the_pivot_is_kept_once_and_found_from_each_variant(ported):
 def test_an_openvino_variant_named_by_its_folder_brings_all_its_files(
     ported, hooks, store, context, monkeypatch
 ):
-    from lepton_core.cli._artifact import find_built
+    from lepton_core.built import find_built
 
     built = find_built(str(ported[0] / "out" / "openvino" / "fp32"))
     assert built.model == ported[1]["openvino", "fp32"].model

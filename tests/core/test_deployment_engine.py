@@ -232,6 +232,9 @@ def test_a_bundle_runs_where_only_the_runtime_is(tmp_path):
         "SHA256SUMS", "lepton.json", "signature.json", "preprocessing.json", "run.py",
         "runtime.py", "golden/golden.json",
     } <= names  # fmt: skip
+    with Store(tmp_path / "store") as store:
+        assert store.resolve(f"net@{result.version}").version.role("origin")
+    assert not [name for name in names if name.startswith("origin/")], "a bundle only runs"
     about = json.loads((out / "lepton.json").read_text())
     assert about["version"] == result.version
     assert (out / about["model"]).is_file()

@@ -269,6 +269,8 @@ def test_a_backend_of_a_wrong_version(registry, context):
     registry.register(object(), TargetInfo("old", "Old", "tests", backends=(backend,)))
     with pytest.raises(PluginDependencyError) as caught:
         Hooks(registry).call("open", "old", ROGUE, types.OpenRequest("old"), context)
+    with pytest.raises(PluginDependencyError, match=str(caught.value.message)[:20]):
+        registry.require("old")
     for word in ("<1", pluggy.__version__):
         assert word in str(caught.value)
 

@@ -10,6 +10,7 @@ import lepton_core
 from lepton_core import types
 from lepton_core._split import rows_of, run_split, splittable
 from lepton_core.context import Context
+from lepton_core.deployment._health import Health
 from lepton_core.deployment._routes import Dispatch, Route, read_routes, setting_key
 from lepton_core.dispatch import Hooks
 from lepton_core.errors import DeployError, SessionError
@@ -290,3 +291,54 @@ def test_measurements_say_which_table_they_belong_to(store, hooks, versions):
     rows = [m.data for m in store.metrics.read("N")]
     assert [(r["change"], r["version"], r["calls"]) for r in rows] == [("", one, 3), ("c7", two, 1)]
     assert [rows[0]["rows"][b][0] for b in ("0", "5")] == [2, 1]
+
+
+# --- health --------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A telemetry whose counts we set, and a list of the alarms that follow from them."""
+
+    def __init__(self):
+        self.now, self.raised = (0, 0), []
+
+    def counts(self, version):
+        return self.now
+
+    def errors(self):
+        return ()
+
+    def add(self, kind, version, error):
+        self.raised.append((kind, version, error.code))
+
+
+def looks(*steps):
+    """Look once for each (seconds, calls, faults); return the place of the first alarm."""
+    from types import SimpleNamespace
+
+    counted = Counted()
+    health = Health(counted, counted)
+    table = SimpleNamespace(slots=(SimpleNamespace(version="v1"),))
+    for number, (now, calls, faults) in enumerate(steps):
+        counted.now = (calls, faults)
+        health.look(table, now)
+        if counted.raised:
+            assert counted.raised == [("health", "v1", "LPT-DEP-012")]
+            return number
+    return None
+
+
+def test_a_version_that_fails_from_the_start_alarms():
+    assert looks((0, 0, 0), (1, 4, 2), (2, 6, 3)) == 2
+
+
+def test_a_version_that_did_its_work_for_long_alarms_within_a_minute():
+    steps = [(float(n), 1000 * n, 0) for n in range(500)]
+    steps += [(500.0 + n, 500_000 + 1000 * n, 100 * n) for n in range(90)]
+    first = looks(*steps)
+    assert first is not None and 500 < first <= 560
+
+
+def test_few_faults_are_no_alarm():
+    assert looks(*[(float(n), 1000 * n, 20 * n) for n in range(300)]) is None
+    assert looks(*[(100.0 * n, 10 * n, min(n, 2)) for n in range(50)]) is None

@@ -156,6 +156,29 @@ def test_kill_at_every_write_point(job, server, base):
     assert ("faulty", "faulty") in seen or job == "unequal", "some lie after the switch"
 
 
+def test_of_processes_that_migrate_at_once_exactly_one_does(base, folder):
+    root = folder / "raced"
+    shutil.copytree(base / "store", root)
+    racers = [
+        subprocess.Popen(
+            [sys.executable, str(JOB), "migrate", str(root), str(base / "data.npz")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [racer.communicate(timeout=120) for racer in racers]
+    codes = sorted(racer.returncode for racer in racers)
+    assert codes == [0, 1, 1], said
+    for racer, (_, err) in zip(racers, said, strict=True):
+        # One that comes late finds it done.
+        assert racer.returncode == 0 or "LPT-MIG-008" in err or "LPT-MIG-002" in err, err
+    with Store(root) as store:
+        assert store.alias("N").generation == 2
+        assert store.verify().ok
+
+
 def age(root):
     """Make every file old enough for a collection."""
     old = time.time() - 10 * 86_400

@@ -83,6 +83,16 @@ def test_it_moves_with_the_folder_and_is_the_same_wherever_it_is_kept(tmp_path):
     assert Path(found.path) == tmp_path / "moved" / ORIGIN / "net.onnx"
 
 
+def test_an_artifact_with_the_bytes_of_its_origin_has_one(tmp_path):
+    pivot = pivot_in(tmp_path / "from")
+    made = made_from(pivot, tmp_path / "out")
+    shutil.copy(pivot.path, made.path)  # as ONNX Runtime's fp32 files are
+    made = made.evolve(digest=pivot.digest)
+    kept = keep_origin(pivot, tmp_path / "out" / ORIGIN)
+    assert find_origin(made) == kept
+    assert find_origin(kept) is None
+
+
 def test_the_pivot_of_a_port_result_is_found_from_each_variant(tmp_path):
     pivot = pivot_in(tmp_path / "scratch")
     artifact = made_from(pivot, tmp_path / "out" / "target" / "fp32")

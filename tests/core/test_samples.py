@@ -15,6 +15,7 @@ from lepton_core.samples import (
     Samples,
     batches,
     collect_outputs,
+    from_arrays,
     is_constant,
     load_samples,
     load_saved,
@@ -171,6 +172,31 @@ def test_a_script_with_a_syntax_error_names_the_line(tmp_path):
     (tmp_path / "bad.py").write_text("x = 1\ndef f(:\n")
     error = fails("LPT-DATA-007", load_samples, "bad.py:f", cwd=tmp_path)
     assert "bad.py:2" in error.cause
+
+
+def test_arrays_at_hand_are_samples():
+    rows = {"a": [[1, 2], [3, 4], [5, 6]], "b": np.zeros((3, 2), np.float32), "labels": [0, 1, 1]}
+    samples = from_arrays(rows)
+    assert list(samples.inputs) == ["a", "b"]
+    assert samples.inputs["a"].dtype.kind == "i"
+    assert samples.labels.tolist() == [0, 1, 1]
+    assert (len(samples), samples.origin) == (3, "arrays")
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        ({}, "LPT-DATA-010"),
+        ({"a": np.zeros((2, 1)), "b": np.zeros((3, 1))}, "LPT-DATA-011"),
+        ({"a": [[1, 2], [3]]}, "LPT-DATA-022"),
+        ({"a": [object()]}, "LPT-DATA-022"),
+    ],
+)
+def test_arrays_that_are_no_samples(rows, code):
+    with pytest.raises(SampleError) as caught:
+        from_arrays(rows)
+    assert caught.value.code == code
+    assert caught.value.remedy
 
 
 def test_missing_file_suggests_the_nearest(tmp_path):

@@ -31,6 +31,17 @@ def test_nothing_appears_when_the_block_fails(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_folders_made_for_a_result_that_fails_go_with_it(tmp_path):
+    out = tmp_path / "deep" / "er" / "out"
+    with pytest.raises(KeyboardInterrupt), staged(out):
+        raise KeyboardInterrupt
+    assert names(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt), staged(out):
+        (tmp_path / "deep" / "mine").write_text("1")
+        raise KeyboardInterrupt
+    assert names(tmp_path / "deep") == ["mine"]
+
+
 def test_an_earlier_result_stays_until_the_new_one_is_whole(tmp_path):
     out = tmp_path / "out"
     with staged(out) as stage:

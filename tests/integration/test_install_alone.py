@@ -32,6 +32,7 @@ class Alone:
 
 
 CASES = (
+    Alone("lepton-ai", "lepton_ai", FRAMEWORKS),
     Alone("lepton-kernels", "lepton_kernels"),
     Alone("lepton-core", "lepton_core"),
     Alone("lepton-compress", "lepton_compress", frozenset({"onnx"})),
@@ -89,7 +90,7 @@ def test_plugin_entry_points_load(case, clean_env):
         "        e.load(); print(e.group, e.name)"
     )
     loaded = env.run(["-I", "-c", program]).stdout.split("\n")
-    is_plugin = case.name != "lepton-kernels"
+    is_plugin = case.name not in ("lepton-ai", "lepton-kernels")
     assert bool([line for line in loaded if line]) is is_plugin
 
 
@@ -115,7 +116,7 @@ def test_first_party_ranges_share_one_form(wheelhouse):
     }
     assert ranges
     for requirement in ranges:
-        name, bounds = re.match(r"([a-z-]+)(.*)", requirement).groups()
+        name, bounds = re.match(r"([a-z-]+)(?:\[[a-z,]+\])?(.*)", requirement).groups()
         assert name in wheelhouse
         assert sorted(bounds.split(",")) == ["<1", ">=0.1"]
 

@@ -219,6 +219,43 @@ def test_a_custom_operator_is_refused_with_the_place():
     assert "test_torch_adapt.py" in caught.value.message
 
 
+class Branches(nn.Module):
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, lambda x: nn.functional.silu(x) + 1, lambda x: x * 2, (x,))
+
+
+def test_what_stands_in_control_flow_is_left_and_said():
+    with pytest.raises(AdaptError, match="silu") as caught:
+        adapt(exported(Branches(), X, dynamic=False), ("aten.silu",))
+    assert caught.value.code == "LPT-ADAPT-009"
+    assert "inside of control flow" in str(caught.value)
+
+
+class Nested(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x, factor, more):
+        return {"out": self.norm(self.conv(x)) * factor + more["shift"]}
+
+
+def test_a_foreign_program_with_nested_and_constant_inputs(hooks, tmp_path):
+    module = randomised(Nested())
+    shift = torch.randn(2, 4, 8, 8)
+    path = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(module, (X, 3, {"shift": shift})), path)
+    made = adapt(Model("torch.export", str(path)))
+    assert "fold-batch-norm" in made.changes[0]
+    names = [spec.name for spec in made.model.signature.inputs]
+    with torch.no_grad():
+        want = module(X, 3, {"shift": shift})["out"].numpy()
+    with hooks.open(made.model) as session:
+        given = dict(zip(names, (X.numpy(), shift.numpy()), strict=True))
+        got = session.run(given)
+    np.testing.assert_allclose(got["out"], want, rtol=1e-4, atol=1e-5)
+
+
 # --- rewrites of other plugins ------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from lepton_core.dispatch import Hooks
 from lepton_core.porting import port
 from lepton_core.preflight import check
 from lepton_core.registry import Registry
-from lepton_core.types import AdaptRequest, ConvertRequest, InspectRequest, OptimizeRequest
+from lepton_core.types import AdaptRequest, InspectRequest, OptimizeRequest
 
 FORBIDDEN = ("aten.hardswish", "aten.adaptive_avg_pool2d", "aten.group_norm", "aten.batch_norm")
 NET = """
@@ -69,14 +69,14 @@ def source(tmp_path_factory):
     torch.manual_seed(0)
     torch.set_num_threads(1)  # more threads would wait for each other on a busy machine
     module, _ = runpy.run_path(str(path))["net"]()
-    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    optimizer = torch.optim.Adam(module.parameters(), 0.02)
     x, y = torch.from_numpy(images[:1200]), torch.from_numpy(data.target[:1200])
-    for _ in range(40):
+    for _ in range(15):
         optimizer.zero_grad()
         nn.functional.cross_entropy(module(x)["logits"], y).backward()
         optimizer.step()
     save_file(module.state_dict(), str(folder / "net.safetensors"))
-    np.savez(folder / "held.npz", image=images[1200:], labels=data.target[1200:])
+    np.savez(folder / "held.npz", image=images[1200:1500], labels=data.target[1200:1500])
     return path
 
 
@@ -160,7 +160,7 @@ def test_check_says_so_beforehand(source, strict_hooks, tmp_path):
 
 
 def test_every_verb_takes_what_adapt_returned(source, strict_hooks, tmp_path):
-    """As an object and as a file: convert, optimize, port, deploy."""
+    """As an object or as a file: convert, optimize, deploy; port is tested in the core."""
     import lepton_core as lepton
 
     def place(name):
@@ -169,26 +169,20 @@ def test_every_verb_takes_what_adapt_returned(source, strict_hooks, tmp_path):
 
     read = lepton.load(f"{source}:net", context=place("read"))
     adapted = lepton.adapt(read, target="onnxruntime", context=place("adapted")).model
-    for name, model in {"object": adapted, "file": Path(adapted.path)}.items():
-        built = lepton.convert(model, target="openvino", context=place(f"ov-{name}")).model
-        with lepton.open(built, target="openvino", threads=1) as session:
-            answer = session.run({"image": np.zeros((1, 1, 8, 8), "float32")})
-        assert answer["logits"].shape == (1, 10)
-        deployed = lepton.deploy(
-            model, name=f"net-{name}", target="onnxruntime",
-            options={"store": str(tmp_path / "store")}, context=place(f"deploy-{name}"),
-        )  # fmt: skip
-        assert deployed.version
-    result = port(
-        adapted, targets=["onnxruntime"], samples=source.with_name("held.npz"), threads=1,
-        out=tmp_path / "port", latency_seconds=0, hooks=strict_hooks,
-    )  # fmt: skip
-    assert result.ok
-    pivot = strict_hooks.convert(
-        adapted, ConvertRequest("onnxruntime", to_format="pivot"), place("pivot")
-    ).model
+    built = lepton.convert(adapted, target="openvino", context=place("openvino")).model
+    with lepton.open(built, target="openvino", threads=1) as session:
+        answer = session.run({"image": np.zeros((1, 1, 8, 8), "float32")})
+    assert answer["logits"].shape == (1, 10)
+    deployed = lepton.deploy(
+        Path(adapted.path),
+        name="net",
+        target="onnxruntime",
+        options={"store": str(tmp_path / "store")},
+        context=place("deployed"),
+    )
+    assert deployed.version
     small = strict_hooks.optimize(
-        pivot,
+        adapted,
         OptimizeRequest("onnxruntime", samples=_calibration(source, tmp_path)),
         place("optimized"),
     )

@@ -194,6 +194,22 @@ def test_custom_operator_is_named(hooks, factory):
     assert caught.value.details["where"] == "user_net.py:12 in forward"
 
 
+@pytest.mark.parametrize(("dropout", "told"), [("", False), ("0.0", False), ("0.5", True)])
+def test_attention_draws_numbers_only_to_drop_some(hooks, factory, dropout, told):
+    source = f"""
+    class Net(nn.Module):
+        def forward(self, x):
+            mask = torch.ones(3, 3, dtype=torch.bool)
+            return nn.functional.scaled_dot_product_attention(x, x, x, mask{"," if dropout else ""}
+                {dropout})
+
+    def net():
+        return Net(), torch.zeros(2, 1, 3, 4)
+    """
+    result = hooks.pivot(hooks.materialise(factory(source)).model)
+    assert any("draws random numbers" in warning for warning in result.warnings) is told
+
+
 def test_random_operator_is_told(hooks, factory):
     model = factory("""
         class Net(nn.Module):

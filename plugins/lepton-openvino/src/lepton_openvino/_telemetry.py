@@ -55,7 +55,7 @@ def _without_sender() -> Iterator[None]:
     """Make ``import openvino_telemetry`` fail, and put back what was there."""
     held = {
         name: module
-        for name, module in sys.modules.items()
+        for name, module in list(sys.modules.items())  # other threads import meanwhile
         if name == _SENDER or name.startswith(f"{_SENDER}.")
     }
     for name in held:

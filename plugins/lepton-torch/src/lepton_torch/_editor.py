@@ -56,6 +56,7 @@ class Editor:
         self.changes: list[tuple[str, str]] = []
         self.left: list[tuple[str, str]] = []
         self._origin: Node | None = None
+        self._mode: tuple[GraphModule, Any] | None = None
 
     # --- looking ------------------------------------------------------------------------------
 
@@ -152,10 +153,7 @@ class Editor:
         node = self.graph_module.graph.call_function(target, args, kwargs)
         self._inherit(node)
         arguments = torch.fx.map_arg((args, kwargs), lambda n: n.meta["val"])
-        mode = torch._guards.detect_fake_mode(
-            [n.meta.get("val") for n in self.graph_module.graph.nodes]
-        )
-        with mode or contextlib.nullcontext():
+        with self._fake_mode() or contextlib.nullcontext():
             node.meta["val"] = target(*arguments[0], **arguments[1])
         return node
 
@@ -192,10 +190,15 @@ class Editor:
         self._set_value(node, value)
 
     def _set_value(self, node: Node, value: torch.Tensor) -> None:
-        mode = torch._guards.detect_fake_mode(
-            [n.meta.get("val") for n in self.graph_module.graph.nodes]
-        )
+        mode = self._fake_mode()
         node.meta["val"] = mode.from_tensor(value, static_shapes=True) if mode else value
+
+    def _fake_mode(self) -> Any:  # noqa: ANN401 - torch's private class
+        """Return the mode that infers shapes for this graph, looked up once per graph."""
+        if self._mode is None or self._mode[0] is not self.graph_module:
+            values = [n.meta.get("val") for n in self.graph_module.graph.nodes]
+            self._mode = (self.graph_module, torch._guards.detect_fake_mode(values))
+        return self._mode[1]
 
     def _inherit(self, node: Node) -> None:
         if self._origin is not None:

@@ -87,7 +87,7 @@ def _folder(path: str) -> Path:
     """Return the directory of a model, from the path itself or from the hub's cache."""
     if Path(path).is_dir():
         return Path(path).resolve()
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
@@ -96,8 +96,9 @@ def _folder(path: str) -> Path:
         raise SourceError(
             "LPT-SRC-111",
             f"{path!r} is neither a directory nor a model in the local Hugging Face cache",
-            cause="Lepton does not download models.",
-            remedy=f"Fetch it first: hf download {path}",
+            cause=f"Lepton does not download models; the cache is {constants.HF_HUB_CACHE}",
+            remedy=f"Fetch it first (hf download {path}), or give a directory that holds "
+            "config.json and model.safetensors.",
         ) from error
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch.export import ExportedProgram
 
+_DROPOUT = 4  # position of dropout_p
 _RANDOM = torch.Tag.nondeterministic_seeded
 
 
@@ -148,7 +149,16 @@ def random_operators(exported: ExportedProgram, root: Path | None = None) -> lis
         if isinstance(node.target, torch._ops.OpOverload)
         and _RANDOM in node.target.tags
         and not ("dropout" in str(node.target) and False in node.args)
+        and not _is_exact_attention(node)
     ]
+
+
+def _is_exact_attention(node: torch.fx.Node) -> bool:
+    """Tell whether a node is attention without dropout: its operator only may draw numbers."""
+    if "scaled_dot_product_attention" not in str(node.target):
+        return False
+    dropout = node.args[_DROPOUT] if len(node.args) > _DROPOUT else node.kwargs.get("dropout_p")
+    return not dropout
 
 
 def refuse_state(exported: ExportedProgram, root: Path | None = None) -> None:
