@@ -177,8 +177,10 @@ def plain_size(base, context):
     return Path(plain.path).with_suffix(".bin").stat().st_size
 
 
-def test_a_recipe_reproduces_the_same_bytes(trained, seen_npz, context_of, tmp_path):
-    base = trained("wide")
+def test_a_recipe_reproduces_the_same_bytes(graphs, context_of, tmp_path):
+    base = deep(graphs)
+    seen_npz = str(tmp_path / "rows.npz")
+    np.savez(seen_npz, x=graphs.rand(100, 64))
     for method in ("gptq", "awq", "mse"):
         options = {"method": method}
         first = optimize(base, context_of(f"{method}-1"), samples=seen_npz, options=options)
@@ -370,6 +372,22 @@ def test_a_budget_that_holds_is_met_with_the_fewest_bits(trained, held_npz, cont
     assert made.facts["calibrated_on"] + made.facts["measured_on"] == 897
 
 
+def test_weights_cost_what_their_rounding_loses_where_no_inputs_were_seen(graphs, context):
+    from lepton_compress._choose_weights import _cost
+    from lepton_compress._job import Job
+    from lepton_compress._weights import build
+
+    base = deep(graphs)
+    graph = Graph(pivot.load(base.path))
+    request = OptimizeRequest("onnxruntime", precision="int4")
+    job = Job(graph, base, request, read_options({"method": "rtn"}, "int4"), context, context)
+    made = build(job, None, choose_products(graph, job.options))
+    costs = {name: _cost(job, made, name) for name in made.recipe.blocks}
+    assert 0.05 < costs["w1"] < 0.15  # 4 bits
+    assert 0 < costs["w0"] < 0.01  # 8 bits
+    assert 0 < costs["w2"] < 0.01
+
+
 def test_layers_get_more_bits_until_the_budget_holds(trained, held_npz, context_of):
     # At 2 bits by rounding alone this network loses answers; some weights need 8 bits.
     options = {"bits": 2, "method": "rtn"}
@@ -383,7 +401,10 @@ def test_layers_get_more_bits_until_the_budget_holds(trained, held_npz, context_
 
 def test_a_budget_that_cannot_be_met_is_an_error(trained, held_npz, context_of):
     with pytest.raises(OptimizeError) as caught:
-        optimize(trained("wide"), context_of("one"), samples=held_npz, max_drop=-0.5)
+        optimize(
+            trained("wide"), context_of("one"), samples=held_npz, max_drop=-0.5,
+            options={"method": "rtn"},
+        )  # fmt: skip
     assert caught.value.code == "LPT-OPT-014"
     assert caught.value.details["limited_by"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lepton_compress._bench import Bench, Trial
 from lepton_compress._job import RECIPE, Job, lower
 from lepton_compress._products import choose_products
@@ -12,6 +14,7 @@ from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.samples import split
 from lepton_core.types import OptimizeResult
+from lepton_onnx import qdq
 
 if TYPE_CHECKING:
     from lepton_core.samples import Samples
@@ -36,7 +39,8 @@ def choose_weights(job: Job, samples: Samples) -> OptimizeResult:
     chosen = choose_products(job.graph, job.options)
     made = build(job, calibration, chosen)
     low = {p.weight for p in chosen.products if p.bits < MORE_BITS}
-    order = sorted(low, key=lambda name: (-made.errors.get(name, 0.0), name))
+    costs = {name: _cost(job, made, name) for name in low}
+    order = sorted(low, key=lambda name: (-costs[name], name))
     count = 0
     while True:
         trial = _measure(bench, made, count)
@@ -47,6 +51,17 @@ def choose_weights(job: Job, samples: Samples) -> OptimizeResult:
             raise _budget_error(job, trials, order)
         count = min(len(order), max(1, 2 * count))
         made = build(job, calibration, raised(chosen, set(order[:count]), MORE_BITS))
+
+
+def _cost(job: Job, made: Compressed, name: str) -> float:
+    """Return the relative error of a product's outputs; of its weight where no inputs were seen."""
+    if name in made.errors:
+        return made.errors[name]
+    entry, values = made.recipe.blocks[name], job.graph.array(name)
+    before = qdq.by_output(values, entry.axis)
+    lost = qdq.block_integers(name, values, entry, made.arrays).values() - before
+    size = float(np.linalg.norm(before))
+    return float(np.linalg.norm(lost)) / size if size else 0.0
 
 
 def _measure(bench: Bench, made: Compressed, count: int) -> Trial:
