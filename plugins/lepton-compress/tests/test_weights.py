@@ -283,8 +283,17 @@ def test_what_stays_float_is_named_with_its_reason(trained):
     assert "a norm has few weights" in reasons
     assert "its weight is computed" in reasons  # attention
     assert {p.bits for p in found.products} == {4}
-    cnn = chosen(trained("cnn"))
-    assert "convolutions are left to int8" in cnn.kept_float.values()
+
+
+def test_convolutions_are_left_to_int8(graphs):
+    nodes = [
+        graphs.conv("x", "w1", "b1", "c"), graphs.node("Flatten", ["c"], ["f"]),
+        graphs.node("MatMul", ["f", "w"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w1": graphs.convs["w1"], "b1": graphs.convs["b1"], "w": graphs.rand(2048, 8)}
+    found = chosen(graphs.build(nodes, weights))
+    assert [p.name for p in found.products] == ["y"]
+    assert found.kept_float == {"c": "convolutions are left to int8"}
 
 
 def deep(graphs, widths=(64, 80, 96, 64)):
@@ -467,9 +476,10 @@ def test_a_target_without_the_scheme_is_refused(graphs, context):
     assert "int4-weight-only" in str(caught.value)
 
 
-def test_a_model_without_matrices_is_refused(trained, context):
+def test_a_model_without_matrices_is_refused(graphs, context):
+    base = graphs.build([graphs.conv("x", "w1", "b1", "y")], graphs.convs)
     with pytest.raises(OptimizeError) as caught:
-        optimize(trained("lstm"), context)
+        optimize(base, context)
     assert caught.value.code == "LPT-OPT-012"
 
 
