@@ -273,7 +273,7 @@ def adapt_command(
 )
 @_options("lepton-optimized")
 @option("--engine", default="compress", help="Engine that does it.")
-@option("--precision", default="int8", help="Precision to reach: int8, auto, ….")
+@option("--precision", default="int8", help="Precision to reach: int8, int8-weight, int4, auto.")
 @option(
     "--max-drop",
     type=FiniteType(),
