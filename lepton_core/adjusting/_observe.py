@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_core._split import splittable
+from lepton_core.errors import LeptonError, OperationCancelledError
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.types import EvaluateRequest, Target, TimingPoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from lepton_core.adjusting._candidates import Candidate
@@ -103,28 +104,63 @@ class Observer:
         self._number = 0
 
     def observe(
-        self, candidates: Sequence[Candidate], loads: Sequence[Load], threads: Sequence[int]
-    ) -> tuple[Observation, ...]:
-        """Time every candidate with every number of threads, in interleaved rounds."""
-        ways = [(c.version, n) for c in candidates for n in threads]
+        self,
+        candidates: Sequence[Candidate],
+        loads: Sequence[Load],
+        threads: Collection[int],
+        batches: Collection[int] = (),
+        *,
+        must: str,
+    ) -> tuple[tuple[Observation, ...], dict[str, str]]:
+        """Time every candidate with every number of threads, in interleaved rounds.
+
+        Args:
+            candidates: Versions that may run.
+            loads: Numbers of rows.
+            threads: Numbers of threads.
+            batches: Rows at a time to try beside the usual ones.
+            must: Version that has to run, if it is among them: the alias's own.
+
+        Returns:
+            The observations, and by version why it cannot run here after all.
+
+        Raises:
+            LeptonError: *must* cannot be run.
+        """
+        ways = [(c.version, n) for c in candidates for n in sorted(threads)]
         bar = self._context.reporter.task("measure", ROUNDS * len(ways))
         best: dict[tuple[Any, ...], Observation] = {}
+        failed: dict[str, str] = {}
+        sizes: dict[str, int] = {}
         for _ in range(ROUNDS):
             for version, count in ways:
                 self._context.checkpoint()
-                for seen in self._time(version, count, loads):
-                    key = (seen.version, seen.threads, seen.rows, seen.batch)
-                    best[key] = _better(best.get(key), seen)
                 bar.advance()
+                if version.id in failed:
+                    continue
+                try:
+                    if version.id not in sizes:
+                        sizes[version.id] = self.memory(version)
+                    for seen in self._time(version, count, loads, batches):
+                        key = (seen.version, seen.threads, seen.rows, seen.batch)
+                        best[key] = _better(best.get(key), seen)
+                except OperationCancelledError:
+                    raise
+                except LeptonError as error:
+                    if version.id == must:
+                        raise
+                    failed[version.id] = f"it does not run here: {error.code}: {error.message}"
         bar.finish()
-        sizes = {c.version.id: self.memory(c.version) for c in candidates}
-        return tuple(replace(o, memory_bytes=sizes[o.version]) for o in best.values())
+        kept = (replace(o, memory_bytes=sizes[o.version]) for o in best.values())
+        return tuple(o for o in kept if o.version not in failed), failed
 
-    def _time(self, version: Version, threads: int, loads: Sequence[Load]) -> Iterator[Observation]:
+    def _time(
+        self, version: Version, threads: int, loads: Sequence[Load], batches: Collection[int]
+    ) -> Iterator[Observation]:
         points = tuple(
             TimingPoint(load.rows, batch, self._callers, self._seconds)
             for load in loads
-            for batch in _batches(version, load.rows)
+            for batch in _batches(version, load.rows, batches)
         )
         result = self._evaluate(self._hooks, version, threads, points, memory=False)
         for point, timed in zip(points, result.timings, strict=True):
@@ -201,12 +237,12 @@ class Observer:
         return folder
 
 
-def _batches(version: Version, rows: int) -> tuple[int | None, ...]:
+def _batches(version: Version, rows: int, more: Collection[int]) -> tuple[int | None, ...]:
     """Return the sizes of parts worth trying for calls of so many rows."""
     signature = version.model.signature
     if signature is None or not splittable(signature):
         return (None,)
-    return (None, *(size for size in BATCHES if size < rows))
+    return (None, *(size for size in sorted({*BATCHES, *more}) if size < rows))
 
 
 def _better(old: Observation | None, new: Observation) -> Observation:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lepton_core.store import Metric, Store
+    from lepton_core.types import Signature
 
 POINTS = 3
 MOST_ROWS = 4096
@@ -62,4 +63,11 @@ def workload(
     return tuple(Load(n, counted[n] / total) for n in sorted(first)), "live calls"
 
 
-__all__ = ["LIVE_ROWS", "Load", "live_rows", "workload"]
+def fitted(loads: Sequence[Load], signature: Signature | None) -> tuple[Load, ...]:
+    """Return the loads that a signature allows: a fixed batch takes its own size alone."""
+    fixed = {s.shape[0] for s in signature.inputs if s.shape} if signature else set()
+    size = next((dim for dim in fixed if isinstance(dim, int)), None)
+    return tuple(loads) if size is None else (Load(size, 1.0),)
+
+
+__all__ = ["LIVE_ROWS", "Load", "fitted", "live_rows", "workload"]

@@ -89,7 +89,9 @@ def _adjust_once(app: App, reference: str, given: dict[str, Any]) -> int:
     settings = {key: given.pop(key) for key in (*names, "data", "settle")}
     work = EngineWork(app, "adjust", given)
     name, _, alias = reference.partition("@")
-    if work.engine == EMBEDDED:
+    if work.engine != EMBEDDED:
+        _refuse_ours(alias, [*names, "data", "settle"])
+    else:
         settings["samples"] = settings.pop("data")
         settings["alias"] = alias or None
         flags = {k: v for k, v in settings.items() if v is not None}
@@ -107,6 +109,27 @@ def _adjust_once(app: App, reference: str, given: dict[str, Any]) -> int:
     else:
         _show_result(app, result)
     return 0 if ok else 1
+
+
+def _refuse_ours(alias: str, names: list[str]) -> None:
+    """Refuse what another engine would not be told.
+
+    Raises:
+        UsageError: LPT-ADJ-009, an option of the embedded engine was given, or an alias.
+    """
+    from click.core import ParameterSource
+
+    from lepton_core.errors import UsageError
+
+    context = click.get_current_context()
+    given = [n for n in names if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    said = [f"--{name.replace('_', '-')}" for name in given] + ([f"@{alias}"] if alias else [])
+    if said:
+        raise UsageError(
+            "LPT-ADJ-009",
+            f"Only the embedded engine takes {', '.join(said)}",
+            remedy="Write another engine's settings as --option KEY=VALUE.",
+        )
 
 
 def _show_result(app: App, result: AdjustResult) -> None:

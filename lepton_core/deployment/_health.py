@@ -78,6 +78,7 @@ class Health:
         self._alarms = alarms
         self._alarmed: set[str] = set()
         self._seen: dict[str, collections.deque[Counts]] = {}
+        self._left: dict[str, tuple[int, int]] = {}
 
     def look(self, table: Table | None, now: float | None = None) -> None:
         """Alarm if too many of the last minute's calls failed; cheap enough for every poll.
@@ -88,7 +89,7 @@ class Health:
         """
         now = time.monotonic() if now is None else now
         running = {slot.version for slot in table.slots} if table else set()
-        self._seen = {version: self._seen.get(version, collections.deque()) for version in running}
+        self._follow(running, now)
         for version in running - self._alarmed:
             calls, faults = self._lately(version, now)
             if faults < LEAST_FAULTS or faults <= LARGEST_SHARE * calls:
@@ -96,15 +97,23 @@ class Health:
             self._alarmed.add(version)
             self._alarms.add("health", version, self._failing(version, calls, faults))
 
+    def _follow(self, running: set[str], now: float) -> None:
+        """Begin with versions that came, and forget those that went: they may come back mended."""
+        for version in set(self._seen) - running:
+            del self._seen[version]
+            self._left[version] = self._telemetry.counts(version)
+            self._alarmed.discard(version)
+        for version in running - set(self._seen):
+            before = self._left.pop(version, (0, 0))
+            self._seen[version] = collections.deque([(now, *before)])
+
     def _lately(self, version: str, now: float) -> tuple[int, int]:
-        """Return calls and faults since the last look that is a window ago, or since the begin."""
+        """Return calls and faults since the last look that is a window ago, or since it came."""
         calls, faults = self._telemetry.counts(version)
         seen = self._seen[version]
         seen.append((now, calls, faults))
         while len(seen) > 1 and seen[1][0] <= now - WINDOW_SECONDS:
             seen.popleft()
-        if now - seen[0][0] < WINDOW_SECONDS:
-            return calls, faults
         return calls - seen[0][1], faults - seen[0][2]
 
     def _failing(self, version: str, calls: int, faults: int) -> SessionError:

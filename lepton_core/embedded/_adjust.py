@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.adjusting._candidates import find_candidates
-from lepton_core.adjusting._effect import LIVE_TOLERANCE, LiveWatch, Probe
+from lepton_core.adjusting._effect import LIVE_TOLERANCE, PAIRS, LiveWatch, Probe
 from lepton_core.adjusting._history import (
     KEPT,
     REVERTED,
@@ -19,7 +19,7 @@ from lepton_core.adjusting._history import (
 )
 from lepton_core.adjusting._observe import Observer, thread_counts
 from lepton_core.adjusting._policy import ask
-from lepton_core.adjusting._workload import workload
+from lepton_core.adjusting._workload import fitted, workload
 from lepton_core.embedded._options import read_options
 from lepton_core.environment import available_cpus, available_memory
 from lepton_core.errors import AdjustError, LeptonError, OperationCancelledError, StorageError
@@ -77,6 +77,21 @@ class Options:
     min_gain: float = 0.05
     allow_weak: bool = False
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing.
+
+        Raises:
+            ValueError: One is out of its range.
+        """
+        least = {"rows": min(self.rows, default=1), "callers": self.callers or 1}
+        for name, value in least.items():
+            if value < 1 or (name == "callers" and self.callers == 0):
+                raise ValueError(f"{name} must be at least 1")
+        if self.deadline <= 0:
+            raise ValueError("deadline must be more than 0")
+        if min(self.seconds, self.settle, self.min_gain) < 0 or self.min_gain >= 1:
+            raise ValueError("seconds, settle and min_gain must not be negative; min_gain under 1")
 
 
 def adjust(request: AdjustRequest, context: Context, hooks: Hooks) -> AdjustResult:
@@ -163,7 +178,16 @@ class Adjustment:
             self._request.objective,
             self._options.rows,
         )
-        seen = self._observer.observe(allowed, loads, thread_counts(self._cpus))
+        loads = fitted(loads, self._base.version.model.signature)
+        routes = self._tables.routes
+        threads = {*thread_counts(self._cpus), *(self._threads(route) for route in routes)}
+        batches = {route.batch for route in routes if route.batch}
+        own = self._base.version.id
+        seen, failed = self._observer.observe(allowed, loads, threads, batches, must=own)
+        candidates = tuple(
+            replace(c, refused=failed.get(c.version.id, c.refused)) for c in candidates
+        )
+        allowed = [c for c in candidates if not c.refused]
         self._check_observed(seen)
         facts = self._facts(candidates, loads, known_from, seen)
         if settled is not None:
@@ -180,7 +204,7 @@ class Adjustment:
         change = self._change(proposal, facts)
         if self._options.dry_run:
             return self._result((change,), facts)
-        return self._result((self._try(change, allowed, loads),), facts)
+        return self._result((self._try(change, allowed, loads, trial_seconds(seen)),), facts)
 
     def _check_observed(self, seen: Sequence[Observation]) -> None:
         if self._request.objective == "memory" and not all(o.memory_bytes for o in seen):
@@ -214,7 +238,7 @@ class Adjustment:
             replace(self._context, workdir=folder),
             deadline=self._options.deadline,
             versions=[c.version.id for c in allowed],
-            threads=self._cpus,
+            threads=max(self._cpus, *(self._threads(route) for route in self._tables.routes)),
         )
 
     def _threads(self, route: Route) -> int:
@@ -237,13 +261,15 @@ class Adjustment:
             considered={key: facts[key] for key in ("observations", "candidates", "workload")},
         )
 
-    def _try(self, change: Change, allowed: Sequence[Candidate], loads: Sequence[Load]) -> Change:
+    def _try(
+        self, change: Change, allowed: Sequence[Candidate], loads: Sequence[Load], seconds: float
+    ) -> Change:
         """Let the change count, measure it, and keep it or go back."""
         ran = {route.version for route in self._tables.routes}
         live = LiveWatch(self._store, self._base, self._tables.present.change, ran)
         may_run = {c.version.id for c in allowed}
         forced = not ran <= may_run
-        self._tables.try_out(change, _TRIAL_SECONDS + self._options.settle)
+        self._tables.try_out(change, seconds + self._options.settle)
         reach("adjust.on-trial")
         try:
             effect = self._measure(change, loads, live)
@@ -327,6 +353,14 @@ class Adjustment:
         return AdjustResult(
             self._request.name, tuple(c.to_dict() for c in changes), {**facts, "routes": routes}
         )
+
+
+def trial_seconds(seen: Sequence[Observation]) -> float:
+    """Return how long a comparison may take: two tables in turns, however slow the model is."""
+    slowest: dict[int, float] = {}
+    for one in seen:
+        slowest[one.rows] = max(slowest.get(one.rows, 0.0), one.p95_ms / 1000)
+    return _TRIAL_SECONDS + 2 * (PAIRS + 1) * sum(slowest.values())
 
 
 def judge(effect: Effect, *, forced: bool) -> tuple[bool, str]:

@@ -16,7 +16,7 @@ from lepton_core.adjusting import explain, history, undo
 from lepton_core.adjusting._effect import Effect, LiveWatch, interval
 from lepton_core.adjusting._history import Change, Tables, new_id
 from lepton_core.adjusting._observe import Observer, thread_counts
-from lepton_core.adjusting._workload import workload
+from lepton_core.adjusting._workload import Load, fitted, workload
 from lepton_core.cli import main
 from lepton_core.cli._adjust import _show_result
 from lepton_core.deployment._routes import Dispatch, Route, setting_key
@@ -642,3 +642,72 @@ def test_a_dry_run_says_that_its_table_is_the_present_one(adjust, variants):
         "nothing was changed; this runs now:",
         "table",
     ]
+
+
+# --- what does not run, and what cannot be asked -------------------------------------------------
+
+
+def test_a_variant_that_does_not_run_is_refused_and_the_others_go_on(
+    adjust, put, sleepy, store, variants, monkeypatch
+):
+    broken = put("broken", ms={"1": 0.1, "2": 0.1})
+    real = sleepy.Session.run
+
+    def run(self, inputs):
+        if self._ms == 0.1:
+            raise RuntimeError("a runtime with a bug")
+        return real(self, inputs)
+
+    monkeypatch.setattr(sleepy.Session, "run", run)
+    result = adjust()
+    said = {c["version"]: c["refused"] for c in result.facts["candidates"]}
+    assert "does not run here" in said[broken] and said[variants[1]] == ""
+    assert result.changes[0]["routes_after"][0]["version"] == variants[1]
+
+
+def test_a_version_that_itself_does_not_run_is_an_error(adjust, put, sleepy, monkeypatch):
+    put("only", "production", ms={"1": 0.1, "2": 0.1})
+
+    def run(self, inputs):
+        raise RuntimeError("a runtime with a bug")
+
+    monkeypatch.setattr(sleepy.Session, "run", run)
+    with pytest.raises(LeptonError, match="LPT-PLUG-010"):
+        adjust()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rows": (0,)}, {"callers": 0}, {"deadline": 0.0}, {"settle": -1.0}, {"min_gain": 1.5}],
+)
+def test_numbers_out_of_range_are_refused(adjust, variants, options):
+    with pytest.raises(UsageError, match="LPT-DEP-005"):
+        adjust(**options)
+
+
+def test_a_fixed_batch_is_called_as_it_is():
+    def takes(*shape):
+        spec = types.TensorSpec("x", "float32", shape)
+        return types.Signature((spec,), (spec,))
+
+    loads = (Load(1, 0.5), Load(64, 0.5))
+    assert fitted(loads, takes("batch", 4)) == loads
+    assert fitted(loads, takes(2, 4)) == (Load(2, 1.0),)
+    assert fitted(loads, None) == loads
+
+
+def test_what_runs_now_is_observed_whatever_it_is(adjust, store, variants):
+    slow, _ = variants
+    table = Dispatch(slow, (Route(slow, threads=3, batch=16),), change="c0")
+    store.set_setting("N", setting_key("production"), table.to_value())
+    result = adjust(rows=(64,), dry_run=True)
+    seen = {(o["threads"], o["batch"]) for o in result.facts["observations"]}
+    assert (3, 16) in seen
+    assert result.changes[0]["predicted"]["ratio"] > 0
+
+
+def test_another_engine_is_not_told_less_than_was_asked(store, variants, capsys):
+    from lepton_core.cli import main
+
+    code = main(["adjust", "N@beta", "--engine", "x", "--dry-run", "--store", str(store.path)])
+    assert code in (2, 4), "refused, or no such engine"

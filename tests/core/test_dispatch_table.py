@@ -342,3 +342,21 @@ def test_a_version_that_did_its_work_for_long_alarms_within_a_minute():
 def test_few_faults_are_no_alarm():
     assert looks(*[(float(n), 1000 * n, 20 * n) for n in range(300)]) is None
     assert looks(*[(100.0 * n, 10 * n, min(n, 2)) for n in range(50)]) is None
+
+
+def test_a_version_that_went_and_comes_back_is_judged_anew():
+    from types import SimpleNamespace
+
+    counted = Counted()
+    health = Health(counted, counted)
+    one, other = (SimpleNamespace(slots=(SimpleNamespace(version=v),)) for v in ("v1", "v2"))
+    counted.now = (10, 5)
+    health.look(one, 0.0)
+    assert len(counted.raised) == 1
+    health.look(other, 1.0)
+    counted.raised.clear()
+    health.look(one, 2.0)
+    assert not counted.raised, "what failed before it went counts no more"
+    counted.now = (20, 12)
+    health.look(one, 3.0)
+    assert len(counted.raised) == 1, "and it alarms again if it fails again"
