@@ -203,6 +203,13 @@ def _shape(node: Node, data: Known) -> Known:
     return Known(np.asarray(shape, dtype=object), torch.int64)
 
 
+def _range(_node: Node, start: Known, limit: Known, delta: Known) -> Known | None:
+    if start.symbolic or limit.symbolic or delta.symbolic or start.dtype.is_floating_point:
+        return None
+    values = list(range(start.item(), limit.item(), delta.item()))
+    return _like(start, values) if len(values) <= MOST else None
+
+
 KNOWN: dict[str, Callable[..., Known | list[Known] | None]] = {
     "Abs": _unary(abs),
     "Add": _binary(python.add),
@@ -228,6 +235,7 @@ KNOWN: dict[str, Callable[..., Known | list[Known] | None]] = {
     "Neg": _unary(python.neg),
     "Not": _unary(lambda a: not bool(a)),
     "Or": _binary(lambda a, b: bool(a) or bool(b), torch.bool),
+    "Range": _range,
     "ReduceMax": _fold(_larger, None),
     "ReduceMin": _fold(_smaller, None),
     "ReduceProd": _fold(python.mul, 1),

@@ -11,6 +11,7 @@ from lepton_torch._bridge._registry import operator
 
 if TYPE_CHECKING:
     from lepton_torch._bridge._registry import Node
+    from lepton_torch._bridge._values import Value
 
 
 @operator("Relu")
@@ -135,9 +136,13 @@ def hardmax(node: Node, x: torch.Tensor) -> torch.Tensor:
     return torch.scatter(torch.zeros_like(x), axis, first, 1.0)
 
 
-@operator("Dropout")
-def dropout(node: Node, x: torch.Tensor, *_rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
+@operator("Dropout", either=(1, 2))
+def dropout(
+    node: Node, x: torch.Tensor, _ratio: Value | None = None, training: Value | None = None
+) -> tuple[torch.Tensor, ...]:
     """Return the input, as at inference; the mask keeps everything."""
+    if isinstance(training, torch.Tensor) or (training is not None and training.item()):
+        node.refuse("it drops values at random, as in training", "Export the model in eval mode.")
     if len(node.outputs) == 1:
         return (x,)
     return x, torch.ones_like(x, dtype=torch.bool)

@@ -163,19 +163,26 @@ def cast_to(x: torch.Tensor, dtype: torch.dtype, saturate: bool = True) -> torch
     return torch.where(wide.isnan(), wide, wide.clamp(-limit, limit)).to(dtype)
 
 
+def _cast(node: Node, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    saturate = bool(node.get("saturate", 1))
+    if dtype == torch.float8_e4m3fn and not saturate:
+        node.refuse("values beyond float8 are to become NaN, which torch does not do")
+    return cast_to(x, dtype, saturate)
+
+
 @operator("Cast")
 def cast(node: Node, x: torch.Tensor) -> torch.Tensor:
     """Convert to the type ``to``."""
     dtype = DTYPES.get(node.get("to"))
     if dtype is None:
         node.refuse("torch has no tensors of the type asked for")
-    return cast_to(x, dtype, bool(node.get("saturate", 1)))
+    return _cast(node, x, dtype)
 
 
 @operator("CastLike")
 def cast_like(node: Node, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Convert to the type of another tensor."""
-    return cast_to(x, like.dtype, bool(node.get("saturate", 1)))
+    return _cast(node, x, like.dtype)
 
 
 @operator("CumSum", known=(1,))

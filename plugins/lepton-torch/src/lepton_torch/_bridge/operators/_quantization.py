@@ -1,8 +1,8 @@
 """Quantization: the integers of a recipe stay what they are.
 
-``QuantizeLinear`` and ``DequantizeLinear`` of bytes become torch's own ``quantized_decomposed``
-operators, per tensor or per channel, which converters of exported programs look for. Other forms
-(blocks, sixteen and four bits) are written in plain operators. The weights stay integers.
+Everything is written in plain operators with ONNX's rounding: x / scale, to even. Torch's own
+``quantized_decomposed`` operators multiply by 1 / scale, which now and then is another integer.
+Weights stay integers.
 """
 
 from __future__ import annotations
@@ -44,11 +44,6 @@ def _per_axis(node: Node, x: torch.Tensor, values: torch.Tensor, axis: int) -> t
 def _range(dtype: torch.dtype) -> tuple[int, int]:
     info = torch.iinfo(dtype)
     return info.min, info.max
-
-
-def _standard(x: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> bool:
-    floats = x.dtype == scale.dtype == torch.float32
-    return floats and dtype in (torch.int8, torch.uint8) and scale.ndim <= 1
 
 
 @operator("QuantizeLinear", either=(2,))

@@ -29,7 +29,7 @@ def resize(
     scales: Known | None = None,
     sizes: Known | None = None,
 ) -> torch.Tensor:
-    """Resize by factors or to sizes: nearest, linear or cubic, with or without antialiasing."""
+    """Resize by factors or to sizes: nearest, linear or cubic."""
     axes = [positive(a, x.ndim) for a in node.get("axes") or range(x.ndim)]
     mode = node.get("coordinate_transformation_mode", "half_pixel")
     factors = scales.list() if scales is not None and scales.values.size else None
@@ -69,9 +69,11 @@ def _resize(
         still = isinstance(length, int) and isinstance(size, int) and size == length
         if still and factor == 1 and mode != "tf_crop_and_resize":
             continue
+        if node.get("antialias", 0):
+            node.refuse("it is smoothed against aliasing", "Export it with antialias=False.")
         corner = (roi[i], roi[i + len(axes)]) if roi is not None else (0.0, 1.0)
         places = _places(mode, size, length, factor, corner)
-        result = _along(node, result, axis, places, factor, mode)
+        result = _along(node, result, axis, places, mode)
     return result if result.dtype == dtype else torch.round(result).to(dtype)
 
 
@@ -146,7 +148,6 @@ def _along(
     x: torch.Tensor,
     axis: int,
     places: torch.Tensor,
-    factor: Any,  # noqa: ANN401
     mode: str,
 ) -> torch.Tensor:
     """Resample one axis at fractional places."""
@@ -155,9 +156,8 @@ def _along(
     if kind == "nearest":
         result = x.index_select(axis, _nearest(node, places).clamp(0, length - 1))
     else:
-        shrink = min(1.0, float(factor)) if node.get("antialias", 0) else 1.0
-        index, weight = _kernel(node, places, kind, shrink)
-        if node.get("exclude_outside", 0) or node.get("antialias", 0):
+        index, weight = _kernel(node, places, kind)
+        if node.get("exclude_outside", 0):
             weight = torch.where((index < 0) | (index >= length), 0.0, weight)
             weight = weight / weight.sum(0, keepdim=True)
         index = index.clamp(0, length - 1)
@@ -187,15 +187,12 @@ def _nearest(node: Node, places: torch.Tensor) -> torch.Tensor:
     return found.to(torch.int64)
 
 
-def _kernel(
-    node: Node, places: torch.Tensor, kind: str, shrink: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _kernel(node: Node, places: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the neighbours of every place and their weights, one row per neighbour."""
-    reach = (1.0 if kind == "linear" else 2.0) / shrink
-    taps = int(-(-reach // 1))
+    taps = 1 if kind == "linear" else 2
     steps = torch.arange(1 - taps, taps + 1).unsqueeze(1)
     index = torch.floor(places).to(torch.int64).unsqueeze(0) + steps
-    distance = ((places.unsqueeze(0) - index).abs() * shrink).clamp(max=2.0)
+    distance = (places.unsqueeze(0) - index).abs()
     if kind == "linear":
         weight = (1 - distance).clamp(min=0)
     else:
@@ -203,8 +200,6 @@ def _kernel(
         near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
         far = a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a
         weight = torch.where(distance <= 1, near, far)
-    if shrink < 1:
-        weight = weight / weight.sum(0, keepdim=True)
     return index, weight
 
 
