@@ -32,7 +32,7 @@ help: ## list the targets
 setup: ## set up .venv: pinned packages, Rust kernels, our own distributions (again: under a second)
 	@python=$$(sh .ci/find-python) && $$python .ci/setup.py
 
-demo: setup ## train a small network, port it, compare it and write a page to demo-out/
+demo: setup ## all six verbs on a small network, with an application that calls it; pages in demo-out/
 	@$(PY) docs/examples/demo.py --out demo-out
 
 test: lint wheels ## lint, types, Rust tests, unit and integration tests (the last line is pytest's)

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton_core.capabilities import scheme_of
 from lepton_core.errors import LeptonError
 from lepton_core.recipe import SIDECAR_SUFFIX
 from lepton_core.types import OptimizeRequest, OptimizeResult
@@ -52,7 +53,7 @@ class RecipeStep:
             if edge.result == info.artifact
             for offered in edge.precisions
         }
-        if precision in own or not info.capability("scheme.int8-static").support:
+        if precision in own or not info.capability(scheme_of(precision)).support:
             return False
         compressed = precision == "auto" or precision.startswith("int")
         if not compressed:

@@ -227,6 +227,20 @@ class Constraints:
     rewrites: tuple[str, ...] = ()
 
 
+BY_RECIPE = ("int8", "int8-weight", "int4")
+"""Precisions that a target reaches by lowering a recipe."""
+
+
+def scheme_of(precision: str) -> str:
+    """Return the capability that lowering a recipe of a precision needs (``"scheme.int8-static"``).
+
+    ``int8-weight`` and ``int4`` store weights alone as integers.
+    """
+    bits = precision.removesuffix("-weight")
+    weights_alone = precision.endswith("-weight") or bits == "int4"
+    return f"scheme.{bits}-weight-only" if weights_alone else "scheme.int8-static"
+
+
 @dataclass(frozen=True, slots=True)
 class TargetInfo(PluginInfo):
     """What a target (runtime + device + limits) declares beside :class:`PluginInfo`.
@@ -247,8 +261,8 @@ class TargetInfo(PluginInfo):
 
     @property
     def offered(self) -> tuple[str, ...]:
-        """All precisions that can be asked for: its own, and int8 where it lowers recipes."""
-        more = ("int8",) if self.capability("precision.int8").support else ()
+        """All precisions that can be asked for: its own, and those that recipes lead to."""
+        more = [p for p in BY_RECIPE if self.capability(f"precision.{p}").support]
         return tuple(dict.fromkeys((*self.precisions, *more)))
 
 
@@ -267,6 +281,7 @@ class ExtensionInfo(PluginInfo):
 
 
 __all__ = [
+    "BY_RECIPE",
     "FULL",
     "UNDECLARED",
     "Backend",
@@ -280,4 +295,5 @@ __all__ = [
     "SourceFormat",
     "Support",
     "TargetInfo",
+    "scheme_of",
 ]

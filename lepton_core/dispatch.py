@@ -86,6 +86,7 @@ class Hooks:
         self, model: Model, request: types.AdaptRequest, context: Context
     ) -> types.AdaptResult:
         """Fit a model to a target; see :meth:`.LeptonSpecs.lepton_adapt`."""
+        self.registry.target(request.target)
         owner = self.source_owner(model.format)
         request = completed(request, model.format, self.registry)
         return cast("types.AdaptResult", self.call("adapt", owner, model, request, context))

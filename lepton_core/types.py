@@ -337,7 +337,7 @@ class OptimizeRequest:
     Attributes:
         target: Target id it is for (its schemes apply).
         engine: Engine that does it; ours by default.
-        precision: ``"int8"``, ``"auto"``, ….
+        precision: ``"int8"``, ``"int8-weight"``, ``"int4"``, ``"auto"``, ….
         max_drop: Largest accepted loss, in the metric's own unit.
         samples: Path of a prepared sample file for calibration, if any.
         recipe: Path of a recipe to reproduce instead of searching.

@@ -26,12 +26,14 @@ class Candidate:
         accuracy: Value of its passport's metric, ``None`` without one.
         metric: Name of that metric.
         refused: Why it may not run; empty if it may.
+        higher_is_better: Direction of the metric.
     """
 
     version: Version
     accuracy: float | None = None
     metric: str = ""
     refused: str = ""
+    higher_is_better: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -92,24 +94,25 @@ def _judge(
     passport = store.passport(version)
     metric: Mapping[str, Any] = (passport or {}).get("metric") or {}
     name, accuracy = str(metric.get("name", "")), metric.get("variant")
-    made = Candidate(version, accuracy, name)
     refused = _misfit(hooks, base.version, version)
     if not refused and version.id != base.version.id:
         refused = _unproved(passport, allow_weak=allow_weak)
     if not refused and floor is not None:
         refused = _below(metric, accuracy, floor)
-    return Candidate(made.version, made.accuracy, made.metric, refused)
+    return Candidate(version, accuracy, name, refused, bool(metric.get("higher_is_better", True)))
 
 
 def _misfit(hooks: Hooks, base: Version, version: Version) -> str:
     """Return why a version cannot stand in for another here, in words."""
     if source_of(version) != source_of(base):
         return "it comes from another source model"
-    if base.model.signature and version.model.signature:
-        try:
-            check_replaces(base.model.signature, version.model.signature, version.id)
-        except LeptonError as error:
-            return f"its signature does not fit the callers: {error.cause}"
+    if not base.model.signature or not version.model.signature:
+        which = "it" if not version.model.signature else base.id
+        return f"{which} was stored without a signature; `lepton deploy` finds it out"
+    try:
+        check_replaces(base.model.signature, version.model.signature, version.id)
+    except LeptonError as error:
+        return f"its signature does not fit the callers: {error.cause}"
     try:
         check_backends(hooks.registry.target(Target.parse(version.target).id))
     except LeptonError as error:
@@ -138,17 +141,31 @@ def _below(metric: Mapping[str, Any], accuracy: float | None, floor: float) -> s
 
 def _nothing(base: Resolved, judged: list[Candidate], floor: float | None) -> AdjustError:
     lines = [f"{c.version.id} ({c.version.target}): {c.refused}" for c in judged]
+    details = {"floor": floor, "candidates": [c.to_dict() for c in judged]}
+    if floor is None:
+        return AdjustError(
+            "LPT-ADJ-001",
+            f"No version of {base.name} may run",
+            cause="\n".join(lines),
+            remedy="Deploy a variant that can run here, with its passport.",
+            details=details,
+        )
     measured = [c for c in judged if c.accuracy is not None]
-    closest = max(measured, key=lambda c: c.accuracy or 0.0, default=None)
+    closest = min(measured, key=lambda c: _distance(c, floor), default=None)
     near = f" The closest is {closest.version.id} with {closest.accuracy:.6g}." if closest else ""
     return AdjustError(
         "LPT-ADJ-001",
-        f"No version of {base.name} may run"
-        + ("" if floor is None else f" above the floor of {floor:g}"),
+        f"No version of {base.name} meets the floor of {floor:g}",
         cause="\n".join(lines),
-        remedy=f"Lower --floor, or deploy a variant that is better.{near}",
-        details={"floor": floor, "candidates": [c.to_dict() for c in judged]},
+        remedy=f"Relax --floor, or deploy a variant that is better.{near}",
+        details=details,
     )
+
+
+def _distance(candidate: Candidate, floor: float) -> float:
+    """Return how far a candidate's metric is from the floor; negative if it meets it."""
+    accuracy = candidate.accuracy or 0.0
+    return floor - accuracy if candidate.higher_is_better else accuracy - floor
 
 
 __all__ = ["Candidate", "find_candidates", "source_of"]

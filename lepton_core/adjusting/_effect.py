@@ -16,7 +16,7 @@ from lepton_core.adjusting._workload import live_rows
 from lepton_core.deployment._table import Opener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from lepton_core.adjusting._workload import Load
     from lepton_core.deployment._routes import Route
@@ -126,16 +126,23 @@ class Probe:
         if objective != "throughput" and self._callers == 1:
             return _median(self._call(table, rows))
         times: list[list[float]] = []
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                times.append(self._call(table, rows))
+            except BaseException as error:  # raised again where the comparison was asked for
+                failures.append(error)
+
         began = time.perf_counter()
-        threads = [
-            threading.Thread(target=lambda: times.append(self._call(table, rows)))
-            for _ in range(self._callers)
-        ]
+        threads = [threading.Thread(target=work) for _ in range(self._callers)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         wall = time.perf_counter() - began
+        if failures:
+            raise failures[0]
         flat = [one for part in times for one in part]
         return wall / (len(flat) * rows) if objective == "throughput" else _median(flat)
 
@@ -189,14 +196,22 @@ class LiveWatch:
         store: The store.
         base: What the alias points to.
         before: Id of the change that counted before.
+        versions: Versions that ran under it. Every version that was never adjusted has the change
+            ``""``, so its id alone would mix in what an earlier version of the alias did.
     """
 
-    def __init__(self, store: Store, base: Resolved, before: str) -> None:
+    def __init__(
+        self, store: Store, base: Resolved, before: str, versions: Collection[str]
+    ) -> None:
         alias = base.alias.alias if base.alias else ""
         self._where = (store, base.name, alias)
         seen = live_rows(*self._where)
         self._last = seen[-1].id if seen else 0
-        self._before = _means(m.data for m in seen if m.data.get("change", "") == before)
+        self._before = _means(
+            m.data
+            for m in seen
+            if m.data.get("change", "") == before and m.data.get("version") in versions
+        )
 
     @property
     def there(self) -> bool:

@@ -30,7 +30,8 @@ class Change:
 
     Attributes:
         id: Short id.
-        state: ``"trial"``, ``"kept"``, ``"reverted"``, ``"undone"`` or ``"interrupted"``.
+        state: ``"trial"``, ``"kept"``, ``"reverted"``, ``"undone"`` or ``"interrupted"``; in the
+            result of a dry run ``"planned"``.
         objective: What was to improve.
         cause: Why it was tried, in words.
         verdict: How it ended, in words.

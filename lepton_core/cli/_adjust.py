@@ -10,7 +10,7 @@ import click
 from lepton_core.cli._command import command, option
 from lepton_core.cli._deployment import EMBEDDED, EngineWork, engine_options
 from lepton_core.cli._table import Column, Row
-from lepton_core.cli._types import DURATION, FiniteType
+from lepton_core.cli._types import DURATION, DurationType, FiniteType
 from lepton_core.cli.store_commands import open_store, store_option
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ _PLAN, _MEASURE = "Plan", "Measure"
 )  # fmt: skip
 @option("--data", group=_MEASURE, metavar="SAMPLES", help="Samples to call with; noise if none.")
 @option(
-    "--settle", group=_MEASURE, type=DURATION, default=20.0,
-    help="Time to wait for live handles to measure a change.",
+    "--settle", group=_MEASURE, type=DurationType(zero=True), default=20.0,
+    help="Time to wait for live handles to measure a change; 0 for none.",
 )  # fmt: skip
 @option("--every", type=DURATION, metavar="TIME", help="Adjust again and again, until Ctrl-C.")
 @engine_options
@@ -92,7 +92,8 @@ def _adjust_once(app: App, reference: str, given: dict[str, Any]) -> int:
     if work.engine == EMBEDDED:
         settings["samples"] = settings.pop("data")
         settings["alias"] = alias or None
-        work.options.update({k: v for k, v in settings.items() if v is not None})
+        flags = {k: v for k, v in settings.items() if v is not None}
+        work.options = {**flags, **work.options}  # flags have defaults, an --option was written
     request = AdjustRequest(name, objective, floor, work.engine, work.options)
     with work.context() as context:
         result = work.hooks.adjust(Model("deployment", name), request, context)
@@ -123,6 +124,8 @@ def _show_result(app: App, result: AdjustResult) -> None:
         _show_change(app, change)
     if not result.changes:
         app.line(f"{result.name}: nothing to change; it runs in the best way that was measured")
+    if any(change.get("state") == "planned" for change in result.changes):
+        app.line("nothing was changed; this runs now:")
     if "routes" in facts:
         _show_routes(app, facts["routes"], facts.get("candidates", ()))
 
@@ -178,6 +181,9 @@ def log_command(app: App, reference: str, *, place: Path | None) -> int:
         changes = history(store, reference)
     if app.json:
         app.emit({"ok": True, "changes": [change.to_dict() for change in changes]})
+        return 0
+    if not changes:
+        app.line(f"{reference}: nothing was changed yet")
         return 0
     ended = {c.id for c in changes if c.state != "trial"}
     changes = tuple(c for c in changes if c.state != "trial" or c.id not in ended)
@@ -284,7 +290,8 @@ class AdjustGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take a first word that is no command for the deployment to adjust."""
-        if args and args[0] not in self.commands and not set(args) & set(ctx.help_option_names):
+        known = args and args[0] in self.commands
+        if not known and not set(args) & set(ctx.help_option_names):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 

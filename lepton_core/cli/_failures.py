@@ -136,6 +136,8 @@ def _usage(error: click.ClickException) -> UsageError:
             remedy=f"{near}{see}",
             details={"option": error.option_name, "nearest": list(possibilities or ())},
         )
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the whole help page
+        return UsageError("LPT-USE-101", f"`{path}` needs a command", remedy=see)
     return UsageError("LPT-USE-101", error.format_message(), remedy=see)
 
 

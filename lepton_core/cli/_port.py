@@ -61,7 +61,7 @@ COLUMNS = (
     multiple=True,
     default=("fp32",),
     metavar="PRECISION[,...]",
-    help="Precisions to build for each target: fp32, fp16, int8, ….",
+    help="Precisions to build for each target: fp32, fp16, int8, int4, ….",
 )
 @option(
     "--out",

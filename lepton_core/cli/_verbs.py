@@ -210,8 +210,7 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
     examples="""
     lepton adapt digits.py:net --to openvino --shape batch=1 --out adapted
     lepton adapt model.pt2 --to onnxruntime --rewrite fold-batch-norm --out adapted
-    # the result is a model like any other
-    lepton port adapted --to openvino --data digits.npz
+    # the result is a model like any other: lepton port adapted --to openvino
     """,
 )
 @_options("lepton-adapted")
@@ -274,7 +273,7 @@ def adapt_command(
 )
 @_options("lepton-optimized")
 @option("--engine", default="compress", help="Engine that does it.")
-@option("--precision", default="int8", help="Precision to reach: int8, auto, ….")
+@option("--precision", default="int8", help="Precision to reach: int8, int8-weight, int4, auto.")
 @option(
     "--max-drop",
     type=FiniteType(),

@@ -215,9 +215,9 @@ def history_command(app: App, name: str, *, alias: str, place: Path | None) -> i
     return _show_rows(app, rows)
 
 
-@command("log", examples="lepton store log\nlepton store log --name digits --kind adjust. -n 20")
+@command("log", examples="lepton store log\nlepton store log --name digits --kind setting. -n 20")
 @option("--name", show_default=False, help="Only about this deployment.")
-@option("--kind", show_default=False, help="Only this kind; `adjust.` means all that begin so.")
+@option("--kind", show_default=False, help="Only this kind; `alias.` means all that begin so.")
 @option("-n", "limit", type=click.IntRange(min=1), default=50, help="The last so many rows.")
 @store_option
 def log_command(app: App, *, place: Path | None, **given: Any) -> int:  # noqa: ANN401

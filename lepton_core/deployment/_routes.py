@@ -115,7 +115,8 @@ class Dispatch:
                 "LPT-DEP-010",
                 "The deployment's dispatch table cannot be read",
                 cause=f"{type(error).__name__}: {error}",
-                remedy="`lepton adjust undo NAME` takes the table away; the alias's version runs.",
+                remedy="`lepton store set NAME dispatch.ALIAS --clear` takes the table away; the "
+                "alias's version runs.",
             ) from error
 
 

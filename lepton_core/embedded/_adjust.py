@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lepton_core.adjusting._policy import Proposal
     from lepton_core.adjusting._workload import Load
     from lepton_core.context import Context
+    from lepton_core.deployment._routes import Route
     from lepton_core.dispatch import Hooks
     from lepton_core.store import Resolved, Store
     from lepton_core.types import AdjustRequest
@@ -145,6 +146,7 @@ class Adjustment:
 
     def run(self) -> AdjustResult:
         """Measure, plan, try, judge."""
+        self._hooks.engine_owner("adjust", self._options.policy)  # before minutes of measuring
         settled = self._tables.settle()
         candidates = find_candidates(
             self._store,
@@ -196,7 +198,10 @@ class Adjustment:
         folder.mkdir()
         options: Mapping[str, Any] = {
             "base": self._base.version.id,
-            "current": [route.to_dict() for route in self._tables.routes],
+            "current": [
+                replace(route, threads=self._threads(route)).to_dict()
+                for route in self._tables.routes
+            ],
             "workload": [load.to_dict() for load in loads],
             "observations": [one.to_dict() for one in seen],
             "limits": {"threads": self._cpus, "memory_bytes": available_memory()},
@@ -211,6 +216,12 @@ class Adjustment:
             versions=[c.version.id for c in allowed],
             threads=self._cpus,
         )
+
+    def _threads(self, route: Route) -> int:
+        """Return the threads that a route runs with: its own, the deployment's setting, or all."""
+        setting = self._store.settings(self._base.name).get("open")
+        own = setting.value.get("threads") if setting and setting.value else None
+        return route.threads or (own if isinstance(own, int) and own > 0 else self._cpus)
 
     def _change(self, proposal: Proposal, facts: Mapping[str, Any]) -> Change:
         return Change(
@@ -228,10 +239,11 @@ class Adjustment:
 
     def _try(self, change: Change, allowed: Sequence[Candidate], loads: Sequence[Load]) -> Change:
         """Let the change count, measure it, and keep it or go back."""
-        live = LiveWatch(self._store, self._base, self._tables.present.change)
+        ran = {route.version for route in self._tables.routes}
+        live = LiveWatch(self._store, self._base, self._tables.present.change, ran)
         may_run = {c.version.id for c in allowed}
-        forced = any(route.version not in may_run for route in self._tables.routes)
-        self._tables.try_out(change, _TRIAL_SECONDS)
+        forced = not ran <= may_run
+        self._tables.try_out(change, _TRIAL_SECONDS + self._options.settle)
         reach("adjust.on-trial")
         try:
             effect = self._measure(change, loads, live)
@@ -282,8 +294,8 @@ class Adjustment:
 
         versions = {v.id: v for v in self._store.versions(self._base.name)}
 
-        def size(routes: Sequence[Any]) -> int:
-            sessions = {(r.version, r.threads or self._cpus) for r in routes}
+        def size(routes: Sequence[Route]) -> int:
+            sessions = {(r.version, self._threads(r)) for r in routes}
             return sum(self._observer.memory(versions[v], threads) for v, threads in sessions)
 
         ratios = [size(change.routes_after) / size(change.routes_before) for _ in range(3)]

@@ -108,7 +108,7 @@ def _check_device(info: TargetInfo, target: Target) -> None:
 
 def _precision(old: Version, recipe: Recipe | None) -> str:
     stored = old.precision or str(old.model.metadata.get("precision", ""))
-    return stored or ("int8" if recipe is not None else "fp32")
+    return stored or (recipe.precision if recipe is not None else "fp32")
 
 
 def _recipe(store: Store, old: Version) -> Recipe | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from lepton_core.errors import AdjustError
 from lepton_core.types import AdjustResult
 
 if TYPE_CHECKING:
@@ -29,8 +30,18 @@ def plan(request: AdjustRequest) -> AdjustResult:
     Args:
         request: Its options hold ``observations``, ``workload``, ``current`` (routes), ``limits``
             and ``min_gain``; docs/reference/adjust.md describes them.
+
+    Raises:
+        AdjustError: LPT-ADJ-008, it was asked as an engine, with nothing observed.
     """
     options = request.options
+    if "observations" not in options:
+        raise AdjustError(
+            "LPT-ADJ-008",
+            f"{request.engine!r} is a policy, and no engine that adjusts a deployment",
+            cause="a policy plans by what the embedded engine has observed",
+            remedy=f"Leave --engine out, and write --policy {request.engine}.",
+        )
     problem = _Problem(request.objective, options)
     chosen = problem.choose()
     if chosen is None:

@@ -11,9 +11,10 @@ Importing this module imports no numpy; only integers in the sidecar need it.
 
 from __future__ import annotations
 
+from lepton_core.recipe._blocks import LARGEST_BLOCK, METHODS, SMALLEST_BLOCK, BlockWeight
 from lepton_core.recipe._check import check_against, validate
 from lepton_core.recipe._io import dumps, loads, read, write
-from lepton_core.recipe._sidecar import SIDECAR_SUFFIX, load_integers
+from lepton_core.recipe._sidecar import SIDECAR_SUFFIX, load_arrays, load_integers
 from lepton_core.recipe._types import (
     RULES,
     SCHEMA,
@@ -26,10 +27,14 @@ from lepton_core.recipe._types import (
 )
 
 __all__ = [
+    "LARGEST_BLOCK",
+    "METHODS",
     "RULES",
     "SCHEMA",
     "SCHEMES",
     "SIDECAR_SUFFIX",
+    "SMALLEST_BLOCK",
+    "BlockWeight",
     "Calibration",
     "Layer",
     "PivotId",
@@ -37,6 +42,7 @@ __all__ = [
     "Tensor",
     "check_against",
     "dumps",
+    "load_arrays",
     "load_integers",
     "loads",
     "read",

@@ -16,6 +16,7 @@ _SMALLEST = 1.1754943508222875e-38
 """Smallest normal float32; kernels treat smaller scales as zero."""
 _LARGEST = 3.4028234663852886e38
 _MODES = ("static", "dynamic", "weight")
+_PRODUCTS = ("MatMul", "Gemm")
 
 
 def validate(recipe: Recipe, name: str = "the recipe") -> None:
@@ -31,9 +32,12 @@ def validate(recipe: Recipe, name: str = "the recipe") -> None:
         if problem:
             raise _wrong(name, f"tensors[{value!r}]: {problem}")
         _check_same(recipe, value, tensor, name)
+    _check_blocks(recipe, name)
     for value, layer in recipe.layers.items():
         if layer.mode not in _MODES:
             raise _wrong(name, f"layers[{value!r}]: mode {layer.mode!r} is none of {_MODES}")
+        if layer.weight in recipe.blocks:
+            continue
         needed = [layer.weight] if layer.weight else []
         if layer.mode == "static":
             needed += [*layer.inputs, layer.output]
@@ -42,6 +46,22 @@ def validate(recipe: Recipe, name: str = "the recipe") -> None:
                 raise _wrong(name, f"layers[{value!r}] reads {used!r}, which tensors does not have")
         if layer.fused and layer.fused[-1] != layer.output:
             raise _wrong(name, f"layers[{value!r}]: fused does not end with {layer.output!r}")
+
+
+def _check_blocks(recipe: Recipe, name: str) -> None:
+    for value, entry in recipe.blocks.items():
+        problem = entry.problem()
+        if value in recipe.tensors:
+            problem = "it is in tensors as well; a weight is stored in one way"
+        if problem:
+            raise _wrong(name, f"blocks[{value!r}]: {problem}")
+    for value, layer in recipe.layers.items():
+        if layer.weight in recipe.blocks and (layer.mode != "weight" or layer.op not in _PRODUCTS):
+            raise _wrong(
+                name,
+                f"layers[{value!r}] is {layer.op} in mode {layer.mode!r}; a weight in blocks is "
+                f"read by {' and '.join(_PRODUCTS)} in mode 'weight'",
+            )
 
 
 def _tensor_problem(tensor: Tensor) -> str:
@@ -134,10 +154,14 @@ def check_against(
             )
     for value, tensor in recipe.tensors.items():
         _check_shape(value, tensor, shapes, name)
+    for value, entry in recipe.blocks.items():
+        problem = entry.shape_problem(shapes.get(value))
+        if problem:
+            raise _wrong(name, f"blocks[{value!r}]: {problem}")
 
 
 def _names(recipe: Recipe) -> list[str]:
-    found = list(recipe.tensors)
+    found = [*recipe.tensors, *recipe.blocks]
     for key, layer in recipe.layers.items():
         optional = [n for n in (layer.weight, layer.bias) if n]
         found += [key, layer.output, *layer.inputs, *layer.fused, *optional]

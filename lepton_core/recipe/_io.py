@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 _ORDER = (
     "schema", "rules", "written_by", "pivot", "scheme", "requires", "calibration", "sidecar",
-    "notes", "tensors", "layers", "kept_float",
+    "notes", "tensors", "blocks", "layers", "kept_float",
 )  # fmt: skip
-_BY_NAME = ("tensors", "layers", "kept_float")
+_BY_NAME = ("tensors", "blocks", "layers", "kept_float")
 _ALWAYS = {"kind", "scale", "zero_point", "dtype", "estimator", "rounding", "op", "output", "mode"}
 
 
@@ -31,6 +31,8 @@ def dumps(recipe: Recipe) -> str:
     data = codec.to_data(recipe)
     parts = []
     for key in _ORDER:
+        if key == "blocks" and not data[key]:
+            continue  # the text of a recipe without them is that of schema 1
         if key in _BY_NAME:
             inner = ",\n".join(f"  {_line(k)}: {_line(_short(v))}" for k, v in data[key].items())
             text = f"{{\n{inner}\n }}" if inner else "{}"
@@ -51,6 +53,8 @@ def _short(entry: Any) -> Any:  # noqa: ANN401 - JSON
     """Leave out fields that say nothing."""
     if not isinstance(entry, dict):
         return entry
+    if "block" in entry:
+        return {k: v for k, v in entry.items() if v is not None}
     return {k: v for k, v in entry.items() if k in _ALWAYS or not _says_nothing(v)}
 
 
@@ -95,9 +99,10 @@ def _refuse_unknown_fields(data: Mapping[str, Any], name: str) -> None:
     """A misspelt field would be ignored silently otherwise."""
     from dataclasses import fields
 
+    from lepton_core.recipe._blocks import BlockWeight
     from lepton_core.recipe._types import Layer
 
-    for key, cls in (("tensors", Tensor), ("layers", Layer)):
+    for key, cls in (("tensors", Tensor), ("blocks", BlockWeight), ("layers", Layer)):
         known = {f.name for f in fields(cls)}
         entries = data.get(key)
         for value, entry in entries.items() if isinstance(entries, dict) else ():
@@ -137,7 +142,9 @@ def write(
     Args:
         recipe: What to write.
         path: The JSON file; the sidecar stands beside it with the suffix ``.safetensors``.
-        integers: int8 arrays for the entries that name integers.
+        integers: Arrays of the entries that name some in the sidecar, by that name: int8 integers
+            of ``tensors``; int8 or uint8 integers, float32 scales, uint8 zero points and float32
+            input scales of ``blocks``.
 
     Returns:
         The path.

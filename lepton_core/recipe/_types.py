@@ -6,8 +6,10 @@ from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annota
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA = 1
-"""Version of the file's layout."""
+from lepton_core.recipe._blocks import BlockWeight  # noqa: TC001 - as above
+
+SCHEMA = 2
+"""Newest version of the file's layout. 2 has ``blocks``; a recipe without them is written as 1."""
 
 RULES = 1
 """Version of the integer rules: how scales and integers follow from ranges and weights.
@@ -19,7 +21,7 @@ zero. Biases are int32 at input scale * weight scale. Concat, reshape, transpose
 resize have equal scales on both sides. Softmax and logistic outputs have 1/256 and -128.
 """
 
-SCHEMES = ("int8-static", "int8-dynamic", "int8-weight-only")
+SCHEMES = ("int8-static", "int8-dynamic", "int8-weight-only", "int4-weight-only")
 """Ways to use integers: ranges known beforehand, ranges found at run time, storage alone."""
 
 KINDS = ("activation", "weight")
@@ -107,7 +109,8 @@ class Layer:
         bias: Bias that becomes int32 at input scale * weight scale, if any.
         fused: Outputs of the operators between it and *output*, in order, *output* included.
         mode: ``"static"``, ``"dynamic"`` (inputs get their scale at run time) or ``"weight"``
-            (the weight is stored as integers, the operator computes in float).
+            (the weight is stored as integers, the operator computes in float). A weight of
+            :attr:`Recipe.blocks` is read in this mode only.
     """
 
     op: str
@@ -128,13 +131,14 @@ class Recipe:
         scheme: One of :data:`SCHEMES`.
         tensors: By value name of the pivot.
         layers: By name of the operator's first output in the pivot.
+        blocks: Weights in few bits with a scale for each block, by name.
         kept_float: Operators that stay float, by first output, with the reason.
         requires: What a machine needs for exact integers (``{"cpu": {"any": ["vnni", ...]}}``).
         calibration: What ranges were observed on; ``None`` where nothing was calibrated.
         sidecar: Digest of the sidecar; ``None`` if there is none. Written by
             :func:`~lepton_core.recipe.write`.
         rules: Version of the integer rules.
-        schema: Version of the layout.
+        schema: Version of the layout; written by what the recipe holds.
         written_by: Distribution and version that wrote it.
         notes: What a reader should know.
     """
@@ -148,9 +152,19 @@ class Recipe:
     calibration: Calibration | None = None
     sidecar: str | None = None
     rules: int = RULES
-    schema: int = SCHEMA
+    schema: int = 1
     written_by: str = ""
     notes: tuple[str, ...] = ()
+    blocks: Mapping[str, BlockWeight] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.blocks and self.schema < 2:
+            object.__setattr__(self, "schema", 2)
+
+    @property
+    def precision(self) -> str:
+        """What a model lowered from it is called: ``"int8"``, ``"int4"``, …."""
+        return self.scheme.partition("-")[0]
 
     @property
     def digest(self) -> str:

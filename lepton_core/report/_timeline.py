@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ SERIES = 6
 
 _LEFT, _TOP, _WIDTH, _HEIGHT = 66.0, 44.0, 930.0, 260.0
 _STRIP = 54.0
+_TAG = 21.0
 
 
 def timeline(
@@ -89,15 +89,26 @@ def _calls(
 
 def _marks(events: Sequence[Event], x: Callable[[float], float]) -> list[str]:
     """Number every event above the chart; neighbours step aside."""
-    body, last = [], -math.inf
-    for event in events:
-        at = max(x(event.time), last + 21)
+    body = []
+    for event, at in zip(events, _aside([x(event.time) for event in events]), strict=True):
         body.append(svg.line(x(event.time), _TOP, x(event.time), _TOP + _HEIGHT, "event"))
         body.append(svg.line(x(event.time), _TOP, at, _TOP - 14, "leader"))
         body.append(svg.circle(at, _TOP - 22, 9.5, f"tag {event.mood}", event.title))
         body.append(svg.text(at, _TOP - 18, str(event.number), "tagtext", "middle"))
-        last = at
     return body
+
+
+def _aside(wanted: Sequence[float]) -> list[float]:
+    """Move rising places apart, none beyond the right edge of the chart."""
+    step = min(_TAG, _WIDTH / max(len(wanted), 1))
+    places: list[float] = []
+    for place in wanted:
+        places.append(max(place, places[-1] + step) if places else place)
+    limit = _LEFT + _WIDTH
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], limit)
+        limit = places[index] - step
+    return places
 
 
 def _axis(begin: float, end: float, x: Callable[[float], float]) -> list[str]:

@@ -154,12 +154,14 @@ def events_of(
 ) -> list[Event]:
     """Return what the ledger tells about an alias, oldest first, in words."""
     found: list[Event] = []
+    shown_before = 0
     for row in rows:
         told = _event(row, versions, alias)
         if told is None:
             continue
         kind, mood, title, text, shown = told
-        number = 1 + max((e.number for e in found), default=0) if shown else 0
+        shown_before += shown
+        number = shown_before if shown else 0
         found.append(Event(_seconds(row.time), kind, mood, title, text, number, row.seq))
     return found
 

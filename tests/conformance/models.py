@@ -81,6 +81,14 @@ def mlp():
     return _fixed(net, input=torch.zeros(2, 20))
 
 
+def wide():
+    torch.manual_seed(7)
+    net = nn.Sequential(
+        nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 32)
+    )
+    return _fixed(net, input=torch.zeros(2, 64))
+
+
 def residual():
     torch.manual_seed(2)
     return _fixed(Residual(), image=torch.zeros(2, 3, 32, 32))

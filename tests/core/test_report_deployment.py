@@ -1,5 +1,6 @@
 """The page of a deployment tells what ran, how fast, what was changed, and nothing else."""
 
+import itertools
 import json
 import re
 
@@ -7,6 +8,7 @@ import pytest
 
 from lepton_core.adjusting._history import Change, Tables
 from lepton_core.deployment._routes import Route
+from lepton_core.report._timeline import _aside
 from lepton_core.report.deployment import events_of, render_deployment
 from lepton_core.store import Store
 from lepton_core.types import Model
@@ -84,6 +86,15 @@ def test_events_are_numbered_in_order(store, versions):
     store.set_setting("N", "migrate.production", journal)
     last = events_of(store.ledger(name="N"), known, "production")[-1]
     assert (last.kind, last.mood, last.text) == ("migrate", "pass", "0 of 600 changed")
+
+
+@pytest.mark.parametrize("number", [1, 20, 44, 60])
+def test_marks_stay_in_the_chart_and_apart(number):
+    for wanted in ([995.0] * number, [66.0] * number, [66.0, *[990.0] * (number - 1)]):
+        places = _aside(wanted)
+        assert min(places) >= 66.0 - 1e-6 and max(places) <= 996.0
+        gaps = [b - a for a, b in itertools.pairwise(places)]
+        assert all(gap >= min(21.0, 930.0 / number) - 1e-6 for gap in gaps)
 
 
 def test_the_command_writes_the_page(store, versions, tmp_path, monkeypatch, capsys):

@@ -242,4 +242,11 @@ def gptq(
 def row_agreement(
     reference: NDArray[np.generic], actual: NDArray[np.generic], k: int, threads: int | None
 ) -> tuple[list[float], list[bool], list[int]]: ...
-def block_sums(x: NDArray[np.generic], squares: bool, threads: int | None) -> list[float]: ...
+def block_sums(
+    x: NDArray[np.generic],
+    height: int,
+    width: int,
+    squares: bool,
+    out: NDArray[np.float64],
+    threads: int | None,
+) -> None: ...

@@ -231,15 +231,14 @@ def block_mask(
     if mask.shape != values.shape:
         raise KernelError(f"out has shape {mask.shape}, needed is {values.shape}")
     rows, columns = (-(-n // side) for n, side in zip(values.shape, (height, width), strict=True))
-    padding = [(0, rows * height - values.shape[0]), (0, columns * width - values.shape[1])]
-    whole = np.pad(values, padding) if padding != [(0, 0), (0, 0)] else values
-    blocks = whole.reshape(rows, height, columns, width).transpose(0, 2, 1, 3)
-    sums = np.array(_native.block_sums(blocks, order == 2, check_threads(threads)), np.float64)
+    sums = np.empty((rows, columns), np.float64)
+    _native.block_sums(values, height, width, order == 2, sums, check_threads(threads))
     with np.errstate(all="ignore"):
         norms = (np.sqrt(sums) if order == 2 else sums).astype(np.float32)
-    kept = prune_mask(norms.reshape(rows, 1, columns, 1), sparsity, threads=threads)
-    spread = np.broadcast_to(kept, (rows, height, columns, width)).reshape(whole.shape)
-    np.copyto(mask, spread[: values.shape[0], : values.shape[1]])
+    kept = prune_mask(norms, sparsity, threads=threads)
+    wide = kept if width == 1 else np.repeat(kept, width, axis=1)
+    for i, row in enumerate(wide[:, : values.shape[1]]):
+        mask[i * height : (i + 1) * height] = row
     return mask
 
 

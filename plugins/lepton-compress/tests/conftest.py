@@ -96,13 +96,13 @@ def _network(kind):
             return {"logits": self.head(self.rnn(image[:, 0])[0][:, -1])}
 
     class Encoder(nn.Module):
-        def __init__(self):
+        def __init__(self, width=32):
             super().__init__()
-            layer = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True)
-            self.embed = nn.Linear(8, 32)
-            self.place = nn.Parameter(torch.zeros(8, 32))
+            layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True)
+            self.embed = nn.Linear(8, width)
+            self.place = nn.Parameter(torch.zeros(8, width))
             self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-            self.head = nn.Linear(32, 10)
+            self.head = nn.Linear(width, 10)
 
         def forward(self, image):
             return {"logits": self.head(self.body(self.embed(image[:, 0]) + self.place).mean(1))}
@@ -119,6 +119,8 @@ def _network(kind):
         return Lstm()
     if kind == "encoder":
         return Encoder()
+    if kind == "wide":
+        return Encoder(64)
     if kind == "mlp":
         hidden = [nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU()]
         return Named(nn.Sequential(*hidden, nn.Linear(32, 10)))

@@ -62,7 +62,7 @@ def test_int8_costs_at_most_half_a_point_on_pooled_folds(tools, digits, tmp_path
 @pytest.mark.parametrize(
     ("kind", "integers"), [("cnn", "Conv"), ("mlp", "Gemm"), ("encoder", "MatMul")]
 )
-@pytest.mark.parametrize("estimator", ["minmax", "mse", "percentile:99.99"])
+@pytest.mark.parametrize("estimator", ["minmax", "mse", "percentile:99.99", "entropy"])
 def test_trained_networks_keep_their_answers(
     trained, held_npz, context_of, kind, integers, estimator
 ):

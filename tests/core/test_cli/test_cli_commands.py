@@ -298,6 +298,14 @@ def test_a_verb_whose_owner_is_missing_says_how_far_it_is_supported(lepton, net,
     assert lepton(*arguments, "--json").error["details"]["support"]
 
 
+def test_a_group_alone_says_what_is_missing(lepton):
+    ended = lepton("store")
+    assert (ended.code, len(ended.err.splitlines())) == (2, 2)
+    assert ended.err.startswith("error[LPT-USE-101]: `lepton store` needs a command")
+    ended = lepton("adjust")
+    assert ended.code == 2 and "Missing argument 'REFERENCE'" in ended.err
+
+
 # --- listings ---------------------------------------------------------------------------------
 
 

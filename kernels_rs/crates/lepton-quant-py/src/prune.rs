@@ -3,7 +3,7 @@
 use lepton_quant as quant;
 use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use quant::{AxisLayout, Cut, Error};
+use quant::{AxisLayout, Cut};
 
 use crate::arrays::{float_array, output, readonly_slice, refuse_overlap};
 use crate::border::{detached, kernel_error};
@@ -83,28 +83,23 @@ fn power_sums(
     })
 }
 
-/// The sums of magnitudes, or of squares, over the last two axes of an array of four.
+/// Write the sums of magnitudes, or of squares, of the blocks of a matrix into the float64 array `out`.
 #[pyfunction]
-#[pyo3(signature = (x, squares, threads))]
+#[pyo3(signature = (x, height, width, squares, out, threads))]
 fn block_sums(
     py: Python<'_>,
     x: &Bound<'_, PyUntypedArray>,
+    height: usize,
+    width: usize,
     squares: bool,
+    out: &Bound<'_, PyUntypedArray>,
     threads: Option<usize>,
-) -> PyResult<Vec<f64>> {
+) -> PyResult<()> {
     let input = float_array(x)?;
-    let &[rows, columns, height, width] = input.shape() else {
-        return Err(kernel_error(Error::InvalidFormat(
-            "blocks need an array of four dimensions".to_owned(),
-        )));
-    };
-    let layout = AxisLayout {
-        outer: 1,
-        channels: rows * columns,
-        inner: height * width,
-    };
+    refuse_overlap(x, out)?;
+    let out = output::<f64>(out, out.shape())?;
     detached(py, threads, |control| {
-        quant::power_sums(&input, layout, squares, control)
+        quant::block_sums(&input, (height, width), squares, out, control)
     })
 }
 

@@ -59,7 +59,7 @@ pub use layout::AxisLayout;
 pub use matmul::{LONGEST_DOT, matmul_u8s8};
 pub use metrics::{ErrorSums, error_sums};
 pub use nibbles::{pack, unpack};
-pub use norms::power_sums;
+pub use norms::{block_sums, power_sums};
 pub use observe::{VALUE_BINS, ValueHistogram, value_histogram};
 pub use palette::{palette, palette_indices};
 pub use parallel::{Control, available_threads};

@@ -60,6 +60,56 @@ pub fn power_sums(
     Ok(total)
 }
 
+/// The sum of magnitudes, or of squares, of every block of a matrix, in float64; blocks at the ends
+/// may be smaller. `out` holds a row of blocks after the other.
+///
+/// # Errors
+/// [`Error::InvalidFormat`] unless `x` has two dimensions and the block a height and a width,
+/// [`Error::ParameterLength`] if `out` has another length, [`Error::Interrupted`].
+pub fn block_sums(
+    x: &FloatArray<'_>,
+    (height, width): (usize, usize),
+    squares: bool,
+    out: &mut [f64],
+    control: &mut Control<'_>,
+) -> Result<(), Error> {
+    let (&[rows, columns], 1.., 1..) = (x.shape(), height, width) else {
+        return Err(Error::InvalidFormat(format!(
+            "blocks of {height} rows and {width} columns need a matrix, and at least one of each"
+        )));
+    };
+    let across = columns.div_ceil(width);
+    let expected = rows.div_ceil(height) * across;
+    if out.len() != expected {
+        return Err(Error::ParameterLength {
+            name: "out",
+            expected,
+            given: out.len(),
+        });
+    }
+    let grain = Grain {
+        items: across.max(1),
+        per_thread: BLOCK.div_ceil(height * width),
+    };
+    let kernel = |scratch: &mut Scratch, start: usize, out: &mut [f64]| {
+        for (i, sums) in out.chunks_mut(across).enumerate() {
+            let first = (start / across + i) * height;
+            sums.fill(0.0);
+            for row in first..rows.min(first + height) {
+                let x = x.tile(row * columns, columns, scratch);
+                if width == 1 {
+                    add_each(x, squares, sums);
+                } else {
+                    for (sum, x) in sums.iter_mut().zip(x.chunks(width)) {
+                        *sum += sum_of(x, squares);
+                    }
+                }
+            }
+        }
+    };
+    run(control, out, &grain, Scratch::default, kernel, drop)
+}
+
 fn add_tile(x: &[f32], start: usize, layout: AxisLayout, squares: bool, sums: &mut [f64]) {
     if layout.inner == 1 && layout.channels > 1 {
         let mut rest = x;

@@ -18,7 +18,7 @@ from lepton_core.samples import save
 from lepton_core.types import ConvertRequest, EvaluateRequest, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from lepton_compress._job import Job
     from lepton_core.dispatch import Hooks
@@ -140,18 +140,20 @@ class Bench:
         recipe: recipes.Recipe | None,
         estimator: str,
         float_layers: tuple[str, ...],
+        arrays: Mapping[str, np.ndarray] | None = None,
     ) -> Trial:
         """Lower a recipe, run it on the target, and judge it by the rules of a passport.
 
-        With the uncompressed model at hand, both are timed in turn.
+        With the uncompressed model at hand, both are timed in turn. *arrays* are those of the
+        recipe's sidecar.
         """
-        model = self._lower(recipe)
+        model = self._lower(recipe, arrays)
         actual, facts = self._outputs(model, self._target.id)
         passport = make_passport(
             source=self.job.base,
             variant=model,
             target=self.job.request.target,
-            precision="int8" if recipe is not None else "fp32",
+            precision=recipe.precision if recipe is not None else "fp32",
             reference=self.reference,
             actual=actual,
             held_out=self.samples,
@@ -178,15 +180,18 @@ class Bench:
             gains,
         )
 
-    def _lower(self, recipe: recipes.Recipe | None) -> Model:
+    def _lower(
+        self, recipe: recipes.Recipe | None, arrays: Mapping[str, np.ndarray] | None
+    ) -> Model:
         folder = self._folder("trial")
         path = None
         if recipe is not None:
-            path = str(recipes.write(recipe, folder / "recipe.json"))
-        place = folder / "model"
-        place.mkdir()
+            place = recipes.write(recipe, folder / "recipe.json", integers=arrays)
+            path = str(place)
+        out = folder / "model"
+        out.mkdir()
         asked = ConvertRequest(self._target.id, device=self._target.device, recipe=path)
-        inside = replace(self.job.scratch, workdir=place)
+        inside = replace(self.job.scratch, workdir=out)
         return self._hooks.convert(self.job.base, asked, inside).model
 
     def _gains(self, model: Model) -> tuple[float, str]:

@@ -87,7 +87,7 @@ def static_recipe(
     recipe = Recipe(
         PivotId(digest, opset),
         "int8-static",
-        _in_order(graph, entries),
+        in_order(graph, entries),
         chosen.layers,
         chosen.kept_float,
         REQUIRES,
@@ -112,15 +112,15 @@ def unsampled_recipe(
     layers = {n: layer for n, layer in found.layers.items() if layer.weight is not None}
     layers = {n: _without_samples(graph, n, layer, dynamic) for n, layer in layers.items()}
     reasons = {n: "there are no samples to calibrate on" for n in found.layers if n not in layers}
-    for name, table in _tables(graph, keep).items():
+    for name, table in tables(graph, keep).items():
         layers[name] = table
     chosen = _without_odd(graph, Selection(layers, {**found.kept_float, **reasons}))
-    _require_layers(chosen, graph)
+    require_layers(chosen, graph)
     entries = weights(graph, chosen.layers, {})
     return Recipe(
         PivotId(digest, opset),
         "int8-dynamic" if dynamic else "int8-weight-only",
-        _in_order(graph, entries),
+        in_order(graph, entries),
         chosen.layers,
         chosen.kept_float,
         REQUIRES if dynamic else {},
@@ -136,7 +136,7 @@ def _without_samples(graph: Graph, name: str, layer: Layer, dynamic: bool) -> La
     return Layer(layer.op, output, inputs, layer.weight, mode=mode)
 
 
-def _tables(graph: Graph, keep: Collection[str]) -> dict[str, Layer]:
+def tables(graph: Graph, keep: Collection[str]) -> dict[str, Layer]:
     """Return lookups in large float tables whose rows are kept as integers."""
     found = {}
     for name, node in graph.nodes.items():
@@ -169,7 +169,7 @@ def choose_layers(graph: Graph, keep: Collection[str] = ()) -> Selection:
         kept |= set(found)
     reasons = {name: odd.get(name, reason) for name, reason in chosen.kept_float.items()}
     result = Selection(chosen.layers, reasons)
-    _require_layers(result, graph)
+    require_layers(result, graph)
     return result
 
 
@@ -187,7 +187,12 @@ def _without_odd(graph: Graph, chosen: Selection) -> Selection:
     return Selection(layers, {n: kept[n] for n in graph.nodes if n in kept and n not in layers})
 
 
-def _require_layers(chosen: Selection, graph: Graph) -> None:
+def require_layers(chosen: Selection, graph: Graph) -> None:
+    """Refuse a model in which no layer with a weight can be quantized.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-012``.
+    """
     if any(layer.weight is not None for layer in chosen.layers.values()):
         return
     reasons = list(dict.fromkeys(chosen.kept_float.values()))[:5]
@@ -200,7 +205,7 @@ def _require_layers(chosen: Selection, graph: Graph) -> None:
     )
 
 
-def _in_order(graph: Graph, entries: dict[str, Any]) -> dict[str, Any]:
+def in_order(graph: Graph, entries: dict[str, Any]) -> dict[str, Any]:
     """Order entries as values are produced, each weight before the operator that reads it."""
     order: dict[str, None] = dict.fromkeys(graph.inputs)
     for node in graph.nodes.values():
@@ -212,7 +217,10 @@ __all__ = [
     "REQUIRES",
     "all_values",
     "choose_layers",
+    "in_order",
     "refuse_quantized",
+    "require_layers",
     "static_recipe",
+    "tables",
     "unsampled_recipe",
 ]

@@ -71,7 +71,8 @@ def observe(
         names: Values to observe; inputs of the graph are observed without running anything.
         samples: Rows that fit the pivot's signature; read batch by batch.
         context: Opens the session; progress and cancellation.
-        estimator: ``"minmax"``, ``"percentile:P"`` (the central P percent) or ``"mse"``.
+        estimator: ``"minmax"``, ``"percentile:P"`` (the central P percent), ``"mse"`` or
+            ``"entropy"``.
         threads: Threads of the session.
 
     Raises:
@@ -83,7 +84,7 @@ def observe(
     bar = context.reporter.task(f"calibrate on {len(samples)} samples", len(samples) * len(groups))
     for number, group in enumerate(groups):
         inputs = [n for n in names if n in graph.inputs] if number == 0 else []
-        with _session(graph, group, context, number, threads) as session:
+        with observation_session(graph, group, context, number, threads) as session:
             signature = session.signature
             for batch in batches(samples, signature, BATCH):
                 context.checkpoint()
@@ -114,10 +115,10 @@ def _groups(graph: Graph, names: Sequence[str], samples: Samples) -> list[list[s
 
 
 @contextlib.contextmanager
-def _session(
+def observation_session(
     graph: Graph, group: Sequence[str], context: Context, number: int, threads: int | None
 ) -> Iterator[Any]:
-    """Open a copy of the pivot that yields the values of *group*."""
+    """Open a copy of the pivot that yields the values of *group*, on the fastest runtime."""
     if context.hooks is None:
         msg = "calibration needs a context with hooks"
         raise ValueError(msg)
@@ -172,7 +173,7 @@ def check_estimator(estimator: str) -> str:
         OptimizeError: ``LPT-OPT-015``.
     """
     kind, _, value = estimator.partition(":")
-    if kind in ("minmax", "mse") and not value:
+    if kind in ("minmax", "mse", "entropy") and not value:
         return estimator
     if kind == "percentile":
         with contextlib.suppress(ValueError):
@@ -181,7 +182,7 @@ def check_estimator(estimator: str) -> str:
     raise OptimizeError(
         "LPT-OPT-015",
         f"There is no range estimator {estimator!r}",
-        cause="known are minmax, percentile:P (50 < P <= 100) and mse",
+        cause="known are minmax, percentile:P (50 < P <= 100), mse and entropy",
         remedy="For example --option estimator=percentile:99.99.",
     )
 
@@ -191,12 +192,14 @@ def _observer(estimator: str) -> lk.RangeObserver | lk.HistogramObserver:
 
 
 def _update(observer: Any, array: Any, valid: int, inputs: Any) -> None:  # noqa: ANN401
-    """Add a batch's value; rows that pad a fixed batch size do not count."""
+    observer.update(valid_part(array, valid, inputs))
+
+
+def valid_part(array: Any, valid: int, inputs: Any) -> Any:  # noqa: ANN401 - arrays
+    """Return a batch's value without the rows that pad a fixed batch size."""
     array = np.asarray(array)
     fed = {len(a) for a in inputs.values() if np.ndim(a)}
-    if array.ndim and fed == {len(array)}:
-        array = array[:valid]
-    observer.update(array)
+    return array[:valid] if array.ndim and fed == {len(array)} else array
 
 
 def _range(name: str, observer: Any, estimator: str) -> Range:  # noqa: ANN401
@@ -218,8 +221,21 @@ def _range(name: str, observer: Any, estimator: str) -> Range:  # noqa: ANN401
         low, high = (float(v) for v in observer.result())
         return Range(low, high, low, high)
     kind, _, value = estimator.partition(":")
-    found = observer.mse_threshold(8) if kind == "mse" else observer.percentile(float(value))
+    if kind == "mse":
+        found = observer.mse_threshold(8)
+    elif kind == "entropy":
+        found = observer.entropy_threshold(_levels(observer.low, observer.high))
+    else:
+        found = observer.percentile(float(value))
     return Range(float(observer.low), float(observer.high), float(found.low), float(found.high))
 
 
-__all__ = ["GROUP_BYTES", "Range", "check_estimator", "observe"]
+def _levels(low: float, high: float) -> int:
+    """Return how many of the 256 integers stand for magnitudes of one sign."""
+    return 255 if low >= 0 or high <= 0 else 128
+
+
+__all__ = [
+    "BATCH", "GROUP_BYTES", "Range", "check_estimator", "observation_session", "observe",
+    "valid_part",
+]  # fmt: skip

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from lepton_compress._build import refuse_quantized
 from lepton_compress._graph import Graph
 from lepton_compress._job import RECIPE, Job, load, lower, make
-from lepton_compress._options import read_options
+from lepton_compress._options import BLOCK_PRECISIONS, read_options
 from lepton_core import recipe as recipes
+from lepton_core.capabilities import scheme_of
 from lepton_core.errors import OptimizeError
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
 from lepton_onnx import pivot
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from lepton_core.context import Context
     from lepton_core.types import OptimizeRequest
 
-PRECISIONS = ("int8", "auto")
+PRECISIONS = ("int8", "auto", *BLOCK_PRECISIONS)
 
 
 def optimize(model: Model, request: OptimizeRequest, context: Context) -> OptimizeResult:
@@ -30,7 +31,8 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
 
     With samples: static int8. Without: dynamic int8, which needs none. With ``max_drop``, or with
     the precision ``auto``, samples are divided: what is chosen is measured on rows that were not
-    calibrated on (:mod:`lepton_compress._choose`).
+    calibrated on (:mod:`lepton_compress._choose`). The precisions ``int4`` and ``int8-weight``
+    store weights alone as integers, by block (:mod:`lepton_compress._weights`).
 
     Options: :class:`~lepton_compress._options.Options`.
 
@@ -41,15 +43,15 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
             option, ``016`` the target lowers no recipes.
         SampleError: The samples do not fit the model.
     """
-    options = read_options(request.options)
+    options = read_options(request.options, request.precision)
     if request.precision not in PRECISIONS:
         raise OptimizeError(
             "LPT-OPT-011",
             f"The engine does not offer the precision {request.precision!r}",
-            cause=f"it offers {' and '.join(PRECISIONS)}",
+            cause=f"it offers {', '.join(PRECISIONS)}",
             remedy="fp16 and fp32 are built by `lepton convert` and `lepton port`.",
         )
-    require_lowering(request.target, context)
+    require_lowering(request.target, context, _scheme(request))
     _refuse_lowered(model)
     scratch = Path(tempfile.mkdtemp(prefix=".compress-", dir=context.workdir))
     try:
@@ -72,8 +74,15 @@ def _refuse_lowered(model: Model) -> None:
         )
 
 
-def require_lowering(target: str, context: Context) -> None:
-    """Refuse a target that does not lower recipes.
+def _scheme(request: OptimizeRequest) -> str:
+    """Return the capability that lowering the recipe, or one of the precision, needs."""
+    if request.recipe:
+        return f"scheme.{recipes.read(str(request.recipe)).scheme}"
+    return scheme_of(request.precision)
+
+
+def require_lowering(target: str, context: Context, scheme: str = "scheme.int8-static") -> None:
+    """Refuse a target that does not lower recipes of a scheme.
 
     Raises:
         OptimizeError: ``LPT-OPT-016``.
@@ -82,12 +91,13 @@ def require_lowering(target: str, context: Context) -> None:
         msg = "the engine needs a context with hooks"
         raise ValueError(msg)
     info = context.hooks.registry.target(target)
-    declared = info.capability("scheme.int8-static")
+    declared = info.capability(scheme)
     if not declared.support:
+        name = scheme.removeprefix("scheme.")
         raise OptimizeError(
             "LPT-OPT-016",
-            f"{info.title} lowers no recipes; support: {declared.support.value}",
-            cause=declared.note or None,
+            f"{info.title} lowers no recipes of the scheme {name}",
+            cause=declared.note or f"support: {declared.support.value}",
             remedy="Choose a target that does; `lepton targets` shows the precisions.",
         )
 
@@ -110,9 +120,8 @@ def _reproduce(job: Job) -> OptimizeResult:
     """Write the same recipe and lower it; the bytes are those of the first time."""
     source = Path(str(job.request.recipe))
     recipe = recipes.read(source)
-    integers = recipes.load_integers(recipe, source)
-    named = {recipe.tensors[name].integers or "": codes for name, codes in integers.items()}
-    place = recipes.write(recipe, job.context.workdir / RECIPE, integers=named)
+    arrays = recipes.load_arrays(recipe, source)
+    place = recipes.write(recipe, job.context.workdir / RECIPE, integers=arrays)
     result = lower(job, place)
     facts = {"recipe": {"digest": recipe.digest, "scheme": recipe.scheme}}
     return OptimizeResult(result, str(place), "lowered from the recipe given", facts)
@@ -124,6 +133,10 @@ def _reproduce(job: Job) -> OptimizeResult:
 def _search(job: Job) -> OptimizeResult:
     refuse_quantized(job.graph)
     samples = load(job.request.samples, job.base)
+    if job.request.precision in BLOCK_PRECISIONS:
+        from lepton_compress._weights import compress_weights
+
+        return compress_weights(job, samples)
     wanted = job.request.max_drop is not None or job.request.precision == "auto"
     if wanted and samples is not None and len(samples) > 2 and job.options.scheme in ("", "static"):
         from lepton_compress._choose import choose

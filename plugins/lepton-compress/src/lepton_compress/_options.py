@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress._calibrate import check_estimator
 from lepton_core.errors import OptimizeError
+from lepton_core.recipe import LARGEST_BLOCK, METHODS, SMALLEST_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SCHEMES = ("static", "dynamic", "weight-only")
+BLOCK_PRECISIONS = {"int4": (2, 4), "int8-weight": (5, 8)}
+"""Precisions of weights alone, by block, with the bits that each can be asked for."""
+
+_OF_BLOCKS = ("bits", "block", "method", "symmetric", "ends", "tables")
+_OF_RANGES = ("scheme", "estimator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +27,20 @@ class Options:
     Attributes:
         scheme: ``"static"``, ``"dynamic"`` or ``"weight-only"``; by default static with samples
             and dynamic without.
-        estimator: ``"minmax"``, ``"percentile:P"`` or ``"mse"``.
+        estimator: ``"minmax"``, ``"percentile:P"``, ``"mse"`` or ``"entropy"``.
         keep: Names of values, nodes or operator types that stay float.
         metric: Metric to choose by; as ``lepton port --metric``.
         threads: Threads of the sessions.
         held_out: Directory of saved samples that the caller holds out; only how much of the
             calibrated ranges they reach is found out, nothing is chosen by them.
         recipe_only: Write the recipe and lower nothing.
+        bits: Of weights stored by block: 2 to 4 for int4, 5 to 8 for int8-weight; 0 for 4 and 8.
+        block: Inputs that share a scale, a power of two of at least 16.
+        method: ``"rtn"``, ``"mse"``, ``"awq"`` or ``"gptq"``; by default gptq with samples and mse
+            without.
+        symmetric: Whether integers have no zero points.
+        ends: Least bits of the first and the last matrix.
+        tables: ``"float"`` or ``"int8"``: how embedding tables are stored.
     """
 
     scheme: str = ""
@@ -37,34 +50,90 @@ class Options:
     threads: int | None = None
     held_out: str | None = None
     recipe_only: bool = False
+    bits: int = 0
+    block: int = 32
+    method: str = ""
+    symmetric: bool = True
+    ends: int = 8
+    tables: str = "float"
 
 
-def read_options(given: Mapping[str, Any]) -> Options:
+def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     """Check options and return them.
 
     Raises:
-        OptimizeError: ``LPT-OPT-015`` an unknown option or value.
+        OptimizeError: ``LPT-OPT-015`` an unknown option or value, or one of another precision.
     """
     known = [f.name for f in fields(Options)]
     unknown = [name for name in given if name not in known]
     if unknown:
         raise _wrong(f"There is no option {unknown[0]!r}", f"known are {', '.join(known)}")
+    by_block = precision in BLOCK_PRECISIONS
+    odd = [name for name in given if name in (_OF_RANGES if by_block else _OF_BLOCKS)]
+    if odd:
+        wanted = "int8 and auto" if by_block else " and ".join(BLOCK_PRECISIONS)
+        raise _wrong(f"{odd[0]!r} is no option of {precision}", f"it is one of {wanted}")
     values = dict(given)
     if isinstance(values.get("keep"), str):
         values["keep"] = [part for part in values["keep"].split(",") if part]
     values["keep"] = tuple(values.get("keep") or ())
     if values.get("scheme", "") not in ("", *SCHEMES):
         raise _wrong(f"There is no scheme {values['scheme']!r}", f"known are {', '.join(SCHEMES)}")
-    if values.get("threads") is not None:
-        try:
-            values["threads"] = int(values["threads"])
-        except (TypeError, ValueError) as error:
-            raise _wrong(
-                f"threads cannot be {values['threads']!r}", "a number is needed"
-            ) from error
+    for name in ("threads", "bits", "block", "ends"):
+        if values.get(name) is not None:
+            values[name] = _number(name, values[name])
     if "estimator" in values:
         values["estimator"] = check_estimator(str(values["estimator"]))
-    return Options(**values)
+    if "symmetric" in values:
+        values["symmetric"] = _flag("symmetric", values["symmetric"])
+    options = Options(**values)
+    return _checked_blocks(options, precision) if by_block else options
+
+
+def _checked_blocks(options: Options, precision: str) -> Options:
+    low, high = BLOCK_PRECISIONS[precision]
+    block = options.block
+    checks = (
+        (
+            bool(options.bits) and not low <= options.bits <= high,
+            f"bits is {options.bits}",
+            f"{precision} takes {low} to {high}",
+        ),
+        (
+            not (SMALLEST_BLOCK <= block <= LARGEST_BLOCK and block & (block - 1) == 0),
+            f"block is {block}",
+            f"blocks are powers of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}",
+        ),
+        (not 2 <= options.ends <= 8, f"ends is {options.ends}", "accepted are 2 to 8 bits"),
+        (
+            options.method not in ("", *METHODS),
+            f"There is no method {options.method!r}",
+            f"known are {', '.join(METHODS)}",
+        ),
+        (
+            options.tables not in ("float", "int8"),
+            f"tables cannot be {options.tables!r}",
+            "known are float and int8",
+        ),
+    )
+    for wrong, message, cause in checks:
+        if wrong:
+            raise _wrong(message, cause)
+    return replace(options, bits=options.bits or high)
+
+
+def _number(name: str, value: object) -> int:
+    try:
+        return int(value)  # type: ignore[call-overload,no-any-return]
+    except (TypeError, ValueError) as error:
+        raise _wrong(f"{name} cannot be {value!r}", "a number is needed") from error
+
+
+def _flag(name: str, value: object) -> bool:
+    text = str(value).lower()
+    if text in ("true", "yes", "1", "false", "no", "0"):
+        return text in ("true", "yes", "1")
+    raise _wrong(f"{name} cannot be {value!r}", "yes or no is needed")
 
 
 def _wrong(message: str, cause: str) -> OptimizeError:
@@ -73,4 +142,4 @@ def _wrong(message: str, cause: str) -> OptimizeError:
     )
 
 
-__all__ = ["SCHEMES", "Options", "read_options"]
+__all__ = ["BLOCK_PRECISIONS", "SCHEMES", "Options", "read_options"]

@@ -112,7 +112,7 @@ def _product(graph: Graph, node: NodeProto) -> Layer | str:
     source, weight = node.input[0], node.input[1]
     if op == "MatMul" and not {source, weight} & graph.weights.keys():
         return Layer(op, name, (source, weight))
-    reason = _why_no_product(graph, node)
+    reason = why_no_product(graph, node)
     if reason:
         return reason
     bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
@@ -127,7 +127,7 @@ def _product(graph: Graph, node: NodeProto) -> Layer | str:
     return Layer(op, output, (source,), weight, bias, tuple(fused))
 
 
-def _why_no_product(graph: Graph, node: NodeProto) -> str:
+def why_no_product(graph: Graph, node: NodeProto) -> str:
     """Say why a product has no integer form, checked in the order of the list."""
     weight = node.input[1]
     bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
@@ -322,5 +322,5 @@ def equal_scales(layers: dict[str, Layer]) -> dict[str, str]:
 
 __all__ = [
     "ARITHMETIC", "FIXED", "PRODUCTS", "SAME_SCALE", "Selection", "equal_scales", "is_fixed",
-    "is_optional", "select", "weight_axis",
+    "is_optional", "select", "weight_axis", "why_no_product",
 ]  # fmt: skip

@@ -158,10 +158,11 @@ def graph_facts(model: ModelProto) -> dict[str, Any]:
     """Return opset, domains, IR version, node and weight counts of a model, as JSON types."""
     weights: dict[str, int] = {}
     size = parameters = 0
+    packed = _packed(model)
     for graph in walk_graphs(model.graph):
         for tensor in graph.initializer:
-            kind = dtype_name(tensor.data_type)
-            weights[kind] = weights.get(kind, 0) + elements(tensor)
+            kind, per_byte = packed.get(tensor.name, (dtype_name(tensor.data_type), 1))
+            weights[kind] = weights.get(kind, 0) + elements(tensor) * per_byte
             size += storage_bytes(tensor)
             parameters += elements(tensor) if kind in _FLOATS and len(tensor.dims) else 0
     return {
@@ -175,6 +176,18 @@ def graph_facts(model: ModelProto) -> dict[str, Any]:
         "weights": dict(sorted(weights.items())),
         "weights_bytes": size,
     }
+
+
+def _packed(model: ModelProto) -> dict[str, tuple[str, int]]:
+    """Return integers that MatMulNBits packs into bytes: their type, and how many a byte holds."""
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits":
+            bits = next((a.i for a in node.attribute if a.name == "bits"), 4)
+            for name in (node.input[1], *node.input[3:4]):
+                if name and 8 % bits == 0:
+                    found[name] = (f"uint{bits}", 8 // bits)
+    return found
 
 
 def _drop_overridable_inputs(model: ModelProto) -> None:

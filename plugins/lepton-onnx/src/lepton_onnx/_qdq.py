@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import ModelProto
 
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Layer, Recipe, check_against
+from lepton_onnx._block_writer import write_blocks
 from lepton_onnx._protobuf import opset_of
 from lepton_onnx._qdq_writer import Writer
 
@@ -32,12 +33,14 @@ class Lowered:
         integer_layers: Layers that compute with integers, by operator type.
         weight_layers: Layers whose weight alone is stored as integers.
         pairs: Number of Q/DQ pairs on activations.
+        block_layers: Layers whose weight is stored in few bits, with a scale for each block.
     """
 
     model: ModelProto
     integer_layers: Mapping[str, int]
     weight_layers: int
     pairs: int
+    block_layers: int = 0
 
 
 def lower(
@@ -46,6 +49,7 @@ def lower(
     *,
     digest: str,
     integers: Mapping[str, NDArray[np.int8]] | None = None,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
     integer_ops: Collection[str] | None = None,
     dynamic: bool = True,
     float_outputs: bool = True,
@@ -64,6 +68,7 @@ def lower(
         recipe: A recipe for it.
         digest: The pivot's digest.
         integers: Integers from the recipe's sidecar, by weight name.
+        arrays: What the sidecar holds for ``blocks``, by name there.
         integer_ops: Operators that the runtime computes with integers; layers of other operators
             keep an integer weight and compute in float. All by default.
         dynamic: Whether the runtime quantizes inputs at run time (DynamicQuantizeLinear and
@@ -78,7 +83,8 @@ def lower(
 
     Raises:
         OptimizeError: ``LPT-OPT-003`` … ``005`` the recipe does not fit, ``LPT-OPT-007`` the
-            pivot's opset is too low, ``LPT-OPT-008`` the result is not valid ONNX.
+            pivot's opset is too low, ``LPT-OPT-006`` the sidecar does not fit,
+            ``LPT-OPT-008`` the result is not valid ONNX.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -93,6 +99,7 @@ def lower(
             cause=f"scales per channel need opset {_LOWEST_OPSET}",
             remedy="Convert the source with --opset 21.",
         )
+    blocks = write_blocks(copy, recipe, arrays or {})
     usable = _usable(recipe, integer_ops, dynamic=dynamic)
     writer = Writer(copy, usable, dict(integers or {}), float_outputs, unsigned)
     writer.write()
@@ -103,14 +110,17 @@ def lower(
         {op: static.count(op) for op in sorted(set(static))},
         sum(layer.mode == "weight" for layer in usable.layers.values()),
         writer.pairs,
+        blocks,
     )
 
 
 def _usable(recipe: Recipe, ops: Collection[str] | None, *, dynamic: bool) -> Recipe:
-    """Return the recipe as this runtime can use it."""
+    """Return the recipe as this runtime can use it, without the layers that are written already."""
     layers: dict[str, Layer] = {}
     for name, layer in recipe.layers.items():
         able = ops is None or layer.op in ops
+        if layer.weight in recipe.blocks:
+            continue
         if layer.mode == "weight" or (able and (layer.mode == "static" or dynamic)):
             layers[name] = layer
         elif layer.weight is not None:

@@ -28,24 +28,29 @@ def lower_recipe(
 
     Returns:
         The lowered model, and facts for the record: ``recipe`` (digest, scheme, what the CPU
-        needs), ``integer_layers``, ``weight_only_layers``, ``kept_in_fp32``, ``qdq_pairs``.
+        needs), ``integer_layers``, ``weight_only_layers``, ``block_layers`` (stored in few bits),
+        ``kept_in_fp32``, ``qdq_pairs``.
 
     Raises:
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit.
     """
     recipe = recipes.read(path)
-    integers = recipes.load_integers(recipe, path)
+    arrays = recipes.load_arrays(recipe, path)
+    integers = {n: arrays[t.integers] for n, t in recipe.tensors.items() if t.integers}
     lowered = qdq.lower(
-        proto, recipe, digest=digest, integers=integers, integer_ops=integer_ops, unsigned=True
-    )
+        proto, recipe, digest=digest, integers=integers, arrays=arrays, integer_ops=integer_ops,
+        unsigned=True,
+    )  # fmt: skip
     facts = {
         "recipe": {
             "digest": recipe.digest,
             "scheme": recipe.scheme,
+            "precision": recipe.precision,
             "requires": dict(recipe.requires),
         },
         "integer_layers": dict(lowered.integer_layers),
         "weight_only_layers": lowered.weight_layers,
+        "block_layers": lowered.block_layers,
         "kept_in_fp32": dict(recipe.kept_float),
         "qdq_pairs": lowered.pairs,
     }

@@ -5,18 +5,26 @@ Shared by every target that runs ONNX. Importing this module imports ``onnx``.
 
 from __future__ import annotations
 
+from lepton_onnx._block_numbers import Blocks, block_integers, by_output
+from lepton_onnx._block_read import compare_blocks, read_blocks, unpack
 from lepton_onnx._qdq import Lowered, lower
 from lepton_onnx._qdq_numbers import bias_integers, weight_integers, weight_scales
 from lepton_onnx._qdq_read import Stored, compare, is_quantized, read_back
 
 __all__ = [
+    "Blocks",
     "Lowered",
     "Stored",
     "bias_integers",
+    "block_integers",
+    "by_output",
     "compare",
+    "compare_blocks",
     "is_quantized",
     "lower",
     "read_back",
+    "read_blocks",
+    "unpack",
     "weight_integers",
     "weight_scales",
 ]

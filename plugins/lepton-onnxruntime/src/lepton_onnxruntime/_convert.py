@@ -30,7 +30,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     """Write ``model.onnx`` under ``context.workdir`` and load it once.
 
     With ``request.recipe`` the file holds the recipe's integer weights and Q/DQ pairs, placed
-    where ONNX Runtime's CPU kernels compute with integers; the precision is then int8.
+    where ONNX Runtime's CPU kernels compute with integers; weights in few bits are read by
+    MatMulNBits. The precision is then the recipe's (int8, int4, …).
 
     Option: ``keep``, names of values, nodes or operators that stay in fp32 when the precision is
     fp16.
@@ -49,10 +50,11 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     context.checkpoint()
     facts: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()
-    precision = "int8" if request.recipe else request.precision
+    precision = request.precision
     if request.recipe:
         proto, found = lower_recipe(proto, request.recipe, parent, integer_ops=INTEGER_OPS)
         facts |= found
+        precision = found["recipe"]["precision"]
         pivot.save(proto, out)
     elif precision == "fp16":
         keep = (*request.options.get("keep", ()), *_without_half_kernels(proto))
@@ -92,11 +94,11 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
 
 
 def _refuse_what_is_not_done(request: ConvertRequest) -> None:
-    if request.recipe and request.precision not in ("fp32", "int8"):
+    if request.recipe and request.precision in ("fp16", "bf16"):
         raise UnsupportedOperationError(
             "LPT-CONV-212",
             f"A recipe and the precision {request.precision} do not go together",
-            cause=f"{request.recipe} says which values are int8; the others stay fp32.",
+            cause=f"{request.recipe} says which values are integers; the others stay fp32.",
             remedy="Leave the precision out, or convert without the recipe.",
         )
     if request.precision not in INFO.precisions and not request.recipe:
@@ -104,7 +106,7 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> None:
             "LPT-CONV-211",
             f"onnxruntime cannot be built as {request.precision!r} without a recipe",
             cause=f"It is built as {' or '.join(INFO.precisions)}, or from a recipe.",
-            remedy="Choose one of these; int8 is made by `lepton optimize`.",
+            remedy="Choose one of these; int8 and int4 are made by `lepton optimize`.",
         )
 
 

@@ -146,7 +146,7 @@ def _precision(node: NodeProto, types: dict[str, int]) -> str:
 def storage_of(weights: dict[str, int]) -> str:
     """Return the precision in which most weights are stored (``"fp16"``), from counts by dtype."""
     names = {"float16": "fp16", "float32": "fp32", "bfloat16": "bf16", "float64": "fp64"}
-    names |= {"int8": "int8", "uint8": "int8", "int4": "int4", "uint4": "int4"}
+    names |= {"int8": "int8", "uint8": "int8", "int4": "int4", "uint4": "int4", "uint2": "int2"}
     totals: Counter[str] = Counter()
     for kind, count in weights.items():
         if kind in names:

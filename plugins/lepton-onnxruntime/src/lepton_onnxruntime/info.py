@@ -48,6 +48,13 @@ INFO = TargetInfo(
         "scheme.int8-static": FULL,
         "scheme.int8-dynamic": FULL,
         "scheme.int8-weight-only": FULL,
+        "precision.int8-weight": Capability(
+            Support.FULL, note="from a recipe; weights alone, by block: MatMulNBits"
+        ),
+        "precision.int4": Capability(
+            Support.FULL, note="from a recipe; weights alone, by block: MatMulNBits"
+        ),
+        "scheme.int4-weight-only": FULL,
         "shapes.dynamic-batch": FULL,
         "shapes.dynamic": FULL,
         "device.cuda": Capability(Support.FULL, note="pip install lepton-onnxruntime[gpu]"),

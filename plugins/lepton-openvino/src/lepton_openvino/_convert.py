@@ -39,8 +39,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
 
     Args:
         model: Of format ``pivot``.
-        request: ``precision`` is ``fp32`` or ``fp16``, or a ``recipe`` says which values are int8;
-            there are no options.
+        request: ``precision`` is ``fp32`` or ``fp16``, or a ``recipe`` says which values are
+            integers; there are no options.
         context: Where to write.
 
     Returns:
@@ -65,12 +65,13 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     context.checkpoint()
     warnings = []
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"]}
-    precision = "int8" if request.recipe else request.precision
+    precision = request.precision
     if request.recipe:
         proto, lowered = lower_recipe(
             pivot.load(source), request.recipe, parent, integer_ops=INTEGER_OPS
         )
         facts |= lowered
+        precision = lowered["recipe"]["precision"]
         converted = _read_lowered(proto, signature, context.workdir)
     else:
         converted = _read(source, proto, signature)
@@ -107,11 +108,11 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
 
 
 def _refuse_what_is_not_done(request: ConvertRequest) -> None:
-    if request.recipe and request.precision not in ("fp32", "int8"):
+    if request.recipe and request.precision in ("fp16", "bf16"):
         raise UnsupportedOperationError(
             "LPT-CONV-302",
             f"A recipe and the precision {request.precision} do not go together",
-            cause=f"{request.recipe} says which values are int8; the others stay fp32.",
+            cause=f"{request.recipe} says which values are integers; the others stay fp32.",
             remedy="Leave the precision out, or convert without the recipe.",
         )
     if request.precision not in INFO.precisions and not request.recipe:
@@ -119,7 +120,7 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> None:
             "LPT-CONV-301",
             f"openvino cannot be built as {request.precision!r}",
             cause=f"It is built as {' or '.join(INFO.precisions)}.",
-            remedy="Choose one of these; int8 is made by `lepton optimize`.",
+            remedy="Choose one of these; int8 and int4 are made by `lepton optimize`.",
         )
     if request.options:
         raise UnsupportedOperationError(

@@ -38,6 +38,7 @@ _PRECISIONS = {
     "u8": "int8",
     "i4": "int4",
     "u4": "int4",
+    "u2": "int2",
     "nf4": "nf4",
 }
 

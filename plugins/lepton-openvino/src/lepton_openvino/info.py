@@ -37,6 +37,14 @@ INFO = TargetInfo(
             Support.FULL, note="from a recipe: pip install lepton-compress"
         ),
         "scheme.int8-static": FULL,
+        "scheme.int8-weight-only": FULL,
+        "precision.int8-weight": Capability(
+            Support.FULL, note="from a recipe; weights alone, by block, unpacked in the product"
+        ),
+        "precision.int4": Capability(
+            Support.FULL, note="from a recipe; weights alone, by block, unpacked in the product"
+        ),
+        "scheme.int4-weight-only": FULL,
         "recipe": FULL,
         "shapes.dynamic-batch": FULL,
         "shapes.dynamic": FULL,
