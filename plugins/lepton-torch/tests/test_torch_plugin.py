@@ -27,7 +27,8 @@ def test_hooks_fit_the_contract():
     manager.register(plugin)
     manager.check_pending()
     names = {call.name for call in manager.get_hookcallers(plugin)}
-    assert names == {"lepton_inspect", "lepton_check", "lepton_convert", "lepton_open"}
+    names_wanted = {"adapt", "inspect", "check", "convert", "open"}
+    assert names == {f"lepton_{verb}" for verb in names_wanted}
 
 
 def test_declared_edges_lead_from_every_source_to_the_pivot():
@@ -37,6 +38,7 @@ def test_declared_edges_lead_from_every_source_to_the_pivot():
         ("torch.factory", "torch.export"),
         ("huggingface", "torch.export"),
         ("torch.export", "pivot"),
+        ("pivot", "torch.export"),
     }
     assert all(e.isolated for e in edges.values())
     assert INFO.opens_format("torch.export").reference_rank == 0

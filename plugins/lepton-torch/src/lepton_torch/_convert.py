@@ -15,7 +15,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     """Walk the edge from the model's format; ``None`` if it is not one of ours.
 
     Args:
-        model: Of format ``torch.factory``, ``huggingface`` or ``torch.export``.
+        model: Of format ``torch.factory``, ``huggingface``, ``torch.export`` or ``pivot``.
         request: What to produce; an empty ``to_format`` means ``torch.export``.
         context: Where to write.
 
@@ -29,6 +29,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         ("torch.factory", "torch.export"),
         ("huggingface", "torch.export"),
         ("torch.export", "pivot"),
+        ("pivot", "torch.export"),
     }
     if edge not in known:
         return None
@@ -42,6 +43,10 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         from lepton_torch._pivot import export_pivot
 
         return export_pivot(model, request, context)
+    if model.format == "pivot":
+        from lepton_torch._bridge._export import export_program
+
+        return export_program(model, request, context)
     from lepton_torch._materialise import materialise
 
     return materialise(model, request, context)

@@ -130,6 +130,7 @@ INFO = TargetInfo(
         Edge(source="torch.factory", result="torch.export"),
         Edge(source="huggingface", result="torch.export"),
         Edge(source="torch.export", result="pivot"),
+        Edge(source="pivot", result="torch.export", cost=4),  # back: never on the way elsewhere
     ),
     opens=(Opens(format="torch.export", reference_rank=0),),
     capabilities={

@@ -1,0 +1,209 @@
+"""Reads a pivot into nodes and constants, and refuses what has no translation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+from lepton_core.errors import ConversionError
+from lepton_torch._bridge._registry import OPERATORS, Node
+from lepton_torch._bridge._values import DTYPES, Known
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lepton_core.types import Signature
+
+OLDEST, NEWEST = 13, 24
+"""Versions of ONNX's operators that the translations follow."""
+
+_FOUR_BITS = {TensorProto.INT4: np.int8, TensorProto.UINT4: np.uint8}
+_REASONS = {
+    **dict.fromkeys(("If", "Loop", "Scan"), "control flow: which nodes run depends on values"),
+    **dict.fromkeys(
+        ("SequenceMap", "SequenceInsert", "SequenceAt", "SequenceErase", "SequenceEmpty",
+         "SequenceConstruct", "SequenceLength", "SplitToSequence", "ConcatFromSequence"),
+        "it works on sequences, and torch programs take and give tensors",
+    ),
+    **dict.fromkeys(
+        ("StringConcat", "StringSplit", "StringNormalizer", "RegexFullMatch", "TfIdfVectorizer"),
+        "it works on strings, which torch has not",
+    ),
+    **dict.fromkeys(
+        ("Optional", "OptionalHasElement", "OptionalGetElement"),
+        "it works on optional values, and torch programs take and give tensors",
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Graph:
+    """A pivot, ready to be walked.
+
+    Attributes:
+        nodes: In topological order; only those that an output needs.
+        constants: By name: initializers, and what ``Constant`` nodes hold.
+        signature: Inputs and outputs.
+        opset: Version of ONNX's operators.
+    """
+
+    nodes: list[Node]
+    constants: dict[str, Known]
+    signature: Signature
+    opset: int
+
+
+def read_graph(model: onnx.ModelProto) -> Graph:
+    """Turn a model with all its weights into a :class:`Graph`.
+
+    Raises:
+        ConversionError: LPT-CONV-111 (an operator without a translation), 113 (the opset), 114
+            (a value that is no tensor, or of a type that torch has not).
+    """
+    import lepton_torch._bridge.operators  # noqa: F401 - fills the table
+    from lepton_onnx.operators import place
+    from lepton_onnx.pivot import signature
+
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    _refuse_operators(model, opset)
+    constants = {t.name: _constant(t, t.name) for t in model.graph.initializer}
+    if model.graph.sparse_initializer:
+        name = model.graph.sparse_initializer[0].values.name
+        raise _refused_value(name, "it is sparse", "Store it as a dense tensor.")
+    contract = signature(model)
+    types = {str(d).removeprefix("torch.").replace("float8_", "float8") for d in DTYPES.values()}
+    for spec in (*contract.inputs, *contract.outputs):
+        if spec.dtype not in types:
+            raise _refused_value(spec.name, f"it is of type {spec.dtype}", "")
+    nodes = []
+    for proto in model.graph.node:
+        node = _node(proto, opset, place(proto))
+        if node.operator == "Constant":
+            constants[node.outputs[0]] = _literal(proto, node.outputs[0])
+        else:
+            nodes.append(node)
+    wanted = [spec.name for spec in contract.outputs]
+    return Graph(live(nodes, wanted), constants, contract, opset)
+
+
+def live(nodes: list[Node], wanted: Iterable[str]) -> list[Node]:
+    """Return the nodes that the wanted values need, in the order given."""
+    needed = set(wanted)
+    kept = []
+    for node in reversed(nodes):
+        if needed & set(node.outputs):
+            needed.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _refuse_operators(model: onnx.ModelProto, opset: int) -> None:
+    gaps = [gap for node in model.graph.node if (gap := _gap(node, opset))]
+    if not gaps:
+        return
+    from lepton_onnx.operators import place, qualified_name
+
+    node, cause = gaps[0]
+    names = list(dict.fromkeys(qualified_name(n) for n, _ in gaps))
+    listed = list(dict.fromkeys(f"{qualified_name(n)} ({place(n)})" for n, _ in gaps))
+    more = f"; in all: {', '.join(listed[:8])}" if len(listed) > 1 else ""
+    raise ConversionError(
+        "LPT-CONV-111",
+        f"{qualified_name(node)} at {place(node)} has no translation to torch",
+        cause=f"{cause}{more}.",
+        remedy="Export the model without it; docs/reference/bridge.md lists the operators that "
+        "are covered.",
+        details={"operators": names, "where": place(node)},
+    )
+
+
+def _gap(node: onnx.NodeProto, opset: int) -> tuple[onnx.NodeProto, str] | None:
+    """Return the node with the reason why it cannot be translated, if that is so."""
+    if node.domain not in ("", "ai.onnx"):
+        return node, f"the domain {node.domain!r} is not ONNX's own"
+    if node.op_type in _REASONS:
+        return node, _REASONS[node.op_type]
+    if node.op_type not in OPERATORS and node.op_type != "Constant":
+        return node, "the bridge does not know the operator"
+    return _version_gap(node, opset)
+
+
+def _version_gap(node: onnx.NodeProto, opset: int) -> tuple[onnx.NodeProto, str] | None:
+    """Tell whether the operator means something else in *opset* than in 13 to 24."""
+    if OLDEST <= opset <= NEWEST:
+        return None
+    own = onnx.defs.get_schema(node.op_type, opset, "")
+    try:
+        near = onnx.defs.get_schema(node.op_type, OLDEST if opset < OLDEST else NEWEST, "")
+    except onnx.defs.SchemaError:
+        near = None
+    if near is not None and own.since_version == near.since_version:
+        return None
+    if near is not None and opset > NEWEST and _form(own) == _form(near):
+        return None  # later definitions that only take more types
+    reads = f"the bridge reads opset {OLDEST} to {NEWEST}"
+    return node, f"opset {own.since_version} defines it differently; {reads}"
+
+
+def _form(schema: onnx.defs.OpSchema) -> tuple[object, ...]:
+    attributes = {
+        name: (attribute.type, attribute.default_value.SerializeToString())
+        for name, attribute in schema.attributes.items()
+    }
+    return attributes, [i.name for i in schema.inputs], [o.name for o in schema.outputs]
+
+
+def _refused_value(name: str, cause: str, remedy: str) -> ConversionError:
+    return ConversionError(
+        "LPT-CONV-114",
+        f"The value {name!r} has no counterpart in torch",
+        cause=f"{cause}.",
+        remedy=remedy or "Move the part of the graph that needs it out of the model.",
+    )
+
+
+def _constant(tensor: TensorProto, name: str) -> Known:
+    if tensor.data_type in _FOUR_BITS:
+        wide = numpy_helper.to_array(tensor).astype(_FOUR_BITS[tensor.data_type])
+        dtype = DTYPES[TensorProto.INT8 if tensor.data_type == TensorProto.INT4 else 2]
+        return Known(wide, dtype, name, bits=4)
+    if tensor.data_type not in DTYPES:
+        kind = TensorProto.DataType.Name(tensor.data_type).lower()
+        raise _refused_value(name, f"it is of type {kind}", "")
+    return Known(numpy_helper.to_array(tensor), DTYPES[tensor.data_type], name)
+
+
+def _literal(proto: onnx.NodeProto, name: str) -> Known:
+    """Return what a ``Constant`` node holds."""
+    attribute = proto.attribute[0]
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        return _constant(value, name)
+    if attribute.name in ("value_int", "value_ints"):
+        return Known(np.asarray(value, dtype=np.int64), DTYPES[TensorProto.INT64], name)
+    if attribute.name in ("value_float", "value_floats"):
+        return Known(np.asarray(value, dtype=np.float32), DTYPES[TensorProto.FLOAT], name)
+    raise _refused_value(name, f"it is given as {attribute.name}", "")
+
+
+def _node(proto: onnx.NodeProto, opset: int, place: str) -> Node:
+    attributes = {a.name: _attribute(a) for a in proto.attribute}
+    inputs, outputs = list(proto.input), list(proto.output)
+    while outputs and not outputs[-1]:
+        outputs.pop()
+    return Node(proto.op_type, tuple(inputs), tuple(outputs), attributes, opset, place)
+
+
+def _attribute(attribute: AttributeProto) -> Any:  # noqa: ANN401 - any attribute type
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode()
+    if attribute.type == AttributeProto.STRINGS:
+        return [text.decode() for text in value]
+    if attribute.type == AttributeProto.TENSOR:
+        return _constant(value, attribute.name)
+    return list(value) if isinstance(value, list | tuple) else value
