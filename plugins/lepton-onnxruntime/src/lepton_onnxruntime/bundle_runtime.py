@@ -26,6 +26,8 @@ def load(
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # x86 without VNNI would add products of 8-bit integers in 16 bits, which may saturate.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
