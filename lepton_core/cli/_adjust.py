@@ -65,7 +65,12 @@ _PLAN, _MEASURE = "Plan", "Measure"
     "--settle", group=_MEASURE, type=DurationType(zero=True), default=20.0,
     help="Time to wait for live handles to measure a change; 0 for none.",
 )  # fmt: skip
-@option("--every", type=DURATION, metavar="TIME", help="Adjust again and again, until Ctrl-C.")
+@option(
+    "--every",
+    type=DURATION,
+    metavar="TIME",
+    help="Adjust again and again, until Ctrl-C; with --json a line for each time.",
+)
 @engine_options
 def run_command(app: App, reference: str, *, every: float | None, **given: Any) -> int:  # noqa: ANN401
     """Tune the deployment NAME or NAME@ALIAS by what is measured here.
@@ -76,9 +81,17 @@ def run_command(app: App, reference: str, *, every: float | None, **given: Any) 
     """
     if every is None:
         return _adjust_once(app, reference, dict(given))
-    while True:  # Ctrl-C ends it; a change that was taken back does not
-        _adjust_once(app, reference, dict(given))
-        time.sleep(every)
+    from lepton_core.errors import AdjustError, StorageError
+
+    while True:  # a change that was taken back does not end it, nor does what may pass
+        try:
+            _adjust_once(app, reference, dict(given))
+        except (AdjustError, StorageError) as error:
+            app.warn(f"{error.code}: {error.message}")
+        try:
+            time.sleep(every)
+        except KeyboardInterrupt:
+            return 0
 
 
 def _adjust_once(app: App, reference: str, given: dict[str, Any]) -> int:

@@ -77,7 +77,7 @@ class Alarms:
         details = {"kind": kind, "version": version, "alias": self._alias, **error.to_dict()}
         with contextlib.suppress(Exception):  # the alarm must not depend on what it is about
             self._store.record(
-                "deployment.alarm", self._name, why=error.message, details=_plain(details)
+                "deployment.alarm", self._name, why=error.message, details=plain_details(details)
             )
         if self._listener is not None:
             with contextlib.suppress(Exception):
@@ -102,10 +102,10 @@ def out_of_reach(error: Exception) -> SessionError:
     )
 
 
-def _plain(details: dict[str, Any]) -> dict[str, Any]:
+def plain_details(details: dict[str, Any]) -> dict[str, Any]:
     """Return details that any ledger row takes."""
     found: dict[str, Any] = json.loads(json.dumps(details, default=str).replace("NaN", "null"))
     return found
 
 
-__all__ = ["Alarm", "Alarms", "out_of_reach"]
+__all__ = ["Alarm", "Alarms", "out_of_reach", "plain_details"]

@@ -20,6 +20,7 @@ from lepton_core.adjusting._history import (
 from lepton_core.adjusting._observe import Observer, thread_counts
 from lepton_core.adjusting._policy import ask
 from lepton_core.adjusting._workload import fitted, workload
+from lepton_core.deployment._alarms import plain_details
 from lepton_core.embedded._options import read_options
 from lepton_core.environment import available_cpus, available_memory
 from lepton_core.errors import AdjustError, LeptonError, OperationCancelledError, StorageError
@@ -330,7 +331,10 @@ class Adjustment:
     def _alarm(self, error: LeptonError) -> None:
         details = {"kind": "policy", "alias": self._options.alias, **error.to_dict()}
         self._store.record(
-            "deployment.alarm", self._request.name, why=error.message, details=_plain(details)
+            "deployment.alarm",
+            self._request.name,
+            why=error.message,
+            details=plain_details(details),
         )
 
     def _facts(
@@ -390,14 +394,6 @@ def judge(effect: Effect, *, forced: bool) -> tuple[bool, str]:
 
 def _words(error: BaseException) -> str:
     return error.message if isinstance(error, LeptonError) else f"{type(error).__name__}: {error}"
-
-
-def _plain(details: dict[str, Any]) -> dict[str, Any]:
-    """Return details that any ledger row takes."""
-    import json
-
-    found: dict[str, Any] = json.loads(json.dumps(details, default=str).replace("NaN", "null"))
-    return found
 
 
 def _rounded(data: dict[str, Any]) -> dict[str, Any]:

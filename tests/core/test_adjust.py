@@ -711,3 +711,27 @@ def test_another_engine_is_not_told_less_than_was_asked(store, variants, capsys)
 
     code = main(["adjust", "N@beta", "--engine", "x", "--dry-run", "--store", str(store.path)])
     assert code in (2, 4), "refused, or no such engine"
+
+
+def test_adjusting_again_and_again_goes_on_after_what_may_pass(monkeypatch, capsys):
+    from lepton_core.cli import _adjust as commands
+    from lepton_core.cli import main
+
+    tries, naps = [], []
+
+    def once(app, reference, given):
+        tries.append(reference)
+        if len(tries) == 1:
+            raise AdjustError("LPT-ADJ-002", "another process is at it")
+        return 1
+
+    def sleep(seconds):
+        naps.append(seconds)
+        if len(naps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "_adjust_once", once)
+    monkeypatch.setattr(commands.time, "sleep", sleep)
+    assert main(["adjust", "N", "--every", "10m"]) == 0
+    assert tries == ["N"] * 3 and naps == [600.0] * 3
+    assert "LPT-ADJ-002" in capsys.readouterr().err
