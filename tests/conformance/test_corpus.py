@@ -30,6 +30,7 @@ def _integers(high, *shape):
 
 SAMPLES = {
     "mlp": lambda: {"input": _normal(20)},
+    "wide": lambda: {"input": _normal(64)},
     "residual": lambda: {"image": _normal(3, 32, 32)},
     "unet": lambda: {"image": _normal(1, 16, 16)},
     "encoder": lambda: {"src": _normal(6, 32)},

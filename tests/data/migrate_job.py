@@ -38,6 +38,11 @@ for _name in (
 ):
     importlib.import_module(_name)  # before the fork, so that no child pays for it
 
+if __name__ != "__main__":  # a test that imports this must not find the plugin afterwards
+    sys.path.remove(str(Path(__file__).parent / "fake_plugins" / "faulty"))
+    for _name in [name for name in sys.modules if name.partition(".")[0] == "fake_faulty"]:
+        del sys.modules[_name]
+
 
 def make_hooks():
     registry = Registry(environ={}, entries=())

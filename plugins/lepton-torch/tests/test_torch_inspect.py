@@ -96,6 +96,8 @@ def test_fixed_batch_is_a_warning(hooks, factory):
 def test_other_sources(hooks):
     assert hooks.inspect(Model("onnx", "model.onnx")) is None
     onnx = InspectResult(Model("onnx", "model.onnx"))
-    assert verdict(hooks, onnx).verdict == "impossible"
+    assert verdict(hooks, onnx).verdict == "fits", "by way of the bridge"
+    other = InspectResult(Model("tensorflow", "model.pb"))
+    assert verdict(hooks, other).verdict == "impossible"
     with pytest.raises(SourceError):
         hooks.inspect(Model("torch.factory", "nowhere.py", "net"))
