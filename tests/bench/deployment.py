@@ -155,7 +155,7 @@ def overhead(folder: Path) -> dict[str, float]:
         lepton_core.deployment("net", store=store, threads=1, poll_seconds=None) as deployed,
     ):
         x = {"x": np.full((1, WIDTH), 0.5, np.float32)}
-        session = deployed._slot.session  # type: ignore[union-attr]
+        session = deployed._table.main.session
         rounds: dict[str, list[float]] = {"session": [], "handle": []}
         for _ in range(41):
             for name, run in (("session", session.run), ("handle", deployed.run)):
