@@ -227,15 +227,17 @@ class Constraints:
     rewrites: tuple[str, ...] = ()
 
 
-BY_RECIPE = ("int8", "int8-weight", "int4")
+BY_RECIPE = ("int8", "int8-weight", "int4", "mixed")
 """Precisions that a target reaches by lowering a recipe."""
 
 
 def scheme_of(precision: str) -> str:
     """Return the capability that lowering a recipe of a precision needs (``"scheme.int8-static"``).
 
-    ``int8-weight`` and ``int4`` store weights alone as integers.
+    ``int8-weight`` and ``int4`` store weights alone as integers; ``mixed`` has all in one recipe.
     """
+    if precision == "mixed":
+        return "scheme.mixed"
     bits = precision.removesuffix("-weight")
     weights_alone = precision.endswith("-weight") or bits == "int4"
     return f"scheme.{bits}-weight-only" if weights_alone else "scheme.int8-static"

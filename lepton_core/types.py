@@ -369,6 +369,8 @@ class OptimizeRequest:
         samples: Path of a prepared sample file for calibration, if any.
         recipe: Path of a recipe to reproduce instead of searching.
         options: Engine-specific options, documented by the engine.
+        max_size: Largest accepted size of the artifact: in bytes, or up to 1 as a share of the
+            uncompressed one's; engines that do not search refuse it.
     """
 
     target: str
@@ -378,6 +380,7 @@ class OptimizeRequest:
     samples: str | None = None
     recipe: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    max_size: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

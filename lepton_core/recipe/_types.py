@@ -21,8 +21,9 @@ zero. Biases are int32 at input scale * weight scale. Concat, reshape, transpose
 resize have equal scales on both sides. Softmax and logistic outputs have 1/256 and -128.
 """
 
-SCHEMES = ("int8-static", "int8-dynamic", "int8-weight-only", "int4-weight-only")
-"""Ways to use integers: ranges known beforehand, ranges found at run time, storage alone."""
+SCHEMES = ("int8-static", "int8-dynamic", "int8-weight-only", "int4-weight-only", "mixed")
+"""Ways to use integers: ranges known beforehand, ranges found at run time, storage alone, or
+layers of several of these side by side."""
 
 KINDS = ("activation", "weight")
 
