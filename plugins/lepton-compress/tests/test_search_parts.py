@@ -14,6 +14,7 @@ from lepton_compress._search_find import Finder
 from lepton_compress._search_measure import Meter, Point, divergence
 from lepton_compress._search_solve import Cost, count, everything, hull, path, predicted, smaller
 from lepton_compress._search_verify import bound_of, check, in_sequence
+from lepton_core.context import SilentReporter
 from lepton_core.statistics import binomial_upper
 from lepton_core.verdicts import Limits
 
@@ -132,6 +133,7 @@ class _Meter:
 
     def __init__(self, costs, seed):
         self.costs, self.asked = costs, 0
+        self.reporter = SilentReporter()
         random = np.random.default_rng(seed)
         self.weights = {u: random.uniform(0.7, 1.4) for u in costs}
 

@@ -209,10 +209,7 @@ def _result(made: Search, kept: Checked) -> OptimizeResult:
 
 def _why(made: Search, kept: Checked) -> str:
     point, budget = kept.point, made.finder.budget
-    counts = {c: sum(v == c for v in point.chosen.values()) for c in dict.fromkeys(
-        point.chosen.values())}  # fmt: skip
-    mix = ", ".join(f"{n} {choice}" for choice, n in sorted(counts.items()))
-    text = f"{mix}: {made.plain.size / point.size:.2f}x smaller than fp32"
+    text = f"{point.mix}: {made.plain.size / point.size:.2f}x smaller than fp32"
     name = made.meter.metric.metric.name
     text += f"; {name} loses {point.drop:.3g} on {point.rows} held-out rows"
     if budget is not None and np.isfinite(budget):

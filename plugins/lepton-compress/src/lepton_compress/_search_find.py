@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lepton_compress._search_solve import Cost, Costs, count, everything, path, predicted, smaller
 from lepton_compress._search_verify import beyond_limits
+from lepton_core.progress import show_board
 from lepton_core.verdicts import Limits
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ TRIALS = 200
 """Choices measured at most in larger spaces, beside the sensitivities."""
 
 _AT_A_TIME = 8
+_SHOWN = 6
 _SLACK = 1e-9
 
 
@@ -61,6 +63,7 @@ class Finder:
         else:
             self._along_path()
             self._refine()
+        show_board(self.meter.reporter, "", (), ())
         return self.best()
 
     def best(self) -> Point | None:
@@ -100,7 +103,21 @@ class Finder:
         if fresh:
             self.spent += len(fresh)
             self.add(self.meter.of_all(fresh, title))
+            self._show(fresh)
         return [self.points[_key(c)] for c in choices]
+
+    def _show(self, last: Sequence[Mapping[str, str]]) -> None:
+        """Show the best choice so far and those measured last."""
+        best = self.best()
+        lines = [] if best is None else [("best so far", best)]
+        lines += [("measured", self.points[_key(c)]) for c in last[-_SHOWN:]]
+        rows = [
+            (what, f"{p.size:,}", f"{p.error:.2e}", f"{p.drop:.4f}",
+             "yes" if self.accepts(p) else "no", p.mix)
+            for what, p in lines
+        ]  # fmt: skip
+        columns = ("", "bytes", "error", "loss", "within", "weights")
+        show_board(self.meter.reporter, f"search: {len(self.points)} choices", columns, rows)
 
     def _along_path(self) -> None:
         """Look for the last choice of the path that is accepted, by halving it.

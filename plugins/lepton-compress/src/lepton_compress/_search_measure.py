@@ -6,6 +6,7 @@ import itertools
 import math
 import shutil
 import threading
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from lepton_compress._job import Job
     from lepton_compress._search_space import Assignment, Space
-    from lepton_core.context import Context, Session
+    from lepton_core.context import Context, Reporter, Session
     from lepton_core.metrics import Choice
     from lepton_core.samples import Samples
     from lepton_core.types import Model
@@ -77,6 +78,12 @@ class Point:
     def sqnr_db(self) -> float:
         """Signal to quantization noise of the worst output, in decibels."""
         return math.inf if self.error == 0 else -20 * math.log10(self.error)
+
+    @property
+    def mix(self) -> str:
+        """How many weights have which precision, for people."""
+        found = Counter(self.chosen.values())
+        return ", ".join(f"{count} {choice}" for choice, count in sorted(found.items()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types; what is not finite becomes ``None``."""
@@ -158,6 +165,11 @@ class Meter:
             self, samples=self.samples.rows(at), _reference={}, _metric=None, measured=0,
             slices=None if self.slices is None else self.slices[at], _lock=threading.Lock(),
         )  # fmt: skip
+
+    @property
+    def reporter(self) -> Reporter:
+        """Where progress goes."""
+        return self.job.context.reporter
 
     @property
     def metric(self) -> Choice:
