@@ -137,7 +137,7 @@ class Detector(nn.Module):
         self.head = nn.Conv2d(64, 14, 1)
 
     def forward(self, image):
-        return {"boxes_and_scores": self.head(self.body(image)).flatten(1)}
+        return {"detections": self.head(self.body(image)).flatten(1)}
 
 
 class Block(nn.Module):
@@ -321,7 +321,7 @@ def _detector():
     torch.manual_seed(0)
 
     def loss(model, rows):
-        found, wanted = model(x[rows])["boxes_and_scores"], nn.functional.one_hot(y[rows], 10)
+        found, wanted = model(x[rows])["detections"], nn.functional.one_hot(y[rows], 10)
         scores = nn.functional.mse_loss(found[:, 4:], wanted.float())
         return 10 * scores + nn.functional.smooth_l1_loss(found[:, :4] / 64, b[rows] / 64)
 
