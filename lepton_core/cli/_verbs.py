@@ -273,7 +273,9 @@ def adapt_command(
 )
 @_options("lepton-optimized")
 @option("--engine", default="compress", help="Engine that does it.")
-@option("--precision", default="int8", help="Precision to reach: int8, int8-weight, int4, auto.")
+@option(
+    "--precision", default="int8", help="Precision to reach: int8, int16, int8-weight, int4, auto."
+)
 @option(
     "--max-drop",
     type=FiniteType(),
@@ -292,6 +294,7 @@ def optimize_command(app: App, model: str, *, data: str | None, **given: Any) ->
 
     Without --data nothing is calibrated on noise: only what needs no samples is done.
     """
+    from lepton_core._recipe_step import losses
     from lepton_core.types import OptimizeRequest
 
     work = _Work(app, given)
@@ -303,8 +306,12 @@ def optimize_command(app: App, model: str, *, data: str | None, **given: Any) ->
         result = work.hooks.optimize(source, request, context)
         model_there = work.close(stage, result.model, "optimize", request.precision)
         recipe = result.recipe and str(work.out.absolute() / Path(result.recipe).relative_to(stage))
+    if app.json:
+        more: dict[str, Any] = {}
+    else:
+        more = dict(zip(("diagnosis", "recovered"), losses(result.facts), strict=True))
     work.show(
-        model_there, recipe=recipe or "", why=result.why, facts=result.facts,
+        model_there, recipe=recipe or "", why=result.why, **more, facts=result.facts,
         warnings=result.warnings,
     )  # fmt: skip
     return 0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lepton_core.context import Context
     from lepton_core.types import OptimizeRequest
 
-PRECISIONS = ("int8", "auto", *BLOCK_PRECISIONS)
+PRECISIONS = ("int8", "int16", "auto", *BLOCK_PRECISIONS)
 
 
 def optimize(model: Model, request: OptimizeRequest, context: Context) -> OptimizeResult:
