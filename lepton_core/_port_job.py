@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_core import staging
 from lepton_core._adapt_step import AdaptStep
 from lepton_core._proof import Prover, Yardstick, choose_rows
-from lepton_core._recipe_step import RecipeStep, keep_recipe
+from lepton_core._recipe_step import RecipeStep, keep_recipe, losses
 from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
@@ -355,7 +355,9 @@ class PortJob:
         made = self._recipes.make(pivot, one.target.id, one.precision, yardstick, context)
         one.coverage = made.facts.get("coverage")
         request = ConvertRequest(one.target.id, device=one.target.device, recipe=made.recipe)
-        return request, (*warned, *made.warnings, *(() if made.recipe else (made.why,)))
+        found, back = losses(made.facts)
+        said = (*made.warnings, *found, *back)
+        return request, (*warned, *said, *(() if made.recipe else (made.why,)))
 
     def _evaluate(self, yardstick: Yardstick, one: Built) -> EvaluateResult:
         context = self._context(f"outputs-{one.target.id}-{one.precision}")

@@ -13,6 +13,8 @@ from lepton_core.recipe import SIDECAR_SUFFIX
 from lepton_core.types import OptimizeRequest, OptimizeResult
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lepton_core._proof import Yardstick
     from lepton_core.context import Context
     from lepton_core.dispatch import Hooks
@@ -89,6 +91,8 @@ class RecipeStep:
         if yardstick.calibration is not None:
             samples = str(save(yardstick.calibration, context.workdir / "calibration"))
             options["held_out"] = str(yardstick.folder)
+        if precision == "int8" and self._options.max_drop is not None:
+            options["recover"] = "auto"
         return OptimizeRequest(
             target,
             ENGINE,
@@ -97,6 +101,22 @@ class RecipeStep:
             samples,
             options=options,
         )
+
+
+def losses(facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return for people why a compressed model loses, and what gave back how much of it.
+
+    Args:
+        facts: What the engine found out: ``diagnosis`` (a list of mechanisms with ``mechanism``,
+            ``text``, ``module``, ``cure``, ``gave_back``) and ``recovery`` (``text``), if it did.
+    """
+    found = []
+    for one in facts.get("diagnosis") or ():
+        back = one.get("gave_back") or {}
+        cure = f"cured by {back['method']}" if back else f"cure: {one['cure']}"
+        where = f" (module {one['module']})" if one.get("module") else ""
+        found.append(f"{one['mechanism']}: {one['text']}{where}; {cure}")
+    return found, list((facts.get("recovery") or {}).get("text") or ())
 
 
 def keep_recipe(recipe: str, folder: Path) -> None:
@@ -123,4 +143,4 @@ def recipe_beside(artifact: Model) -> tuple[str, ...]:
     return tuple(str(file) for file in files if file.is_file()) if same else ()
 
 
-__all__ = ["RecipeStep", "keep_recipe", "recipe_beside"]
+__all__ = ["RecipeStep", "keep_recipe", "losses", "recipe_beside"]

@@ -227,20 +227,23 @@ class Constraints:
     rewrites: tuple[str, ...] = ()
 
 
-BY_RECIPE = ("int8", "int8-weight", "int4", "mixed")
+BY_RECIPE = ("int8", "int16", "int8-weight", "int4", "mixed")
 """Precisions that a target reaches by lowering a recipe."""
 
 
 def scheme_of(precision: str) -> str:
     """Return the capability that lowering a recipe of a precision needs (``"scheme.int8-static"``).
 
-    ``int8-weight`` and ``int4`` store weights alone as integers; ``mixed`` has all in one recipe.
+    ``int8-weight`` and ``int4`` store weights alone as integers; ``int16`` has activations of 16
+    bits and weights of 8; ``mixed`` has several of these in one recipe.
     """
     if precision == "mixed":
         return "scheme.mixed"
     bits = precision.removesuffix("-weight")
     weights_alone = precision.endswith("-weight") or bits == "int4"
-    return f"scheme.{bits}-weight-only" if weights_alone else "scheme.int8-static"
+    if weights_alone:
+        return f"scheme.{bits}-weight-only"
+    return "scheme.int16-static" if precision == "int16" else "scheme.int8-static"
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ class Effect:
         low: Lower end of its 95 % interval, and
         high: the upper one.
         pairs: Number of pairs.
-        rel_l2: Largest relative L2 difference between the answers of both.
+        rel_l2: Largest relative L2 difference between the answers of both; of outputs that are
+            no floats, the share of values that differ.
         live: Ratio in the calls that live handles measured, ``None`` if there were too few.
         live_calls: Number of those calls under the new table.
     """
@@ -160,11 +161,36 @@ class Probe:
                 return times
 
     def _difference(self, before: Table, after: Table, rows: int) -> float:
-        from lepton_core.deployment._golden import rel_l2
+        pairs = [
+            (before.pick(rows).run(feed), after.pick(rows).run(feed)) for feed in self._inputs[rows]
+        ]
+        shared = pairs[0][0].keys() & pairs[0][1].keys()
+        return max(
+            (difference([(old[name], new[name]) for old, new in pairs]) for name in shared),
+            default=0.0,
+        )
 
-        feed = self._inputs[rows][0]
-        old, new = before.pick(rows).run(feed), after.pick(rows).run(feed)
-        return max((rel_l2(old[name], new[name]) for name in old if name in new), default=0.0)
+
+def difference(pairs: Sequence[tuple[Any, Any]]) -> float:
+    """Return how far the answers of one output are apart, over all calls together.
+
+    Args:
+        pairs: Arrays of both sides, call by call.
+
+    Returns:
+        Relative L2 error of floats; of labels and other integers the share of values that differ,
+        because a distance between labels means nothing. Infinity if shapes differ.
+    """
+    import numpy as np
+
+    from lepton_core.deployment._golden import rel_l2
+
+    if any(np.shape(old) != np.shape(new) for old, new in pairs):
+        return float("inf")
+    old, new = (np.concatenate([np.ravel(pair[side]) for pair in pairs]) for side in (0, 1))
+    if all(np.issubdtype(side.dtype, np.inexact) for side in (old, new)):
+        return rel_l2(old, new)
+    return float(np.mean(old != new)) if old.size else 0.0
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
@@ -255,4 +281,4 @@ def _means(data: Any) -> dict[int, tuple[int, float]]:  # noqa: ANN401 - an iter
     return found
 
 
-__all__ = ["LIVE_TOLERANCE", "Effect", "LiveWatch", "Probe", "interval"]
+__all__ = ["LIVE_TOLERANCE", "Effect", "LiveWatch", "Probe", "difference", "interval"]

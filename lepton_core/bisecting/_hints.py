@@ -46,8 +46,9 @@ def hint_for(
 def _of_recipe(value: str, largest: float, recipe: Recipe, exact: bool) -> str:
     parts = []
     entry = recipe.tensors.get(value)
-    if entry is not None and entry.kind == "activation":
-        end = entry.scales[0] * max(128 + entry.zero_point, 127 - entry.zero_point)
+    if entry is not None and entry.kind == "activation" and value not in recipe.rescaled:
+        most = max(128 + entry.zero_point, 127 - entry.zero_point)
+        end = entry.scales[0] * (32767 if entry.dtype == "int16" else most)
         if largest > _BEYOND * end:
             parts.append(f"magnitudes up to {largest:.4g} are clipped at {end:.4g}")
     layer = next((la for la in recipe.layers.values() if la.output == value), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from lepton_core.recipe import Layer, Recipe, Tensor
+    from lepton_core.recipe import Layer, Recipe, Rescaled, Tensor
     from lepton_core.types import ValueUse
 
 GROUP_BYTES = 64 << 20
@@ -111,7 +111,26 @@ def recipe_for(recipe: Recipe, digest: str, names: Collection[str], fed: Collect
         tensors=_without_absent(tensors),
         blocks={name: entry for name, entry in recipe.blocks.items() if name in have},
         kept_float={name: why for name, why in recipe.kept_float.items() if name in have},
+        rescaled=_rescaled(recipe, have, cut),
+        corrections={name: entry for name, entry in recipe.corrections.items() if name in layers},
     )
+
+
+def _rescaled(recipe: Recipe, have: set[str], cut: set[str]) -> dict[str, Rescaled]:
+    """Divide entries of values at which the pivot is cut: one side yields, the other is fed."""
+    found: dict[str, Rescaled] = {}
+    for name, entry in recipe.rescaled.items():
+        fed = _own(name, cut)
+        reads = {weight: axis for weight, axis in entry.multiplied.items() if weight in have}
+        yields = entry.divided if name in have and set(entry.divided) <= have else {}
+        if fed == name and (yields or reads):
+            found[name] = replace(entry, divided=yields, multiplied=reads)
+            continue
+        if yields:
+            found[name] = replace(entry, divided=yields, multiplied={})
+        if reads and fed in have:
+            found[fed] = replace(entry, divided={}, multiplied=reads)
+    return found
 
 
 def _own(name: str, cut: set[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lepton_core.cli._command import command, option
 from lepton_core.cli._deployment import EMBEDDED, EngineWork, engine_options
@@ -108,8 +109,9 @@ def migrate_command(
     if log:
         return _show_log(app, name, given["place"], settings["alias"])
     work = EngineWork(app, "migrate", given)
-    if work.engine != EMBEDDED:
-        del settings["alias"]
+    source = click.get_current_context().get_parameter_source("alias")
+    if work.engine != EMBEDDED and source is not ParameterSource.COMMANDLINE:
+        del settings["alias"]  # another engine is told what the user said, not our default
     for key, value in settings.items():
         if value is not None and value is not False:
             work.options[key] = value

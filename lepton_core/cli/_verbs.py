@@ -281,8 +281,8 @@ def adapt_command(
 @option(
     "--precision",
     metavar="PRECISION",
-    help="Precision to reach: int8, int8-weight, int4, mixed (one for each weight), auto; int8 if "
-    "not given, mixed with --max-size.",
+    help="Precision to reach: int8, int16, int8-weight, int4, mixed (one for each weight), auto; "
+    "int8 if not given, mixed with --max-size.",
 )
 @option(
     "--max-drop",
@@ -325,6 +325,7 @@ def optimize_command(
     --precision mixed, each weight gets the precision that it bears: measured on rows that ranges
     did not see, and verified on rows that the search did not see. search.html shows it.
     """
+    from lepton_core._recipe_step import losses
     from lepton_core.cli._sensitivity import write_page
     from lepton_core.types import OptimizeRequest
 
@@ -341,8 +342,12 @@ def optimize_command(
         write_page(stage, source, result)
         model_there = work.close(stage, result.model, "optimize", request.precision)
         recipe = result.recipe and str(work.out.absolute() / Path(result.recipe).relative_to(stage))
+    if app.json:
+        more: dict[str, Any] = {}
+    else:
+        more = dict(zip(("diagnosis", "recovered"), losses(result.facts), strict=True))
     work.show(
-        model_there, recipe=recipe or "", why=result.why, facts=result.facts,
+        model_there, recipe=recipe or "", why=result.why, **more, facts=result.facts,
         warnings=result.warnings,
     )  # fmt: skip
     return 0

@@ -334,8 +334,12 @@ def set_command(
             "A setting is given parts or cleared, one of the two",
             remedy="Write --value KEY=VALUE, or --clear.",
         )
+    from lepton_core.deployment import check_setting
+
+    value = None if clear else pairs(values, "--value")
+    if value is not None:
+        check_setting(key, value)
     with open_store(place) as store:
-        value = None if clear else pairs(values, "--value")
         setting = store.set_setting(name, key, value, why=why)
     if app.json:
         from lepton_core.codec import to_data

@@ -20,6 +20,7 @@ from typing import Any
 from lepton_core.deployment._alarms import Alarm
 from lepton_core.deployment._handle import Deployment
 from lepton_core.deployment._open import open_deployment
+from lepton_core.deployment._settings import check_setting
 from lepton_core.deployment._telemetry import CallError, VersionStats
 
 
@@ -31,4 +32,4 @@ class _CallableModule(ModuleType):
 
 sys.modules[__name__].__class__ = _CallableModule
 
-__all__ = ["Alarm", "CallError", "Deployment", "VersionStats", "open_deployment"]
+__all__ = ["Alarm", "CallError", "Deployment", "VersionStats", "check_setting", "open_deployment"]

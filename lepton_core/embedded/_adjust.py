@@ -23,10 +23,15 @@ from lepton_core.adjusting._workload import fitted, workload
 from lepton_core.deployment._alarms import plain_details
 from lepton_core.embedded._options import read_options
 from lepton_core.environment import available_cpus, available_memory
-from lepton_core.errors import AdjustError, LeptonError, OperationCancelledError, StorageError
+from lepton_core.errors import (
+    AdjustError,
+    LeptonError,
+    OperationCancelledError,
+    StorageError,
+    UsageError,
+)
 from lepton_core.store._failpoints import reach
 from lepton_core.types import AdjustResult
-from lepton_core.verdicts import Limits as VerdictLimits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,7 +104,8 @@ def adjust(request: AdjustRequest, context: Context, hooks: Hooks) -> AdjustResu
     """Do what :func:`lepton_core.embedded.plugin.lepton_adjust` says.
 
     Raises:
-        UsageError: LPT-DEP-005; LPT-STORE-006 … 009, the reference leads nowhere.
+        UsageError: LPT-DEP-005; LPT-ADJ-010, the policy is none; LPT-STORE-006 … 009, the
+            reference leads nowhere.
         AdjustError: LPT-ADJ-001 (nothing meets the floor), LPT-ADJ-002 (another process is at
             it), LPT-ADJ-007 (an objective that is not known, or cannot be measured here).
         DeployError: LPT-STORE-010, someone else changed the table meanwhile.
@@ -162,7 +168,7 @@ class Adjustment:
 
     def run(self) -> AdjustResult:
         """Measure, plan, try, judge."""
-        self._hooks.engine_owner("adjust", self._options.policy)  # before minutes of measuring
+        self._check_policy()  # before minutes of measuring
         settled = self._tables.settle()
         candidates = find_candidates(
             self._store,
@@ -206,6 +212,16 @@ class Adjustment:
         if self._options.dry_run:
             return self._result((change,), facts)
         return self._result((self._try(change, allowed, loads, trial_seconds(seen)),), facts)
+
+    def _check_policy(self) -> None:
+        policy = self._options.policy
+        owner = self._hooks.engine_owner("adjust", policy)
+        if owner == self._hooks.engine_owner("adjust", "embedded"):
+            raise UsageError(
+                "LPT-ADJ-010",
+                f"{policy!r} is the engine that adjusts, and no policy",
+                remedy="`best-measured` is one; `lepton plugins` lists extensions that bring more.",
+            )
 
     def _check_observed(self, seen: Sequence[Observation]) -> None:
         if self._request.objective == "memory" and not all(o.memory_bytes for o in seen):
@@ -280,11 +296,19 @@ class Adjustment:
                 raise
             self._alarm(error)
             return self._tables.history()[-1]
-        kept, verdict = judge(effect, forced=forced)
+        kept, verdict = judge(effect, forced=forced, limit=self._limit(change, allowed))
         reach("adjust.measured")
         done = self._tables.finish(change, KEPT if kept else REVERTED, verdict, effect.to_dict())
         reach("adjust.finished")
         return done
+
+    def _limit(self, change: Change, allowed: Sequence[Candidate]) -> float:
+        """Return how far the answers may move: what the coarser precision of both tables allows."""
+        from lepton_core.deployment._golden import tolerance_of
+
+        precision = {c.version.id: c.version.precision or "unknown" for c in allowed}
+        routes = (*change.routes_before, *change.routes_after)
+        return max(tolerance_of(precision.get(route.version, "unknown")) for route in routes)
 
     def _measure(self, change: Change, loads: Sequence[Load], live: LiveWatch) -> Effect:
         bar = self._context.reporter.task("compare", None)
@@ -367,19 +391,19 @@ def trial_seconds(seen: Sequence[Observation]) -> float:
     return _TRIAL_SECONDS + 2 * (PAIRS + 1) * sum(slowest.values())
 
 
-def judge(effect: Effect, *, forced: bool) -> tuple[bool, str]:
+def judge(effect: Effect, *, forced: bool, limit: float) -> tuple[bool, str]:
     """Tell whether a change is kept, and why in words.
 
     Args:
         effect: What was measured.
         forced: Whether the routes before may not run at all (the floor), so that any is better.
+        limit: Largest difference of the answers.
     """
     measured = (
         f"measured {effect.ratio:.3f} of the cost before ({effect.low:.3f}-{effect.high:.3f})"
     )
-    largest = VerdictLimits().compressed.rel_l2
-    if effect.rel_l2 > largest:
-        return False, f"the answers differ by a relative L2 of {effect.rel_l2:.3g}; {measured}"
+    if effect.rel_l2 > limit:
+        return False, f"the answers differ by {effect.rel_l2:.3g}, over {limit:g}; {measured}"
     if forced:
         return True, f"what ran before does not meet the floor; {measured}"
     if effect.ratio >= 1.0:

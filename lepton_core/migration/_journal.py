@@ -124,7 +124,7 @@ def _parse(value: Any, name: str, alias: str) -> Record:  # noqa: ANN401 - JSON 
             f"The journal of migrations of {name}@{alias} cannot be read",
             cause=cause,
             remedy=f"Upgrade lepton-core, or drop it: `lepton store set {name} "
-            f"{key_of(alias)}=null`; the alias stays where it is.",
+            f"{key_of(alias)} --clear`; the alias stays where it is.",
         ) from error
     return record
 

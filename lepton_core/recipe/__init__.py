@@ -14,6 +14,7 @@ from __future__ import annotations
 from lepton_core.recipe._blocks import LARGEST_BLOCK, METHODS, SMALLEST_BLOCK, BlockWeight
 from lepton_core.recipe._check import check_against, validate
 from lepton_core.recipe._io import dumps, loads, read, write
+from lepton_core.recipe._recovery import CORRECTIONS, RESCALINGS, Correction, Rescaled
 from lepton_core.recipe._sidecar import SIDECAR_SUFFIX, load_arrays, load_integers
 from lepton_core.recipe._types import (
     RULES,
@@ -27,8 +28,10 @@ from lepton_core.recipe._types import (
 )
 
 __all__ = [
+    "CORRECTIONS",
     "LARGEST_BLOCK",
     "METHODS",
+    "RESCALINGS",
     "RULES",
     "SCHEMA",
     "SCHEMES",
@@ -36,9 +39,11 @@ __all__ = [
     "SMALLEST_BLOCK",
     "BlockWeight",
     "Calibration",
+    "Correction",
     "Layer",
     "PivotId",
     "Recipe",
+    "Rescaled",
     "Tensor",
     "check_against",
     "dumps",

@@ -32,7 +32,10 @@ def validate(recipe: Recipe, name: str = "the recipe") -> None:
         if problem:
             raise _wrong(name, f"tensors[{value!r}]: {problem}")
         _check_same(recipe, value, tensor, name)
+        if tensor.dtype == "int16" and recipe.scheme != "int16-static":
+            raise _wrong(name, f"tensors[{value!r}] is int16 in the scheme {recipe.scheme}")
     _check_blocks(recipe, name)
+    _check_recovery(recipe, name)
     for value, layer in recipe.layers.items():
         if layer.mode not in _MODES:
             raise _wrong(name, f"layers[{value!r}]: mode {layer.mode!r} is none of {_MODES}")
@@ -64,13 +67,33 @@ def _check_blocks(recipe: Recipe, name: str) -> None:
             )
 
 
+def _check_recovery(recipe: Recipe, name: str) -> None:
+    for value, entry in recipe.rescaled.items():
+        if entry.problem():
+            raise _wrong(name, f"rescaled[{value!r}]: {entry.problem()}")
+    for value, correction in recipe.corrections.items():
+        layer = recipe.layers.get(value)
+        problem = correction.problem()
+        if layer is not None and layer.bias != correction.bias:
+            problem = f"the layer's bias is {layer.bias!r}, not {correction.bias!r}"
+        if problem:
+            raise _wrong(name, f"corrections[{value!r}]: {problem}")
+
+
 def _tensor_problem(tensor: Tensor) -> str:
     many = isinstance(tensor.scale, tuple)
     weight = tensor.kind == "weight"
     bad = [s for s in tensor.scales if not (math.isfinite(s) and _SMALLEST <= s <= _LARGEST)]
     checks = (
         (tensor.kind not in KINDS, f"kind {tensor.kind!r} is none of {', '.join(KINDS)}"),
-        (tensor.dtype != "int8", f"dtype {tensor.dtype!r} is not int8"),
+        (
+            tensor.dtype != "int8" and (weight or tensor.dtype != "int16"),
+            f"dtype {tensor.dtype!r} is not int8" + ("" if weight else " or int16"),
+        ),
+        (
+            tensor.dtype == "int16" and tensor.zero_point != 0,
+            "an int16 activation has zero point 0",
+        ),
         (tensor.rounding != "half-even", f"rounding {tensor.rounding!r} is not half-even"),
         (bool(bad), f"scale {bad[:1]} is not a positive, normal float32"),
         (not tensor.scales, "the list of scales is empty"),
@@ -95,7 +118,11 @@ def _check_same(recipe: Recipe, value: str, tensor: Tensor, name: str) -> None:
     other = recipe.tensors.get(tensor.same_as)
     if other is None:
         raise _wrong(name, f"tensors[{value!r}] is the same as {tensor.same_as!r}, which is absent")
-    if (other.scale, other.zero_point) != (tensor.scale, tensor.zero_point):
+    if (other.scale, other.zero_point, other.dtype) != (
+        tensor.scale,
+        tensor.zero_point,
+        tensor.dtype,
+    ):
         raise _wrong(
             name,
             f"tensors[{value!r}] has scale {tensor.scale} and zero point {tensor.zero_point}, but "
@@ -158,10 +185,18 @@ def check_against(
         problem = entry.shape_problem(shapes.get(value))
         if problem:
             raise _wrong(name, f"blocks[{value!r}]: {problem}")
+    for key in ("rescaled", "corrections"):
+        for value, recovery in getattr(recipe, key).items():
+            problem = recovery.shape_problem(shapes)
+            if problem:
+                raise _wrong(name, f"{key}[{value!r}]: {problem}")
 
 
 def _names(recipe: Recipe) -> list[str]:
-    found = [*recipe.tensors, *recipe.blocks]
+    found = [*recipe.tensors, *recipe.blocks, *recipe.rescaled, *recipe.corrections]
+    for entry in recipe.rescaled.values():
+        found += [*entry.divided, *entry.multiplied]
+    found += [entry.bias for entry in recipe.corrections.values()]
     for key, layer in recipe.layers.items():
         optional = [n for n in (layer.weight, layer.bias) if n]
         found += [key, layer.output, *layer.inputs, *layer.fused, *optional]

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 _ORDER = (
     "schema", "rules", "written_by", "pivot", "scheme", "requires", "calibration", "sidecar",
-    "notes", "tensors", "blocks", "layers", "kept_float",
+    "notes", "rescaled", "corrections", "tensors", "blocks", "layers", "kept_float",
 )  # fmt: skip
-_BY_NAME = ("tensors", "blocks", "layers", "kept_float")
+_BY_NAME = ("rescaled", "corrections", "tensors", "blocks", "layers", "kept_float")
+_IF_ANY = ("rescaled", "corrections", "blocks")
 _ALWAYS = {"kind", "scale", "zero_point", "dtype", "estimator", "rounding", "op", "output", "mode"}
 
 
@@ -31,8 +32,8 @@ def dumps(recipe: Recipe) -> str:
     data = codec.to_data(recipe)
     parts = []
     for key in _ORDER:
-        if key == "blocks" and not data[key]:
-            continue  # the text of a recipe without them is that of schema 1
+        if key in _IF_ANY and not data[key]:
+            continue  # the text of a recipe without them is that of an earlier schema
         if key in _BY_NAME:
             inner = ",\n".join(f"  {_line(k)}: {_line(_short(v))}" for k, v in data[key].items())
             text = f"{{\n{inner}\n }}" if inner else "{}"
@@ -100,9 +101,17 @@ def _refuse_unknown_fields(data: Mapping[str, Any], name: str) -> None:
     from dataclasses import fields
 
     from lepton_core.recipe._blocks import BlockWeight
+    from lepton_core.recipe._recovery import Correction, Rescaled
     from lepton_core.recipe._types import Layer
 
-    for key, cls in (("tensors", Tensor), ("blocks", BlockWeight), ("layers", Layer)):
+    kinds = {
+        "rescaled": Rescaled,
+        "corrections": Correction,
+        "tensors": Tensor,
+        "blocks": BlockWeight,
+        "layers": Layer,
+    }
+    for key, cls in kinds.items():
         known = {f.name for f in fields(cls)}
         entries = data.get(key)
         for value, entry in entries.items() if isinstance(entries, dict) else ():

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lepton_core.recipe._blocks import BlockWeight  # noqa: TC001 - as above
+from lepton_core.recipe._recovery import Correction, Rescaled  # noqa: TC001 - as above
 
-SCHEMA = 2
-"""Newest version of the file's layout. 2 has ``blocks``; a recipe without them is written as 1."""
+SCHEMA = 3
+"""Newest version of the file's layout. 2 has ``blocks``, 3 ``rescaled`` or ``corrections``;
+a recipe without them is written as 1."""
 
 RULES = 1
 """Version of the integer rules: how scales and integers follow from ranges and weights.
@@ -19,11 +21,15 @@ float32, saturated. Weights are int8 in -127..127, symmetric, per output channel
 absmax / 127. Activations are int8 in -128..127, asymmetric, per tensor, over a range that holds
 zero. Biases are int32 at input scale * weight scale. Concat, reshape, transpose, pooling and
 resize have equal scales on both sides. Softmax and logistic outputs have 1/256 and -128.
+Activations of the scheme int16-static are int16, symmetric with zero point 0, at absmax / 32767;
+softmax and logistic outputs have 1/32768, and biases stay float32.
 """
 
-SCHEMES = ("int8-static", "int8-dynamic", "int8-weight-only", "int4-weight-only", "mixed")
-"""Ways to use integers: ranges known beforehand, ranges found at run time, storage alone, or
-layers of several of these side by side."""
+SCHEMES = (
+    "int8-static", "int16-static", "int8-dynamic", "int8-weight-only", "int4-weight-only", "mixed",
+)  # fmt: skip
+"""Ways to use integers: ranges known beforehand (with activations of 8 or 16 bits, weights of 8),
+ranges found at run time, storage alone, or layers of several of these side by side."""
 
 KINDS = ("activation", "weight")
 
@@ -66,7 +72,7 @@ class Tensor:
         kind: ``"activation"`` or ``"weight"``.
         scale: One scale, or one per channel along *axis*; used as float32.
         zero_point: Integer that stands for 0.0; always 0 for weights.
-        dtype: ``"int8"``.
+        dtype: ``"int8"``; ``"int16"`` for activations of the scheme int16-static.
         axis: Channel axis of per-channel scales; ``None`` for one scale.
         observed: Smallest and largest value seen in calibration; for a weight its own.
         estimator: How the range followed: ``"minmax"``, ``"percentile:99.99"``, ``"mse"``,
@@ -133,6 +139,9 @@ class Recipe:
         tensors: By value name of the pivot.
         layers: By name of the operator's first output in the pivot.
         blocks: Weights in few bits with a scale for each block, by name.
+        rescaled: Values whose channels were brought into one range, by name, in the order of the
+            graph.
+        corrections: What is added to the bias of a layer, by the layer's name in ``layers``.
         kept_float: Operators that stay float, by first output, with the reason.
         requires: What a machine needs for exact integers (``{"cpu": {"any": ["vnni", ...]}}``).
         calibration: What ranges were observed on; ``None`` where nothing was calibrated.
@@ -157,10 +166,13 @@ class Recipe:
     written_by: str = ""
     notes: tuple[str, ...] = ()
     blocks: Mapping[str, BlockWeight] = field(default_factory=dict)
+    rescaled: Mapping[str, Rescaled] = field(default_factory=dict)
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.blocks and self.schema < 2:
-            object.__setattr__(self, "schema", 2)
+        needed = 3 if self.rescaled or self.corrections else 2 if self.blocks else 1
+        if self.schema < needed:
+            object.__setattr__(self, "schema", needed)
 
     @property
     def precision(self) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lepton_core.store import AliasState, LedgerRow, Metric, Store, Version
 
 WINDOWS = 400
+_READ = 20 * WINDOWS
 EVENTS = 60
 
 
@@ -78,7 +79,8 @@ def render_deployment(store: Store, reference: str) -> str:
     found = store.resolve(reference)
     versions = {v.id: v for v in store.versions(found.name)}
     alias = found.alias.alias if found.alias else ""
-    windows = [w for m in store.metrics.read(found.name, limit=WINDOWS) if (w := _window(m, alias))]
+    read = store.metrics.read(found.name, limit=_READ)
+    windows = [window for metric in read if (window := _window(metric, alias))][-WINDOWS:]
     events = events_of(store.ledger(name=found.name), versions, alias)[-EVENTS:]
     order = list(dict.fromkeys(w.version for w in windows))
     return _template("deployment.html.j2").render(

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import LeptonError, StorageError, UsageError
-from lepton_core.store import _faults, _ledger
+from lepton_core.store import _faults, _ledger, _seal
 from lepton_core.store._failpoints import reach
 from lepton_core.store._ledger import Mark
 
@@ -142,6 +142,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._closed = False
+        self._wrote = False
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -178,7 +179,8 @@ class Database:
             connection = connect(self.root / FILE, self._timeout, "FULL")
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
+                new = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+                if new:
                     for statement in TABLES.values():
                         connection.execute(statement)
                     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -189,8 +191,13 @@ class Database:
                     reach("transaction.head-announced")
                 connection.execute("COMMIT")
                 reach("transaction.committed")
+                if new:
+                    self._seal(connection)
             finally:
                 connection.close()
+
+    def _seal(self, connection: sqlite3.Connection) -> None:
+        _seal.write(connection, self.root / FILE, lambda: stamp(connection))
 
     def select(self, sql: str, *values: Any) -> list[Any]:  # noqa: ANN401
         """Return the rows of a query."""
@@ -212,6 +219,8 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             reach("transaction.begun")
             try:
+                self._wrote = True
+                _seal.remove(self.root / FILE)
                 before = self.check_head()
                 transaction = Transaction(connection, before, self._actor)
                 yield transaction
@@ -280,10 +289,18 @@ class Database:
         with self._lock:
             self._closed = True
             if self._connection is not None and self._pid == os.getpid():
+                if self._wrote:
+                    self._seal(self._connection)
                 self._connection.close()
             elif self._connection is not None:
                 keep_inherited(self._connection)
             self._connection = None
+
+
+def stamp(connection: sqlite3.Connection) -> str:
+    """Return what tells the present ledger from an earlier one: its last row's place and hash."""
+    rows = connection.execute("SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1").fetchall()
+    return "{}:{}".format(*rows[0]) if rows else ""
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
@@ -318,4 +335,5 @@ __all__ = [
     "check_schema",
     "connect",
     "keep_inherited",
+    "stamp",
 ]

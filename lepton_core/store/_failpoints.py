@@ -26,6 +26,8 @@ POINTS = (
     "transaction.head-announced",
     "transaction.committed",
     "transaction.head-marked",
+    "seal.removed",
+    "seal.written",
     "gc.versions-removed",
     "gc.file-removed",
     "gc.files-removed",

@@ -15,7 +15,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lepton_core.store import _faults
+from lepton_core.store import _faults, _seal
 from lepton_core.store._database import connect, keep_inherited
 from lepton_core.store._ledger import canonical, now
 
@@ -68,6 +68,7 @@ class MetricsLog:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
+        self._wrote = False
 
     @contextlib.contextmanager
     def _open(self, *, create: bool) -> Iterator[sqlite3.Connection | None]:
@@ -93,6 +94,8 @@ class MetricsLog:
                 return
             connection.execute("BEGIN IMMEDIATE")
             try:
+                self._wrote = True
+                _seal.remove(self._place)
                 connection.executemany(
                     "INSERT INTO metrics(name, body, sum) VALUES (?, ?, ?)",
                     [(name, body, _sum(name, body)) for body in bodies],
@@ -126,10 +129,13 @@ class MetricsLog:
     def damage(self) -> list[str]:
         """Return what is wrong with the database, in words; empty if nothing is."""
         try:
+            broken = _seal.check(self._place) if self._place.exists() else None
             with self._open(create=False) as connection:
                 if connection is None:
                     return []
                 found = _integrity(connection)
+                if broken is not None and broken.stamp in ("", stamp(connection)):
+                    found.append(broken.reason)
                 rows = connection.execute("SELECT id, name, body, sum FROM metrics")
                 for row in rows:
                     if _sum(row[1], row[2]) != row[3]:
@@ -141,9 +147,17 @@ class MetricsLog:
     def close(self) -> None:
         """Close the database; calling it again does nothing."""
         with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
+            connection = self._connection
+            if connection is not None and self._pid == os.getpid():
+                if self._wrote:
+                    _seal.write(connection, self._place, lambda: stamp(connection))
+                connection.close()
             self._connection = None
+
+
+def stamp(connection: sqlite3.Connection) -> str:
+    """Return what tells the present measurements from earlier ones: the newest row's number."""
+    return str(connection.execute("SELECT max(id) FROM metrics").fetchone()[0])
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:

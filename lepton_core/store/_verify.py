@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import LeptonError
-from lepton_core.store import _collect, _faults, _ledger, _manifest, _place
+from lepton_core.store import _collect, _faults, _ledger, _manifest, _place, _seal
 from lepton_core.store._cas import TEMPORARY, digest_file
-from lepton_core.store._database import TABLES
+from lepton_core.store._database import FILE, TABLES, stamp
 from lepton_core.store._names import is_digest
 from lepton_core.store._types import AliasState, Damage, LedgerRow, VerifyReport
 
@@ -24,6 +24,7 @@ def verify(store: Store) -> VerifyReport:
     found: list[Damage] = []
     check = _Checker(store, found)
     check.run("marker", _place.MARKER, lambda: _place.check_marker(store.path))
+    check.run("database", "ledger.db", check.seal)
     check.run("database", "ledger.db", check.database)
     check.run("head", _ledger.HEAD, check.head)
     check.run("ledger", "ledger.db", check.ledger)
@@ -70,6 +71,15 @@ class _Checker:
         return self.store.database.select(sql)
 
     # --- steps --------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """Check every byte of the database at rest, before a connection may change any."""
+        broken = _seal.check(self.store.path / FILE)
+        if broken is None:
+            return
+        self.report("database", "ledger.db", broken.reason)
+        if broken.stamp and broken.stamp != stamp(self.store.database.connection):
+            self.found.pop()  # a seal from before the last change, back after a power cut
 
     def database(self) -> None:
         """Check pages, indexes, types and the text of the tables."""

@@ -6,6 +6,7 @@ the verdict that counts is that of the numeric limits.
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +18,7 @@ from lepton_core.registry import Registry
 from lepton_core.workers import WorkerPool
 
 MODELS = Path(__file__).with_name("models.py")
-ROWS = 64
-
-
-def _normal(*shape):
-    return np.random.default_rng(8).normal(size=(ROWS, *shape)).astype(np.float32)
-
-
-def _integers(high, *shape):
-    return np.random.default_rng(9).integers(0, high, size=(ROWS, *shape))
-
-
-SAMPLES = {
-    "mlp": lambda: {"input": _normal(20)},
-    "wide": lambda: {"input": _normal(64)},
-    "residual": lambda: {"image": _normal(3, 32, 32)},
-    "unet": lambda: {"image": _normal(1, 16, 16)},
-    "encoder": lambda: {"src": _normal(6, 32)},
-    "tagger": lambda: {"tokens": _integers(50, 8)},
-    "two_heads": lambda: {"values": _normal(5), "kind": _integers(7)},
-}
+SAMPLES = runpy.run_path(str(MODELS.with_name("samples.py")))["SAMPLES"]
 
 
 @pytest.mark.conformance

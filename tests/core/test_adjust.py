@@ -13,7 +13,7 @@ import pytest
 import lepton_core
 from lepton_core import types
 from lepton_core.adjusting import explain, history, undo
-from lepton_core.adjusting._effect import Effect, LiveWatch, interval
+from lepton_core.adjusting._effect import Effect, LiveWatch, difference, interval
 from lepton_core.adjusting._history import Change, Tables, new_id
 from lepton_core.adjusting._observe import Observer, thread_counts
 from lepton_core.adjusting._workload import Load, fitted, workload
@@ -296,7 +296,7 @@ def test_a_change_that_cannot_be_opened_is_taken_back(adjust, store, variants, m
     ],
 )
 def test_the_verdict(effect, forced, kept, word):
-    said, why = judge(effect, forced=forced)
+    said, why = judge(effect, forced=forced, limit=0.15)
     assert said is kept and word in why
 
 
@@ -371,6 +371,24 @@ def test_calls_of_an_earlier_version_are_no_measure(store, variants):
     base = store.resolve("N")
     assert LiveWatch(store, base, "", {slow}).there
     assert not LiveWatch(store, base, "", {fast}).there
+
+
+def test_the_engine_is_no_policy_and_nothing_is_measured_for_it(adjust, store, variants):
+    with pytest.raises(UsageError) as caught:
+        adjust(policy="embedded")
+    assert caught.value.code == "LPT-ADJ-010" and "best-measured" in caught.value.remedy
+    assert store.ledger(kind="deployment.alarm") == ()
+
+
+def test_how_far_answers_are_apart():
+    labels = np.arange(100)
+    moved = labels.copy()
+    moved[0] = 99  # one label of a hundred, but 99 away
+    assert difference([(labels, moved), (labels, labels)]) == 0.005
+    half = np.ones(4, np.float32)
+    assert difference([(half, half), (half, half * 1.5)]) == pytest.approx(0.5 / np.sqrt(2))
+    assert difference([(half, half[:2])]) == np.inf
+    assert difference([(labels[:0], labels[:0])]) == 0.0
 
 
 # --- a policy that misbehaves -------------------------------------------------------------------

@@ -84,6 +84,12 @@ def running(store):
     return explain(store, "N")["routes"][0]["version"]
 
 
+def seals(point):
+    """Whether a database can be sealed depends on who looks into it: such points may be missed."""
+    return point.startswith("seal.")
+
+
+@pytest.mark.timeout(600)
 def test_kill_at_every_write_point(server, base, folder):
     slow, fast = base
     whole = folder / "whole"
@@ -91,7 +97,7 @@ def test_kill_at_every_write_point(server, base, folder):
     code, reached = server(whole, "trace")
     assert code == 0
     points = [f"{name}:{reached[: n + 1].count(name)}" for n, name in enumerate(reached)]
-    assert len(points) == WRITE_POINTS, points
+    assert sum(not seals(point) for point in points) == WRITE_POINTS, points
     assert {p for p in POINTS if p.startswith("adjust.")} <= set(reached)
     with Store(whole) as store:
         assert running(store) == fast
@@ -99,7 +105,8 @@ def test_kill_at_every_write_point(server, base, folder):
     for point in points:
         root = folder / point.replace(":", "-")
         shutil.copytree(folder / "store", root)
-        assert server(root, point)[0] == -9, point
+        code, _ = server(root, point)
+        assert code == -9 or (seals(point) and code == 0), point
         with Store(root) as store:
             assert store.verify().ok, point
             value = store.settings("N").get(setting_key("production"))

@@ -12,7 +12,16 @@ from lepton_core.bisecting._hints import hint_for
 from lepton_core.bisecting._plan import GROUP_BYTES, ancestors, groups, plan_taps, recipe_for
 from lepton_core.bisecting._run import Errors
 from lepton_core.errors import UsageError
-from lepton_core.recipe import BlockWeight, Layer, PivotId, Recipe, Tensor, validate
+from lepton_core.recipe import (
+    BlockWeight,
+    Correction,
+    Layer,
+    PivotId,
+    Recipe,
+    Rescaled,
+    Tensor,
+    validate,
+)
 from lepton_core.types import ValueUse
 
 
@@ -76,6 +85,24 @@ def test_a_part_of_a_recipe_reads_what_is_fed_with_the_same_numbers():
     whole = recipe_for(RECIPE, "d", {"x", "w", "conv", "relu", "relu/fed", "flat"}, {"relu"})
     assert whole.layers["conv"] == RECIPE.layers["conv"]
     assert set(whole.tensors) == {"x", "w", "relu", "relu/fed", "flat"}
+
+
+def test_a_rescaled_value_is_divided_on_one_side_and_multiplied_on_the_other():
+    entry = Rescaled("equalize", 1, (1, -1), {"w": 0}, {"w2": 1, "w3": 1})
+    odd = dataclasses.replace(
+        RECIPE, rescaled={"relu": entry},
+        corrections={"conv": Correction("analytic", "b", (0.5,)),
+                     "gone": Correction("analytic", "c", (0.5,))},
+    )  # fmt: skip
+    yields = recipe_for(odd, "d", {"x", "w", "conv", "relu"}, {"relu"})
+    assert dict(yields.rescaled) == {"relu": dataclasses.replace(entry, multiplied={})}
+    assert list(yields.corrections) == ["conv"]
+    reads = recipe_for(odd, "d", {"relu/fed", "w2", "flat"}, {"relu"})
+    assert dict(reads.rescaled) == {
+        "relu/fed": dataclasses.replace(entry, divided={}, multiplied={"w2": 1})
+    }
+    assert not reads.corrections
+    assert hint_for("relu", metrics([1.0], [1.0]).result(), 80.0, "int8", odd) == ""
 
 
 def metrics(a, b):

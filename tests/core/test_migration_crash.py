@@ -28,7 +28,8 @@ JOB = Path(__file__).parents[1] / "data" / "migrate_job.py"
 JOBS = {"migrate": (98, ""), "alarmed": (16, "migrate.switched"), "unequal": (11, "migrate.built")}
 """Every job with the number of write points, and the point after which they count.
 
-Before it a job does what the first one does. 125 points in all.
+Before it a job does what the first one does. 125 points in all, and those of the seal: whether a
+database can be sealed depends on who looks into it at that moment, so these are not counted.
 """
 
 
@@ -123,18 +124,33 @@ def look(root, old):
         return found.target
 
 
+def seals(point):
+    return point.startswith("seal.")
+
+
+def thinned(points):
+    """Return the first, the middle and the last of every kind of point."""
+    kinds = collections.defaultdict(list)
+    for point in points:
+        kinds[point.partition(":")[0]].append(point)
+    return [p for own in kinds.values() for p in sorted({own[0], own[len(own) // 2], own[-1]})]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("every", [pytest.param(True, marks=pytest.mark.conformance), False])
 @pytest.mark.parametrize("job", JOBS)
-def test_kill_at_every_write_point(job, server, base):
+def test_kill_at_every_write_point(job, server, base, every):
     with Store(base / "store") as store:
         old = store.alias("N").version
     count, since = JOBS[job]
     points = points_of(server, job, base, since)
-    assert len(points) == count, points
+    assert sum(not seals(point) for point in points) == count, points
     seen = collections.Counter()
-    for point in points:
+    for point in points if every else thinned(points):
         root = base / point.replace(":", "-")
         shutil.copytree(base / "store", root)
-        assert server.run(job, root, base / "data.npz", point)[0] == -signal.SIGKILL, point
+        code, _ = server.run(job, root, base / "data.npz", point)
+        assert code == -signal.SIGKILL or (seals(point) and code == 0), point
         before = look(root, old)
         with Store(root) as store:
             began = bool(history(store, "N"))

@@ -71,6 +71,28 @@ def test_settings(lepton, ids):
     assert code == 0
     code, _, err = lepton("store", "set", "digits", "open")
     assert code == 2 and "LPT-STORE-019" in err
+    code, _, _ = lepton("store", "set", "digits", "acme.limits", "--value", "queue=8")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "said"),
+    [
+        ("open", "threads=0", "LPT-DEP-013", "threads=0"),
+        ("open", "threads=two", "LPT-DEP-013", "threads='two'"),
+        ("open", "device=2", "LPT-DEP-013", "device=2"),
+        ("open", "treads=2", "LPT-DEP-013", "treads"),
+        ("opne", "threads=2", "LPT-DEP-013", "no setting 'opne'"),
+        ("dispatch.production", "threads=2", "LPT-DEP-010", "dispatch table"),
+        ("migrate.production", "step=done", "LPT-DEP-013", "journal"),
+    ],
+)
+def test_a_setting_that_no_handle_could_read_is_refused(lepton, ids, key, value, error, said):
+    code, _, err = lepton("store", "set", "digits", key, "--value", value)
+    assert code != 0
+    assert error in err and said in err
+    _, data, _ = lepton("store", "log", "--kind", "setting.set", "--json")
+    assert data["rows"] == []
 
 
 def test_verify_and_gc(lepton, ids, tmp_path):

@@ -19,8 +19,8 @@ from lepton_core.types import Model
 
 resource = pytest.importorskip("resource")
 JOB = Path(__file__).parents[1] / "data" / "store_job.py"
-JOBS = {"deploy": 33, "promote": 6, "rollback": 6, "setting": 6, "gc": 25}
-"""Every job with the number of write points that it passes: 76 in all."""
+JOBS = {"deploy": 35, "promote": 8, "rollback": 8, "setting": 8, "gc": 27}
+"""Every job with the number of write points that it passes: 86 in all."""
 
 
 def start(job, root, extra="", failpoint=None, **options):
@@ -125,6 +125,7 @@ def traced(server, job, base, folder):
     return points, state(root)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("job", JOBS)
 def test_kill_at_every_write_point_leaves_before_or_after(job, server, base, folder):
     before = state(base / "store")
@@ -153,7 +154,7 @@ def test_kill_at_every_write_point_leaves_before_or_after(job, server, base, fol
 
 
 def test_kill_while_a_store_is_made(server, base, folder):
-    points = [p for p in POINTS if p.startswith(("store.", "transaction."))]
+    points = [p for p in POINTS if p.startswith(("store.", "transaction.", "seal."))]
     for point in points:
         root = folder / point
         assert server.run("deploy", root, base, point)[0] == -9, point

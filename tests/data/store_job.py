@@ -66,7 +66,7 @@ def adjust(root, extra):
     from lepton_core.registry import Registry
     from lepton_core.types import AdjustRequest
 
-    _effect.PAIRS, _effect.PAIR_SECONDS = 7, 0.0  # what is tested is how it ends, not the numbers
+    _effect.PAIRS, _effect.PAIR_SECONDS = 25, 0.0  # what is tested is how it ends, not the numbers
     registry = Registry(environ={}, entries=())
     registry.register(embedded, embedded_info.INFO)
     registry.register(policy, policy_info.INFO)

@@ -173,12 +173,12 @@ def test_deployed_it_answers_by_name_is_adjusted_and_migrated(seed, here, home, 
             assert deployed.facts["runtime"] == runtime
 
     check("onnxruntime")
-    adjusted = ModelAdjuster(name, store="store", options={"samples": data}).adjust()
+    adjusted = ModelAdjuster(name, store="store", samples=data).adjust()
     assert adjusted.name == name
     assert adjusted.facts["observations"]
     check("onnxruntime")
-    quick = {"watch": 0.0, "data": data}
-    moved = ModelMigrator(name, "openvino", store="store", options=quick).migrate()
+    quick = {"watch": 0.0}
+    moved = ModelMigrator(name, "openvino", samples=data, store="store", options=quick).migrate()
     assert moved.outcome == "done", moved
     check("openvino")
 

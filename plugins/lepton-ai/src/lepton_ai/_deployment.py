@@ -94,6 +94,7 @@ class ModelAdjuster:
         name: Name of the deployment.
         objective: What to improve: ``"latency"``, ``"throughput"`` or ``"memory"``.
         floor: Lowest accepted value of the accuracy metric.
+        samples: Path of samples to call with; noise by default.
         store: Folder of the store; by default ``LEPTON_STORE`` or the user's data folder.
         options: More options of the engine.
     """
@@ -104,13 +105,14 @@ class ModelAdjuster:
         *,
         objective: str = "latency",
         floor: float | None = None,
+        samples: str | os.PathLike[str] | None = None,
         store: str | os.PathLike[str] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.objective = objective
         self.floor = floor
-        self.options = {**_paths(store=store), **(options or {})}
+        self.options = {**_paths(store=store, samples=samples), **(options or {})}
 
     @verb
     def adjust(self) -> AdjustResult:
@@ -139,6 +141,8 @@ class ModelMigrator:
     Args:
         name: Name of the deployment.
         target: Target string to move to.
+        samples: Path of recorded inputs to compare on; without them, and without real golden
+            inputs, the proof is weak, and nothing is moved.
         store: Folder of the store; by default ``LEPTON_STORE`` or the user's data folder.
         options: More options of the engine.
     """
@@ -148,12 +152,13 @@ class ModelMigrator:
         name: str,
         target: str,
         *,
+        samples: str | os.PathLike[str] | None = None,
         store: str | os.PathLike[str] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.target = target
-        self.options = {**_paths(store=store), **(options or {})}
+        self.options = {**_paths(store=store, data=samples), **(options or {})}
 
     @verb
     def migrate(self) -> MigrateResult:

@@ -35,7 +35,8 @@ class ModelOptimizer:
         model: A source, or a result of another verb.
         target: Target string; by default the one that the model was made for, or else this
             machine (:func:`.default_target`).
-        precision: ``"auto"``, or ``"int8"``, which fails if the budget cannot be met.
+        precision: ``"auto"``; ``"int8"``, which fails if the budget cannot be met; or weights
+            alone in few bits, ``"int4"`` or ``"int8-weight"``.
         max_drop: Largest accepted loss in the metric's own unit (0.005 is half a point of
             top-1).
         samples: Real inputs: a path (``.npz``, a folder of ``.npy``, ``file.py:callable``), or

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_compress._balanced import balanced_error
 from lepton_core import recipe as recipes
 from lepton_core.artifacts import artifact_size
 from lepton_core.evaluate import evaluate_isolated
@@ -47,6 +48,7 @@ class Trial:
         size: Bytes of the artifact.
         p50_ms: Median time of one request; ``None`` if not timed.
         gains: By how much it is smaller or faster than the float model; empty if it is neither.
+        balanced: Error of the outputs with every channel counted alike, 0 to 1.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Trial:
     size: int
     p50_ms: float | None
     gains: str = ""
+    balanced: float = math.inf
 
     @property
     def passes(self) -> bool:
@@ -178,6 +181,7 @@ class Bench:
             artifact_size(model),
             p50,
             gains,
+            balanced_error(self.reference, actual),
         )
 
     def _lower(

@@ -60,6 +60,7 @@ def static_recipe(
     keep: Collection[str] = (),
     threads: int | None = None,
     ranges: dict[str, Range] | None = None,
+    wide: bool = False,
 ) -> tuple[Recipe, dict[str, Range]]:
     """Calibrate and return a recipe for static int8, and the ranges that were seen.
 
@@ -73,6 +74,7 @@ def static_recipe(
         keep: Names of values, nodes or operator types that stay float.
         threads: Threads of the session.
         ranges: Ranges that are known already, of :func:`all_values`; nothing is run then.
+        wide: Activations of 16 bits; weights have 8 as ever.
 
     Raises:
         OptimizeError: ``LPT-OPT-012`` nothing can be quantized, ``LPT-OPT-013`` values are not
@@ -82,15 +84,15 @@ def static_recipe(
     if ranges is None:
         names = observed_values(graph, chosen.layers)
         ranges = observe(graph, names, samples, context, estimator, threads=threads)
-    entries = activations(graph, chosen.layers, ranges, estimator)
+    entries = activations(graph, chosen.layers, ranges, estimator, wide=wide)
     entries |= weights(graph, chosen.layers, entries)
     recipe = Recipe(
         PivotId(digest, opset),
-        "int8-static",
+        "int16-static" if wide else "int8-static",
         in_order(graph, entries),
         chosen.layers,
         chosen.kept_float,
-        REQUIRES,
+        {} if wide else REQUIRES,
         Calibration(len(samples), samples.digest, estimator, samples.origin),
         written_by=f"lepton-compress {__version__}",
     )

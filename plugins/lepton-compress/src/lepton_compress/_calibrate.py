@@ -80,9 +80,9 @@ def observe(
         SessionError: The runtime refuses or fails.
     """
     observers = {name: _observer(estimator) for name in names}
-    groups = _groups(graph, [n for n in names if n not in graph.inputs], samples)
-    bar = context.reporter.task(f"calibrate on {len(samples)} samples", len(samples) * len(groups))
-    for number, group in enumerate(groups):
+    parts = groups(graph, [n for n in names if n not in graph.inputs], samples)
+    bar = context.reporter.task(f"calibrate on {len(samples)} samples", len(samples) * len(parts))
+    for number, group in enumerate(parts):
         inputs = [n for n in names if n in graph.inputs] if number == 0 else []
         with observation_session(graph, group, context, number, threads) as session:
             signature = session.signature
@@ -99,19 +99,19 @@ def observe(
     return {name: _range(name, observers[name], estimator) for name in names}
 
 
-def _groups(graph: Graph, names: Sequence[str], samples: Samples) -> list[list[str]]:
+def groups(graph: Graph, names: Sequence[str], samples: Samples) -> list[list[str]]:
     """Divide values so that the outputs of one batch stay within :data:`GROUP_BYTES`."""
     rows = max(1, min(BATCH, len(samples)))
-    groups: list[list[str]] = [[]]
+    found: list[list[str]] = [[]]
     size = 0
     for name in names:
         need = rows * graph.row_bytes(name)
-        if groups[-1] and size + need > GROUP_BYTES:
-            groups.append([])
+        if found[-1] and size + need > GROUP_BYTES:
+            found.append([])
             size = 0
-        groups[-1].append(name)
+        found[-1].append(name)
         size += need
-    return groups
+    return found
 
 
 @contextlib.contextmanager
@@ -236,6 +236,6 @@ def _levels(low: float, high: float) -> int:
 
 
 __all__ = [
-    "BATCH", "GROUP_BYTES", "Range", "check_estimator", "observation_session", "observe",
-    "valid_part",
+    "BATCH", "GROUP_BYTES", "Range", "check_estimator", "groups", "observation_session",
+    "observe", "valid_part",
 ]  # fmt: skip

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress._bench import Bench, Trial
-from lepton_compress._build import all_values, choose_layers, static_recipe
+from lepton_compress._build import all_values, choose_layers
 from lepton_compress._calibrate import Range, observe
 from lepton_compress._job import RECIPE, Job, lower
+from lepton_compress._options import RECOVERIES
+from lepton_compress._recover import Recoverer
+from lepton_compress._recover_recipe import Recovery
 from lepton_compress._select import PRODUCTS
 from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
@@ -34,6 +37,9 @@ class Search:
         bench: Measures candidates.
         trials: Everything tried, in order; the float model first.
         ranges: Ranges by estimator, once observed.
+        recovery: What is done to the float graph before it becomes integers.
+        recovered: What was tried for that, for the record.
+        diagnosis: Why int8 loses here, for the record.
     """
 
     job: Job
@@ -41,6 +47,9 @@ class Search:
     bench: Bench
     trials: list[Trial]
     ranges: dict[str, dict[str, Range]]
+    recovery: Recovery = field(default_factory=Recovery)
+    recovered: dict[str, Any] = field(default_factory=dict)
+    diagnosis: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> Trial | None:
         """Return the first candidate that passes and gains; ``None`` if there is none."""
@@ -48,15 +57,30 @@ class Search:
         estimators = ESTIMATORS if auto else (self.job.options.estimator,)
         for estimator in estimators:
             trial = self.try_recipe(estimator, ())
+            if estimator == estimators[0]:
+                trial = self.recover(trial)
             if self.accepts(trial):
                 return trial
         best = min(self.trials[1:], key=lambda t: t.error)
         return self._with_float_layers(best.estimator)
 
+    def recover(self, trial: Trial) -> Trial:
+        """Get back what can be got back without labels; what is kept holds for all that follows."""
+        asked = self.job.options.recover
+        methods = RECOVERIES if asked is None else asked
+        recoverer = Recoverer(self.job, self.calibration, self.bench, trial.estimator, trial)
+        recoverer.run(methods)
+        self.recovered = recoverer.facts(trial)
+        self.diagnosis = [finding.facts() for finding in recoverer.findings]
+        if recoverer.best is not trial:
+            self.recovery, self.ranges = recoverer.recovery, {}
+            self.trials.append(recoverer.best)
+        return recoverer.best
+
     def try_recipe(self, estimator: str, float_layers: tuple[str, ...]) -> Trial:
         """Build and measure static int8 with some layers kept float."""
         recipe = self._recipe(estimator, float_layers)
-        name = f"int8 ({estimator}"
+        name = f"{recipe.precision} ({estimator}"
         name += f", {len(float_layers)} layers float)" if float_layers else ")"
         trial = self.bench.measure(name, recipe, estimator, float_layers)
         self.trials.append(trial)
@@ -64,19 +88,16 @@ class Search:
 
     def _recipe(self, estimator: str, float_layers: tuple[str, ...]) -> recipes.Recipe:
         if estimator not in self.ranges:
-            layers = choose_layers(self.job.graph, self.job.options.keep).layers
-            names = all_values(self.job.graph, layers.values())
+            graph, _ = self.recovery.on(self.job.graph)
+            layers = choose_layers(graph, self.job.options.keep).layers
+            names = all_values(graph, layers.values())
             self.ranges[estimator] = observe(
-                self.job.graph, names, self.calibration, self.job.scratch, estimator,
+                graph, names, self.calibration, self.job.scratch, estimator,
                 threads=self.job.options.threads,
             )  # fmt: skip
         keep = (*self.job.options.keep, *float_layers)
-        job = self.job
-        recipe, _ = static_recipe(
-            job.graph, job.base.digest, job.opset, self.calibration, job.scratch,
-            estimator=estimator, keep=keep, ranges=self.ranges[estimator],
-        )  # fmt: skip
-        return recipe
+        ranges = self.ranges[estimator]
+        return self.recovery.recipe(self.job, self.calibration, estimator, keep, ranges)[0]
 
     def accepts(self, trial: Trial) -> bool:
         """Tell whether a candidate is within the budget and smaller or faster than float."""
@@ -136,6 +157,8 @@ def _facts(search: Search, kept: Trial | None) -> dict[str, Any]:
         "verdict": (kept or search.trials[0]).verdict,
         "calibrated_on": len(search.calibration),
         "measured_on": search.bench.rows,
+        "recovery": search.recovered,
+        "diagnosis": search.diagnosis,
     }
     if kept is not None and kept.recipe is not None:
         facts["recipe"] = {"digest": kept.recipe.digest, "scheme": kept.recipe.scheme}

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress import __version__
-from lepton_compress._build import static_recipe, unsampled_recipe
+from lepton_compress._build import unsampled_recipe
 from lepton_compress._coverage import coverage
+from lepton_compress._recover import recover
+from lepton_compress._recover_recipe import Recovery
 from lepton_core.errors import OptimizeError
 from lepton_core.origins import ORIGIN, keep_origin
 from lepton_core.samples import is_constant, load_samples, load_saved, match
@@ -86,27 +88,31 @@ def make(job: Job, samples: Samples | None) -> tuple[Recipe, dict[str, Any], tup
         ``coverage`` if held-out samples were given; warnings.
     """
     options = job.options
-    scheme = options.scheme or ("static" if samples is not None else "dynamic")
+    sampled = samples is not None or job.request.precision == "int16"
+    scheme = options.scheme or ("static" if sampled else "dynamic")
     if scheme == "static" and samples is None:
         raise OptimizeError(
             "LPT-OPT-017",
-            "Static int8 needs samples to calibrate on",
+            f"Static {job.request.precision} needs samples to calibrate on",
             cause="none were given, and ranges of noise say nothing about real inputs",
-            remedy="Give real inputs with --data, or choose --option scheme=dynamic.",
+            remedy="Give real inputs with --data"
+            + ("." if job.request.precision == "int16" else ", or choose --option scheme=dynamic."),
         )
     if scheme != "static" or samples is None:
         return _unsampled(job, scheme, samples)
-    recipe, ranges = static_recipe(
-        job.graph, job.base.digest, job.opset, samples, job.scratch,
-        estimator=options.estimator, keep=options.keep, threads=options.threads,
-    )  # fmt: skip
+    recovery, tried = Recovery(), {}
+    if options.recover:
+        recovery, tried = recover(job, samples)
+    recipe, ranges = recovery.recipe(job, samples, options.estimator, options.keep)
     facts: dict[str, Any] = {
-        "why": f"static int8, calibrated on {len(samples)} samples ({options.estimator})",
+        "why": f"static {recipe.precision}, calibrated on {len(samples)} samples "
+        f"({options.estimator})",
         "recipe": {"digest": recipe.digest, "scheme": recipe.scheme},
         "integer_layers": len(recipe.layers),
         "kept_float": len(recipe.kept_float),
         "verdict": "unmeasured",
         "engine": f"lepton-compress {__version__}",
+        **tried,
     }
     warnings = []
     if is_constant(samples) or samples.distinct == 1:
@@ -116,7 +122,8 @@ def make(job: Job, samples: Samples | None) -> tuple[Recipe, dict[str, Any], tup
         )
     if options.held_out is not None:
         held_out = load_saved(options.held_out)
-        share = coverage(job.graph, ranges, held_out, job.scratch, options.threads)
+        graph, _ = recovery.on(job.graph)
+        share = coverage(graph, ranges, held_out, job.scratch, options.threads)
         facts["coverage"] = share
     return recipe, facts, tuple(warnings)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lepton_core.samples import Samples
     from lepton_core.types import OptimizeRequest
 
-PRECISIONS = ("int8", "auto", MIXED, *BLOCK_PRECISIONS)
+PRECISIONS = ("int8", "int16", "auto", MIXED, *BLOCK_PRECISIONS)
 
 
 def optimize(model: Model, request: OptimizeRequest, context: Context) -> OptimizeResult:

@@ -12,15 +12,18 @@ from lepton_core.recipe import LARGEST_BLOCK, METHODS, SMALLEST_BLOCK
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+RECOVERIES = ("equalize", "smooth", "balance", "bias")
+"""Ways to get back what static int8 loses, in the order in which they are tried."""
+
 SCHEMES = ("static", "dynamic", "weight-only")
 BLOCK_PRECISIONS = {"int4": (2, 4), "int8-weight": (5, 8)}
 """Precisions of weights alone, by block, with the bits that each can be asked for."""
 
 MIXED = "mixed"
 _OF_BLOCKS = ("bits", "block", "method", "symmetric", "ends", "tables")
-_OF_RANGES = ("scheme", "estimator")
+_OF_RANGES = ("scheme", "estimator", "recover")
 _OF_SEARCH = ("cache", "rows", "slices", "trials", "analyse")
-_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables")
+_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables", "recover")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,9 @@ class Options:
             without.
         symmetric: Whether integers have no zero points.
         ends: Least bits of the first and the last matrix.
+        recover: Ways to get accuracy back without labels that may be tried, of
+            :data:`RECOVERIES`. By default all of them if rows are there to verify them on, which
+            a budget or the precision ``auto`` asks for.
         tables: ``"float"`` or ``"int8"``: how embedding tables are stored.
         cache: Folder in which measurements of a search are kept, so that it can go on; none are
             kept without.
@@ -70,6 +76,7 @@ class Options:
     slices: str | None = None
     trials: int = 0
     analyse: bool = False
+    recover: tuple[str, ...] | None = None
 
 
 def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
@@ -97,11 +104,15 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     values["keep"] = tuple(values.get("keep") or ())
     if values.get("scheme", "") not in ("", *SCHEMES):
         raise _wrong(f"There is no scheme {values['scheme']!r}", f"known are {', '.join(SCHEMES)}")
+    if precision == "int16" and values.get("scheme", "") not in ("", "static"):
+        raise _wrong("int16 is static", "its ranges must be known beforehand")
     for name in ("threads", "bits", "block", "ends", "rows", "trials"):
         if values.get(name) is not None:
             values[name] = _number(name, values[name])
     if "estimator" in values:
         values["estimator"] = check_estimator(str(values["estimator"]))
+    if "recover" in values:
+        values["recover"] = _recoveries(values["recover"])
     for name in ("symmetric", "analyse"):
         if name in values:
             values[name] = _flag(name, values[name])
@@ -162,6 +173,19 @@ def _number(name: str, value: object) -> int:
         raise _wrong(f"{name} cannot be {value!r}", "a number is needed") from error
 
 
+def _recoveries(value: object) -> tuple[str, ...] | None:
+    parts = value.split(",") if isinstance(value, str) else list(value or ())  # type: ignore[call-overload]
+    if parts in (["auto"], ["all"]):
+        return RECOVERIES
+    if parts in (["none"], []):
+        return ()
+    odd = [part for part in parts if part not in RECOVERIES]
+    if odd:
+        known = ", ".join(("auto", "none", *RECOVERIES))
+        raise _wrong(f"There is no recovery {odd[0]!r}", f"known are {known}")
+    return tuple(name for name in RECOVERIES if name in parts)
+
+
 def _flag(name: str, value: object) -> bool:
     text = str(value).lower()
     if text in ("true", "yes", "1", "false", "no", "0"):
@@ -175,4 +199,4 @@ def _wrong(message: str, cause: str) -> OptimizeError:
     )
 
 
-__all__ = ["BLOCK_PRECISIONS", "MIXED", "SCHEMES", "Options", "read_options"]
+__all__ = ["BLOCK_PRECISIONS", "MIXED", "RECOVERIES", "SCHEMES", "Options", "read_options"]

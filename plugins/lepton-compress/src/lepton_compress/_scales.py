@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lepton_compress._graph import Graph
 
 FIXED_SCALE, FIXED_ZERO_POINT = 1.0 / 256.0, -128
+FIXED_WIDE_SCALE = 1.0 / 32768.0
 """Of softmax and logistic outputs, which lie in 0..1."""
 
 LARGEST_BIAS = 2**30
@@ -37,6 +38,12 @@ def affine(low: float, high: float) -> tuple[float, int]:
         scale = np.float32(1)
     zero = int(np.clip(np.rint(-128.0 - np.float64(lowest) / np.float64(scale)), -128, 127))
     return plain(scale), zero
+
+
+def symmetric(low: float, high: float) -> float:
+    """Return the scale of int16 for a range: absmax / 32767 in float32, 1 for an empty range."""
+    scale = np.float32(max(abs(float(low)), abs(float(high))) / 32767.0)
+    return plain(scale if scale >= np.finfo(np.float32).tiny else np.float32(1))
 
 
 def plain(value: np.floating | float) -> float:
@@ -58,9 +65,17 @@ def observed_values(graph: Graph, layers: Mapping[str, Layer]) -> list[str]:
 
 
 def activations(
-    graph: Graph, layers: Mapping[str, Layer], ranges: Mapping[str, Range], estimator: str
+    graph: Graph,
+    layers: Mapping[str, Layer],
+    ranges: Mapping[str, Range],
+    estimator: str,
+    *,
+    wide: bool = False,
 ) -> dict[str, Tensor]:
-    """Return an entry for each value that integer operators read or yield."""
+    """Return an entry for each value that integer operators read or yield.
+
+    *wide* ones have 16 bits and the whole range that was seen: nothing is gained by clipping it.
+    """
     known = dict(layers)
     groups = equal_scales(known)
     members: dict[str, list[str]] = {}
@@ -71,8 +86,14 @@ def activations(
     for root, values in members.items():
         fixed = any(is_fixed(graph, v) for v in values)
         found = [ranges[v] for v in values if v in ranges]
-        if fixed:
+        if fixed and wide:
+            scale, zero, how = FIXED_WIDE_SCALE, 0, "fixed"
+        elif fixed:
             scale, zero, how = FIXED_SCALE, FIXED_ZERO_POINT, "fixed"
+        elif wide:
+            low = min((r.low for r in found), default=0.0)
+            high = max((r.high for r in found), default=0.0)
+            scale, zero, how = symmetric(low, high), 0, "minmax"
         else:
             low = min((r.chosen_low for r in found), default=0.0)
             high = max((r.chosen_high for r in found), default=0.0)
@@ -83,6 +104,7 @@ def activations(
                 "activation",
                 scale,
                 zero,
+                "int16" if wide else "int8",
                 observed=None if seen is None else (plain(seen.low), plain(seen.high)),
                 estimator=how,
                 same_as=None if value == root else root,
@@ -106,7 +128,8 @@ def weights(
         axis = 1 if layer.op == "Gather" else weight_axis(graph, graph.nodes[name])
         values = graph.array(layer.weight)
         scale = weight_scales(values, axis)
-        if layer.mode == "static" and layer.bias is not None:
+        narrow = layer.mode == "static" and entries[layer.inputs[0]].dtype == "int8"
+        if narrow and layer.bias is not None:
             source = np.float64(np.float32(entries[layer.inputs[0]].scales[0]))
             scale = _room_for_bias(scale, graph.array(layer.bias), source)
         if layer.weight in found:

@@ -13,11 +13,13 @@ INFO = ExtensionInfo(
     capabilities={
         "optimize": FULL,
         "precision.int8": FULL,
+        "precision.int16": FULL,
         "precision.int8-weight": FULL,
         "precision.int4": FULL,
         "precision.auto": FULL,
         "precision.mixed": FULL,
         "scheme.int8-static": FULL,
+        "scheme.int16-static": FULL,
         "scheme.int8-dynamic": FULL,
         "scheme.int8-weight-only": FULL,
         "scheme.int4-weight-only": FULL,

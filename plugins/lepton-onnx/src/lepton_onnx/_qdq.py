@@ -13,6 +13,7 @@ from lepton_core.recipe import Layer, Recipe, check_against
 from lepton_onnx._block_writer import write_blocks
 from lepton_onnx._protobuf import opset_of
 from lepton_onnx._qdq_writer import Writer
+from lepton_onnx._rescale import correct, rescale
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _LOWEST_OPSET = 13
 """First opset whose DequantizeLinear takes a scale per channel."""
+
+_LOWEST_WIDE_OPSET = 21
+"""First opset whose QuantizeLinear yields int16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +96,23 @@ def lower(
     values = {n for node in copy.graph.node for n in node.output} | set(shapes)
     values |= {v.name for v in copy.graph.input}
     check_against(recipe, digest, values, shapes)
-    if opset_of(copy) < _LOWEST_OPSET:
+    wide = recipe.scheme == "int16-static"
+    lowest = _LOWEST_WIDE_OPSET if wide else _LOWEST_OPSET
+    if opset_of(copy) < lowest:
         raise OptimizeError(
             "LPT-OPT-007",
             f"A pivot of opset {opset_of(copy)} cannot be quantized",
-            cause=f"scales per channel need opset {_LOWEST_OPSET}",
+            cause=f"{'integers of 16 bits' if wide else 'scales per channel'} need opset {lowest}",
             remedy="Convert the source with --opset 21.",
         )
+    rescaling = rescale(copy, recipe.rescaled)
+    correct(copy, (c for n, c in recipe.corrections.items() if n in recipe.layers))
+    recipe = rescaling.recipe(recipe)
     blocks = write_blocks(copy, recipe, arrays or {})
     usable = _usable(recipe, integer_ops, dynamic=dynamic)
     writer = Writer(copy, usable, dict(integers or {}), float_outputs, unsigned)
     writer.write()
+    rescaling.finish()
     _check(copy)
     static = [layer.op for layer in usable.layers.values() if layer.mode != "weight"]
     return Lowered(

@@ -66,7 +66,7 @@ def read_back(model: ModelProto) -> dict[str, Stored]:
         if node.op_type == "DequantizeLinear":
             source = node.input[0]
             name = source
-            for suffix in ("/int8", "/uint8", "/int32"):
+            for suffix in ("/int8", "/uint8", "/int16", "/int32"):
                 name = name.removesuffix(suffix)
             if name != source:
                 found.setdefault(name, _stored(node, constants, constants.get(source)))

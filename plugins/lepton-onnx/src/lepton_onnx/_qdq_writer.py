@@ -43,7 +43,7 @@ class Writer:
         self.biases = {
             (node, layer.bias): name
             for name, layer in self.static.items()
-            if layer.bias is not None
+            if layer.bias is not None and not self._wide(layer.inputs[0])
             for node in (name, *layer.fused)
         }
         self.floats = self._float_reads()
@@ -52,6 +52,10 @@ class Writer:
             for name, layer in self.static.items()
             if layer.fused and layer.output in self.produced and self._clips(layer)
         }
+
+    def _wide(self, value: str) -> bool:
+        """Tell whether a value has 16 bits; no int32 is wide enough for biases of its products."""
+        return value in self.recipe.tensors and self.recipe.tensors[value].dtype == "int16"
 
     def _clips(self, layer: Layer) -> bool:
         """Tell whether a fused activation cuts integers that its output could hold.
@@ -62,6 +66,8 @@ class Writer:
         """
         node = next(n for n in self.model.graph.node if layer.output in n.output)
         tensor = self.recipe.tensors[layer.output]
+        if tensor.dtype == "int16":
+            return False  # runtimes compute it in float, activation included
         scale = np.float32(tensor.scales[0])
         low, high = scale * (-128 - tensor.zero_point), scale * (127 - tensor.zero_point)
         if node.op_type == "Relu":
@@ -149,7 +155,7 @@ class Writer:
         value = node.output[0]
         node.output[0] = f"{value}/float"
         parameters = self._parameters(like)
-        codes = f"{value}/uint8" if self.unsigned else f"{value}/int8"
+        codes = self._codes(value)
         self.nodes.append(node)
         for op, source, result, suffix in (
             ("QuantizeLinear", node.output[0], codes, "quantize"),
@@ -164,6 +170,8 @@ class Writer:
 
     def _codes(self, value: str) -> str:
         """Return the name of a value's or weight's integers."""
+        if self._wide(value):
+            return f"{value}/int16"
         return f"{value}/uint8" if self.unsigned and value not in self.weights else f"{value}/int8"
 
     def _require_integers(self, value: str) -> None:
@@ -204,8 +212,8 @@ class Writer:
         tensor = self.recipe.tensors[value]
         root = tensor.same_as or value
         scale = self._constant(f"{root}/scale", np.asarray(tensor.scale, np.float32))
-        zeros = np.full(np.shape(tensor.scale), tensor.zero_point, np.int8)
-        if self.unsigned and tensor.kind == "activation":
+        zeros = np.full(np.shape(tensor.scale), tensor.zero_point, np.dtype(tensor.dtype))
+        if self.unsigned and tensor.kind == "activation" and tensor.dtype == "int8":
             zeros = (zeros.astype(np.int16) + 128).astype(np.uint8)
         return scale, self._constant(f"{root}/zero_point", zeros)
 

@@ -10,20 +10,25 @@ from lepton_onnx._block_read import compare_blocks, read_blocks, unpack
 from lepton_onnx._qdq import Lowered, lower
 from lepton_onnx._qdq_numbers import bias_integers, weight_integers, weight_scales
 from lepton_onnx._qdq_read import Stored, compare, is_quantized, read_back
+from lepton_onnx._rescale import Rescaling, correct, factors, rescale
 
 __all__ = [
     "Blocks",
     "Lowered",
+    "Rescaling",
     "Stored",
     "bias_integers",
     "block_integers",
     "by_output",
     "compare",
     "compare_blocks",
+    "correct",
+    "factors",
     "is_quantized",
     "lower",
     "read_back",
     "read_blocks",
+    "rescale",
     "unpack",
     "weight_integers",
     "weight_scales",

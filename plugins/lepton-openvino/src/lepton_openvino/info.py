@@ -37,6 +37,10 @@ INFO = TargetInfo(
             Support.FULL, note="from a recipe: pip install lepton-compress"
         ),
         "scheme.int8-static": FULL,
+        "precision.int16": Capability(
+            Support.FULL, note="from a recipe; weights int8, activations int16, computed in float"
+        ),
+        "scheme.int16-static": FULL,
         "scheme.int8-weight-only": FULL,
         "precision.int8-weight": Capability(
             Support.FULL, note="from a recipe; weights alone, by block, unpacked in the product"

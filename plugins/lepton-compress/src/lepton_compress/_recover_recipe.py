@@ -1,0 +1,80 @@
+"""What is done to a float graph before it becomes integers, and the recipe that it leads to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from onnx import ModelProto
+
+from lepton_compress._build import static_recipe
+from lepton_compress._graph import Graph
+from lepton_onnx import qdq
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from lepton_compress._calibrate import Range
+    from lepton_compress._job import Job
+    from lepton_core.recipe import Correction, Recipe, Rescaled
+    from lepton_core.samples import Samples
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What was done to a float graph before it became integers.
+
+    Attributes:
+        rescaled: Values with rescaled channels.
+        corrections: Corrections of biases, by layer.
+        keep: Operators that join values of different scales and stay float.
+    """
+
+    rescaled: Mapping[str, Rescaled] = field(default_factory=dict)
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+
+    def on(self, graph: Graph) -> tuple[Graph, qdq.Rescaling]:
+        """Return the graph after rescaling, and how its names relate to the pivot's."""
+        if not self.rescaled:
+            return graph, qdq.Rescaling(graph.model)
+        copy = ModelProto()
+        copy.CopyFrom(graph.model)
+        names = qdq.rescale(copy, self.rescaled)
+        return Graph(copy), names
+
+    def recipe(
+        self,
+        job: Job,
+        samples: Samples,
+        estimator: str,
+        keep: Collection[str] = (),
+        ranges: dict[str, Range] | None = None,
+    ) -> tuple[Recipe, dict[str, Range]]:
+        """Return static int8 with all of this, and the ranges that were seen after rescaling.
+
+        Args:
+            job: What was asked for.
+            samples: Rows to calibrate on.
+            estimator: Range estimator.
+            keep: Names that stay float.
+            ranges: What an earlier call returned for the same samples and estimator.
+        """
+        graph, names = self.on(job.graph)
+        recipe, ranges = static_recipe(
+            graph, job.base.digest, job.opset, samples, job.scratch,
+            estimator=estimator, keep=(*keep, *self.keep), threads=job.options.threads,
+            ranges=ranges, wide=job.request.precision == "int16",
+        )  # fmt: skip
+        recipe = names.pivot_recipe(recipe)
+        used = {n for n, t in recipe.tensors.items() if t.kind == "weight"}
+        rescaled = {
+            value: entry
+            for value, entry in self.rescaled.items()
+            if used & {*entry.multiplied, *(entry.divided if not entry.multiplied else ())}
+        }
+        corrections = {n: c for n, c in self.corrections.items() if n in recipe.layers}
+        return replace(recipe, rescaled=rescaled, corrections=corrections), ranges
+
+
+__all__ = ["Recovery"]
