@@ -2,15 +2,17 @@
 """Measures whether searches under a budget keep it on rows that nobody has seen.
 
 Small networks are trained on classes that scikit-learn generates, so that fresh rows are never
-short; hidden channels are then given other scales, so that low precisions cost something. Each trial draws a network, a split, a budget of 0.5 to 5 points and new rows to calibrate,
-search and verify on; then the loss is measured on 4,000 fresh rows. Goals: the budget is exceeded
-in at most 5 of 100 trials; and on networks small enough to measure every choice, the one found
-with a tenth of the measurements is within 5 % of the smallest that the same rows accept.
+short; hidden channels are then given other scales, so that low precisions cost something. Each
+trial draws a network, a split, a budget of 0.5 to 5 points and new rows to calibrate, search and
+verify on; then the loss is measured on 4,000 fresh rows. Goals: the budget is exceeded in at most
+5 of 100 trials; and on networks small enough to measure every choice, the one found with a tenth of
+the measurements is within 5 % of the smallest that the same rows accept.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -83,7 +85,7 @@ def spoil(body, seed):
     layers = list(body)[::2]
     torch.manual_seed(100 + seed)
     with torch.no_grad():
-        for one, two in zip(layers, layers[1:], strict=False):
+        for one, two in itertools.pairwise(layers):
             scale = 2 ** (torch.rand(one.out_features) * 2 * SPREAD - SPREAD)
             one.weight *= scale[:, None]
             one.bias *= scale
