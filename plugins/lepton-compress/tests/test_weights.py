@@ -44,20 +44,24 @@ def seen_npz(tmp_path_factory, digits):
 # --- what it does to a trained transformer ------------------------------------------------------
 
 
-def test_methods_rank_on_rows_that_were_not_seen(trained, digits, seen_npz, context_of):
+@pytest.mark.parametrize(
+    "methods",
+    [("mse", "gptq"), pytest.param(("rtn", "mse", "awq", "gptq"), marks=pytest.mark.conformance)],
+)
+def test_methods_rank_on_rows_not_seen(trained, digits, seen_npz, context_of, methods):
     base, held = trained("wide"), digits[0][900:]
     work = context_of("run")
     expected = run(base, held, work)
     errors = {}
-    for method in ("rtn", "mse", "awq", "gptq"):
+    for method in methods:
         samples = seen_npz if method in ("awq", "gptq") else None
         made = optimize(base, context_of(method), samples=samples, options={"method": method})
         actual = run(made.model, held, work)
         errors[method] = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
         assert (actual.argmax(1) == expected.argmax(1)).mean() > 0.98, method
     print(errors)
-    assert errors["rtn"] > errors["mse"] > errors["gptq"]
     assert errors["gptq"] < 0.6 * errors["mse"]
+    assert errors.get("rtn", np.inf) > errors["mse"]
 
 
 def test_awq_protects_the_weights_of_large_inputs(graphs, context_of, tmp_path):
