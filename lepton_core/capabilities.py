@@ -227,7 +227,7 @@ class Constraints:
     rewrites: tuple[str, ...] = ()
 
 
-BY_RECIPE = ("int8", "int16", "int8-weight", "int4")
+BY_RECIPE = ("int8", "int16", "int8-weight", "int4", "mixed")
 """Precisions that a target reaches by lowering a recipe."""
 
 
@@ -235,8 +235,10 @@ def scheme_of(precision: str) -> str:
     """Return the capability that lowering a recipe of a precision needs (``"scheme.int8-static"``).
 
     ``int8-weight`` and ``int4`` store weights alone as integers; ``int16`` has activations of 16
-    bits and weights of 8.
+    bits and weights of 8; ``mixed`` has several of these in one recipe.
     """
+    if precision == "mixed":
+        return "scheme.mixed"
     bits = precision.removesuffix("-weight")
     weights_alone = precision.endswith("-weight") or bits == "int4"
     if weights_alone:

@@ -151,9 +151,11 @@ class InspectRequest:
 
     Attributes:
         operators: Whether to list operators (may take seconds), not just the signature.
+        values: Whether to list the values inside, where the owner can.
     """
 
     operators: bool = True
+    values: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,29 @@ class OperatorUse:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueUse:
+    """One value that an operator inside a model yields.
+
+    Attributes:
+        name: Its name.
+        dtype: NumPy dtype name; empty if it is not known.
+        operator: Type of the operator (``"Conv"``).
+        node: Name of the operator.
+        inputs: Values that the operator reads, constants left out.
+        row_bytes: Estimated bytes per sample.
+        output: Whether it is an output of the model.
+    """
+
+    name: str
+    dtype: str
+    operator: str
+    node: str = ""
+    inputs: tuple[str, ...] = ()
+    row_bytes: int = 4
+    output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class InspectResult:
     """What is known about a source.
 
@@ -186,6 +211,7 @@ class InspectResult:
         parameters: Number of trained values.
         facts: Opset, producer, precision of weights, … (JSON types).
         problems: What would stop a conversion, in words, with the place in the source.
+        values: Values that follow from the inputs, in topological order, if they were asked for.
     """
 
     model: Model
@@ -194,6 +220,7 @@ class InspectResult:
     parameters: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    values: tuple[ValueUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +369,8 @@ class OptimizeRequest:
         samples: Path of a prepared sample file for calibration, if any.
         recipe: Path of a recipe to reproduce instead of searching.
         options: Engine-specific options, documented by the engine.
+        max_size: Largest accepted size of the artifact: in bytes, or up to 1 as a share of the
+            uncompressed one's; engines that do not search refuse it.
     """
 
     target: str
@@ -351,6 +380,7 @@ class OptimizeRequest:
     samples: str | None = None
     recipe: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    max_size: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
