@@ -14,17 +14,24 @@ if TYPE_CHECKING:
 
     from lepton_core.types import PruneRequest
 
+    _ParamType = click.ParamType[Any]  # generic in stubs only
+else:
+    _ParamType = click.ParamType
+
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _BUDGET = re.compile(rf"(macs|parameters|latency)=(?:({_NUMBER})(%?)|({_NUMBER})ms)\Z")
 
 
-class _BudgetType(click.ParamType):
+class _BudgetType(_ParamType):
     """``macs=0.5``, ``macs=50%``, ``latency=2.5ms``."""
 
     name = "budget"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None  # noqa: ANN401
+        self,
+        value: Any,  # noqa: ANN401 - what click passes on
+        param: click.Parameter | None,
+        ctx: click.Context | None,
     ) -> dict[str, Any]:
         """Return the fields of a request that a budget gives."""
         if isinstance(value, dict):
@@ -75,7 +82,9 @@ def prune_request(given: dict[str, Any]) -> PruneRequest | None:
         names = {"importance": "--prune-by", "multiple": "--prune-multiple", "keep": "--prune-keep"}
         names |= {"seconds": "--recover-seconds", "rows": "--recover-rows"}
         names |= {"max_drop": "--max-drop"}
-        odd = next((names[k] for k, v in fields.items() if k in names and v not in ("", 0, (), None)), "")
+        odd = next(
+            (names[k] for k, v in fields.items() if k in names and v not in ("", 0, (), None)), ""
+        )
         if given.get("data") is not None:
             odd = odd or "--data"
         if odd:

@@ -6,8 +6,8 @@ scikit-learn ships, pruned to half and recovered on the same 1,000 images withou
 networks are run on ONNX Runtime over the 797 images that neither has seen. The loss is the
 difference of accuracies, paired by image, with the interval of Agresti and Min (Statistics in
 Medicine 2005, 24:729-740) over all seeds; the speed is the ratio of interleaved rounds of requests
-of one row and of 32, with its bootstrap interval. Goals: at most 1 point lost, and at least 1.4 times
-faster, in the mean and in the worst seed.
+of one row and of 32, with its bootstrap interval. Goals: at most 1 point lost, and at least 1.4
+times faster, in the mean and in the worst seed.
 """
 
 from __future__ import annotations
@@ -161,6 +161,10 @@ def summary(seeds):
     }
 
 
+def _times(rows, speed, limits):
+    return f"{rows} rows {speed:.2f}x ({limits[0]:.2f} to {limits[1]:.2f})"
+
+
 def main():
     """Run the seeds and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -179,26 +183,24 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             seeds.append(one_seed(seed, images, digits.target, Path(folder), given.epochs))
         one = seeds[-1]
-        speed = ", ".join(
-            f"{t['rows']} rows {t['speedup']:.2f}x ({t['interval'][0]:.2f} to {t['interval'][1]:.2f})"
-            for t in one["latency"]
-        )
+        speed = ", ".join(_times(t["rows"], t["speedup"], t["interval"]) for t in one["latency"])
         print(
-            f"seed {seed}: accuracy {one['before']:.4f} -> {one['after']:.4f}, MACs {one['macs']:.1%}, "
-            f"{speed}, {one['prune_seconds']:.0f} s",
+            f"seed {seed}: accuracy {one['before']:.4f} -> {one['after']:.4f}, "
+            f"MACs {one['macs']:.1%}, {speed}, {one['prune_seconds']:.0f} s",
             flush=True,
         )
     found = summary(seeds)
     loss = found["loss"]
+    low, high = 100 * loss[1], 100 * loss[2]
     print(
-        f"loss: mean {100 * loss[0]:.2f} points ({100 * loss[1]:.2f} to {100 * loss[2]:.2f} at 95 %), "
+        f"loss: mean {100 * loss[0]:.2f} points ({low:.2f} to {high:.2f} at 95 %), "
         f"worst seed {100 * found['worst_loss']:.2f}; goal {100 * LOSS:g}"
     )
     for one in found["speed"]:
+        worst = _times(one["rows"], one["worst"], one["worst_interval"])
         print(
-            f"speed, {one['rows']} rows: mean {one['mean']:.2f}x ({one['interval'][0]:.2f} to "
-            f"{one['interval'][1]:.2f} at 95 %), worst seed {one['worst']:.2f}x "
-            f"({one['worst_interval'][0]:.2f} to {one['worst_interval'][1]:.2f}); goal {SPEED:g}"
+            f"speed: mean {_times(one['rows'], one['mean'], one['interval'])}, "
+            f"worst seed {worst}; goal {SPEED:g}"
         )
     print("the goals hold" if found["holds"] else "the goals do NOT hold")
     if given.out:

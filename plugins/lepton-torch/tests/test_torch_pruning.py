@@ -27,7 +27,9 @@ TOKENS = torch.zeros(2, 6, 16)
 
 def block(ins, outs, groups=1, stride=1):
     return nn.Sequential(
-        nn.Conv2d(ins, outs, 3, stride, 1, groups=groups, bias=False), nn.BatchNorm2d(outs), nn.ReLU()
+        nn.Conv2d(ins, outs, 3, stride, 1, groups=groups, bias=False),
+        nn.BatchNorm2d(outs),
+        nn.ReLU(),
     )
 
 
@@ -106,7 +108,11 @@ class Grouped(nn.Module):
 class Shuffle(nn.Module):
     def __init__(self):
         super().__init__()
-        self.stem, self.conv, self.head = nn.Conv2d(3, 32, 1), block(16, 16, groups=2), nn.Linear(32, 5)
+        self.stem, self.conv, self.head = (
+            nn.Conv2d(3, 32, 1),
+            block(16, 16, groups=2),
+            nn.Linear(32, 5),
+        )
 
     def forward(self, x):
         left, right = self.stem(x).chunk(2, 1)
@@ -119,7 +125,11 @@ class Shuffle(nn.Module):
 class UNet(nn.Module):
     def __init__(self):
         super().__init__()
-        self.down, self.deep, self.up = block(3, 16), block(16, 32), nn.ConvTranspose2d(32, 16, 2, 2)
+        self.down, self.deep, self.up = (
+            block(3, 16),
+            block(16, 32),
+            nn.ConvTranspose2d(32, 16, 2, 2),
+        )
         self.join, self.head = block(32, 16), nn.Conv2d(16, 2, 1)
 
     def forward(self, x):
@@ -211,11 +221,14 @@ CASES = {
         Separate, torch.zeros(2, 6, dtype=torch.int64),
         {"q.weight", "k.weight", "v.weight", "gate.weight", "value.weight"},
     ),
-    "packed": (Packed, TOKENS, {"layer.self_attn.in_proj_weight", "layer.linear1.weight", "glu.weight"}),
+    "packed": (
+        Packed, TOKENS,
+        {"layer.self_attn.in_proj_weight", "layer.linear1.weight", "glu.weight"},
+    ),
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Networks this small are slower on more threads."""
     before = torch.get_num_threads()
@@ -329,7 +342,9 @@ def test_what_is_not_understood_stays_and_is_named():
         "a.weight": "sort (sort) is not understood",
         "c.weight": "it is an output of the model",
     }
-    assert [(node.name, why) for node, why in structure.left] == [("sort", "sort is not understood")]
+    assert [(node.name, why) for node, why in structure.left] == [
+        ("sort", "sort is not understood")
+    ]
 
 
 def test_widths_stay_multiples_and_kept_layers_stay(programs):

@@ -138,7 +138,10 @@ def _pruned(
 
         samples = match(load_samples(request.samples), source.program.signature)
     settings = read_settings(asked, constraints, samples is not None)
-    return prune(source.program, settings, samples, request.target, source.digest, context)
+    return prune(
+        source.program, settings, samples, target=request.target, digest=source.digest,
+        context=context,
+    )  # fmt: skip
 
 
 def _read(model: Model, context: Context) -> Source:

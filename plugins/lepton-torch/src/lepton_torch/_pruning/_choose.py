@@ -43,6 +43,7 @@ def choose(
     structure: Structure,
     groups: list[Group],
     importance: Mapping[int, float],
+    *,
     metric: str,
     share: float,
     removed: tuple[int, ...] = (),
@@ -98,7 +99,9 @@ def choose(
         following = score(number)
         if following is not None:
             heapq.heappush(heap, (following[0], number))
-    for number in reversed(range(len(taken))):  # the last block may have saved more than was missing
+    for number in reversed(
+        range(len(taken))
+    ):  # the last block may have saved more than was missing
         block = taken[number]
         if any(set(later) & _group_of(groups, block) for later in taken[number + 1 :] if later):
             continue

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Ids = NDArray[np.int64]
@@ -111,7 +113,7 @@ class Cut:
         removed: The classes that go.
     """
 
-    def __init__(self, classes: Classes, removed: Ids | list[int]) -> None:
+    def __init__(self, classes: Classes, removed: Ids | Sequence[int]) -> None:
         roots = classes.find(np.arange(len(classes), dtype=np.int64))
         self._keeps = ~np.isin(roots, np.asarray(removed, np.int64))
 

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lepton_torch._pruning._classes import Cut
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch.fx import GraphModule, Node
 
+    from lepton_torch._pruning._classes import Cut
     from lepton_torch._pruning._trace import Axes, Structure
 
 State = dict[str, torch.Tensor]
 
 
-def cut_graph(structure: Structure, cut: Cut, state: Mapping[str, torch.Tensor] | None = None) -> Any:  # noqa: ANN401
+def cut_graph(
+    structure: Structure, cut: Cut, state: Mapping[str, torch.Tensor] | None = None
+) -> Any:  # noqa: ANN401
     """Return a copy of the graph without the channels of a cut.
 
     Args:

@@ -42,7 +42,7 @@ class Rows:
         self._order = [str(n.target) for n in placeholders(graph_module)]
         self._constants = constants(program.exported)
         self._inputs = {
-            place: torch.from_numpy(np.ascontiguousarray(samples.inputs[spec.name]))
+            place: torch.from_numpy(np.array(samples.inputs[spec.name]))
             for place, spec in zip(places, signature.inputs, strict=True)
         }
         first = signature.inputs[0].shape
@@ -86,7 +86,7 @@ class Rows:
     def _parts(self, order: torch.Tensor, size: int) -> list[torch.Tensor]:
         """Divide rows into batches; where the size is fixed, the last is filled up with others."""
         size = self.fixed or size
-        parts = list(order.split(size))
+        parts = list(torch.split(order, size))
         if self.fixed and parts and len(parts[-1]) < size:
             parts[-1] = parts[-1][torch.arange(size) % len(parts[-1])]
         return parts

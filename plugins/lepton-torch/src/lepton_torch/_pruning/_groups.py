@@ -90,7 +90,9 @@ def find_groups(
         kept = next((one.name for one in layers if _is_named(one.name, keep)), None)
         group = _group(structure, found, layers, multiple)
         if kept is not None:
-            why = "asked for" if _is_named(group.name, keep) else f"it goes with {kept}, which stays"
+            why = (
+                "asked for" if _is_named(group.name, keep) else f"it goes with {kept}, which stays"
+            )
             untouched += [Untouched(one.name, why) for one in layers]
         elif group.next_size(len(group.classes)) == len(group.classes):
             width = len(layers[0].ids)

@@ -29,6 +29,7 @@ def importance(
     graph_module: GraphModule,
     cut: Cut,
     criterion: str,
+    *,
     batches: Sequence[Sequence[Any]] = (),
     seed: int = 0,
 ) -> dict[int, float]:
@@ -97,7 +98,7 @@ def _sums(
 
 def _parameters(structure: Structure, graph_module: GraphModule) -> dict[str, torch.Tensor]:
     seen: set[int] = set()
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for name, weight in graph_module.named_parameters(remove_duplicate=False):
         if name in structure.weights and weight.is_floating_point() and id(weight) not in seen:
             seen.add(id(weight))

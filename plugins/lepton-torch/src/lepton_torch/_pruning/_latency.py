@@ -31,6 +31,7 @@ def share_for_latency(
     groups: list[Group],
     importance: Mapping[int, float],
     settings: Settings,
+    *,
     target: str,
     samples: Samples | None,
     context: Context,
@@ -55,13 +56,12 @@ def share_for_latency(
         def time_at(share: float) -> tuple[float, float]:
             """Return the share that is reached, and how the time compares with the budget."""
             context.checkpoint()
-            chosen = choose(structure, groups, importance, "macs", share)
+            chosen = choose(structure, groups, importance, metric="macs", share=share)
             cut = Cut(structure.classes, chosen.removed)
             made = retrace(cut_graph(structure, cut), program)
             folder = Path(scratch) / f"try-{next(numbers)}"
-            found = compare_latency(
-                plain, build(made, target, folder, context)[0], feeds, context, context.seed
-            )
+            candidate, _ = build(made, target, folder, context)
+            (found,) = compare_latency(plain, candidate, [feeds], context, context.seed)
             bar.advance()
             if settings.milliseconds is not None:
                 return chosen.share, found["after_ms"] / settings.milliseconds

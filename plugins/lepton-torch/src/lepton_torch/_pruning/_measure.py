@@ -86,45 +86,54 @@ def _session(built: Built, context: Context) -> Any:  # noqa: ANN401 - a session
 
 
 def compare_latency(
-    before: Built, after: Built, feeds: list[dict[str, Any]], context: Context, seed: int
-) -> dict[str, Any]:
+    before: Built, after: Built, requests: list[list[dict[str, Any]]], context: Context, seed: int
+) -> list[dict[str, Any]]:
     """Time two artifacts in turn and return medians and the ratio with its interval.
 
     Each of 21 rounds gives both a slice of time, in changing order, so that whatever else the
-    machine does falls on both; the interval is that of the median ratio, by resampling rounds.
+    machine does falls on both; of each slice the median call counts. The interval is that of the
+    median ratio, by resampling rounds.
 
     Args:
         before: The original.
         after: The pruned one.
-        feeds: Inputs of one request each, used in turn.
+        requests: For each kind of request its inputs, used in turn.
         context: Opens sessions.
         seed: Seed of the resampling.
 
     Returns:
-        ``before_ms``, ``after_ms``, ``speedup``, ``interval`` (95 %), ``rows`` of a request and the
-        ``runtime``.
+        For each kind ``before_ms``, ``after_ms``, ``speedup``, ``interval`` (95 %), ``rows`` of a
+        request and the ``runtime``.
     """
     with _session(before, context) as old, _session(after, context) as new:
-        pair = (old, new)
-        calls = [_calls(session, feeds) for session in pair]
-        times = np.zeros((_ROUNDS, 2))
-        for number in range(_ROUNDS):
-            for which in (0, 1) if number % 2 else (1, 0):
-                began = time.perf_counter()
-                for turn in range(calls[which]):
-                    pair[which].run(feeds[turn % len(feeds)])
-                times[number, which] = (time.perf_counter() - began) / calls[which]
-        runtime = str(new.facts.get("runtime", after.runtime))
+        return [_compare((old, new), feeds, seed) for feeds in requests]
+
+
+def _compare(pair: tuple[Session, Session], feeds: list[dict[str, Any]], seed: int) -> Any:  # noqa: ANN401
+    calls = [_calls(session, feeds) for session in pair]
+    times = np.zeros((_ROUNDS, 2))
+    for number in range(_ROUNDS):
+        for which in (0, 1) if number % 2 else (1, 0):
+            times[number, which] = _turn(pair[which], feeds, calls[which])
     ratios = times[:, 0] / times[:, 1]
-    low, high = interval(ratios, seed)
     return {
         "before_ms": float(np.median(times[:, 0]) * 1000),
         "after_ms": float(np.median(times[:, 1]) * 1000),
         "speedup": float(np.median(ratios)),
-        "interval": [low, high],
+        "interval": list(interval(ratios, seed)),
         "rows": next((len(a) for a in feeds[0].values() if a.ndim), 1),
-        "runtime": runtime,
+        "runtime": str(pair[1].facts.get("runtime", "")),
     }
+
+
+def _turn(session: Session, feeds: list[dict[str, Any]], calls: int) -> float:
+    """Return the median time of some calls, in seconds."""
+    times = []
+    for turn in range(calls):
+        began = time.perf_counter()
+        session.run(feeds[turn % len(feeds)])
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
 
 
 def interval(ratios: Any, seed: int) -> tuple[float, float]:  # noqa: ANN401 - numpy's array
@@ -167,7 +176,10 @@ def outputs_of(program: Program, samples: Samples) -> dict[str, Any]:
 
 
 def accuracy(
-    reference: dict[str, Any], outputs: dict[str, Any], samples: Samples, notes: Any  # noqa: ANN401
+    reference: dict[str, Any],
+    outputs: dict[str, Any],
+    samples: Samples,
+    notes: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
     """Return metric, value before and after, drop, and the numbers of rows."""
     from lepton_core.metrics import choose_metric, measure

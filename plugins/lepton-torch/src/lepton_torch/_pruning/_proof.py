@@ -50,9 +50,7 @@ def traced(program: Program, seed: int) -> Structure:
         return trace(graph_module, inputs, rows)
 
 
-def _filled(
-    size: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
-) -> torch.Tensor:
+def _filled(size: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     if dtype.is_floating_point:
         return torch.randn(size, generator=generator).to(dtype)
     return torch.randint(0, 2, size, generator=generator).to(dtype)

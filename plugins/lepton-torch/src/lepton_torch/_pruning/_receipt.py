@@ -60,12 +60,8 @@ def make_receipt(
             old, _ = build(before, new.runtime, Path(scratch) / "again", context)
         receipt["size_bytes"] = _pair(old.size, new.size)
         counts = (1, _LARGE) if "batch" in before.bounds else (1,)
-        receipt["latency"] = [
-            compare_latency(
-                old, new, feeds_for(before, held_out, rows, context.seed), context, context.seed
-            )
-            for rows in counts
-        ]
+        requests = [feeds_for(before, held_out, rows, context.seed) for rows in counts]
+        receipt["latency"] = compare_latency(old, new, requests, context, context.seed)
         if problem or later:
             receipt["note"] = f"timed on torch, not on {target}: {problem or later}"
     if held_out is not None:

@@ -129,7 +129,8 @@ def recover(
             if deadline is not None and time.monotonic() > deadline:
                 result.stopped = "time"
                 break
-            finite = _epoch(graph_module, rows, loss, optimiser, (epoch, epochs, rate), generator)
+            place = (epoch, epochs, rate)
+            finite = _epoch(graph_module, rows, loss, optimiser, place, generator=generator)
             value = _validate(graph_module, rows, loss) if finite else math.nan
             if not math.isfinite(value):
                 _restore(weights, best)
@@ -169,6 +170,7 @@ def _epoch(
     loss: Loss,
     optimiser: torch.optim.Optimizer,
     place: tuple[int, int, float],
+    *,
     generator: torch.Generator,
 ) -> bool:
     """Go over the rows once; tell whether every loss was finite."""
@@ -185,7 +187,7 @@ def _epoch(
             value = value + loss(float_leaves(graph_module(*mixed[0])), mixed[1])
         if not torch.isfinite(value):
             return False
-        value.backward()
+        torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(
             [p for group in optimiser.param_groups for p in group["params"]], 5.0
         )

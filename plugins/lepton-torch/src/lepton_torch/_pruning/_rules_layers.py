@@ -49,11 +49,11 @@ def convolution(tracer: Tracer, node: Node) -> Any:  # noqa: ANN401 - axes or No
         tracer.reads(x, 1, weight, 1)
         made = kernel[0]
     else:
-        made = _grouped(tracer, x, weight, inputs, (kernel[0], kernel[1]), groups)
+        made = _grouped(tracer, x, weight, (kernel[0], kernel[1]), groups)
     if isinstance(given.get("bias"), Node):
         made = tracer.join(made, tracer.axes(given["bias"])[0])
     tracer.makes(weight, kernel[0])
-    return _convolved(tracer, node, x, weight, made, tracer.shape(node))
+    return _convolved(tracer, node, (x, weight), made, tracer.shape(node))
 
 
 def _pin_window(tracer: Tracer, x: Node) -> None:
@@ -62,18 +62,18 @@ def _pin_window(tracer: Tracer, x: Node) -> None:
 
 
 def _convolved(
-    tracer: Tracer, node: Node, x: Node, weight: Node, made: Axis, places: tuple[int, ...]
+    tracer: Tracer, node: Node, read: tuple[Node, Node], made: Axis, places: tuple[int, ...]
 ) -> Axes:
+    x, weight = read
     batch = tracer.axes(x)[0]
     factors = zip(tracer.shape(weight), tracer.axes(weight), strict=True)
     tracer.cost((places[0], batch), *[(n, None) for n in places[2:]], *factors)
     return (batch, made, *[None for _ in tracer.shape(node)[2:]])
 
 
-def _grouped(
-    tracer: Tracer, x: Node, weight: Node, inputs: Axis, kernel: tuple[Axis, Axis], groups: int
-) -> Axis:
+def _grouped(tracer: Tracer, x: Node, weight: Node, kernel: tuple[Axis, Axis], groups: int) -> Axis:
     """Remove whole groups, or the same channels of every group."""
+    inputs = tracer.axes(x)[1]
     if inputs is None or kernel[0] is None:
         tracer.pin(kernel[0], f"{tracer.where()} has groups of inputs that stay")
         tracer.pin(inputs, f"{tracer.where()} has groups of outputs that stay")
@@ -113,7 +113,7 @@ def _transposed(tracer: Tracer, node: Node) -> Any:  # noqa: ANN401
     if isinstance(given.get("bias"), Node):
         made = tracer.join(made, tracer.axes(given["bias"])[0])
     tracer.makes(weight, kernel[1])
-    return _convolved(tracer, node, x, weight, made, tracer.shape(x))
+    return _convolved(tracer, node, (x, weight), made, tracer.shape(x))
 
 
 def _per_channel(tracer: Tracer, x: Node, axis: int, weights: list[Any]) -> Axes:

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from lepton_torch._pruning._classes import Cut
 
 
-@rule(  # the last ones are elementwise, though torch does not say so
-    "pointwise", "expand_as", "masked_fill", "where", "hardswish", "hardsigmoid", "softplus", "elu",
-    "celu", "selu", "mish", "silu", "gelu", "relu", "relu6", "leaky_relu", "hardtanh", "hardshrink",
-    "softshrink", "log_sigmoid", "threshold", "clamp_min", "clamp_max", "clamp", "add", "sub", "mul",
-    "div", "pow", "lerp", "addcmul", "addcdiv", "hardswish_", "hardsigmoid_", "elu_", "mish_",
+@rule(  # most are elementwise, though torch does not say so of all of them
+    "pointwise", "expand_as", "masked_fill", "where", "hardswish", "hardsigmoid", "softplus",
+    "elu", "celu", "selu", "mish", "silu", "gelu", "relu", "relu6", "leaky_relu", "hardtanh",
+    "hardshrink", "softshrink", "log_sigmoid", "threshold", "clamp_min", "clamp_max", "clamp",
+    "add", "sub", "mul", "div", "pow", "lerp", "addcmul", "addcdiv", "hardswish_", "hardsigmoid_",
+    "elu_", "mish_",
 )  # fmt: skip
 def pointwise(tracer: Tracer, node: Node) -> Axes:
     """Every index meets those of the other operands."""
@@ -356,7 +357,7 @@ def channel_shuffle(tracer: Tracer, node: Node) -> Axes:
     x, groups = node.args[:2]
     found = list(tracer.axes(x))
     if found[1] is not None:
-        joined = tracer.classes.join_rows(found[1].reshape(groups, -1).T)  # type: ignore[call-overload]
+        joined = tracer.classes.join_rows(found[1].reshape(groups, -1).T)
         found[1] = np.repeat(joined, groups)  # type: ignore[arg-type]
     return tuple(found)
 
@@ -420,16 +421,14 @@ def slice_(tracer: Tracer, node: Node) -> Axes:
         found[dim] = None
         return tuple(found)
     first, last, _ = slice(start, end).indices(size)
-    found[dim] = _range(tracer, axis, first, last, size, (2, 3))
+    found[dim] = _range(tracer, axis, first, last, size)
     return tuple(found)
 
 
-def _range(  # noqa: PLR0913 - what a slice is
-    tracer: Tracer, axis: Axis, first: int, last: int, size: int, places: tuple[int, int]
-) -> Axis:
+def _range(tracer: Tracer, axis: Axis, first: int, last: int, size: int) -> Axis:
     if last - first < size:
-        tracer.set_argument(places[0], "start", lambda cut: cut.count(axis[:first]))
-        tracer.set_argument(places[1], "end", lambda cut: cut.count(axis[:last]))
+        tracer.set_argument(2, "start", lambda cut: cut.count(axis[:first]))
+        tracer.set_argument(3, "end", lambda cut: cut.count(axis[:last]))
     return axis[first:last]
 
 
@@ -497,7 +496,7 @@ for _names in (("unbind",), ("select",), ("index_select",)):
 @rule("sym_size")
 def sym_size(tracer: Tracer, node: Node) -> None:
     """A size that something computes with stays."""
-    axes = tracer.env[node.args[0]]
+    axes = tracer.env[node.all_input_nodes[0]]
     if isinstance(axes, tuple):
         tracer.pin(axes[int(node.args[1])], f"{tracer.where()} computes with its size")  # type: ignore[arg-type]
 

@@ -19,7 +19,6 @@ from lepton_torch._pruning._data import Rows
 from lepton_torch._pruning._groups import Group, Untouched, find_groups
 from lepton_torch._pruning._importance import importance
 from lepton_torch._pruning._latency import share_for_latency
-from lepton_torch._pruning._options import Settings
 from lepton_torch._pruning._proof import Prover, traced
 from lepton_torch._pruning._receipt import make_receipt
 from lepton_torch._pruning._recover import Recovery, recover
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from lepton_core.context import Context
     from lepton_core.samples import Samples
     from lepton_torch._program import Program
+    from lepton_torch._pruning._options import Settings
     from lepton_torch._pruning._trace import Structure
 
 _SMALL = 2_000_000
@@ -88,6 +88,7 @@ def prune(
     program: Program,
     settings: Settings,
     samples: Samples | None,
+    *,
     target: str,
     digest: str,
     context: Context,
@@ -113,7 +114,7 @@ def prune(
             on the loss cannot be met, or a recipe does not fit.
     """
     with _threads(program):
-        return _prune(program, settings, samples, target, digest, context)
+        return _prune(program, settings, samples, target=target, digest=digest, context=context)
 
 
 @contextlib.contextmanager
@@ -132,6 +133,7 @@ def _prune(
     program: Program,
     settings: Settings,
     samples: Samples | None,
+    *,
     target: str,
     digest: str,
     context: Context,
@@ -205,8 +207,8 @@ def _rounds(work: _Work, target: str, began: float) -> None:
     wanted = settings.share if settings.share is not None else 1.0
     if settings.metric == "latency":
         wanted = share_for_latency(
-            work.program, work.structure, work.groups, work.importance, settings, target,
-            work.held_out, work.context,
+            work.program, work.structure, work.groups, work.importance, settings,
+            target=target, samples=work.held_out, context=work.context,
         )  # fmt: skip
     rounds = settings.rounds if work.rows is not None else 1
     for number in range(1, rounds + 1):
@@ -214,9 +216,7 @@ def _rounds(work: _Work, target: str, began: float) -> None:
         if number > 1:
             _measure_importance(work)
         share = wanted ** (number / rounds)
-        chosen = choose(
-            work.structure, work.groups, work.importance, settings.counted, share, work.removed
-        )
+        chosen = _choose(work, share)
         chosen = _prove_or_leave(work, chosen, share)
         if chosen.limit and number == rounds:
             raise _unmet(work, chosen, wanted)
@@ -232,12 +232,19 @@ def _share_of_epochs(epochs: int, number: int, rounds: int) -> int:
     return epochs - epochs // 2 if number == rounds else epochs // 2 // (rounds - 1)
 
 
+def _choose(work: _Work, share: float) -> Chosen:
+    return choose(
+        work.structure, work.groups, work.importance,
+        metric=work.settings.counted, share=share, removed=work.removed,
+    )  # fmt: skip
+
+
 def _measure_importance(work: _Work) -> None:
     graph_module = cut_graph(work.structure, work.cut, work.state)
     batches = work.rows.first(_LOOKED_AT, 32) if work.rows is not None else []
     work.importance |= importance(
-        work.structure, work.groups, graph_module, work.cut, work.settings.criterion, batches,
-        work.context.seed,
+        work.structure, work.groups, graph_module, work.cut, work.settings.criterion,
+        batches=batches, seed=work.context.seed,
     )  # fmt: skip
 
 
@@ -257,7 +264,7 @@ def _prove(work: _Work, removed: tuple[int, ...]) -> None:
     if not difference <= work.prover.limit:
         raise AdaptError(
             "LPT-ADAPT-019",
-            "Taking these channels out is not the same as setting them to zero; nothing was written",
+            "Taking these channels out is not the same as setting them to zero; nothing is written",
             cause=f"outputs differ by {difference:.1e}",
             remedy="Keep the layers that are named in the recipe one by one with --prune-keep, and "
             "report it to the makers of lepton-torch.",
@@ -275,9 +282,7 @@ def _prove_or_leave(work: _Work, chosen: Chosen, share: float) -> Chosen:
         work.groups = [g for g in work.groups if g not in odd]
         why = "removing it was not the same as setting it to zero"
         work.untouched += [Untouched(one.name, why) for g in odd for one in g.layers]
-        chosen = choose(
-            work.structure, work.groups, work.importance, work.settings.counted, share, work.removed
-        )
+        chosen = _choose(work, share)
     _prove(work, chosen.removed)
     return chosen
 
@@ -295,9 +300,13 @@ def _recover_round(work: _Work, epochs: int, name: str, began: float) -> None:
 
     work.recoveries.append(
         recover(
-            graph_module, work.rows, epochs=epochs, deadline=deadline, seed=work.context.seed,
+            graph_module,
+            work.rows,
+            epochs=epochs,
+            deadline=deadline,
+            seed=work.context.seed,
             step=step,
-        )  # fmt: skip
+        )
     )
     last = work.recoveries[-1]
     bar.finish(f"loss {last.before:.3g} to {last.after:.3g}")

@@ -18,7 +18,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.fx import Interpreter, Node
 
@@ -27,6 +26,7 @@ from lepton_torch._pruning._classes import NONE, Classes, Cut
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch.fx import GraphModule
 
@@ -204,9 +204,7 @@ class Tracer:
         """Note an argument of the running call that depends on what is kept."""
         self.change_argument(position, name, lambda _, cut: value(cut))
 
-    def change_argument(
-        self, position: int, name: str, value: Callable[[Any, Cut], Any]
-    ) -> None:
+    def change_argument(self, position: int, name: str, value: Callable[[Any, Cut], Any]) -> None:
         """Note an argument of the running call that follows from its own value and a cut."""
 
         def change(node: Node, cut: Cut) -> None:
@@ -248,7 +246,7 @@ class Tracer:
             self.node = node
             self.env[node] = self._visit(node)
 
-    def _visit(self, node: Node) -> Any:  # noqa: ANN401 - axes, or a list of them
+    def _visit(self, node: Node) -> Any:  # noqa: ANN401, PLR0911 - axes; one per kind of node
         if node.op == "placeholder":
             return nothing(self.structure.shapes[node])
         if node.op == "get_attr":
@@ -257,7 +255,7 @@ class Tracer:
             self._pin_all(node, "it is an output of the model")
             return None
         if node.target is operator.getitem:
-            held = self.env[node.args[0]]
+            held = self.env[node.all_input_nodes[0]]
             if isinstance(held, list):
                 return held[node.args[1]]  # type: ignore[index]
             return nothing(self.structure.shapes[node])
