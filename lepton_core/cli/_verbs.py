@@ -327,7 +327,7 @@ def adapt_command(
     with work.stage() as (stage, context, scratch):
         source = work.load(model, scratch)
         if data is not None:
-            request = replace(request, samples=_prepared(data, source, scratch.workdir))
+            request = replace(request, samples=prepared(data, source, scratch.workdir))
         result = work.hooks.adapt(source, request, context)
         adapted = work.close(stage, result.model, "adapt", "")
     if app.json:
