@@ -54,6 +54,7 @@ class Built:
     facts: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     coverage: float | None = None
+    recovered: tuple[str, ...] = ()
     outputs: EvaluateResult | None = None
     latency: dict[str, float] | None = None
     error: LeptonError | None = None
@@ -356,8 +357,9 @@ class PortJob:
         one.coverage = made.facts.get("coverage")
         request = ConvertRequest(one.target.id, device=one.target.device, recipe=made.recipe)
         found, back = losses(made.facts)
-        said = (*made.warnings, *found, *back)
-        return request, (*warned, *said, *(() if made.recipe else (made.why,)))
+        one.recovered = tuple(back)
+        said = (*made.warnings, *found, *(() if made.recipe else (made.why,)))
+        return request, (*warned, *said)
 
     def _evaluate(self, yardstick: Yardstick, one: Built) -> EvaluateResult:
         context = self._context(f"outputs-{one.target.id}-{one.precision}")

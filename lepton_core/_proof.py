@@ -193,6 +193,7 @@ class Prover:
             why = _reason(one)
             return Variant(target, precision, None, None, "fail", False, why)
         kept, why = _decide(passport, yard)
+        why = "; ".join((why, *one.recovered)) if kept else why
         folder = Path(one.model.path).parent
         model: Model | None = self._final(one.model)
         if not kept:

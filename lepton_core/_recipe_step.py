@@ -91,7 +91,7 @@ class RecipeStep:
         if yardstick.calibration is not None:
             samples = str(save(yardstick.calibration, context.workdir / "calibration"))
             options["held_out"] = str(yardstick.folder)
-        if precision == "int8" and self._options.max_drop is not None:
+        if precision in ("int8", "int16") and self._options.max_drop is not None:
             options["recover"] = "auto"
         return OptimizeRequest(
             target,

@@ -92,12 +92,14 @@ def adapt(
     options: Mapping[str, Any] | None = None,
     bounds: Mapping[str, tuple[int, int]] | None = None,
     constraints: Constraints | None = None,
+    prune: types.PruneRequest | None = None,
+    samples: str | None = None,
     context: Context | None = None,
 ) -> types.AdaptResult:
     """Fit a model to a target's constraints; see :class:`~lepton_core.types.AdaptRequest`."""
     context = _context(context)
     request = types.AdaptRequest(
-        target, rewrites, shapes or {}, options or {}, bounds or {}, constraints
+        target, rewrites, shapes or {}, options or {}, bounds or {}, constraints, prune, samples
     )
     return hooks.adapt(load(model, context=context), request, context)
 

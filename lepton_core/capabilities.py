@@ -217,6 +217,8 @@ class Constraints:
         forbidden_ops: Operators that it cannot run: ONNX's as ``"Domain::Op"`` or ``"Op"``,
             torch's as ``"aten.name"`` (every overload) or ``"aten.name.overload"``.
         rewrites: Names of rewrites that it wants even where no operator is forbidden.
+        channel_multiple: Its kernels are quick with widths that are multiples of this; pruning
+            rounds to them.
     """
 
     static_shapes: bool = False
@@ -225,6 +227,7 @@ class Constraints:
     domains: tuple[str, ...] = ("", "ai.onnx")
     forbidden_ops: tuple[str, ...] = ()
     rewrites: tuple[str, ...] = ()
+    channel_multiple: int = 8
 
 
 BY_RECIPE = ("int8", "int16", "int8-weight", "int4", "mixed")

@@ -257,6 +257,40 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
+class PruneRequest:
+    """Remove channels from a model until a budget holds, and train what is left.
+
+    Attributes:
+        metric: What the budget counts: ``"macs"``, ``"parameters"`` or ``"latency"``.
+        share: Share of the original that may be left, between 0 and 1.
+        milliseconds: With ``"latency"``, the time of one request in the place of a share.
+        importance: ``"taylor"``, ``"activation"``, ``"l2"`` or ``"l1"``; by default taylor with
+            samples and l2 without.
+        multiple: Widths become multiples of this; by default what the target declares.
+        rounds: How often channels are removed and the rest trained.
+        epochs: Passes over the rows, all rounds together.
+        seconds: Time after which no pass begins, ``None`` for none.
+        rows: Rows to train on; by default as many as a calibration takes.
+        keep: Weights, or modules that hold them, that keep their width.
+        max_drop: Largest accepted loss on the rows held out, in the metric's own unit.
+        recipe: Path of a ``pruning.json`` to follow in the place of a budget.
+    """
+
+    metric: str = "macs"
+    share: float | None = None
+    milliseconds: float | None = None
+    importance: str = ""
+    multiple: int = 0
+    rounds: int = 3
+    epochs: int = 60
+    seconds: float | None = None
+    rows: int | None = None
+    keep: tuple[str, ...] = ()
+    max_drop: float | None = None
+    recipe: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AdaptRequest:
     """Fit a model to a target's constraints.
 
@@ -268,6 +302,8 @@ class AdaptRequest:
         options: Owner-specific options, documented by the owner.
         bounds: Smallest and largest size by symbolic dimension that stays open.
         constraints: Constraints to meet; the target's declared ones if ``None``.
+        prune: Channels to remove first, if any.
+        samples: Path of a prepared sample file to prune with, if any.
     """
 
     target: str
@@ -276,6 +312,8 @@ class AdaptRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     constraints: Constraints | None = None
+    prune: PruneRequest | None = None
+    samples: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,12 +346,14 @@ class AdaptResult:
             numbers.
         warnings: What the user should know.
         considered: Every rewrite for this kind of model, run or not.
+        facts: What else was found out: ``pruning`` is the receipt of what was pruned (JSON types).
     """
 
     model: Model
     changes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     considered: tuple[RewriteReport, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

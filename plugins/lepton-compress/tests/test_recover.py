@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx import ModelProto, numpy_helper
 
+import lepton_core as lepton
 from lepton_compress._balanced import balanced_error
 from lepton_compress._build import static_recipe
 from lepton_compress._calibrate import Range
@@ -401,7 +402,14 @@ def standing(tmp_path_factory):
     module = importlib.util.module_from_spec(spec)
     sys.modules["standing_cases"] = module
     spec.loader.exec_module(module)
-    return lambda name: module.build(name, tmp_path_factory.mktemp(name))
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = module.build(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get
 
 
 @pytest.mark.parametrize(
@@ -433,6 +441,40 @@ def test_collapsed_networks_come_back_without_labels(
     assert method in kept
     again = optimize("again", recipe=result.recipe)
     assert Path(again.model.path).read_bytes() == Path(result.model.path).read_bytes()
+
+
+def test_a_port_gets_back_what_int8_loses_and_says_so(standing, tmp_path):
+    case = standing("tabular")
+    rows = np.concatenate([np.load(case.calibration)[case.input], case.inputs])
+    np.savez(tmp_path / "cells.npz", **{case.input: rows})
+    built = lepton.port(
+        case.pivot.path, targets=["onnxruntime"], precisions=["fp32", "int8"], max_drop=0.01,
+        samples=str(tmp_path / "cells.npz"), out=tmp_path / "out",
+    )  # fmt: skip
+    variant = next(v for v in built.variants if v.precision == "int8")
+    assert variant.verdict == "pass"
+    assert "smooth gave back" in variant.why
+    warnings = variant.passport["warnings"]
+    assert any("uneven-channels: cells" in w and "cured by smooth" in w for w in warnings)
+
+
+def test_ways_that_are_asked_for_need_no_budget(standing, context_of):
+    case = standing("tabular")
+
+    def optimize(recover):
+        work = context_of(recover)
+        options = {"recover": recover}
+        asked = OptimizeRequest("onnxruntime", samples=case.calibration, options=options)
+        return work.hooks.optimize(case.pivot, asked, work)
+
+    def accuracy(result):
+        work = context_of(f"run-{result.facts['recipe']['digest'][-8:]}")
+        return case.accuracy(run(result.model, {case.input: case.inputs}, work))
+
+    none, back = optimize("none"), optimize("smooth")
+    assert "recovery" not in none.facts
+    assert [s["method"] for s in back.facts["recovery"]["steps"]] == ["smooth"]
+    assert accuracy(back) - accuracy(none) > 0.2
 
 
 def _job(model, graph, context):

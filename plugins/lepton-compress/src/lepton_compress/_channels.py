@@ -57,6 +57,9 @@ class Channels:
         )
 
 
+_PIECE = 1 << 20
+
+
 class _Sums:
     def __init__(self) -> None:
         self.count = 0
@@ -66,7 +69,13 @@ class _Sums:
         self.squares: Any = 0.0
 
     def update(self, array: NDArray[Any], axis: int) -> None:
-        rows = np.moveaxis(np.asarray(array), axis, 0).reshape(array.shape[axis], -1)
+        array = np.asarray(array)
+        step = max(1, _PIECE * len(array) // max(array.size, 1))
+        for start in range(0, len(array), step):  # pieces keep copies small
+            self._add(array[start : start + step], axis)
+
+    def _add(self, array: NDArray[Any], axis: int) -> None:
+        rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
         if not rows.size:
             return
         self.count += rows.shape[1]

@@ -22,6 +22,9 @@ LEVELS = 255
 FEW_LEVELS = 32.0
 """A channel that gets fewer of the 255 steps of its value is in danger."""
 
+CURED = ("outlier-channel", "uneven-channels", "mixed-head")
+"""Mechanisms that recovery has a cure for."""
+
 _OUTLIER = 8.0
 _MIXED = 16.0
 _CANCELS = 8.0
@@ -209,7 +212,12 @@ def sum_findings(graph: Graph, recipe: Recipe, channels: Mapping[str, Channels])
 
 
 def range_findings(
-    graph: Graph, recipe: Recipe, chosen: Mapping[str, Range], seen: Mapping[str, Range]
+    graph: Graph,
+    recipe: Recipe,
+    chosen: Mapping[str, Range],
+    seen: Mapping[str, Range],
+    *,
+    clips: bool = False,
 ) -> list[Finding]:
     """Find values that leave their calibrated range on other rows, and too large ones for fp16.
 
@@ -218,6 +226,7 @@ def range_findings(
         recipe: The recipe.
         chosen: Calibrated ranges.
         seen: Ranges over rows that were not calibrated on.
+        clips: Whether the estimator cuts ranges.
     """
     found = []
     moved = {layer.output for layer in recipe.layers.values() if layer.op in SAME_SCALE}
@@ -236,7 +245,8 @@ def range_findings(
                 f"{value}: calibrated for {numbers['calibrated']}, other rows reach "
                 f"{numbers['seen']}: what lies beyond is cut off"
             )
-            cure = "more samples to calibrate on, or --option estimator=minmax"
+            cure = "more samples to calibrate on"
+            cure += ", or --option estimator=minmax" if clips else ""
             found.append(finding(graph, "clipped-range", value, numbers, text=text, cure=cure))
         largest = max(abs(after.low), abs(after.high), abs(before.low), abs(before.high))
         if largest > LARGEST_HALF:
@@ -289,6 +299,6 @@ def _short(value: float) -> float:
 
 
 __all__ = [
-    "Finding", "channel_findings", "concat_findings", "finding", "module_of", "range_findings",
-    "sum_findings", "weight_findings",
+    "CURED", "Finding", "channel_findings", "concat_findings", "finding", "module_of",
+    "range_findings", "sum_findings", "weight_findings",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 from lepton_compress._calibrate import observe
 from lepton_compress._channels import observe_channels
 from lepton_compress._diagnose import (
+    CURED,
     Finding,
     channel_findings,
     concat_findings,
@@ -31,7 +32,15 @@ from lepton_compress._recover_bias import (
     empirical,
 )
 from lepton_compress._recover_recipe import Recovery
-from lepton_compress._recover_scales import balance, equalize, merged, smooth, spread
+from lepton_compress._recover_scales import (
+    STEPS,
+    WIDE_STEPS,
+    balance,
+    equalize,
+    merged,
+    smooth,
+    spread,
+)
 from lepton_compress._recover_sites import output_sites, reader_sites
 from lepton_onnx import qdq
 
@@ -137,9 +146,6 @@ class Recoverer:
                 f"{step['method']} gave back {gained}error of the outputs "
                 f"{step['error_before']} -> {step['error_after']}"
             )
-        tried = [s["method"] for s in self.steps if not s["kept"] and "why" not in s]
-        if tried:
-            lines.append(f"{', '.join(tried)} gained nothing and was left out")
         return lines
 
     def _diagnose(self) -> list[Finding]:
@@ -164,7 +170,7 @@ class Recoverer:
             *concat_findings(graph, recipe, chosen),
             *weight_findings(graph, recipe),
             *sum_findings(graph, recipe, seen),
-            *range_findings(graph, recipe, chosen, after),
+            *range_findings(graph, recipe, chosen, after, clips=self.estimator != "minmax"),
             *saturation_findings(graph, recipe, self._rows, self.job.scratch),
         ]
 
@@ -184,7 +190,9 @@ class Recoverer:
 
     def _smooth(self) -> None:
         sites = self._sites(outputs=False)
-        entries, left = smooth(self._graph, sites, self._channels(sites))
+        entries, left = smooth(
+            self._graph, sites, self._channels(sites), steps=WIDE_STEPS if self._wide else STEPS
+        )
         if not entries:
             self._skip("smooth", "no input of a product has channels so uneven that it would gain")
             return
@@ -271,7 +279,9 @@ class Recoverer:
         values = set(step.get("values", ()))
         shared = {k: step[k] for k in ("drop_before", "drop_after", "error_before", "error_after")}
         self.findings = [
-            replace(f, gave_back={"method": method, **shared}) if f.value in values else f
+            replace(f, gave_back={"method": method, **shared})
+            if f.value in values and f.mechanism in CURED
+            else f
             for f in self.findings
         ]
 
@@ -279,6 +289,10 @@ class Recoverer:
         self.steps.append({"method": method, "kept": False, "why": why})
 
     # --- what is looked at --------------------------------------------------------------------
+
+    @property
+    def _wide(self) -> bool:
+        return self.job.request.precision == "int16"
 
     @property
     def _threads(self) -> int | None:

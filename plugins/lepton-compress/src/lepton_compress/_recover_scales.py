@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from lepton_compress._graph import Graph
     from lepton_compress._recover_sites import Site
 
+STEPS, WIDE_STEPS = 255, 65534
+"""Steps of a range in 8 and in 16 bits."""
+
 SWEEPS = 20
 ALPHAS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Shares of the spread of inputs that are tried to be moved into the weights."""
@@ -57,7 +60,7 @@ def equalize(graph: Graph, sites: Sequence[Site]) -> dict[str, Rescaled]:
 
 
 def smooth(
-    graph: Graph, sites: Sequence[Site], channels: Mapping[str, Channels]
+    graph: Graph, sites: Sequence[Site], channels: Mapping[str, Channels], *, steps: int = STEPS
 ) -> tuple[dict[str, Rescaled], dict[str, float]]:
     """Move part of the spread of inputs into the weights that read them.
 
@@ -69,6 +72,7 @@ def smooth(
         graph: The graph, with the weights that its values belong to.
         sites: Where.
         channels: What their values look like.
+        steps: Steps that the range of a value has.
 
     Returns:
         Entries, and the share of the noise that is expected to be left, by value.
@@ -81,7 +85,7 @@ def smooth(
             continue
         seen = channels[site.value].grouped(site.channels)
         arrays = {name: np.asarray(graph.array(name), np.float32) for name in site.multiplied}
-        exponents, share = _best_share(arrays, site, seen)
+        exponents, share = _best_share(arrays, site, seen, steps)
         if share < WORTH:
             found[site.value], left[site.value] = exponents, share
             used.append(site)
@@ -119,25 +123,26 @@ def spread(peaks: NDArray[np.floating]) -> float:
 
 
 def noise(
-    weights: Iterable[NDArray[np.floating]], low: float, high: float, power: NDArray[np.floating]
+    weights: Iterable[NDArray[np.floating]], step: float, power: NDArray[np.floating]
 ) -> float:
-    """Return the noise power that 8 bits are expected to add to the outputs of products.
+    """Return the noise power that rounding is expected to add to the outputs of products.
 
-    Inputs are rounded with a step of ``(high - low) / 255``, weights with one of ``absmax / 127``
-    for each output; errors are taken as uniform and independent.
+    Inputs are rounded with the same step, weights with one of ``absmax / 127`` for each output;
+    errors are taken as uniform and independent.
 
     Args:
-        weights: float32 of shape ``(outputs, channels, places)``.
-        low: Lower end of the inputs' range, at most 0.
-        high: Upper end, at least 0.
+        weights: float32 of shape ``(outputs, channels, places)``, or ``(channels, 1, places)``
+            where each output has an input of its own.
+        step: What one integer of the inputs stands for.
         power: Mean square of each input channel.
     """
-    step = (high - low) / 255.0
     total = 0.0
     for weight in weights:
         wide = weight.astype(np.float64)
         steps = np.abs(wide).max((1, 2), initial=0.0) / 127.0
-        used = (wide**2).any(2) @ power * weight.shape[2]
+        reads = wide.any(2)
+        used = reads[:, 0] * power if wide.shape[1] == 1 else reads @ power
+        used = used * weight.shape[2]
         total += float(step**2 * (wide**2).sum() + (steps**2 * used).sum()) / 12.0
     return total
 
@@ -184,12 +189,12 @@ def _exponents(scales: NDArray[np.floating]) -> NDArray[np.int64]:
 
 
 def _best_share(
-    arrays: Mapping[str, NDArray[np.float32]], site: Site, seen: Channels
+    arrays: Mapping[str, NDArray[np.float32]], site: Site, seen: Channels, steps: int
 ) -> tuple[NDArray[np.int64], float]:
     """Return exponents of least expected noise, and the share of the noise that they leave."""
     readers = _readers(arrays, site)
     shaped = [_by_output(arrays[n], axis, site.channels) for n, axis in site.multiplied.items()]
-    best, least = np.zeros(site.channels, np.int64), _expected(shaped, seen, 0)
+    best, least = np.zeros(site.channels, np.int64), _expected(shaped, seen, 0, steps)
     plain = least
     for alpha in ALPHAS:
         scales = lk.smoothquant_scales(
@@ -197,30 +202,32 @@ def _best_share(
         )
         exponents = _exponents(scales)
         exponents -= int(np.rint(np.median(exponents)))
-        found = _expected(shaped, seen, exponents)
+        found = _expected(shaped, seen, exponents, steps)
         if found < least * 0.999:
             best, least = exponents, found
     return best, least / plain if plain > 0 else 1.0
 
 
 def _by_output(array: NDArray[np.float32], axis: int, channels: int) -> NDArray[np.float32]:
-    """Return a weight as ``(outputs, channels, places)``; a depthwise one has one channel each."""
-    if axis == 0 and array.ndim == 4 and array.shape[1] == 1:  # depthwise: outputs are inputs
-        wide = np.zeros((channels, channels, array[0].size), np.float32)
-        wide[np.arange(channels), np.arange(channels)] = array.reshape(channels, -1)
-        return wide
+    """Return a weight as ``(outputs, channels, places)``; of a depthwise one, 1 channel each."""
+    if axis == 0 and array.ndim > 2 and array.shape[1] == 1:
+        return array.reshape(channels, 1, -1)
     front = np.moveaxis(array, axis, 0)
     inputs = front.reshape(channels, front.shape[0] // channels, front.shape[1], -1)
     return np.ascontiguousarray(inputs.transpose(2, 0, 1, 3)).reshape(front.shape[1], channels, -1)
 
 
 def _expected(
-    shaped: Sequence[NDArray[np.float32]], seen: Channels, exponents: NDArray[np.int64] | int
+    shaped: Sequence[NDArray[np.float32]],
+    seen: Channels,
+    exponents: NDArray[np.int64] | int,
+    steps: int,
 ) -> float:
     factors = np.ldexp(1.0, np.broadcast_to(np.asarray(exponents, np.int32), seen.low.shape))
     inputs = seen.times(1.0 / factors)
     low, high = min(float(inputs.low.min()), 0.0), max(float(inputs.high.max()), 0.0)
-    return noise((w * factors[None, :, None] for w in shaped), low, high, inputs.power)
+    scaled = (w * (factors[:, None, None] if w.shape[1] == 1 else factors[:, None]) for w in shaped)
+    return noise(scaled, (high - low) / steps, inputs.power)
 
 
 def _entries(
