@@ -26,7 +26,6 @@ _FEW = 10
 """Changed rows below which the normal approximation is not used."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Checked:
     """One choice on held-out rows.
