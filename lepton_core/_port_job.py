@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lepton_core.porting import PortOptions
     from lepton_core.samples import Samples
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int16", "int8", "int8-weight", "int4", "auto")
+PRECISIONS = ("fp32", "fp16", "bf16", "int16", "int8", "int8-weight", "int4", "mixed", "auto")
 _FATAL = (OperationCancelledError, StorageError)
 _TIMING_ROUNDS = 2
 

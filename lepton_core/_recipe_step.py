@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lepton_core.types import Model
 
 ENGINE = "compress"
+CHOSEN = ("auto", "mixed")
+"""Precisions that stand for a choice, which depends on the target and the budget."""
 
 
 class RecipeStep:
@@ -60,7 +62,7 @@ class RecipeStep:
         }
         if precision in own or not info.capability(scheme_of(precision)).support:
             return False
-        compressed = precision == "auto" or precision.startswith("int")
+        compressed = precision in CHOSEN or precision.startswith("int")
         if not compressed:
             return False
         engine = self._hooks.registry.info(self._hooks.engine_owner("optimize", ENGINE))
@@ -71,12 +73,12 @@ class RecipeStep:
     ) -> OptimizeResult:
         """Return the recipe for a pivot, calibrated on the rows set aside for that.
 
-        Only a choice (``auto``) depends on the target; the held-out rows are used for nothing but
-        to say how much of the calibrated ranges they reach.
+        Only a choice (``auto``, ``mixed``) depends on the target; the held-out rows are used for
+        nothing but to say how much of the calibrated ranges they reach.
         """
-        key = (model.digest, precision, *([target] if precision == "auto" else []))
-        if precision != "auto":
+        if precision not in CHOSEN:
             target = next((t for t in self.targets if self.applies(t, precision)), target)
+        key = (model.digest, precision, *([target] if precision in CHOSEN else []))
         with self._lock:
             if key not in self._made:
                 request = self._request(target, precision, yardstick, context)
@@ -94,14 +96,13 @@ class RecipeStep:
         if yardstick.calibration is not None:
             samples = str(save(yardstick.calibration, context.workdir / "calibration"))
             options["held_out"] = str(yardstick.folder)
-        auto = precision == "auto"
         if precision in ("int8", "int16") and self._options.max_drop is not None:
             options["recover"] = "auto"
         return OptimizeRequest(
             target,
             ENGINE,
             precision,
-            self._options.max_drop if auto else None,
+            self._options.max_drop if precision in CHOSEN else None,
             samples,
             options=options,
         )

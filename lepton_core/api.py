@@ -69,14 +69,18 @@ def targets() -> dict[str, TargetInfo]:
 
 
 def inspect(
-    model: str | Path | Model, *, operators: bool = True, context: Context | None = None
+    model: str | Path | Model,
+    *,
+    operators: bool = True,
+    values: bool = False,
+    context: Context | None = None,
 ) -> types.InspectResult:
     """Read a source and list its operators; see :class:`~lepton_core.types.InspectRequest`."""
     from lepton_core.sources import resolve
 
     if not isinstance(model, types.Model):
         model = resolve(str(model), hooks.default().registry)
-    return hooks.inspect(model, types.InspectRequest(operators), _context(context))
+    return hooks.inspect(model, types.InspectRequest(operators, values), _context(context))
 
 
 def adapt(
@@ -88,12 +92,14 @@ def adapt(
     options: Mapping[str, Any] | None = None,
     bounds: Mapping[str, tuple[int, int]] | None = None,
     constraints: Constraints | None = None,
+    prune: types.PruneRequest | None = None,
+    samples: str | None = None,
     context: Context | None = None,
 ) -> types.AdaptResult:
     """Fit a model to a target's constraints; see :class:`~lepton_core.types.AdaptRequest`."""
     context = _context(context)
     request = types.AdaptRequest(
-        target, rewrites, shapes or {}, options or {}, bounds or {}, constraints
+        target, rewrites, shapes or {}, options or {}, bounds or {}, constraints, prune, samples
     )
     return hooks.adapt(load(model, context=context), request, context)
 
@@ -129,12 +135,13 @@ def optimize(
     samples: str | None = None,
     recipe: str | None = None,
     options: Mapping[str, Any] | None = None,
+    max_size: float | None = None,
     context: Context | None = None,
 ) -> types.OptimizeResult:
     """Compress a model under a budget; see :class:`~lepton_core.types.OptimizeRequest`."""
     context = _context(context)
     request = types.OptimizeRequest(
-        target, engine, precision, max_drop, samples, recipe, options or {}
+        target, engine, precision, max_drop, samples, recipe, options or {}, max_size
     )
     return hooks.optimize(load(model, context=context), request, context)
 

@@ -217,6 +217,8 @@ class Constraints:
         forbidden_ops: Operators that it cannot run: ONNX's as ``"Domain::Op"`` or ``"Op"``,
             torch's as ``"aten.name"`` (every overload) or ``"aten.name.overload"``.
         rewrites: Names of rewrites that it wants even where no operator is forbidden.
+        channel_multiple: Its kernels are quick with widths that are multiples of this; pruning
+            rounds to them.
     """
 
     static_shapes: bool = False
@@ -225,9 +227,10 @@ class Constraints:
     domains: tuple[str, ...] = ("", "ai.onnx")
     forbidden_ops: tuple[str, ...] = ()
     rewrites: tuple[str, ...] = ()
+    channel_multiple: int = 8
 
 
-BY_RECIPE = ("int8", "int16", "int8-weight", "int4")
+BY_RECIPE = ("int8", "int16", "int8-weight", "int4", "mixed")
 """Precisions that a target reaches by lowering a recipe."""
 
 
@@ -235,8 +238,10 @@ def scheme_of(precision: str) -> str:
     """Return the capability that lowering a recipe of a precision needs (``"scheme.int8-static"``).
 
     ``int8-weight`` and ``int4`` store weights alone as integers; ``int16`` has activations of 16
-    bits and weights of 8.
+    bits and weights of 8; ``mixed`` has several of these in one recipe.
     """
+    if precision == "mixed":
+        return "scheme.mixed"
     bits = precision.removesuffix("-weight")
     weights_alone = precision.endswith("-weight") or bits == "int4"
     if weights_alone:

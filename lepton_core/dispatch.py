@@ -27,6 +27,7 @@ from lepton_core.errors import (
     WorkerCrashError,
 )
 from lepton_core.files import disk_errors, is_disk_error
+from lepton_core.origins import LOCATIONS, PIVOT
 from lepton_core.planner import Plan, Step, plan_for_target
 from lepton_core.rewrites import completed
 
@@ -128,8 +129,13 @@ class Hooks:
     ) -> types.ConvertResult:
         """Walk one edge of a plan."""
         part = replace(request, to_format=step.edge.result, precision=step.precision)
-        result = self.call("convert", step.owner, model, part, context, isolated=step.edge.isolated)
-        return cast("types.ConvertResult", result)
+        found = self.call("convert", step.owner, model, part, context, isolated=step.edge.isolated)
+        result = cast("types.ConvertResult", found)
+        if step.edge.result != PIVOT and LOCATIONS in result.model.metadata:
+            # They are the pivot's, which is kept; each artifact would only repeat them.
+            kept = {k: v for k, v in result.model.metadata.items() if k != LOCATIONS}
+            result = replace(result, model=result.model.evolve(metadata=kept))
+        return result
 
     def optimize(
         self, model: Model, request: types.OptimizeRequest, context: Context

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 INDEX = "origin.json"
 ORIGIN = "origin"
 PIVOT = "pivot"
+LOCATIONS = "locations"
+"""Metadata key of a pivot: the user's source line (``"net.py:31 in forward"``) by node name."""
 _SCHEMA = 1
 
 
@@ -175,6 +177,7 @@ def _damaged(place: Path, reason: str) -> StorageError:
 
 __all__ = [
     "INDEX",
+    "LOCATIONS",
     "ORIGIN",
     "PIVOT",
     "can_be_origin",

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 from lepton_core.context import Reporter, SilentReporter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
     from typing import TextIO
 
+    from rich.console import RenderableType
     from rich.progress import Progress, TaskID
+    from rich.table import Table
 
     from lepton_core.context import ProgressTask
 
@@ -146,12 +149,13 @@ class RichReporter(_Closable):
         self._color = color
         self._lock = threading.Lock()
         self._progress: Progress | None = None
+        self._boards: list[Table] = []
         self._tick = "✓" if _can_encode(stream, "✓") else "done"
 
     def _display(self) -> Progress:
         with self._lock:
             if self._progress is None:
-                self._progress = _make_progress(self._stream, self._color)
+                self._progress = _make_progress(self._stream, self._color, self._boards)
                 self._progress.start()
             return self._progress
 
@@ -159,6 +163,14 @@ class RichReporter(_Closable):
         """Start a bar."""
         display = self._display()
         return _RichTask(self, display.add_task(description, total=total), description)
+
+    def board(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a table above the bars; see :func:`show_board`."""
+        made = [_make_table(title, columns, rows)] if rows else []
+        display = self._display()
+        with self._lock:
+            self._boards[:] = made
+        display.refresh()
 
     def note(self, text: str) -> None:
         """Print *text* above the bars."""
@@ -208,7 +220,37 @@ class _RichTask:
         self._reporter._finish(self._number, text, time.monotonic() - self._began)
 
 
-def _make_progress(stream: TextIO, color: bool | None) -> Progress:
+def show_board(
+    reporter: Reporter, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Show a table that stands above the bars and replaces the one before.
+
+    Only a terminal shows it; over a pipe, in JSON and in programs nothing is said.
+
+    Args:
+        reporter: Where progress goes; reporters that know no tables are left alone.
+        title: What it is, in a few words.
+        columns: Headings.
+        rows: One text per column each; none at all take the table down.
+    """
+    board = getattr(reporter, "board", None)
+    if board is not None:
+        board(title, [str(c) for c in columns], [[str(c) for c in row] for row in rows])
+
+
+def _make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for number, name in enumerate(columns):
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _make_progress(stream: TextIO, color: bool | None, boards: list[Table]) -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -220,9 +262,17 @@ def _make_progress(stream: TextIO, color: bool | None) -> Progress:
         TimeRemainingColumn,
     )
 
+    class Display(Progress):
+        """Bars below a table, if there is one."""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            """Yield the table, then the bars."""
+            yield from boards
+            yield from super().get_renderables()
+
     plain = color is False or (color is None and "NO_COLOR" in os.environ)
     spinner = "dots" if _can_encode(stream, "⠋") else "line"
-    return Progress(
+    return Display(
         SpinnerColumn(spinner),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -278,4 +328,5 @@ __all__ = [
     "RichReporter",
     "WarningReporter",
     "reporter_for",
+    "show_board",
 ]

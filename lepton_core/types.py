@@ -151,9 +151,11 @@ class InspectRequest:
 
     Attributes:
         operators: Whether to list operators (may take seconds), not just the signature.
+        values: Whether to list the values inside, where the owner can.
     """
 
     operators: bool = True
+    values: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,29 @@ class OperatorUse:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueUse:
+    """One value that an operator inside a model yields.
+
+    Attributes:
+        name: Its name.
+        dtype: NumPy dtype name; empty if it is not known.
+        operator: Type of the operator (``"Conv"``).
+        node: Name of the operator.
+        inputs: Values that the operator reads, constants left out.
+        row_bytes: Estimated bytes per sample.
+        output: Whether it is an output of the model.
+    """
+
+    name: str
+    dtype: str
+    operator: str
+    node: str = ""
+    inputs: tuple[str, ...] = ()
+    row_bytes: int = 4
+    output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class InspectResult:
     """What is known about a source.
 
@@ -186,6 +211,7 @@ class InspectResult:
         parameters: Number of trained values.
         facts: Opset, producer, precision of weights, … (JSON types).
         problems: What would stop a conversion, in words, with the place in the source.
+        values: Values that follow from the inputs, in topological order, if they were asked for.
     """
 
     model: Model
@@ -194,6 +220,7 @@ class InspectResult:
     parameters: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    values: tuple[ValueUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +257,40 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
+class PruneRequest:
+    """Remove channels from a model until a budget holds, and train what is left.
+
+    Attributes:
+        metric: What the budget counts: ``"macs"``, ``"parameters"`` or ``"latency"``.
+        share: Share of the original that may be left, between 0 and 1.
+        milliseconds: With ``"latency"``, the time of one request in the place of a share.
+        importance: ``"taylor"``, ``"activation"``, ``"l2"`` or ``"l1"``; by default taylor with
+            samples and l2 without.
+        multiple: Widths become multiples of this; by default what the target declares.
+        rounds: How often channels are removed and the rest trained.
+        epochs: Passes over the rows, all rounds together.
+        seconds: Time after which no pass begins, ``None`` for none.
+        rows: Rows to train on; by default as many as a calibration takes.
+        keep: Weights, or modules that hold them, that keep their width.
+        max_drop: Largest accepted loss on the rows held out, in the metric's own unit.
+        recipe: Path of a ``pruning.json`` to follow in the place of a budget.
+    """
+
+    metric: str = "macs"
+    share: float | None = None
+    milliseconds: float | None = None
+    importance: str = ""
+    multiple: int = 0
+    rounds: int = 3
+    epochs: int = 60
+    seconds: float | None = None
+    rows: int | None = None
+    keep: tuple[str, ...] = ()
+    max_drop: float | None = None
+    recipe: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AdaptRequest:
     """Fit a model to a target's constraints.
 
@@ -241,6 +302,8 @@ class AdaptRequest:
         options: Owner-specific options, documented by the owner.
         bounds: Smallest and largest size by symbolic dimension that stays open.
         constraints: Constraints to meet; the target's declared ones if ``None``.
+        prune: Channels to remove first, if any.
+        samples: Path of a prepared sample file to prune with, if any.
     """
 
     target: str
@@ -249,6 +312,8 @@ class AdaptRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     constraints: Constraints | None = None
+    prune: PruneRequest | None = None
+    samples: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +346,14 @@ class AdaptResult:
             numbers.
         warnings: What the user should know.
         considered: Every rewrite for this kind of model, run or not.
+        facts: What else was found out: ``pruning`` is the receipt of what was pruned (JSON types).
     """
 
     model: Model
     changes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     considered: tuple[RewriteReport, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +409,8 @@ class OptimizeRequest:
         samples: Path of a prepared sample file for calibration, if any.
         recipe: Path of a recipe to reproduce instead of searching.
         options: Engine-specific options, documented by the engine.
+        max_size: Largest accepted size of the artifact: in bytes, or up to 1 as a share of the
+            uncompressed one's; engines that do not search refuse it.
     """
 
     target: str
@@ -351,6 +420,7 @@ class OptimizeRequest:
     samples: str | None = None
     recipe: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    max_size: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ COMMANDS = {
     "check": ("_check", "Main job", "Say what would fit where, without converting anything."),
     "verify": ("_verify", "Main job", "Re-check a built variant against its source."),
     "open": ("_open", "Main job", "Run a model, or show its signature and facts."),
+    "bisect": ("_bisect", "Main job", "Find the first value at which two variants part."),
+    "sensitivity": ("_sensitivity", "Main job", "Measure what each weight costs when compressed."),
     "adapt": ("_verbs", "Single verbs", "Rewrite a model to meet a target's constraints."),
     "convert": ("_verbs", "Single verbs", "Convert a model to a target's format."),
     "optimize": ("_verbs", "Single verbs", "Compress a model under a budget."),

@@ -53,6 +53,39 @@ class SizeType(_ParamType):
         return size
 
 
+class ShareOrSizeType(_ParamType):
+    """A share of something (``0.3``, ``30%``) or a size in bytes (``150K``, ``1.5MiB``)."""
+
+    name = "size"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Return a share of at most 1, or bytes.
+
+        Raises:
+            UsageError: The text is neither.
+        """
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
+        except ValueError:
+            return float(SIZE.convert(value, param, ctx))
+        if 0 < share <= 1:
+            return share
+        if value.endswith("%"):
+            raise UsageError(
+                "LPT-USE-104",
+                f"{value!r} is not a size of memory",
+                remedy="Write a number and a unit, such as 512M, 4G or 1.5GiB.",
+            )
+        return float(SIZE.convert(value, param, ctx))
+
+
 class DurationType(_ParamType):
     """A duration in seconds: ``90``, ``90s``, ``15m``, ``1h30m``; more than 0 unless told so."""
 
@@ -207,12 +240,15 @@ def shapes(values: tuple[str, ...]) -> tuple[dict[str, int], dict[str, tuple[int
 
 SIZE = SizeType()
 DURATION = DurationType()
+SHARE_OR_SIZE = ShareOrSizeType()
 
 __all__ = [
     "DURATION",
+    "SHARE_OR_SIZE",
     "SIZE",
     "DurationType",
     "FiniteType",
+    "ShareOrSizeType",
     "SizeType",
     "TargetType",
     "pairs",

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lepton_core.cli._command import command, option
+from lepton_core.cli._prune import BUDGET, prune_request, receipt_lines
+from lepton_core.cli._search_options import cache_option, search_options
 from lepton_core.cli._types import (
     DURATION,
+    SHARE_OR_SIZE,
     SIZE,
     FiniteType,
     TargetType,
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from lepton_core.context import Context
     from lepton_core.types import Model, Target
 
-_RESULT, _LIMITS = "Result", "Limits"
+_RESULT, _LIMITS, _PRUNING = "Result", "Limits", "Pruning"
 
 
 def _options(out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -210,6 +213,7 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
     examples="""
     lepton adapt digits.py:net --to openvino --shape batch=1 --out adapted
     lepton adapt model.pt2 --to onnxruntime --rewrite fold-batch-norm --out adapted
+    lepton adapt digits.py:net --to onnxruntime --prune macs=0.5 --data train.npz --out pruned
     # the result is a model like any other: lepton port adapted --to openvino
     """,
 )
@@ -228,6 +232,77 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
     metavar="NAME=SIZE",
     help="Size of a symbolic dimension, or bounds (batch=1..8); may be repeated.",
 )
+@option(
+    "--prune",
+    group=_PRUNING,
+    type=BUDGET,
+    metavar="BUDGET",
+    help="Remove channels until this holds: macs=0.5, parameters=0.5, latency=0.7, latency=2.5ms.",
+)
+@option(
+    "--data",
+    group=_PRUNING,
+    metavar="SAMPLES",
+    help="Real inputs to prune with; a part of them is held out and measured on.",
+)
+@option(
+    "--prune-by",
+    group=_PRUNING,
+    type=click.Choice(["taylor", "activation", "l2", "l1"]),
+    help="Importance of channels; taylor with samples and l2 without.",
+)
+@option(
+    "--prune-multiple",
+    group=_PRUNING,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Widths become multiples of this; by default what the target likes.",
+)
+@option(
+    "--prune-keep",
+    group=_PRUNING,
+    multiple=True,
+    metavar="NAME[,NAME]",
+    help="Layers or modules that keep their width.",
+)
+@option(
+    "--prune-recipe",
+    group=_PRUNING,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Remove what this pruning.json says, in the place of a budget.",
+)
+@option(
+    "--rounds", group=_PRUNING, type=click.IntRange(1, 50), default=3, help="Rounds of pruning."
+)
+@option(
+    "--recover-epochs",
+    group=_PRUNING,
+    type=click.IntRange(min=0),
+    default=60,
+    help="Passes over the samples that train what is left, all rounds together.",
+)
+@option(
+    "--recover-seconds",
+    group=_PRUNING,
+    type=DURATION,
+    metavar="DURATION",
+    help="Begin no pass after this time.",
+)
+@option(
+    "--recover-rows",
+    group=_PRUNING,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Samples to train on; by default as many as a calibration takes.",
+)
+@option(
+    "--max-drop",
+    group=_PRUNING,
+    type=FiniteType(),
+    metavar="X",
+    help="Largest accepted loss of a pruned model, in the metric's own unit.",
+)
 def adapt_command(
     app: App,
     model: str,
@@ -236,7 +311,7 @@ def adapt_command(
     sizes: tuple[str, ...],
     **given: Any,  # noqa: ANN401
 ) -> int:
-    """Rewrite MODEL to meet a target's declared constraints.
+    """Rewrite MODEL to meet a target's declared constraints, and prune it if asked to.
 
     The plugin that reads MODEL's format does it, and runs the result against MODEL before it is
     written. `lepton check` says which rewrites a target needs; -v shows what else was considered.
@@ -244,13 +319,20 @@ def adapt_command(
     from lepton_core.types import AdaptRequest
 
     fixed, bounds = shapes(sizes)
+    pruning, data = prune_request(given), given.pop("data")
     work = _Work(app, given)
-    request = AdaptRequest(work.target.id, split_list(rewrites), fixed, work.options, bounds)
+    request = AdaptRequest(
+        work.target.id, split_list(rewrites), fixed, work.options, bounds, prune=pruning
+    )
     with work.stage() as (stage, context, scratch):
-        result = work.hooks.adapt(work.load(model, scratch), request, context)
+        source = work.load(model, scratch)
+        if data is not None:
+            request = replace(request, samples=prepared(data, source, scratch.workdir))
+        result = work.hooks.adapt(source, request, context)
         adapted = work.close(stage, result.model, "adapt", "")
     if app.json:
-        work.show(adapted, **{k: getattr(result, k) for k in ("changes", "considered", "warnings")})
+        shown = ("changes", "considered", "facts", "warnings")
+        work.show(adapted, **{k: getattr(result, k) for k in shown})
         return 0
     left = [f"{one.rewrite}: {line}" for one in result.considered for line in one.left]
     skipped = [one for one in result.considered if not one.changes and not one.left]
@@ -258,6 +340,7 @@ def adapt_command(
         adapted,
         changes=result.changes or ("none needed",),
         left=left,
+        receipt=receipt_lines(result.facts.get("pruning")),
         skipped=[f"{one.rewrite}: {one.why}" for one in skipped] if app.verbose else (),
         warnings=result.warnings,
     )
@@ -268,13 +351,19 @@ def adapt_command(
     "optimize",
     examples="""
     lepton optimize model.onnx --to onnxruntime --data samples.npz --max-drop 0.005
-    lepton optimize model.onnx --to openvino --engine nncf --data samples.npz
+    # a precision for each weight: as small as half a point of accuracy allows
+    lepton optimize model.onnx --to openvino --precision mixed --data samples.npz --max-drop 0.005
+    # as accurate as 30 % of the size allow
+    lepton optimize model.onnx --to onnxruntime --data samples.npz --max-size 30%
     """,
 )
 @_options("lepton-optimized")
 @option("--engine", default="compress", help="Engine that does it.")
 @option(
-    "--precision", default="int8", help="Precision to reach: int8, int16, int8-weight, int4, auto."
+    "--precision",
+    metavar="PRECISION",
+    help="Precision to reach: int8, int16, int8-weight, int4, mixed (one for each weight), auto; "
+    "int8 if not given, mixed with --max-size.",
 )
 @option(
     "--max-drop",
@@ -282,28 +371,56 @@ def adapt_command(
     metavar="X",
     help="Largest accepted loss in the metric's own unit.",
 )
+@option(
+    "--max-size",
+    type=SHARE_OR_SIZE,
+    metavar="SIZE",
+    help="Largest accepted size: a share of the uncompressed one (0.3, 30%) or bytes (150K, 2M).",
+)
 @option("--data", metavar="SAMPLES", help="Real inputs for calibration.")
+@option(
+    "--slices",
+    metavar="FILE",
+    type=click.Path(exists=True),
+    help="An .npy file with the name of each row's slice; the classes of the labels by default.",
+)
+@cache_option
 @option(
     "--recipe",
     metavar="FILE",
     type=click.Path(exists=True),
     help="Recipe to reproduce instead of searching.",
 )
-def optimize_command(app: App, model: str, *, data: str | None, **given: Any) -> int:  # noqa: ANN401
+def optimize_command(
+    app: App,
+    model: str,
+    *,
+    data: str | None,
+    slices: str | None,
+    cache: Path | None,
+    **given: Any,  # noqa: ANN401
+) -> int:
     """Compress MODEL under a budget.
 
-    Without --data nothing is calibrated on noise: only what needs no samples is done.
+    Without --data nothing is calibrated on noise: only what needs no samples is done. With
+    --precision mixed, each weight gets the precision that it bears: measured on rows that ranges
+    did not see, and verified on rows that the search did not see. search.html shows it.
     """
     from lepton_core._recipe_step import losses
+    from lepton_core.cli._sensitivity import write_page
     from lepton_core.types import OptimizeRequest
 
+    given["precision"] = given["precision"] or ("mixed" if given["max_size"] else "int8")
     work = _Work(app, given)
+    if given["precision"] == "mixed":
+        work.options = {**search_options(cache, slices), **work.options}
     work.hooks.engine_owner("optimize", given["engine"])
     with work.stage() as (stage, context, scratch):
         source = work.load(model, scratch)
-        samples = None if data is None else _prepared(data, source, scratch.workdir)
+        samples = None if data is None else prepared(data, source, scratch.workdir)
         request = OptimizeRequest(work.target.id, samples=samples, options=work.options, **given)
         result = work.hooks.optimize(source, request, context)
+        write_page(stage, source, result)
         model_there = work.close(stage, result.model, "optimize", request.precision)
         recipe = result.recipe and str(work.out.absolute() / Path(result.recipe).relative_to(stage))
     if app.json:
@@ -317,7 +434,7 @@ def optimize_command(app: App, model: str, *, data: str | None, **given: Any) ->
     return 0
 
 
-def _prepared(data: str, model: Model, scratch: Path) -> str:
+def prepared(data: str, model: Model, scratch: Path) -> str:
     """Load samples, fit them to the model, and write them as one file for the engine."""
     from lepton_core.cli._arrays import save_samples
     from lepton_core.samples import load_samples, match
@@ -328,4 +445,4 @@ def _prepared(data: str, model: Model, scratch: Path) -> str:
     return save_samples(samples, scratch / "samples.npz")
 
 
-__all__ = ["adapt_command", "convert_command", "optimize_command"]
+__all__ = ["adapt_command", "convert_command", "optimize_command", "prepared"]

@@ -26,10 +26,10 @@ softmax and logistic outputs have 1/32768, and biases stay float32.
 """
 
 SCHEMES = (
-    "int8-static", "int16-static", "int8-dynamic", "int8-weight-only", "int4-weight-only",
+    "int8-static", "int16-static", "int8-dynamic", "int8-weight-only", "int4-weight-only", "mixed",
 )  # fmt: skip
 """Ways to use integers: ranges known beforehand (with activations of 8 or 16 bits, weights of 8),
-ranges found at run time, storage alone."""
+ranges found at run time, storage alone, or layers of several of these side by side."""
 
 KINDS = ("activation", "weight")
 

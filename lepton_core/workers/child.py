@@ -28,6 +28,7 @@ from lepton_core.types import Limits
 from lepton_core.workers import protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import IO
 
     from lepton_core.context import ProgressTask
@@ -72,6 +73,11 @@ class PipeReporter:
             {"event": "task", "task": number, "description": description, "total": total}
         )
         return _PipeTask(self._outlet, number)
+
+    def board(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Pass a table on; see :func:`lepton_core.progress.show_board`."""
+        table = {"title": title, "columns": list(columns), "rows": [list(r) for r in rows]}
+        self._outlet.send({"event": "board", **table})
 
     def note(self, text: str) -> None:
         """Pass a remark on."""

@@ -19,6 +19,7 @@ from lepton_core.errors import (
     WorkerMemoryError,
     WorkerTimeoutError,
 )
+from lepton_core.progress import show_board
 from lepton_core.workers import protocol
 
 if TYPE_CHECKING:
@@ -250,6 +251,8 @@ def _report(answer: dict[str, Any], tasks: dict[int, ProgressTask], context: Con
         tasks[answer["task"]].advance(answer["amount"])
     elif event == "finish" and answer["task"] in tasks:
         tasks[answer["task"]].finish(answer["note"])
+    elif event == "board":
+        show_board(reporter, answer["title"], answer["columns"], answer["rows"])
     elif event == "note":
         reporter.note(answer["text"])
     elif event == "warn":

@@ -193,6 +193,25 @@ def test_bars_from_many_threads(monkeypatch):
     assert "[bold]as it is[/bold]" in stream.getvalue()
 
 
+def test_a_board_stands_above_the_bars_and_is_replaced(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with progress.RichReporter(stream, color=False) as reporter:
+        reporter.task("search", 3)
+        progress.show_board(reporter, "first", ["what", "bytes"], [["[one]", "12,000"]])
+        progress.show_board(reporter, "second", ["what", "bytes"], [["two", "9,000"]])
+        shown = stream.getvalue()
+        assert shown.index("first") < shown.index("[one]") < shown.index("second")
+        assert "9,000" in shown
+        before = len(shown)
+        progress.show_board(reporter, "", (), ())
+        assert "9,000" not in stream.getvalue()[before:]
+    quiet = io.StringIO()
+    for reporter in (progress.PlainReporter(quiet), progress.QuietReporter()):
+        progress.show_board(reporter, "third", ["a"], [["b"]])
+    assert quiet.getvalue() == ""
+
+
 def test_a_long_step_leaves_a_line(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lepton_compress._build import refuse_quantized
 from lepton_compress._graph import Graph
 from lepton_compress._job import RECIPE, Job, load, lower, make
-from lepton_compress._options import BLOCK_PRECISIONS, read_options
+from lepton_compress._options import BLOCK_PRECISIONS, MIXED, read_options
 from lepton_core import recipe as recipes
 from lepton_core.capabilities import scheme_of
 from lepton_core.errors import OptimizeError
@@ -21,9 +21,10 @@ from lepton_onnx.external import digest
 
 if TYPE_CHECKING:
     from lepton_core.context import Context
+    from lepton_core.samples import Samples
     from lepton_core.types import OptimizeRequest
 
-PRECISIONS = ("int8", "int16", "auto", *BLOCK_PRECISIONS)
+PRECISIONS = ("int8", "int16", "auto", MIXED, *BLOCK_PRECISIONS)
 
 
 def optimize(model: Model, request: OptimizeRequest, context: Context) -> OptimizeResult:
@@ -32,7 +33,9 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
     With samples: static int8. Without: dynamic int8, which needs none. With ``max_drop``, or with
     the precision ``auto``, samples are divided: what is chosen is measured on rows that were not
     calibrated on (:mod:`lepton_compress._choose`). The precisions ``int4`` and ``int8-weight``
-    store weights alone as integers, by block (:mod:`lepton_compress._weights`).
+    store weights alone as integers, by block (:mod:`lepton_compress._weights`). ``mixed`` chooses
+    a precision for each weight (:mod:`lepton_compress._search`), and with the option ``analyse``
+    only measures what each would cost (:mod:`lepton_compress._sensitivity`).
 
     Options: :class:`~lepton_compress._options.Options`.
 
@@ -40,7 +43,7 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         OptimizeError: ``LPT-OPT-001`` … ``006`` the recipe given does not fit, ``010`` the model
             is quantized already, ``011`` the precision is not offered, ``012`` nothing can be
             quantized, ``013`` values are not finite, ``014`` the budget cannot be met, ``015`` an
-            option, ``016`` the target lowers no recipes.
+            option, ``016`` the target lowers no recipes, ``030`` … ``034`` a search finds nothing.
         SampleError: The samples do not fit the model.
     """
     options = read_options(request.options, request.precision)
@@ -50,6 +53,13 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
             f"The engine does not offer the precision {request.precision!r}",
             cause=f"it offers {', '.join(PRECISIONS)}",
             remedy="fp16 and fp32 are built by `lepton convert` and `lepton port`.",
+        )
+    if request.max_size is not None and request.precision != MIXED:
+        raise OptimizeError(
+            "LPT-OPT-036",
+            f"The precision {request.precision} takes no --max-size",
+            cause="it has one size; only a choice for each weight can be made to fit",
+            remedy="Ask for --precision mixed.",
         )
     require_lowering(request.target, context, _scheme(request))
     _refuse_lowered(model)
@@ -133,6 +143,8 @@ def _reproduce(job: Job) -> OptimizeResult:
 def _search(job: Job) -> OptimizeResult:
     refuse_quantized(job.graph)
     samples = load(job.request.samples, job.base)
+    if job.request.precision == MIXED:
+        return _mixed(job, samples)
     if job.request.precision in BLOCK_PRECISIONS:
         from lepton_compress._weights import compress_weights
 
@@ -145,6 +157,23 @@ def _search(job: Job) -> OptimizeResult:
     recipe, facts, warnings = make(job, samples)
     place = recipes.write(recipe, job.context.workdir / RECIPE)
     return OptimizeResult(lower(job, place), str(place), facts.pop("why"), facts, warnings)
+
+
+def _mixed(job: Job, samples: Samples | None) -> OptimizeResult:
+    if samples is None:
+        raise OptimizeError(
+            "LPT-OPT-035",
+            "Choosing a precision for each weight needs samples",
+            cause="none were given, and what noise does to a model says nothing about real inputs",
+            remedy="Give real inputs with --data, or ask for int8-weight or int4, which need none.",
+        )
+    if job.options.analyse:
+        from lepton_compress._sensitivity import analyse
+
+        return analyse(job, samples)
+    from lepton_compress._search import search
+
+    return search(job, samples)
 
 
 __all__ = ["optimize", "require_lowering", "to_pivot"]

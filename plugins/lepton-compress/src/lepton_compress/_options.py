@@ -19,8 +19,11 @@ SCHEMES = ("static", "dynamic", "weight-only")
 BLOCK_PRECISIONS = {"int4": (2, 4), "int8-weight": (5, 8)}
 """Precisions of weights alone, by block, with the bits that each can be asked for."""
 
+MIXED = "mixed"
 _OF_BLOCKS = ("bits", "block", "method", "symmetric", "ends", "tables")
 _OF_RANGES = ("scheme", "estimator", "recover")
+_OF_SEARCH = ("cache", "rows", "slices", "trials", "analyse")
+_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables", "recover")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,12 @@ class Options:
             :data:`RECOVERIES`. By default all of them if rows are there to verify them on, which
             a budget or the precision ``auto`` asks for.
         tables: ``"float"`` or ``"int8"``: how embedding tables are stored.
+        cache: Folder in which measurements of a search are kept, so that it can go on; none are
+            kept without.
+        rows: Rows that sensitivities are measured on.
+        slices: An .npy file with the name of each row's slice; classes by default.
+        trials: Choices that a search measures at most, beside the sensitivities.
+        analyse: Measure sensitivities and compress nothing.
     """
 
     scheme: str = ""
@@ -62,6 +71,11 @@ class Options:
     symmetric: bool = True
     ends: int = 8
     tables: str = "float"
+    cache: str | None = None
+    rows: int = 0
+    slices: str | None = None
+    trials: int = 0
+    analyse: bool = False
     recover: tuple[str, ...] | None = None
 
 
@@ -76,9 +90,13 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     if unknown:
         raise _wrong(f"There is no option {unknown[0]!r}", f"known are {', '.join(known)}")
     by_block = precision in BLOCK_PRECISIONS
-    odd = [name for name in given if name in (_OF_RANGES if by_block else _OF_BLOCKS)]
+    mixed = precision == MIXED
+    foreign = _OF_RANGES if by_block else _OF_BLOCKS
+    foreign = _NOT_OF_MIXED if mixed else (*foreign, *_OF_SEARCH)
+    odd = [name for name in given if name in foreign]
     if odd:
-        wanted = "int8 and auto" if by_block else " and ".join(BLOCK_PRECISIONS)
+        wanted = "int8 and auto" if by_block or mixed else " and ".join(BLOCK_PRECISIONS)
+        wanted = MIXED if odd[0] in _OF_SEARCH else wanted
         raise _wrong(f"{odd[0]!r} is no option of {precision}", f"it is one of {wanted}")
     values = dict(given)
     if isinstance(values.get("keep"), str):
@@ -88,17 +106,32 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
         raise _wrong(f"There is no scheme {values['scheme']!r}", f"known are {', '.join(SCHEMES)}")
     if precision == "int16" and values.get("scheme", "") not in ("", "static"):
         raise _wrong("int16 is static", "its ranges must be known beforehand")
-    for name in ("threads", "bits", "block", "ends"):
+    for name in ("threads", "bits", "block", "ends", "rows", "trials"):
         if values.get(name) is not None:
             values[name] = _number(name, values[name])
     if "estimator" in values:
         values["estimator"] = check_estimator(str(values["estimator"]))
     if "recover" in values:
         values["recover"] = _recoveries(values["recover"])
-    if "symmetric" in values:
-        values["symmetric"] = _flag("symmetric", values["symmetric"])
+    for name in ("symmetric", "analyse"):
+        if name in values:
+            values[name] = _flag(name, values[name])
     options = Options(**values)
+    if mixed:
+        return _checked_mixed(options)
     return _checked_blocks(options, precision) if by_block else options
+
+
+def _checked_mixed(options: Options) -> Options:
+    for name in ("rows", "trials"):
+        if getattr(options, name) < 0:
+            raise _wrong(f"{name} is {getattr(options, name)}", "it is a number of at least 1")
+    if options.method == "awq":
+        raise _wrong(
+            "The search does not take the method 'awq'",
+            "its factors belong to all products of one value, which may have other precisions",
+        )
+    return replace(_checked_blocks(options, "int4"), bits=0)
 
 
 def _checked_blocks(options: Options, precision: str) -> Options:
@@ -166,4 +199,4 @@ def _wrong(message: str, cause: str) -> OptimizeError:
     )
 
 
-__all__ = ["BLOCK_PRECISIONS", "RECOVERIES", "SCHEMES", "Options", "read_options"]
+__all__ = ["BLOCK_PRECISIONS", "MIXED", "RECOVERIES", "SCHEMES", "Options", "read_options"]

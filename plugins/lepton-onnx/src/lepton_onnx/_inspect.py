@@ -11,6 +11,7 @@ from lepton_onnx._freeze import graph_facts
 from lepton_onnx._load import check
 from lepton_onnx._operators import inventory
 from lepton_onnx._signature import signature
+from lepton_onnx._taps import values_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -48,6 +49,7 @@ def inspect(model: Model, request: InspectRequest, context: Context) -> InspectR
         parameters=parameters,
         facts=facts,
         problems=problems,
+        values=values_of(proto) if request.values else (),
     )
 
 

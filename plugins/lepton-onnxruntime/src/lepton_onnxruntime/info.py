@@ -59,6 +59,8 @@ INFO = TargetInfo(
             Support.FULL, note="from a recipe; weights alone, by block: MatMulNBits"
         ),
         "scheme.int4-weight-only": FULL,
+        "precision.mixed": Capability(Support.FULL, note="from a recipe; one for each weight"),
+        "scheme.mixed": FULL,
         "shapes.dynamic-batch": FULL,
         "shapes.dynamic": FULL,
         "device.cuda": Capability(Support.FULL, note="pip install lepton-onnxruntime[gpu]"),

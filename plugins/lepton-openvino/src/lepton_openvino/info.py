@@ -49,6 +49,8 @@ INFO = TargetInfo(
             Support.FULL, note="from a recipe; weights alone, by block, unpacked in the product"
         ),
         "scheme.int4-weight-only": FULL,
+        "precision.mixed": Capability(Support.FULL, note="from a recipe; one for each weight"),
+        "scheme.mixed": FULL,
         "recipe": FULL,
         "shapes.dynamic-batch": FULL,
         "shapes.dynamic": FULL,

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.capabilities import Constraints
+from lepton_core.codec import to_data
 from lepton_core.errors import UsageError
 from lepton_core.files import digest_path
-from lepton_core.types import AdaptResult
+from lepton_core.types import AdaptResult, RewriteReport
 from lepton_torch._adapt_plan import Plan, make_plan
 from lepton_torch._adapt_refuse import (
     refuse_custom_operators,
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     import torch
 
     from lepton_core.context import Context
-    from lepton_core.types import AdaptRequest, LineageStep, Model
+    from lepton_core.types import AdaptRequest, LineageStep, Model, PruneRequest
     from lepton_torch._program import Program
+    from lepton_torch._pruning._run import Pruned
 
 _FORMATS = {"torch.factory", "huggingface", "torch.export"}
 
@@ -56,12 +58,15 @@ def adapt(model: Model, request: AdaptRequest, context: Context) -> AdaptResult 
 
     Works on the exported program: a live source is exported first. Every rewrite that changed
     something is run against the graph before it, and the program that is written against the
-    original; nothing is written if one differs by more than the rewrites declare.
+    original; nothing is written if one differs by more than the rewrites declare. With
+    ``request.prune`` channels are removed before (:func:`._pruning._run.prune`), and the pruned
+    program is the original of the rewrites.
 
     Args:
         model: Of format ``torch.factory``, ``huggingface`` or ``torch.export``.
-        request: The target's constraints, rewrites, sizes and bounds. No options are known.
-        context: Where to write ``model.pt2``; the seed of the random inputs.
+        request: The target's constraints, rewrites, sizes, bounds and what to prune. No options are
+            known.
+        context: Where to write ``model.pt2`` and ``pruning.json``; the seed of all that is random.
 
     Returns:
         A model of format ``torch.export``. An exported program that needs no change is returned
@@ -70,8 +75,9 @@ def adapt(model: Model, request: AdaptRequest, context: Context) -> AdaptResult 
     Raises:
         SourceError: The model cannot be read.
         ConversionError: It cannot be exported.
-        UsageError: LPT-ADAPT-003, LPT-ADAPT-004, LPT-ADAPT-012: a size or option is wrong.
-        AdaptError: LPT-ADAPT-005 to LPT-ADAPT-013: it cannot be adapted; says where and why.
+        UsageError: LPT-ADAPT-003, LPT-ADAPT-004, LPT-ADAPT-012, LPT-ADAPT-022: a size, option or
+            budget is wrong.
+        AdaptError: LPT-ADAPT-005 to LPT-ADAPT-021: it cannot be adapted; says where and why.
     """
     if model.format not in _FORMATS:
         return None
@@ -88,23 +94,54 @@ def adapt(model: Model, request: AdaptRequest, context: Context) -> AdaptResult 
     refuse_custom_operators(program)
     refuse_training_mode(program)
     constraints = request.constraints or Constraints()
+    pruned = None
+    if request.prune is not None:
+        pruned = _pruned(source, request, request.prune, constraints, context)
+        program = pruned.program
     plan = make_plan(program, request, constraints, model.format, context)
     runner = Runner(program, constraints, plan, source.example, context)
     reports = runner.run_all()
     adapted = runner.finish()
     open_ends = unmet(adapted, constraints, reports)
-    warnings = [*source.warnings, *plan.notes]
+    warnings = [*source.warnings, *(pruned.warnings if pruned else ()), *plan.notes]
     if request.rewrites:  # the user has chosen; what is still open is said
         warnings += [f"{request.target} still cannot run it: {end}" for end in open_ends]
     else:
         refuse_unmet(open_ends, request.target)
     changes = tuple(line for report in reports for line in report.changes)
+    if pruned is not None:
+        changes = (*pruned.changes, *changes)
+        reports.insert(0, RewriteReport("prune", pruned.changes, pruned.left, why="asked for"))
     result = model
     if changes or model.format != "torch.export":  # a file that needs no change stays as it is
         step = _step(source.digest, request, plan, changes)
         result = _result(model, adapted, step, request, context)
     task.finish()
-    return AdaptResult(result, changes, tuple(warnings), tuple(reports))
+    facts = {"pruning": pruned.receipt} if pruned else {}
+    return AdaptResult(result, changes, tuple(warnings), tuple(reports), facts)
+
+
+def _pruned(
+    source: Source,
+    request: AdaptRequest,
+    asked: PruneRequest,
+    constraints: Constraints,
+    context: Context,
+) -> Pruned:
+    """Remove channels as asked, before anything is rewritten."""
+    from lepton_torch._pruning._options import read_settings
+    from lepton_torch._pruning._run import prune
+
+    samples = None
+    if request.samples is not None:
+        from lepton_core.samples import load_samples, match
+
+        samples = match(load_samples(request.samples), source.program.signature)
+    settings = read_settings(asked, constraints, samples is not None)
+    return prune(
+        source.program, settings, samples, target=request.target, digest=source.digest,
+        context=context,
+    )  # fmt: skip
 
 
 def _read(model: Model, context: Context) -> Source:
@@ -158,6 +195,8 @@ def _step(parent: str, request: AdaptRequest, plan: Plan, changes: tuple[str, ..
         "bounds": {name: list(limits) for name, limits in plan.bounds.items()},
         "changes": list(changes),
     }
+    if request.prune is not None:
+        asked["prune"] = to_data(request.prune)
     return lineage_step("adapt", parent, asked)
 
 

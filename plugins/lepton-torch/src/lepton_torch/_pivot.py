@@ -11,6 +11,7 @@ import torch
 from lepton_core.artifacts import EXTERNAL_FILES
 from lepton_core.errors import ConversionError, LeptonError, PluginDependencyError
 from lepton_core.files import digest_path
+from lepton_core.origins import LOCATIONS
 from lepton_core.types import ConvertResult, Model
 from lepton_torch._archive import load_program
 from lepton_torch._chatter import captured
@@ -90,6 +91,8 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
         "warnings": [*notes.get("warnings", ()), *warnings],
     }
     metadata.pop("artifacts", None)
+    if frozen.locations:
+        metadata[LOCATIONS] = dict(frozen.locations)
     if frozen.external_files:  # they travel with the model
         metadata[EXTERNAL_FILES] = list(frozen.external_files)
     result = Model(

@@ -1,0 +1,144 @@
+"""``lepton bisect`` on real runtimes: no parting, a broken scale, an overflow, other pivots."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lepton_core as lepton
+from lepton_core import hooks
+from lepton_core.bisecting import bisect
+from lepton_core.cli import main as run
+from lepton_core.context import Context
+from lepton_core.errors import UsageError
+
+pytestmark = pytest.mark.xdist_group("bisect")  # one worker trains and ports
+
+
+@pytest.fixture(scope="module")
+def ported(trained, held_npz, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bisect") / "out"
+    lepton.port(
+        trained("wide"), targets=["onnxruntime", "openvino"], latency_seconds=0,
+        precisions=["fp32", "int8", "int4"], samples=held_npz, out=out,
+    )  # fmt: skip
+    return out
+
+
+def found(first, second, samples, folder, **options):
+    work = folder / "work"
+    work.mkdir()
+    context = Context(work, hooks=hooks.default())
+    return bisect(
+        str(first), second and str(second), samples, hooks=hooks.default(), context=context,
+        **options,
+    )  # fmt: skip
+
+
+def converted(pivot, recipe, target, out):
+    assert run(["convert", str(pivot), "--to", target, "--recipe", str(recipe), "--out", str(out),
+                "-q"]) == 0  # fmt: skip
+    return out
+
+
+def test_two_runtimes_agree_in_float(ported, held_npz, tmp_path):
+    result = found(ported / "onnxruntime/fp32", ported / "openvino/fp32", held_npz, tmp_path)
+    assert result.parted is None
+    assert len(result.values) > 40
+    assert max(one.error for one in result.values) < 1e-5
+    assert result.rows == 64
+
+
+def test_a_scale_that_was_spoilt_is_found_and_made_there(ported, held_npz, tmp_path):
+    """The first to part is the layer whose scale was spoilt, on another runtime, too."""
+    recipe = json.loads((ported / "onnxruntime/int8/recipe.json").read_text())
+    layers = recipe["layers"].values()
+    read = {name for la in layers for name in la["inputs"]}
+    spoilt = [la["output"] for la in layers if la.get("weight") and la["output"] in read][-1]
+    recipe["tensors"][spoilt]["scale"] /= 16
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    broken = converted(
+        ported / "pivot/model.onnx", tmp_path / "recipe.json", "openvino", tmp_path / "broken"
+    )
+    result = found(ported / "onnxruntime/fp32", broken, held_npz, tmp_path)
+    assert result.parted.value == result.culprit.value == spoilt
+    assert result.culprit.own > 0.15
+    assert "clipped" in result.culprit.hint
+    before = [one for one in result.values if one.own is not None and one.value != spoilt]
+    assert before
+    assert all(one.own < 0.15 for one in before)
+
+
+def test_errors_that_add_up_are_not_blamed_on_one(ported, held_npz, tmp_path):
+    """At a tolerance above every own error the operators that contribute most are listed."""
+    pair = ported / "onnxruntime/fp32", ported / "onnxruntime/int8"
+    (tmp_path / "all").mkdir()
+    whole = found(*pair, held_npz, tmp_path / "all", tolerance=1e-3)
+    assert whole.culprit is not None
+    worst = max(one.error for one in whole.values)
+    (tmp_path / "loose").mkdir()
+    loose = found(*pair, held_npz, tmp_path / "loose", tolerance=0.999 * worst)
+    assert loose.parted.error == worst
+    owns = [one.own for one in loose.contributors]
+    assert owns == sorted(owns, reverse=True)
+    assert (loose.culprit is None) == (owns[0] <= 0.999 * worst)
+
+
+def test_a_variant_that_was_not_kept_is_lowered_from_its_passport(
+    ported, held_npz, tmp_path, capsys
+):
+    """Its recipe is that of the other runtime; the user's line comes with the pivot."""
+    out = tmp_path / "out"
+    shutil.copytree(ported, out)
+    gone = out / "openvino/int8"
+    for file in gone.iterdir():
+        if not file.name.startswith("passport"):
+            file.unlink()
+    code = run(["bisect", str(out / "openvino/fp32"), str(gone), "--data", held_npz,
+                "--tolerance", "0.001", "--json"])  # fmt: skip
+    data = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert data["second"]["precision"] == "int8"
+    assert data["parted"]["value"] == "embed/linear"
+    line = next(
+        i for i, text in enumerate(Path(__file__).with_name("conftest.py").read_text().splitlines())
+        if "self.head(self.body(self.embed" in text
+    )  # fmt: skip
+    assert data["parted"]["place"] == f"conftest.py:{line + 1} in forward"
+    assert data["culprit"]["value"] == "embed/linear"
+    assert run(["bisect", str(gone), "--data", held_npz, "--tolerance", "0.001"]) == 1
+    assert "First to part: embed/linear (Add at conftest.py" in capsys.readouterr().out
+
+
+def test_variants_of_two_pivots_are_refused(ported, graphs, held_npz, tmp_path):
+    pivot = graphs.build(
+        [graphs.node("MatMul", ["x", "w"], ["y"])], {"w": graphs.rand(4, 3)}, shape=("n", 4)
+    )
+    assert run(["convert", pivot.path, "--to", "onnxruntime", "--out", str(tmp_path / "o"),
+                "-q"]) == 0  # fmt: skip
+    with pytest.raises(UsageError) as error:
+        found(ported / "onnxruntime/fp32", tmp_path / "o", held_npz, tmp_path)
+    assert error.value.code == "LPT-BIS-004"
+
+
+def test_a_recipe_that_is_gone_is_refused(ported, held_npz, tmp_path):
+    recipe = ported / "onnxruntime/int8/recipe.json"
+    alone = converted(ported / "pivot/model.onnx", recipe, "onnxruntime", tmp_path / "a/b/alone")
+    assert found(alone, None, held_npz, tmp_path).first.target is None
+    (alone / "recipe.json").unlink()
+    (tmp_path / "again").mkdir()
+    with pytest.raises(UsageError) as error:
+        found(alone, None, held_npz, tmp_path / "again")
+    assert error.value.code == "LPT-BIS-003"
+
+
+def test_few_bits_are_compared_between_runtimes(ported, held_npz, tmp_path):
+    first, second = ported / "onnxruntime/int4", ported / "openvino/int4"
+    result = found(first, second, held_npz, tmp_path)
+    assert result.parted is None
+    assert any("4 bits" in one.hint for one in result.values)
+    assert np.median([one.error for one in result.values]) < 0.02

@@ -1,0 +1,199 @@
+"""What pruning gained and lost: time on the target, size of the artifact, accuracy."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_core.errors import LeptonError
+from lepton_core.types import ConvertRequest, Model, OpenRequest
+from lepton_torch._archive import save_program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lepton_core.context import Context, Session
+    from lepton_core.samples import Samples
+    from lepton_torch._program import Program
+
+_ROUNDS = 21
+_SLICE = 0.015
+"""Seconds of one model's turn in a round."""
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Built:
+    """A program as the target runs it.
+
+    Attributes:
+        model: The artifact.
+        runtime: Plugin that runs it.
+        size: Its bytes.
+    """
+
+    model: Model
+    runtime: str
+    size: int
+
+
+def build(program: Program, target: str, folder: Path, context: Context) -> tuple[Built, str]:
+    """Convert a program for a target; for torch itself where the target cannot be had here.
+
+    Returns:
+        The artifact, and why it is not the target's; empty if it is.
+    """
+    from lepton_core.artifacts import artifact_size
+    from lepton_core.files import digest_path
+
+    folder.mkdir(parents=True)
+    path = folder / "model.pt2"
+    save_program(program, path)
+    plain = Model(
+        "torch.export", str(path), None, program.signature, digest_path(path), (), program.notes
+    )
+    problem = "no other plugins can be called from here"
+    if context.hooks is not None:
+        inside = folder / "built"
+        inside.mkdir()
+        try:
+            made = context.hooks.convert(
+                plain, ConvertRequest(target), replace(context, workdir=inside)
+            )
+            with context.hooks.open(made.model, OpenRequest(target), context):
+                return Built(made.model, target, artifact_size(made.model)), ""
+        except LeptonError as error:
+            problem = str(error)
+    return Built(plain, "torch", artifact_size(plain)), problem
+
+
+@contextlib.contextmanager
+def _session(built: Built, context: Context) -> Any:  # noqa: ANN401 - a session
+    if context.hooks is not None:
+        opened: Session = context.hooks.open(built.model, OpenRequest(built.runtime), context)
+    else:
+        from lepton_torch._session import open_session
+
+        found = open_session(built.model, OpenRequest("torch"), context)
+        assert found is not None  # noqa: S101 - the format is torch's
+        opened = found
+    with opened as session:
+        yield session
+
+
+def compare_latency(
+    before: Built, after: Built, requests: list[list[dict[str, Any]]], context: Context, seed: int
+) -> list[dict[str, Any]]:
+    """Time two artifacts in turn and return medians and the ratio with its interval.
+
+    Each of 21 rounds gives both a slice of time, in changing order, so that whatever else the
+    machine does falls on both; of each slice the median call counts. The interval is that of the
+    median ratio, by resampling rounds.
+
+    Args:
+        before: The original.
+        after: The pruned one.
+        requests: For each kind of request its inputs, used in turn.
+        context: Opens sessions.
+        seed: Seed of the resampling.
+
+    Returns:
+        For each kind ``before_ms``, ``after_ms``, ``speedup``, ``interval`` (95 %), ``rows`` of a
+        request and the ``runtime``.
+    """
+    with _session(before, context) as old, _session(after, context) as new:
+        return [_compare((old, new), feeds, seed) for feeds in requests]
+
+
+def _compare(pair: tuple[Session, Session], feeds: list[dict[str, Any]], seed: int) -> Any:  # noqa: ANN401
+    calls = [_calls(session, feeds) for session in pair]
+    times = np.zeros((_ROUNDS, 2))
+    for number in range(_ROUNDS):
+        for which in (0, 1) if number % 2 else (1, 0):
+            times[number, which] = _turn(pair[which], feeds, calls[which])
+    ratios = times[:, 0] / times[:, 1]
+    return {
+        "before_ms": float(np.median(times[:, 0]) * 1000),
+        "after_ms": float(np.median(times[:, 1]) * 1000),
+        "speedup": float(np.median(ratios)),
+        "interval": list(interval(ratios, seed)),
+        "rows": next((len(a) for a in feeds[0].values() if a.ndim), 1),
+        "runtime": str(pair[1].facts.get("runtime", "")),
+    }
+
+
+def _turn(session: Session, feeds: list[dict[str, Any]], calls: int) -> float:
+    """Return the median time of some calls, in seconds."""
+    times = []
+    for turn in range(calls):
+        began = time.perf_counter()
+        session.run(feeds[turn % len(feeds)])
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def interval(ratios: Any, seed: int) -> tuple[float, float]:  # noqa: ANN401 - numpy's array
+    """Return the bootstrap interval of a median at 95 %."""
+    rng = np.random.default_rng(seed)
+    drawn = np.median(rng.choice(ratios, (_RESAMPLES, len(ratios))), axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _calls(session: Session, feeds: list[dict[str, Any]]) -> int:
+    """Warm up and return how many calls fill a slice."""
+    for turn in range(3):
+        session.run(feeds[turn % len(feeds)])
+    began = time.perf_counter()
+    session.run(feeds[0])
+    once = time.perf_counter() - began
+    return int(min(max(_SLICE / max(once, 1e-6), 1), 500))
+
+
+def feeds_for(program: Program, samples: Samples | None, rows: int, seed: int) -> Any:  # noqa: ANN401
+    """Return inputs of one request each: real ones where there are some."""
+    from lepton_core._timing import feeds
+    from lepton_core.samples import random_samples
+
+    held = samples if samples is not None else random_samples(program.signature, rows, seed=seed)
+    return feeds(program.signature, held, rows)
+
+
+def outputs_of(program: Program, samples: Samples) -> dict[str, Any]:
+    """Run a program on torch over rows and return its outputs by name."""
+    import torch
+
+    from lepton_core.samples import collect_outputs
+    from lepton_torch._session import TorchSession
+
+    device, threads = torch.device("cpu"), torch.get_num_threads()
+    with TorchSession(program, device, threads, reference=True) as session:
+        return collect_outputs(session.run, samples, session.signature)
+
+
+def accuracy(
+    reference: dict[str, Any],
+    outputs: dict[str, Any],
+    samples: Samples,
+    notes: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Return metric, value before and after, drop, and the numbers of rows."""
+    from lepton_core.metrics import choose_metric, measure
+
+    choice = choose_metric(None, reference, samples.labels, notes)
+    found = measure(choice, reference, outputs, samples.labels)
+    return {
+        "metric": found.metric.name,
+        "output": found.output,
+        "before": float(found.source),
+        "after": float(found.variant),
+        "drop": float(found.drop),
+        "rows": len(samples),
+    }
+
+
+__all__ = ["Built", "accuracy", "build", "compare_latency", "feeds_for", "outputs_of"]
