@@ -109,6 +109,7 @@ class PortJob:
             for precision in self.options.precisions
         ]
         self._check_request(asked)
+        self._recipes.targets = [target.id for target, _ in asked]
         staging.check_replaceable(self.options.out, force=self.options.force)
         named = resolve(source, self.hooks.registry) if isinstance(source, str) else source
         unread = source_of(self.hooks, named)

@@ -13,7 +13,7 @@ from lepton_core.recipe import SIDECAR_SUFFIX
 from lepton_core.types import OptimizeRequest, OptimizeResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lepton_core._proof import Yardstick
     from lepton_core.context import Context
@@ -32,10 +32,13 @@ class RecipeStep:
     Args:
         hooks: Calls the engine.
         options: What was asked for.
+        targets: Ids of all targets, in the order asked for. What a recipe that they share has to be
+            measured on is the first that lowers it.
     """
 
-    def __init__(self, hooks: Hooks, options: PortOptions) -> None:
+    def __init__(self, hooks: Hooks, options: PortOptions, targets: Sequence[str] = ()) -> None:
         self._hooks = hooks
+        self.targets = targets
         self._options = options
         self._made: dict[tuple[str, ...], OptimizeResult] = {}
         self._lock = threading.Lock()
@@ -73,6 +76,8 @@ class RecipeStep:
         Only a choice (``auto``, ``mixed``) depends on the target; the held-out rows are used for
         nothing but to say how much of the calibrated ranges they reach.
         """
+        if precision not in CHOSEN:
+            target = next((t for t in self.targets if self.applies(t, precision)), target)
         key = (model.digest, precision, *([target] if precision in CHOSEN else []))
         with self._lock:
             if key not in self._made:

@@ -483,3 +483,18 @@ def _job(model, graph, context):
 
     request = OptimizeRequest("onnxruntime")
     return Job(graph, model, request, Options(), context, context)
+
+
+def test_narrow_weights_fit_sums_of_16_bits(graphs, context):
+    weight = graphs.rand(16, 4, seed=1)
+    nodes = [graphs.node("MatMul", ["x", "w"], ["y"])]
+    model = graphs.build(nodes, {"w": weight}, shape=("n", 16))
+    rows = np.random.default_rng(0).random((64, 16)).astype(np.float32)
+    graph, plain = naive(model, rows, context)
+    seen, job = samples_of(model, rows), _job(model, graph, context)
+    recipe, _ = Recovery(narrow=("w",)).recipe(job, seen, "minmax")
+    entry = recipe.tensors["w"]
+    assert entry.scales == tuple(2 * s for s in plain.tensors["w"].scales)
+    assert np.abs(qdq.weight_integers(weight, entry)).max() <= 64
+    assert saturation_findings(graph, plain, seen, context, features=())
+    assert saturation_findings(graph, recipe, seen, context, features=()) == []

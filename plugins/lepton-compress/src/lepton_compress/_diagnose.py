@@ -22,7 +22,7 @@ LEVELS = 255
 FEW_LEVELS = 32.0
 """A channel that gets fewer of the 255 steps of its value is in danger."""
 
-CURED = ("outlier-channel", "uneven-channels", "mixed-head")
+CURED = ("outlier-channel", "uneven-channels", "mixed-head", "u8s8-saturation")
 """Mechanisms that recovery has a cure for."""
 
 _OUTLIER = 8.0

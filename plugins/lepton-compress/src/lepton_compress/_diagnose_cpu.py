@@ -72,7 +72,10 @@ def saturation_findings(
                 f"{name}: {share:.2%} of the sums of two products leave 16 bits, and this CPU has "
                 "no instruction that adds them in 32"
             )
-            cure = "sessions here take exact kernels, which are slower; or --precision int16"
+            cure = (
+                "--option recover=narrow where the runtime has no exact kernels; ONNX Runtime "
+                "takes them by itself, which is slower"
+            )
             found.append(finding(graph, "u8s8-saturation", name, numbers, text=text, cure=cure))
     return found
 

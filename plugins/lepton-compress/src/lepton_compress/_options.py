@@ -12,7 +12,7 @@ from lepton_core.recipe import LARGEST_BLOCK, METHODS, SMALLEST_BLOCK
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-RECOVERIES = ("equalize", "smooth", "balance", "bias")
+RECOVERIES = ("equalize", "smooth", "balance", "narrow", "bias")
 """Ways to get back what static int8 loses, in the order in which they are tried."""
 
 SCHEMES = ("static", "dynamic", "weight-only")

@@ -111,8 +111,8 @@ class Recoverer:
         first = wanted.index(gained[0]) if gained else 0
         # What a larger loss hid from the measurement before the first gain may show now.
         self._round([(name, attempts[name]) for name in wanted[:first]])
-        if "bias" in methods:
-            self._round([("bias", self._bias)])
+        last = [("narrow", self._narrow), ("bias", self._bias)]
+        self._round([(name, attempt) for name, attempt in last if name in methods])
 
     def _round(self, attempts: list[tuple[str, Callable[[], None]]]) -> list[str]:
         """Try methods in turn; return those that gained."""
@@ -213,6 +213,21 @@ class Recoverer:
             self._skip("balance", "the channels of outputs have even ranges")
             return
         self._try("balance", entries, levels={v: round(255 * s, 1) for v, s in before.items()})
+
+    def _narrow(self) -> None:
+        graph, names = self.recovery.on(self.job.graph)
+        if self.best.recipe is None:
+            return
+        recipe = names.recipe(self.best.recipe)
+        found = saturation_findings(graph, recipe, self._rows, self.job.scratch)
+        if not found:
+            self._skip("narrow", "sums of two products fit 16 bits, or this CPU has wider ones")
+            return
+        others = [f for f in self.findings if f.mechanism != found[0].mechanism]
+        self.findings = [*others, *found]
+        weights = tuple(recipe.layers[f.value].weight or "" for f in found)
+        candidate = replace(self.recovery, narrow=weights)
+        self._measure("narrow", candidate, {"values": [f.value for f in found]})
 
     def _bias(self) -> None:
         recipe = self.best.recipe

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
     from lepton_compress._calibrate import Range
     from lepton_compress._job import Job
-    from lepton_core.recipe import Correction, Recipe, Rescaled
+    from lepton_core.recipe import Correction, Recipe, Rescaled, Tensor
     from lepton_core.samples import Samples
+
+
+NARROW = "absmax/2"
+"""Estimator of weights that use half of their integers: scale absmax / 63.5."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,13 @@ class Recovery:
         rescaled: Values with rescaled channels.
         corrections: Corrections of biases, by layer.
         keep: Operators that join values of different scales and stay float.
+        narrow: Weights that use half of their integers, -64..64, so that two products fit 16 bits.
     """
 
     rescaled: Mapping[str, Rescaled] = field(default_factory=dict)
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
+    narrow: tuple[str, ...] = ()
 
     def on(self, graph: Graph) -> tuple[Graph, qdq.Rescaling]:
         """Return the graph after rescaling, and how its names relate to the pivot's."""
@@ -73,8 +79,17 @@ class Recovery:
             for value, entry in self.rescaled.items()
             if used & {*entry.multiplied, *(entry.divided if not entry.multiplied else ())}
         }
+        tensors = {n: _halved(t) if n in self.narrow else t for n, t in recipe.tensors.items()}
         corrections = {n: c for n, c in self.corrections.items() if n in recipe.layers}
-        return replace(recipe, rescaled=rescaled, corrections=corrections), ranges
+        changed = replace(recipe, tensors=tensors, rescaled=rescaled, corrections=corrections)
+        return changed, ranges
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """Return a weight's entry with twice the scale; doubling is exact."""
+    scales = tuple(2 * scale for scale in tensor.scales)
+    scale = scales if isinstance(tensor.scale, tuple) else scales[0]
+    return replace(tensor, scale=scale, estimator=NARROW)
 
 
 __all__ = ["Recovery"]
