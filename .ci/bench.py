@@ -3,7 +3,9 @@
 
 Start-up is measured in fresh processes, in an environment that shows 120 further distributions,
 because listing installed distributions is what plugin systems are slow at. Every script in
-tests/bench (not its modules, which start with an underscore) gets ``--out FILE.json``.
+tests/bench (not its modules, which start with an underscore) gets ``--out FILE.json``. The kernels
+are measured beside other packages, in an environment of their own (``.venv-bench``); ``--docs``
+runs them alone and writes the chart and the tables of docs/reference/kernels.md.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from devtools.bench_env import bench_python
 from devtools.console import SetupError, fail_cleanly, run, say
 from devtools.projects import ROOT
 from devtools.uv import VENV, program_of, python_of
@@ -105,12 +108,35 @@ def start_up() -> dict[str, object]:
     }
 
 
+def kernels(out: Path, *more: str | Path) -> list[str | Path]:
+    """The command line of the kernels' benchmark, in the environment of its peers."""
+    script = ROOT / "tests" / "bench" / "kernels.py"
+    return [bench_python(), script, "--out", out / "kernels.json", *more]
+
+
+def write_docs(out: Path) -> None:
+    """Measures the kernels and writes what the documentation shows of it.
+
+    Raises:
+        SetupError: the benchmark fails.
+    """
+    docs = ROOT / "docs"
+    chart, page = docs / "images" / "kernels.svg", docs / "reference" / "kernels.md"
+    if run(kernels(out, "--chart", chart, "--page", page), cwd=ROOT):
+        raise SetupError("the kernels' benchmark failed")
+
+
 def main() -> None:
     """Runs all benchmarks and writes their results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "bench-out", help="folder of results")
-    out: Path = parser.parse_args().out.resolve()
+    parser.add_argument("--docs", action="store_true", help="write the docs' page of the kernels")
+    options = parser.parse_args()
+    out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    if options.docs:
+        write_docs(out)
+        return
     say(f"start-up with {DISTRIBUTIONS} further distributions installed, median of {ROUNDS}")
     machine = {"python": platform.python_version(), "machine": platform.platform()}
     report = {"environment": {**machine, "cpus": os.cpu_count()}, "start_up": start_up()}
@@ -118,7 +144,10 @@ def main() -> None:
     failed = []
     for file in sorted((ROOT / "tests" / "bench").glob("[!_]*.py")):
         say(f"{file.relative_to(ROOT)}")
-        if run([sys.executable, file, "--out", out / f"{file.stem}.json"], cwd=ROOT):
+        command = [sys.executable, file, "--out", out / f"{file.stem}.json"]
+        if file.stem == "kernels":
+            command = kernels(out, "--chart", out / "kernels.svg")
+        if run(command, cwd=ROOT):
             failed.append(str(file.relative_to(ROOT)))
     if failed:
         raise SetupError(f"benchmarks failed: {', '.join(failed)}")

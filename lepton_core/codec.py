@@ -75,7 +75,7 @@ def tagged(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any type of lepton_c
 def untagged(message: dict[str, Any]) -> Any:  # noqa: ANN401 - any type of lepton_core.types
     """Rebuild a value from :func:`tagged`; only classes of :mod:`lepton_core.types` count."""
     cls = getattr(types, message["type"], None)
-    if not isinstance(cls, type) or cls.__module__ != types.__name__:
+    if message["type"] not in types.__all__ or not isinstance(cls, type):
         raise UsageError(
             "LPT-USE-002",
             f"{message['type']!r} is not a type that crosses a process border",

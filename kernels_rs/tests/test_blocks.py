@@ -38,6 +38,33 @@ def test_blocks_equal_their_definition(data):
 
 
 @given(data=st.data())
+def test_other_roundings_equal_their_definition(data):
+    x = lay_out(data.draw, finite(data.draw(floats(min_dims=1))))
+    size = data.draw(st.sampled_from([1, 3, 32, 128]))
+    bits, scheme = data.draw(st.integers(2, 8)), data.draw(st.sampled_from(SCHEMES))
+    clip = data.draw(st.sampled_from(["range", "mse"]))
+    rule = {"rounding": data.draw(st.sampled_from(["half_away", "stochastic"]))}
+    if rule["rounding"] == "stochastic":
+        rule["seed"] = data.draw(st.integers(0, 2**64 - 1))
+    kept = {"bits": bits, "scheme": scheme, "clip": clip}
+    got = lk.quantize_blocks(x, size, threads=data.draw(st.integers(1, 3)), **kept, **rule)
+    codes, scale, _ = reference.quantize_blocks(x, size, bits, scheme, clip, **rule)
+    np.testing.assert_array_equal(got.scale, scale)
+    np.testing.assert_array_equal(got.codes, codes)
+    if bits == 4 and size % 2 == 0 and x.shape[-1] % size == 0:
+        packed = lk.quantize_blocks(x, size, packed=True, **kept, **rule)
+        want = reference.pack_int4(codes).reshape(packed.codes.shape)
+        np.testing.assert_array_equal(packed.codes, want)
+
+
+def test_stochastic_rounding_keeps_the_mean():
+    x = np.tile(np.array([8, 0.3, -0.7, 2.5], np.float32), (20_000, 8))
+    got = lk.quantize_blocks(x, 32, rounding="stochastic", seed=1)
+    back = lk.dequantize_blocks(*got).mean(0).reshape(8, 4).mean(0)
+    np.testing.assert_allclose(back, [8, 0.3, -0.7, 2.5], atol=0.01)
+
+
+@given(data=st.data())
 def test_fused_packing_equals_packing_afterwards(data):
     x = finite(data.draw(floats(min_dims=1)))
     size = data.draw(st.sampled_from([2, 6, 32, 128]))
@@ -104,6 +131,8 @@ def test_bad_arguments():
         ({"bits": 3, "packed": True}, "only 4 bits"),
         ({"block_size": 3, "packed": True}, "even block_size"),
         ({"scheme": "best"}, "accepted: signed_max"),
+        ({"rounding": "up"}, "accepted: half_even, half_away, stochastic"),
+        ({"seed": 1}, 'only rounding="stochastic"'),
         ({"offset": 8}, "packed, symmetric"),
         ({"packed": True, "offset": 16}, "0 to 15"),
         ({"out": np.empty((2, 64), np.uint8)}, "needed is int8"),

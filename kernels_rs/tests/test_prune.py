@@ -166,7 +166,8 @@ def test_bad_arguments():
 def test_block_masks_equal_their_definition(data):
     x = data.draw(floats(min_dims=2))
     x = x.reshape(x.shape[0], int(np.prod(x.shape[1:])))
-    block = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 40)))
+    width = st.sampled_from([1, 2, 4, 8]) | st.integers(1, 40)
+    block = data.draw(st.tuples(st.integers(1, 5), width))
     sparsity = data.draw(st.sampled_from([0, 0.3, 0.5, 0.75, 1]))
     order = data.draw(st.sampled_from([1, 2]))
     got = lk.block_mask(x, sparsity, block, order=order, threads=data.draw(st.integers(1, 3)))
@@ -174,6 +175,14 @@ def test_block_masks_equal_their_definition(data):
     out = np.zeros(x.shape, np.bool_)
     assert lk.block_mask(x, sparsity, block, order=order, out=out) is out
     np.testing.assert_array_equal(got, out)
+
+
+@pytest.mark.parametrize("block", [(4, 1), (3, 3), (4, 8), (1, 2000)])
+def test_block_masks_of_long_rows_equal_their_definition(block):
+    x = np.random.default_rng(0).standard_normal((9, 3001)).astype(np.float32)
+    for values in (x, np.asfortranarray(x)):
+        want = reference.block_mask(x, 0.5, block, 2)
+        np.testing.assert_array_equal(lk.block_mask(values, 0.5, block, threads=2), want)
 
 
 def test_block_masks_keep_exactly_as_many_and_mind_ties():
@@ -198,6 +207,7 @@ def test_block_masks_keep_exactly_as_many_and_mind_ties():
         ({"x": np.ones((4, 4))}, "float64 is not supported"),
         ({"out": np.zeros((4, 4), np.int8)}, "needed is bool"),
         ({"out": np.zeros((2, 4), np.bool_)}, r"needed is \(4, 4\)"),
+        ({"out": np.zeros((4, 8), np.bool_)[:, ::2]}, "not C-contiguous"),
     ],
 )
 def test_bad_blocks(arguments, text):

@@ -102,6 +102,21 @@ for rounding in ("half_away", "stochastic"):
 for scheme in ("signed_max", "asymmetric"):
     for part in lk.quantize_blocks(z, 32, scheme=scheme, clip="mse")[:2]:
         digest.update(part.tobytes())
+for found in (
+    lk.quantize_blocks(z, 32, scheme="asymmetric", zero_point="float", clip="mse"),
+    lk.quantize_blocks(z, 32, scheme="asymmetric", rounding="stochastic", seed=5),
+    lk.quantize_blocks(z, 1003, bits=8, scheme="asymmetric", clip="mse"),
+):
+    for part in found:
+        digest.update(part.tobytes())
+for part in lk.scale_mse(np.resize(z, 400_000)):
+    digest.update(part.tobytes())
+for block in ((4, 1), (2, 4), (3, 9)):
+    digest.update(lk.block_mask(z, 0.5, block).tobytes())
+wide = np.resize(z, (1100, 1000)) * np.linspace(1, 2, 1000, dtype=np.float32)
+digest.update(lk.prune_mask(wide, 0.5).tobytes())
+digest.update(lk.nm_mask(wide).tobytes())
+digest.update(lk.palettize(wide, 4).indices.tobytes())
 hessian = lk.HessianAccumulator(37).update(z.T).result()
 digest.update(hessian.tobytes())
 for part in lk.gptq(z.T, hessian, 16, clip="mse")[:2]:

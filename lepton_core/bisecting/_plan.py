@@ -37,9 +37,11 @@ def plan_taps(values: Sequence[ValueUse], recipes: Iterable[Recipe | None]) -> t
     """Return the values to compare, in topological order.
 
     These are the float values, without those inside of what a recipe fuses into one operator:
-    integers pass there at once, so no runtime has them.
+    integers pass there at once, so no runtime has them. Left out as well are values between weights
+    whose channels a recipe rescales and the value that it names: their channels have other scales.
     """
-    inside = {name for recipe in recipes if recipe is not None for name in _fused(recipe)}
+    known = [recipe for recipe in recipes if recipe is not None]
+    inside = {name for recipe in known for name in (*_fused(recipe), *_on_the_way(recipe, values))}
     behind: dict[str, tuple[str, ...]] = {}
     taps = []
     for use in values:
@@ -56,6 +58,22 @@ def _fused(recipe: Recipe) -> Iterable[str]:
     for name, layer in recipe.layers.items():
         if layer.fused:
             yield from {name, *layer.fused} - {layer.output}
+
+
+def _on_the_way(recipe: Recipe, values: Sequence[ValueUse]) -> Iterable[str]:
+    """Return values between the operators of divided weights and the value that is rescaled."""
+    inputs = {use.name: use.inputs for use in values}
+    for value, entry in recipe.rescaled.items():
+        yielded = {
+            name
+            for key, layer in recipe.layers.items()
+            if layer.weight in entry.divided
+            for name in (key, layer.output)
+        }
+        name = value
+        while entry.divided and name not in yielded and inputs.get(name):
+            name = inputs[name][0]
+            yield name
 
 
 def groups(taps: Sequence[Tap], rows: int, *, with_reads: bool = False) -> list[list[Tap]]:

@@ -79,18 +79,26 @@ def prune_request(given: dict[str, Any]) -> PruneRequest | None:
     if budget is not None and recipe is not None:
         raise _one_of("--prune and --prune-recipe are both given")
     if budget is None and recipe is None:
-        names = {"importance": "--prune-by", "multiple": "--prune-multiple", "keep": "--prune-keep"}
-        names |= {"seconds": "--recover-seconds", "rows": "--recover-rows"}
-        names |= {"max_drop": "--max-drop"}
-        odd = next(
-            (names[k] for k, v in fields.items() if k in names and v not in ("", 0, (), None)), ""
-        )
+        odd = _without_budget(fields)
         if given.get("data") is not None:
             odd = odd or "--data"
         if odd:
             raise _one_of(f"{odd} is given, but nothing says how much to prune")
         return None
     return PruneRequest(**(budget or {}), recipe=recipe, **fields)
+
+
+def _without_budget(fields: Mapping[str, Any]) -> str:
+    """Return an option that is given and means nothing without a budget."""
+    unset = {
+        "importance": ("--prune-by", ""),
+        "multiple": ("--prune-multiple", 0),
+        "keep": ("--prune-keep", ()),
+        "seconds": ("--recover-seconds", None),
+        "rows": ("--recover-rows", None),
+        "max_drop": ("--max-drop", None),
+    }
+    return next((name for key, (name, empty) in unset.items() if fields[key] != empty), "")
 
 
 def _one_of(cause: str) -> UsageError:

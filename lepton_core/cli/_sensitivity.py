@@ -47,7 +47,7 @@ PAGE = "search.html"
 @option(
     "--slices",
     metavar="FILE",
-    type=click.Path(exists=True),
+    type=click.Path(dir_okay=False),
     help="An .npy file with the name of each row's slice; the classes of the labels by default.",
 )
 @option(

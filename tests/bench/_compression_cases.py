@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
+from _kernel_peers import Peer, installed, relative
+from _weight_cases import probe
 
 import lepton_kernels as lk
 import lepton_kernels.reference
-
-
-def installed(name):
-    return importlib.util.find_spec(name) is not None
 
 
 def case_histogram(w):
@@ -60,6 +56,7 @@ def case_float8(w):
         "lepton (with counts)": lambda: (
             lk.cast_float(w, "float8_e4m3fn", saturate=True, threads=1).values
         ),
+        "probe: read once, fill fresh 8 bits": lambda: probe(w),
     }
     if installed("torch"):
         import torch
@@ -138,7 +135,15 @@ def numpy_2_4(w):
 def case_palette(w):
     """A palette of 16 entries for the first 16.8 million values, and the indices."""
     part = w.ravel()[: 1 << 24]
+    half = part.astype(np.float16)
+    wide = half.astype(np.float64)
+
+    def error(result):
+        return float(np.mean((wide - result.palette.ravel()[result.indices.ravel()]) ** 2))
+
     peers = {
+        "lepton fp16, 16 entries": Peer(lambda: lk.palettize(half, 4, threads=1), error=error),
+        "lepton fp16, 64 entries": Peer(lambda: lk.palettize(half, 6, threads=1), error=error),
         "lepton, 16 entries": lambda: lk.palettize(part, 4, threads=1).indices,
         "lepton, 64 entries": lambda: lk.palettize(part, 6, threads=1).indices,
         "lepton, 256 entries": lambda: lk.palettize(part, 8, threads=1).indices,
@@ -193,23 +198,26 @@ def numpy_stochastic(w, scale, rows=64):
 
 
 def case_clip_search(w):
-    """4 bits in blocks of 32, packed, with scales of least squared error; 8 bits by row."""
-    block = {"packed": True, "clip": "mse", "threads": 1}
-    peers = {
-        "lepton, signed maximum": lambda: lk.quantize_blocks(w, 32, offset=8, **block),
-        "lepton, asymmetric": lambda: lk.quantize_blocks(w, 32, scheme="asymmetric", **block),
-        "lepton, asymmetric, 128": lambda: lk.quantize_blocks(w, 128, scheme="asymmetric", **block),
-        "lepton, int8 by row, scales": lambda: lk.scale_mse(w, axis=0, threads=1),
-    }
-    if installed("onnxruntime") and installed("torch"):
-        import torch
-        from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantizer
+    """4 bits in blocks of 32 and 128 with scales of least squared error; 8 bits by row."""
+    half = {"scheme": "asymmetric", "zero_point": "float"}
 
-        torch.set_num_threads(1)
-        hqq, part = HQQWeightOnlyQuantizer(None), torch.from_numpy(w[: len(w) // 16])
-        peers["onnxruntime HQQ, a 16th of the rows"] = lambda: hqq.quantize_internal(
-            part, bits=4, group_size=32
-        )
+    def search(size, **options):
+        def error(found):
+            return relative(w, lk.dequantize_blocks(*found, size))
+
+        run = lambda: lk.quantize_blocks(w, size, clip="mse", threads=1, **options)  # noqa: E731
+        return Peer(run, error=error)
+
+    peers = {
+        "lepton, signed maximum": search(32),
+        "lepton, asymmetric": search(32, scheme="asymmetric"),
+        "lepton, asymmetric, float zero points": search(32, **half),
+        "lepton, asymmetric, 128": search(128, scheme="asymmetric"),
+        "lepton, asymmetric, float zero points, 128": search(128, **half),
+        "lepton, int8 by row, scales": lambda: lk.scale_mse(w, axis=0, threads=1),
+        "lepton, int8 with one scale": lambda: lk.scale_mse(w, threads=1),
+        "lepton, int8 with one scale, 2 threads": lambda: lk.scale_mse(w, threads=2),
+    }
     return peers, None
 
 
@@ -217,15 +225,27 @@ def case_gptq(w):
     """4 bits in blocks of 128 by GPTQ, 4096x4096 at most, the hessian given."""
     n = min(4096, *w.shape)
     weight, hessian = np.ascontiguousarray(w[:n, :n]), correlated_hessian(n)
-    kept = {"threads": 1}
+    whole = np.sqrt(np.sum((weight @ hessian) * weight))
+
+    def of_values(back):
+        lost = weight - back
+        return float(np.sqrt(np.sum((lost @ hessian) * lost)) / whole)
+
+    def error(found):
+        return of_values(lk.dequantize_blocks(*found, 128))
+
+    def gptq(**options):
+        run = lambda: lk.gptq(weight, hessian, 128, threads=1, **options)  # noqa: E731
+        return Peer(run, error=error)
+
     peers = {
-        "lepton": lambda: lk.gptq(weight, hessian, 128, **kept).codes,
-        "lepton, MSE scales, activation order": lambda: lk.gptq(
-            weight, hessian, 128, clip="mse", act_order=True, **kept
-        ),
+        "lepton": gptq(),
+        "lepton, MSE scales, activation order": gptq(clip="mse", act_order=True),
     }
     if installed("torch"):
         peers["torch, the loop of the paper"] = lambda: torch_gptq(weight, hessian)
+    if installed("nncf"):
+        peers["nncf"] = Peer(nncf_gptq(weight, hessian), error=of_values)
     return peers, None
 
 
@@ -239,6 +259,32 @@ def correlated_hessian(n):
     )
     x *= rng.uniform(0.2, 3, n).astype(np.float32)
     return lk.HessianAccumulator(n).update(x).result()
+
+
+def nncf_gptq(weight, hessian):
+    """The rounding of nncf's GPTQ, which changes its arguments; scales of the range, as here."""
+    from types import SimpleNamespace
+
+    import nncf
+    from nncf.quantization.algorithms.weight_compression.config import WeightCompressionConfig
+    from nncf.quantization.algorithms.weight_compression.gptq import GPTQ
+    from nncf.tensor import Tensor
+
+    algorithm = GPTQ(damp_percent=0.01)
+    algorithm._backend_entity = SimpleNamespace(convolution_metatypes=())
+    attributes = SimpleNamespace(constant_attributes={1: {"transpose": True}})
+    layer = SimpleNamespace(
+        node_with_weight=SimpleNamespace(metatype=None, layer_attributes=attributes),
+        weight_port_id=1,
+        compression_config=WeightCompressionConfig(nncf.CompressWeightsMode.INT4_SYM, 128),
+        reduction_axes=(1,),
+    )
+
+    def run():
+        arrays = Tensor(hessian.astype(np.float32)), Tensor(weight.copy())
+        return algorithm._quantize_weights(layer, *arrays, [])[0].data
+
+    return run
 
 
 def torch_gptq(weight, hessian, size=128):

@@ -1,18 +1,21 @@
-"""Times the kernels beside their peers, round-robin in one run, and writes JSON.
+"""Times the kernels beside their peers, round-robin in one run, and writes JSON and a chart.
 
 Usage: python tests/bench/kernels.py [--rounds 7] [--rows 4096] [--columns 11008] [--out FILE]
+                                     [--chart FILE.svg] [--page FILE.md]
 
-Every peer does the same work on the same array; peers that are not installed are left out. Each
-round runs every peer of a case once, in turn, so that a change of the machine's load meets all of
-them; the first round warms up and is dropped. Reported are the best and the median of wall time and
-of CPU time (user and system, all threads), and where integers come out, how many differ from the
-definition. Peers run on one thread unless their name says otherwise.
+Every peer does the same work on the same array; peers that are not installed are left out and
+named. Each round runs every peer of a case once, in turn, so that a change of the machine's load
+meets all of them; the first round warms up and is dropped. Reported are the best and the median of
+wall time and of CPU time (user and system, all threads), the growth of memory in the first round,
+where integers come out how many differ from the definition, and the error where there is one.
+Peers run on one thread unless their name says otherwise; quick ones take part in three times as
+many rounds, those that take seconds in two. At the end stand the goals, with what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib.metadata
 import json
 import os
 import platform
@@ -22,277 +25,23 @@ import time
 from pathlib import Path
 
 import _compression_cases as compression_cases
+import _weight_cases as weight_cases
 import numpy as np
-from _compression_cases import installed
+from _kernel_chart import write_chart
+from _kernel_goals import judge
+from _kernel_page import write_page
+from _kernel_peers import Peer, add_peers
 
 import lepton_kernels as lk
-import lepton_kernels.reference
 
-GROUP = 32
-
-
-def weights(rows, columns):
-    return np.random.default_rng(0).standard_normal((rows, columns), dtype=np.float32)
-
-
-def case_int8_symmetric(w):
-    """Scales per row from the largest magnitude, then int8, into fresh memory."""
-    peers = {
-        "lepton": lambda: lk.quantize_symmetric(w, axis=0, threads=1)[0],
-        "lepton, 2 threads": lambda: lk.quantize_symmetric(w, axis=0, threads=2)[0],
-        "lepton, two calls": lambda: lk.quantize(
-            w, lk.scale_symmetric(w, axis=0, threads=1), axis=0, narrow=True, threads=1
-        ),
-        "probe: read once, fill fresh int8": lambda: probe(w),
-        "numpy": lambda: numpy_int8(w),
-        "numpy in row blocks": lambda: numpy_int8_blocks(w),
-    }
-    if installed("torch"):
-        peers["torch"] = torch_int8(w)
-    scale = np.abs(w).max(1) / np.float32(127)
-    return peers, np.clip(np.rint(w / scale[:, None]), -127, 127).astype(np.int8)
-
-
-def case_int8_scales_given(w):
-    """int8 with known scales per row."""
-    scale = np.abs(w).max(1) / np.float32(127)
-    out = np.zeros(w.shape, np.int8)
-    peers = {
-        "lepton": lambda: lk.quantize(w, scale, axis=0, threads=1),
-        "lepton, out= reused": lambda: lk.quantize(w, scale, axis=0, out=out, threads=1),
-        "lepton, out= reused, 2 threads": lambda: lk.quantize(w, scale, axis=0, out=out, threads=2),
-        "numpy": lambda: np.clip(np.rint(w / scale[:, None]), -128, 127).astype(np.int8),
-    }
-    if installed("onnxruntime") and installed("onnx"):
-        peers["onnxruntime (reuses its memory)"] = onnxruntime_int8(w)
-    return peers, np.clip(np.rint(w / scale[:, None]), -128, 127).astype(np.int8)
-
-
-def probe(w):
-    """A reading of the input and a writing of the output, each at memory speed."""
-    w.max()
-    out = np.empty(w.shape, np.int8)
-    out.fill(0)
-
-
-def numpy_int8(w):
-    scale = np.abs(w).max(1, keepdims=True) / np.float32(127)
-    return np.clip(np.rint(w / scale), -127, 127).astype(np.int8)
-
-
-def numpy_int8_blocks(w, rows=4):
-    out = np.empty(w.shape, np.int8)
-    buffer = np.empty((rows, w.shape[1]), np.float32)
-    for start in range(0, len(w), rows):
-        block = w[start : start + rows]
-        part = buffer[: len(block)]
-        np.abs(block, out=part)
-        scale = part.max(1, keepdims=True) / np.float32(127)
-        np.divide(block, scale, out=part)
-        np.rint(part, out=part)
-        np.clip(part, -127, 127, out=part)
-        out[start : start + rows] = part
-    return out
-
-
-def torch_int8(w):
-    import torch
-
-    torch.set_num_threads(1)
-    tensor = torch.from_numpy(w)
-    zero = torch.zeros(len(w), dtype=torch.int64)
-
-    def run():
-        scale = tensor.abs().amax(1) / 127
-        q = torch.quantize_per_channel(tensor, scale, zero, 0, torch.qint8)
-        return q.int_repr().numpy()
-
-    return run
-
-
-def onnxruntime_session(nodes, inputs, outputs):
-    import onnx
-    import onnxruntime
-
-    graph = onnx.helper.make_graph(nodes, "bench", inputs, outputs)
-    opset = [onnx.helper.make_opsetid("", 21)]
-    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def onnxruntime_int8(w):
-    import onnx
-
-    kind, value = onnx.TensorProto, onnx.helper.make_tensor_value_info
-    session = onnxruntime_session(
-        [onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], axis=0)],
-        [
-            value("x", kind.FLOAT, list(w.shape)),
-            value("s", kind.FLOAT, [len(w)]),
-            value("z", kind.INT8, [len(w)]),
-        ],
-        [value("q", kind.INT8, list(w.shape))],
-    )
-    scale = np.abs(w).max(1) / np.float32(127)
-    feed = {"x": w, "s": scale, "z": np.zeros(len(w), np.int8)}
-    return lambda: session.run(None, feed)[0]
-
-
-def case_dequantize(w):
-    """int8 per row to float32, into fresh memory."""
-    q, scale = lk.quantize_symmetric(w, axis=0)
-    peers = {
-        "lepton": lambda: lk.dequantize(q, scale, axis=0, threads=1),
-        "lepton, 2 threads": lambda: lk.dequantize(q, scale, axis=0, threads=2),
-        "numpy": lambda: q.astype(np.float32) * scale[:, None],
-    }
-    if installed("torch"):
-        import torch
-
-        zero = torch.zeros(len(w), dtype=torch.int64)
-        made = torch._make_per_channel_quantized_tensor(
-            torch.from_numpy(q), torch.from_numpy(scale), zero, 0
-        )
-        peers["torch"] = lambda: made.dequantize().numpy()
-    return peers, q.astype(np.float32) * scale[:, None]
-
-
-def case_int4_blocks(w):
-    """4 bits in blocks of 32 along the rows, packed, signed maximum."""
-    peers = {
-        "lepton": lambda: lk.quantize_blocks(w, GROUP, packed=True, offset=8, threads=1),
-        "lepton, 2 threads": lambda: lk.quantize_blocks(w, GROUP, packed=True, offset=8, threads=2),
-        "numpy": lambda: numpy_int4(w),
-    }
-    if installed("onnxruntime"):
-        peers["onnxruntime C++ kernel"] = onnxruntime_int4(w)
-    if installed("gguf"):
-        import gguf
-
-        kind = gguf.GGMLQuantizationType.Q4_0
-        peers["gguf Q4_0"] = lambda: gguf.quants.quantize(w, kind)
-    return peers, None
-
-
-def numpy_int4(w):
-    blocks = w.reshape(-1, GROUP)
-    low, high = blocks.min(1), blocks.max(1)
-    scale = np.where(high > -low, high, low) / np.float32(-8)
-    q = (np.clip(np.rint(blocks / scale[:, None]), -8, 7) + 8).astype(np.uint8)
-    return q[:, ::2] | q[:, 1::2] << 4
-
-
-def onnxruntime_int4(w):
-    from onnxruntime.capi import _pybind_state
-
-    # The kernel works down the columns of a [K, N] matrix.
-    columns = np.ascontiguousarray(w.T)
-    k, n = columns.shape
-    blocks = -(-k // GROUP)
-    packed = np.zeros((n, blocks, GROUP // 2), np.uint8)
-    scales = np.zeros(n * blocks, np.float32)
-    zeros = np.zeros(n * ((blocks + 1) // 2), np.uint8)
-
-    def run():
-        _pybind_state.quantize_matmul_4bits(packed, columns, scales, zeros, GROUP, n, k, True)
-
-    return run
-
-
-def case_minmax(w):
-    """The range of the whole tensor."""
-    peers = {
-        "lepton": lambda: lk.minmax(w, threads=1),
-        "lepton, 2 threads": lambda: lk.minmax(w, threads=2),
-        "numpy": lambda: (w.min(), w.max()),
-    }
-    if installed("torch"):
-        import torch
-
-        tensor = torch.from_numpy(w)
-        peers["torch"] = lambda: torch.aminmax(tensor)
-    return peers, None
-
-
-def case_error_metrics(w):
-    """Largest, mean and relative error, SQNR and cosine of two arrays."""
-    near = w.astype(np.float16).astype(np.float32)
-    peers = {
-        "lepton (with histogram)": lambda: lk.error_metrics(w, near, threads=1),
-        "lepton, 2 threads": lambda: lk.error_metrics(w, near, threads=2),
-        "numpy, float32 sums": lambda: numpy_metrics(w, near),
-    }
-    return peers, None
-
-
-def numpy_metrics(r, a):
-    r, a = r.ravel(), a.ravel()
-    d = r - a
-    error, signal, other = np.dot(d, d), np.dot(r, r), np.dot(a, a)
-    size = np.abs(d)
-    cosine = np.dot(r, a) / np.sqrt(signal * other)
-    return size.max(), size.mean(), np.sqrt(error / signal), 10 * np.log10(signal / error), cosine
-
-
-def case_float16(w):
-    """float32 to float16, into fresh memory."""
-    peers = {
-        "lepton (with counts)": lambda: lk.cast_float(w, "float16", threads=1).values,
-        "lepton, 2 threads": lambda: lk.cast_float(w, "float16", threads=2).values,
-        "numpy": lambda: w.astype(np.float16),
-    }
-    if installed("torch"):
-        import torch
-
-        tensor = torch.from_numpy(w)
-        peers["torch"] = lambda: tensor.half().numpy()
-    return peers, w.astype(np.float16)
-
-
-def case_bfloat16(w):
-    """float32 to bfloat16, into fresh memory."""
-    peers = {
-        "lepton (with counts)": lambda: lk.cast_float(w, "bfloat16", threads=1).values,
-        "lepton, 2 threads": lambda: lk.cast_float(w, "bfloat16", threads=2).values,
-    }
-    if installed("ml_dtypes"):
-        import ml_dtypes
-
-        peers["ml_dtypes"] = lambda: w.astype(ml_dtypes.bfloat16).view(np.uint16)
-    if installed("torch"):
-        import torch
-
-        tensor = torch.from_numpy(w)
-        peers["torch"] = lambda: tensor.bfloat16().view(torch.uint16).numpy()
-    return peers, lk.reference.cast_bfloat16(w)[0]
-
-
-def case_many_tensors(w):
-    """int8 per row of the 200 tensors of a BERT-base model (109 M values)."""
-    shapes = [(30522, 768), (512, 768), (2, 768), (768, 768)]
-    for _ in range(12):
-        shapes += [(768, 768)] * 4 + [(3072, 768), (768, 3072)] + [(768,)] * 10
-    flat = w.ravel()
-    tensors = [np.resize(flat[: np.prod(s)], s) for s in shapes]
-    peers = {
-        "lepton": lambda: [lk.quantize_symmetric(t, axis=0, threads=1) for t in tensors],
-        "lepton, 2 threads": lambda: (
-            [lk.quantize_symmetric(t, axis=0, threads=2) for t in tensors]
-        ),
-    }
-    if installed("torch"):
-        runs = [torch_int8(t) for t in tensors if t.ndim == 2]
-        peers["torch, matrices only"] = lambda: [run() for run in runs]
-    return peers, None
-
+# CPU seconds from which on a peer is run twice instead of in every round, and below which it takes
+# part in three times as many rounds.
+SLOW, QUICK = 4.0, 0.15
 
 CASES = {
     name.removeprefix("case_"): function
-    for name, function in [*globals().items(), *vars(compression_cases).items()]
+    for module in (weight_cases, compression_cases)
+    for name, function in vars(module).items()
     if name.startswith("case_")
 }
 
@@ -304,26 +53,72 @@ def measure(run):
     return wall, cpu, result
 
 
+def memory(key):
+    """Resident kilobytes by a name of Linux (VmRSS, VmHWM); None elsewhere."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    lines = dict(line.split(":", 1) for line in text.splitlines())
+    return int(lines[key].split()[0]) if key in lines else None
+
+
+def forget_peak():
+    """Makes the peak of resident memory begin anew, where the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True
+
+
+def first_round(peer, want):
+    """What one run says besides its time."""
+    began = memory("VmRSS") if forget_peak() else None
+    _, cpu, result = measure(peer.run)
+    peak = memory("VmHWM")
+    row = {"values_unlike_definition": None, "error": None, "peak_mb": None, "first_cpu_s": cpu}
+    if began is not None and peak is not None:
+        row["peak_mb"] = max(0, peak - began) / 1024
+    if want is not None and isinstance(result, np.ndarray) and result.shape == want.shape:
+        row["values_unlike_definition"] = int(np.count_nonzero(result != want))
+    if peer.error is not None:
+        row["error"] = peer.error(result)
+    return row
+
+
 def compare(name, w, rounds):
     peers, want = CASES[name](w)
-    times = {peer: [] for peer in peers}
-    wrong = {}
-    for number in range(rounds + 1):
-        for peer, run in peers.items():
-            wall, cpu, result = measure(run)
-            if number:
-                times[peer].append((wall, cpu))
-            elif want is not None and isinstance(result, np.ndarray):
-                wrong[peer] = int(np.count_nonzero(result != want))
-            del result
-    return {
-        peer: {
-            "wall_s": summary([wall for wall, _ in pairs]),
-            "cpu_s": summary([cpu for _, cpu in pairs]),
-            "values_unlike_definition": wrong.get(peer),
+    peers = {name: peer if isinstance(peer, Peer) else Peer(peer) for name, peer in peers.items()}
+    more, absent = add_peers(name, w)
+    peers |= more
+    rows, failed = {}, {}
+    for peer, work in peers.items():
+        try:
+            rows[peer] = first_round(work, want)
+        except Exception as error:
+            if peer.startswith("lepton"):
+                raise
+            failed[peer] = f"{type(error).__name__}: {error}"
+    times = {peer: [] for peer in rows}
+    for number in range(3 * rounds):
+        for peer, row in rows.items():
+            if number < rounds_of(row["first_cpu_s"], rounds):
+                wall, cpu, result = measure(peers[peer].run)
+                del result
+                times[peer].append((wall / peers[peer].share, cpu / peers[peer].share))
+    for peer, row in rows.items():
+        row |= {
+            "rounds": len(times[peer]),
+            "wall_s": summary([wall for wall, _ in times[peer]]),
+            "cpu_s": summary([cpu for _, cpu in times[peer]]),
         }
-        for peer, pairs in times.items()
-    }
+    return rows, absent | failed
+
+
+def rounds_of(cpu, rounds):
+    """How many rounds a peer of so many CPU seconds takes part in."""
+    return 2 if cpu > SLOW else 3 * rounds if cpu < QUICK else rounds
 
 
 def summary(values):
@@ -331,18 +126,70 @@ def summary(values):
 
 
 def environment():
-    versions = {"numpy": np.__version__, "lepton_kernels": lk.__version__}
-    for name in ("torch", "onnxruntime"):
-        if installed(name):
-            versions[name] = importlib.import_module(name).__version__
+    packages = ("numpy", "torch", "onnxruntime", "openvino", "nncf", "coremltools")
+    packages += ("ai-edge-quantizer", "torchao", "gguf", "ml-dtypes")
+    versions = {"lepton_kernels": lk.__version__}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    reasons = Path(sys.prefix) / "absent.json"
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": processor(),
         "simd": lk.simd_level(),
         "threads": lk.available_threads(),
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "versions": versions,
+        "not_installed": json.loads(reasons.read_text()) if reasons.exists() else None,
     }
+
+
+def processor():
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+def show(name, rows, absent):
+    print(f"{name}: {CASES[name].__doc__}", file=sys.stderr)
+    for peer, row in rows.items():
+        best, median = row["cpu_s"]["best"] * 1e3, row["cpu_s"]["median"] * 1e3
+        text = f"  {peer:44s} cpu {best:9.1f} (median {median:9.1f})"
+        text += f"  wall {row['wall_s']['best'] * 1e3:9.1f} ms"
+        if row["peak_mb"] is not None:
+            text += f"  +{row['peak_mb']:.0f} MB"
+        if row["values_unlike_definition"] is not None:
+            text += f"  {row['values_unlike_definition']} unlike"
+        if row["error"] is not None:
+            text += f"  error {row['error']:.6g}"
+        print(text, file=sys.stderr)
+    for peer, why in absent.items():
+        print(f"  {peer:44s} absent: {why}", file=sys.stderr)
+
+
+def begin(options, shape):
+    """A report without cases, or with those of an earlier one of the same shape."""
+    report = {"environment": environment(), "shape": list(shape)}
+    report |= {"rounds": max(5, options.rounds), "cases": {}}
+    if options.update and options.out and options.out.exists():
+        earlier = json.loads(options.out.read_text(encoding="utf-8"))
+        if earlier["shape"] == report["shape"]:
+            report["cases"] = earlier["cases"]
+    return report
+
+
+def finish(out, report):
+    """Judges what there is so far and writes it: a run that is stopped leaves its cases."""
+    report["environment"]["load_after"] = os.getloadavg() if hasattr(os, "getloadavg") else None
+    report["goals"] = judge(report["cases"])
+    if out:
+        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def main(argv=None):
@@ -352,29 +199,26 @@ def main(argv=None):
     parser.add_argument("--columns", type=int, default=11008)
     parser.add_argument("--case", action="append", choices=sorted(CASES), help="only these")
     parser.add_argument("--out", type=Path, help="write JSON here")
+    parser.add_argument("--update", action="store_true", help="keep other cases of the file --out")
+    parser.add_argument("--chart", type=Path, help="write a chart (SVG) here")
+    parser.add_argument("--page", type=Path, help="write tables between the marks of this page")
     options = parser.parse_args(argv)
-    w = weights(options.rows, options.columns)
-    report = {
-        "environment": environment(),
-        "shape": list(w.shape),
-        "rounds": max(5, options.rounds),
-        "cases": {},
-    }
+    shape = (options.rows, options.columns)
+    w = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    report = begin(options, shape)
     for name in options.case or CASES:
-        result = compare(name, w, report["rounds"])
-        report["cases"][name] = {"what": CASES[name].__doc__, "peers": result}
-        print(f"{name}: {CASES[name].__doc__}", file=sys.stderr)
-        for peer, row in result.items():
-            best, median = row["cpu_s"]["best"] * 1e3, row["cpu_s"]["median"] * 1e3
-            wall, wrong = row["wall_s"]["best"] * 1e3, row["values_unlike_definition"]
-            text = f"  {peer:36s} cpu {best:8.1f} (median {median:8.1f})  wall {wall:8.1f} ms"
-            print(text + (f"  {wrong} unlike" if wrong is not None else ""), file=sys.stderr)
-    report["environment"]["load_after"] = os.getloadavg() if hasattr(os, "getloadavg") else None
-    text = json.dumps(report, indent=2)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    else:
-        print(text)
+        rows, absent = compare(name, w, report["rounds"])
+        report["cases"][name] = {"what": CASES[name].__doc__, "peers": rows, "absent": absent}
+        show(name, rows, absent)
+        finish(options.out, report)
+    for goal in report["goals"]:
+        print(f"  {goal['verdict']:12s} {goal['goal']}: {goal['measured']}", file=sys.stderr)
+    if options.chart:
+        options.chart.write_text(write_chart(report), encoding="utf-8")
+    if options.page:
+        write_page(options.page, report)
+    if not options.out:
+        print(json.dumps(report, indent=2))
     return 0
 
 

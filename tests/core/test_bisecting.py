@@ -57,6 +57,15 @@ def test_values_inside_of_what_is_fused_are_passed_over():
     assert [t.use.name for t in plan_taps(CHAIN, [None])] == ["conv", "relu", "flat", "y"]
 
 
+def test_values_on_the_way_to_a_rescaled_one_are_passed_over():
+    entry = Rescaled("equalize", 1, (1, -1), {"w": 0}, {"w2": 1})
+    pooled = (*CHAIN[:2], use("pool", "relu"), use("view", "pool"), use("y", "view", output=True))
+    recipe = dataclasses.replace(RECIPE, rescaled={"view": entry})
+    assert [t.use.name for t in plan_taps(pooled, [recipe])] == ["view", "y"]
+    itself = dataclasses.replace(RECIPE, rescaled={"relu": entry})
+    assert [t.use.name for t in plan_taps(pooled, [itself])] == ["relu", "pool", "view", "y"]
+
+
 def test_groups_keep_the_order_and_the_limit():
     values = [use(f"v{i}", f"v{i - 1}", size=GROUP_BYTES // 8) for i in range(7)]
     taps = plan_taps(values, [])

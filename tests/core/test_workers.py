@@ -380,3 +380,27 @@ def test_closing_twice_and_using_again(hooks, pool, context):
     pool.close()
     assert not psutil.pid_exists(first)
     assert hooks.convert(ROGUE, request(), context).facts["pid"] != first
+
+
+def test_a_board_crosses_the_process_border(context):
+    """What a worker sends is what the caller's reporter shows; one without boards is left alone."""
+    from lepton_core.context import SilentReporter
+    from lepton_core.progress import show_board
+    from lepton_core.workers.child import PipeReporter
+    from lepton_core.workers.process import _report
+
+    class Boards(SilentReporter):
+        def __init__(self):
+            self.shown = []
+
+        def board(self, *table):
+            self.shown.append(table)
+
+    sent = []
+    outlet = type("Outlet", (), {"send": staticmethod(sent.append)})
+    show_board(PipeReporter(outlet), "search", ("what", "bytes"), [("best", 12)])
+    reporter = Boards()
+    for message in sent:
+        _report(message, {}, replace(context, reporter=reporter))
+        _report(message, {}, replace(context, reporter=SilentReporter()))
+    assert reporter.shown == [("search", ["what", "bytes"], [["best", "12"]])]

@@ -11,14 +11,13 @@ from lepton_kernels._bits import pack_bits, unpack_bits
 from lepton_kernels._blocks import (
     BlockQuantized,
     dequantize_blocks,
-    pack_int4,
     quantize_blocks,
     scale_mse,
-    unpack_int4,
 )
 from lepton_kernels._cast import CastResult, cast_float
 from lepton_kernels._gptq import HessianAccumulator, gptq
 from lepton_kernels._histogram_observer import HistogramObserver
+from lepton_kernels._int4 import pack_int4, unpack_int4
 from lepton_kernels._layers import (
     AwqScales,
     awq_scales,

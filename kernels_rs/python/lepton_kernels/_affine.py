@@ -113,7 +113,7 @@ def quantize(
     arguments = _affine_arguments(
         values, scale, zero_point, dtype=dtype, axis=axis, narrow=narrow, nan=nan
     )
-    rule = _check_rounding(rounding, seed)
+    rule = check_rounding(rounding, seed)
     check_out(out)
     result = np.empty(values.shape, dtype) if out is None else out
     check_dtype(result, dtype)
@@ -121,7 +121,8 @@ def quantize(
     return result
 
 
-def _check_rounding(rounding: str, seed: int) -> tuple[str, int]:
+def check_rounding(rounding: str, seed: int) -> tuple[str, int]:
+    """A rule of rounding that exists, and a seed that it uses."""
     if rounding not in _ROUNDINGS:
         raise KernelError(f"rounding is {rounding!r}; accepted: {', '.join(_ROUNDINGS)}")
     number = check_seed(seed)
@@ -194,7 +195,7 @@ def fake_quantize(
     arguments = _affine_arguments(
         values, scale, zero_point, dtype=dtype, axis=axis, narrow=narrow, nan=nan
     )
-    rule = _check_rounding(rounding, seed)
+    rule = check_rounding(rounding, seed)
     check_out(out)
     result = np.empty(values.shape, np.float32) if out is None else out
     _native.fake_quantize(values, *arguments, *rule, result, check_threads(threads))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._affine import dequantize
+from lepton_kernels._affine import RoundingName, check_rounding, dequantize
 from lepton_kernels._arguments import (
     check_count,
     check_dtype,
@@ -15,6 +15,7 @@ from lepton_kernels._arguments import (
     check_threads,
     normalise_axis,
 )
+from lepton_kernels._int4 import check_offset
 from lepton_kernels.errors import KernelError, KernelTypeError
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ class BlockQuantized(NamedTuple):
         codes: int8 (uint8 if asymmetric) of shape ``(..., n)``; packed: uint8 of shape
             ``(..., blocks, block_size / 2)``.
         scale: float32 of shape ``(..., blocks)``, where ``blocks = ceil(n / block_size)``.
-        zero_point: uint8 of the same shape; None unless asymmetric.
+        zero_point: uint8 (or float32, if asked for) of the same shape; None unless asymmetric.
     """
 
     codes: NDArray[Any]
     scale: NDArray[np.float32]
-    zero_point: NDArray[np.uint8] | None
+    zero_point: NDArray[Any] | None
 
 
 def quantize_blocks(
@@ -47,6 +48,9 @@ def quantize_blocks(
     bits: int = 4,
     scheme: SchemeName = "signed_max",
     clip: Literal["range", "mse"] = "range",
+    zero_point: Literal["integer", "float"] = "integer",
+    rounding: RoundingName = "half_even",
+    seed: int = 0,
     packed: bool = False,
     offset: int = 0,
     out: NDArray[Any] | None = None,
@@ -62,7 +66,8 @@ def quantize_blocks(
     * "asymmetric": ``scale = (max - min) / (2 * half - 1)`` over a range that holds 0,
       ``zero_point = rint(-min / scale)``, integers ``0..2 * half - 1``.
 
-    Integers are ``clip(rint(x / scale) + zero_point)`` with float32 division and ties to even.
+    Integers are ``clip(rint(x / scale) + zero_point)`` with float32 division and ties to even,
+    unless another rule of `rounding` is chosen.
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides, finite.
@@ -72,6 +77,13 @@ def quantize_blocks(
         clip: "range": the scale is that of the rule. "mse": a search lowers the squared error by
             clipping the ends of the range, or by using one integer less (see the definition page);
             the zero point of "asymmetric" moves along. It takes about ten times as long.
+        zero_point: Of "asymmetric": "integer", or "float" for a float32 number, as MatMulNBits of
+            ONNX Runtime and HQQ have it. The range then need not hold 0, integers are
+            ``clip(rint(x / scale + zero_point))``, and ``clip="mse"`` fits scale and zero point by
+            least squares, for a smaller error. Blocks of up to 4096 values, half to even alone.
+        rounding: "half_even", "half_away" or "stochastic", as for `quantize`; random words go by
+            the index in all of `x` (C order). Scales do not depend on it.
+        seed: 0 to 2^64 - 1, for "stochastic" alone.
         packed: Pack two 4-bit integers to a byte, the first in the low half; the last block of a
             row is filled up with the integer that stands for 0. Needs an even `block_size`.
         offset: Added modulo 16 to each integer as it is packed: 0 for two's complement (ONNX
@@ -84,43 +96,56 @@ def quantize_blocks(
 
     Raises:
         KernelTypeError: A dtype is not supported.
-        KernelError: A number or `out` does not fit, or a block holds NaN or infinite values.
+        KernelError: A number, a choice or `out` does not fit, or a block holds NaN or infinite
+            values.
     """
     values = np.asarray(x)
     if values.ndim == 0:
         raise KernelError("x has no dimension; blocks need at least one")
     check_scheme(scheme)
-    if clip not in ("range", "mse"):
-        raise KernelError(f'clip is {clip!r}; accepted: "range", "mse"')
+    _check_choice("clip", clip, ("range", "mse"))
+    _check_choice("zero_point", zero_point, ("integer", "float"))
     size = check_count("block_size", block_size, 1)
-    offset = _check_offset(offset)
+    offset = check_offset(offset)
     if offset and (not packed or scheme == "asymmetric"):
         raise KernelError("offset applies to packed, symmetric integers only")
-    asymmetric = scheme == "asymmetric"
     *outer, n = values.shape
-    blocks = -(-n // size)
-    shape = (*outer, blocks, size // 2) if packed else values.shape
-    dtype = "uint8" if packed or asymmetric else "int8"
-    check_out(out)
-    codes = np.empty(shape, dtype) if out is None else out
-    check_dtype(codes, dtype)
-    if codes.shape != shape:
-        raise KernelError(f"out has shape {codes.shape}, needed is {shape}")
-    scale = np.empty((*outer, blocks), np.float32)
-    zero = np.empty((*outer, blocks), np.uint8)
+    blocks = (*outer, -(-n // size))
+    shape = (*blocks, size // 2) if packed else values.shape
+    codes = _codes(out, shape, "uint8" if packed or scheme == "asymmetric" else "int8")
+    scale = np.empty(blocks, np.float32)
+    zero = np.empty(blocks, np.float32 if zero_point == "float" else np.uint8)
     _native.quantize_blocks(
         values,
         check_count("bits", bits, 2),
         size,
         scheme,
         clip == "mse",
+        *check_rounding(rounding, seed),
         offset if packed else None,
         codes.view(np.uint8),
         scale,
         zero,
         check_threads(threads),
     )
-    return BlockQuantized(codes, scale, zero if asymmetric else None)
+    return BlockQuantized(codes, scale, zero if scheme == "asymmetric" else None)
+
+
+def _check_choice(name: str, given: str, accepted: tuple[str, ...]) -> None:
+    if given not in accepted:
+        names = ", ".join(f'"{choice}"' for choice in accepted)
+        raise KernelError(f"{name} is {given!r}; accepted: {names}")
+
+
+def _codes(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """The array for integers: `out`, if it fits, or a new one."""
+    check_out(out)
+    if out is None:
+        return np.empty(shape, dtype)
+    check_dtype(out, dtype)
+    if out.shape != shape:
+        raise KernelError(f"out has shape {out.shape}, needed is {shape}")
+    return out
 
 
 def check_scheme(scheme: str) -> None:
@@ -143,10 +168,9 @@ def scale_mse(
     defaults the result is fit for ``quantize(x, *scale_mse(x, axis=0), axis=0, narrow=True)``.
 
     Args:
-        x: float32, float16 or bfloat16 values of any shape and strides, finite. Channels that do
-            not lie in one piece are copied.
+        x: float32, float16 or bfloat16 values of any shape and strides, finite.
         bits: 2 to 8.
-        axis: The channel axis; None takes the whole tensor (on one thread).
+        axis: The channel axis; None takes the whole tensor.
         scheme: "absmax": integers ``1 - half..half - 1``; "signed_max": ``-half..half - 1``, and
             the scale may be negative; "asymmetric": ``0..2 ** bits - 1``.
         threads: The largest number of threads; None uses all that the process may use.
@@ -161,17 +185,23 @@ def scale_mse(
     """
     values = np.asarray(x)
     axis = normalise_axis(axis, values.ndim)
-    shape = () if axis is None else (values.shape[axis],)
-    channels = 1 if axis is None else values.shape[axis]
+    check_scheme(scheme)
+    front = values if axis is None else np.moveaxis(values, axis, 0)
+    shape = () if axis is None else front.shape[:1]
+    channels = 1 if axis is None else front.shape[0]
     if channels and not values.size:
         raise KernelError("there is no value to take a scale from; give at least one per channel")
-    front = values if axis is None else np.moveaxis(values, axis, 0)
-    rows = front.reshape(channels, values.size // max(channels, 1))
-    found = quantize_blocks(
-        rows, max(rows.shape[1], 1), bits=bits, scheme=scheme, clip="mse", threads=threads
+    scale, zero = np.empty(channels, np.float32), np.empty(channels, np.uint8)
+    _native.search_scales(
+        front,
+        check_count("bits", bits, 2),
+        max(values.size // max(channels, 1), 1),
+        scheme,
+        scale,
+        zero,
+        check_threads(threads),
     )
-    zero = np.zeros(shape) if found.zero_point is None else found.zero_point
-    return found.scale.reshape(shape), zero.reshape(shape).astype(np.int64)
+    return scale.reshape(shape), zero.reshape(shape).astype(np.int64)
 
 
 def dequantize_blocks(
@@ -187,7 +217,7 @@ def dequantize_blocks(
     Args:
         codes: int8 or uint8 integers of shape ``(..., n)``, not packed.
         scale: Scales of shape ``(..., ceil(n / block_size))``.
-        zero_point: Zero points of the same shape; None for 0.
+        zero_point: Zero points of the same shape, integers or float32; None for 0.
         block_size: Values in a block.
         threads: The largest number of threads; None uses all that the process may use.
 
@@ -212,116 +242,24 @@ def dequantize_blocks(
         padding = [(0, 0)] * len(outer) + [(0, blocks * size - n)]
         integers = np.pad(integers, padding)
     rows = integers.reshape(-1, size)
-    values = dequantize(rows, scales.reshape(-1), zeros.reshape(-1), axis=0, threads=threads)
+    if zeros.dtype == np.float32:
+        values = _dequantize_float(rows, scales.reshape(-1, 1), zeros.reshape(-1, 1))
+    else:
+        values = dequantize(rows, scales.reshape(-1), zeros.reshape(-1), axis=0, threads=threads)
     whole = values.reshape(*outer, blocks * size)
     return whole if n % size == 0 else np.ascontiguousarray(whole[..., :n])
 
 
-def _check_offset(offset: int) -> int:
-    value = check_count("offset", offset, 0)
-    if value > 15:
-        raise KernelError(f"offset is {value}; accepted are 0 to 15")
-    return value
-
-
-def pack_int4(
-    codes: ArrayLike,
-    *,
-    offset: int = 0,
-    out: NDArray[np.uint8] | None = None,
-    threads: int | None = None,
-) -> NDArray[np.uint8]:
-    """Packs 4-bit integers along the last axis, two to a byte, the first in the low half.
-
-    A row of odd length ends with a high half of 0. ONNX packs the flattened tensor: pass
-    ``codes.reshape(-1)``.
-
-    Args:
-        codes: int8 in -8..7 or uint8 in 0..15, of shape ``(..., n)``.
-        offset: Added modulo 16 to each integer: 0 for two's complement, 8 for unsigned integers
-            with zero point 8.
-        out: A C-contiguous uint8 array of the result's shape, which is filled and returned.
-        threads: The largest number of threads; None uses all that the process may use.
-
-    Returns:
-        uint8 of shape ``(..., ceil(n / 2))``.
-
-    Raises:
-        KernelTypeError: The dtype is not supported.
-        KernelError: An integer has more than 4 bits, or `out` does not fit.
-    """
-    integers = np.asarray(codes)
-    if integers.dtype not in (np.int8, np.uint8):
-        raise KernelTypeError(f"dtype {integers.dtype} is not supported; accepted: int8, uint8")
-    if integers.ndim == 0:
-        raise KernelError("codes has no dimension; packing needs at least one")
-    low, high = (-8, 7) if integers.dtype == np.int8 else (0, 15)
-    if integers.size and (integers.min() < low or integers.max() > high):
-        raise KernelError(
-            f"integers from {integers.min()} to {integers.max()} do not fit 4 bits; accepted are "
-            f"{low} to {high} for {integers.dtype}"
+def _dequantize_float(
+    rows: NDArray[Any], scale: NDArray[Any], zero: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """``(row - zero) * scale`` in float32, for zero points that are no integers."""
+    if rows.dtype not in (np.int8, np.uint8) or scale.dtype != np.float32:
+        raise KernelTypeError(
+            f"codes have dtype {rows.dtype} and scales {scale.dtype}; with float zero points "
+            "needed are int8 or uint8, and float32"
         )
-    *outer, n = integers.shape
-    result = _packed_out(out, (*outer, -(-n // 2)))
-    flat = np.ascontiguousarray(integers).view(np.uint8).reshape(-1)
-    if flat.size:
-        _native.pack_int4(flat, n, _check_offset(offset), result, check_threads(threads))
-    return result
-
-
-def unpack_int4(
-    packed: ArrayLike,
-    length: int,
-    *,
-    signed: bool = True,
-    offset: int = 0,
-    out: NDArray[Any] | None = None,
-    threads: int | None = None,
-) -> NDArray[Any]:
-    """The inverse of `pack_int4`.
-
-    Args:
-        packed: uint8 of shape ``(..., ceil(length / 2))``.
-        length: The length of the last axis of the result.
-        signed: Whether the integers are -8..7 (int8) or 0..15 (uint8).
-        offset: What was added as they were packed.
-        out: A C-contiguous array like the result, which is filled and returned.
-        threads: The largest number of threads; None uses all that the process may use.
-
-    Returns:
-        int8, or uint8 if not `signed`, of shape ``(..., length)``.
-
-    Raises:
-        KernelTypeError: The dtype is not supported.
-        KernelError: A shape or `out` does not fit.
-    """
-    data = np.asarray(packed)
-    if data.dtype != np.uint8:
-        raise KernelTypeError(f"dtype {data.dtype} is not supported; accepted: uint8")
-    n = check_count("length", length, 0)
-    if data.ndim == 0 or data.shape[-1] != -(-n // 2):
-        raise KernelError(
-            f"packed has shape {data.shape}; for length {n} the last axis must be {-(-n // 2)}"
-        )
-    shape = (*data.shape[:-1], n)
-    dtype = "int8" if signed else "uint8"
-    check_out(out)
-    result = np.empty(shape, dtype) if out is None else out
-    check_dtype(result, dtype)
-    if result.shape != shape:
-        raise KernelError(f"out has shape {result.shape}, needed is {shape}")
-    flat = np.ascontiguousarray(data).reshape(-1)
-    if flat.size:
-        bits = result.view(np.uint8)
-        _native.unpack_int4(flat, n, _check_offset(offset), signed, bits, check_threads(threads))
-    return result
-
-
-def _packed_out(out: NDArray[np.uint8] | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    check_out(out)
-    if out is None:
-        return np.empty(shape, np.uint8)
-    check_dtype(out, "uint8")
-    if out.shape != shape:
-        raise KernelError(f"out has shape {out.shape}, needed is {shape}")
-    return out
+    values = rows.astype(np.float32)
+    values -= zero
+    values *= scale
+    return values

@@ -8,7 +8,7 @@ __all__ = [
     "absmax",
     "add_gram",
     "available_threads",
-    "block_sums",
+    "block_norms",
     "cast_float",
     "cholesky",
     "cut_mask",
@@ -33,6 +33,7 @@ __all__ = [
     "quantize_symmetric",
     "rounding_error",
     "row_agreement",
+    "search_scales",
     "simd_level",
     "unpack_bits",
     "unpack_int4",
@@ -94,8 +95,19 @@ def quantize_blocks(
     size: int,
     scheme: str,
     search: bool,
+    rounding: str,
+    seed: int,
     packed: int | None,
     out: NDArray[np.uint8],
+    out_scale: NDArray[np.float32],
+    out_zero: NDArray[np.uint8] | NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
+def search_scales(
+    x: NDArray[np.generic],
+    bits: int,
+    size: int,
+    scheme: str,
     out_scale: NDArray[np.float32],
     out_zero: NDArray[np.uint8],
     threads: int | None,
@@ -242,11 +254,11 @@ def gptq(
 def row_agreement(
     reference: NDArray[np.generic], actual: NDArray[np.generic], k: int, threads: int | None
 ) -> tuple[list[float], list[bool], list[int]]: ...
-def block_sums(
+def block_norms(
     x: NDArray[np.generic],
     height: int,
     width: int,
     squares: bool,
-    out: NDArray[np.float64],
+    out: NDArray[np.float32],
     threads: int | None,
 ) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -230,16 +231,27 @@ def block_mask(
     mask = _mask_out(out, values.shape)
     if mask.shape != values.shape:
         raise KernelError(f"out has shape {mask.shape}, needed is {values.shape}")
-    rows, columns = (-(-n // side) for n, side in zip(values.shape, (height, width), strict=True))
-    sums = np.empty((rows, columns), np.float64)
-    _native.block_sums(values, height, width, order == 2, sums, check_threads(threads))
-    with np.errstate(all="ignore"):
-        norms = (np.sqrt(sums) if order == 2 else sums).astype(np.float32)
+    if not mask.flags.c_contiguous:
+        raise KernelError("out cannot be used: it is not C-contiguous")
+    blocks = [-(-n // side) for n, side in zip(values.shape, (height, width), strict=True)]
+    norms = _norms_buffer(mask, blocks)
+    _native.block_norms(values, height, width, order == 2, norms, check_threads(threads))
     kept = prune_mask(norms, sparsity, threads=threads)
-    wide = kept if width == 1 else np.repeat(kept, width, axis=1)
-    for i, row in enumerate(wide[:, : values.shape[1]]):
-        mask[i * height : (i + 1) * height] = row
+    wide = kept if width == 1 else np.repeat(kept, width, axis=1)[:, : values.shape[1]]
+    # Whole blocks at once; the rows of a last one may be fewer.
+    whole = len(mask) // height
+    tall = mask[: whole * height].reshape(whole, height, values.shape[1])
+    tall[...] = wide[:whole, np.newaxis]
+    mask[whole * height :] = wide[whole:]
     return mask
+
+
+def _norms_buffer(mask: NDArray[np.bool_], blocks: list[int]) -> NDArray[np.float32]:
+    """Room for float32 norms: in the memory of the mask, which is written after they are ranked."""
+    wanted = 4 * math.prod(blocks)
+    if wanted > mask.size or mask.ctypes.data % 4:
+        return np.empty(blocks, np.float32)
+    return mask.reshape(-1)[:wanted].view(np.float32).reshape(blocks)
 
 
 def channel_norms(

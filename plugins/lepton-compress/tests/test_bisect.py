@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lepton_core as lepton
+from lepton_compress._build import static_recipe
+from lepton_compress._graph import Graph
+from lepton_compress._job import Job
+from lepton_compress._options import read_options
+from lepton_compress._recover_recipe import Recovery
+from lepton_compress._recover_scales import equalize
+from lepton_compress._recover_sites import reader_sites
 from lepton_core import hooks
+from lepton_core import recipe as recipes
 from lepton_core.bisecting import bisect
 from lepton_core.cli import main as run
 from lepton_core.context import Context
 from lepton_core.errors import UsageError
+from lepton_core.recipe import Correction
+from lepton_core.samples import load_samples
+from lepton_core.types import OptimizeRequest
+from lepton_onnx import pivot
 
 pytestmark = pytest.mark.xdist_group("bisect")  # one worker trains and ports
 
@@ -142,3 +155,50 @@ def test_few_bits_are_compared_between_runtimes(ported, held_npz, tmp_path):
     assert result.parted is None
     assert any("4 bits" in one.hint for one in result.values)
     assert np.median([one.error for one in result.values]) < 0.02
+
+
+def test_a_recipe_with_rescaled_channels_and_corrections(graphs, tmp_path, context):
+    """Taps show values as they were; alone, an operator multiplies what it is fed."""
+    uneven = 2.0 ** np.random.default_rng(3).integers(-5, 6, 8)
+    weights = {k: graphs.convs[k] for k in ("w1", "b1", "w2", "b2")}
+    weights["w1"] = (weights["w1"] * uneven[:, None, None, None]).astype(np.float32)
+    weights["b1"] = (weights["b1"] * uneven).astype(np.float32)
+    weights["w2"] = (weights["w2"] / uneven[None, :, None, None]).astype(np.float32)
+    node = graphs.node
+    model = graphs.build(
+        [
+            graphs.conv("x", "w1", "b1", "c1"), node("Relu", ["c1"], ["r1"]),
+            node("MaxPool", ["r1"], ["p1"], kernel_shape=[2, 2], strides=[2, 2]),
+            graphs.conv("p1", "w2", "b2", "c2"), node("Relu", ["c2"], ["y"]),
+        ], weights,
+    )  # fmt: skip
+    samples = tmp_path / "x.npz"
+    x = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
+    np.savez(samples, x=x)
+    graph = Graph(pivot.load(model.path))
+    job = Job(
+        graph, model, OptimizeRequest("onnxruntime"), read_options({}, "int8"), context, context
+    )  # fmt: skip
+    seen = load_samples(str(samples))
+    plain, _ = static_recipe(graph, model.digest, 21, seen, context)
+    entries = equalize(graph, reader_sites(graph, plain.layers))
+    recipe, _ = Recovery(rescaled=entries).recipe(job, seen, "minmax")
+    assert list(recipe.rescaled) == ["p1"]
+    recipe = replace(recipe, corrections={"c2": Correction("empirical", "b2", tuple([0.001] * 8))})
+    path = recipes.write(recipe, tmp_path / "recipe.json")
+    for target in ("onnxruntime", "openvino"):
+        built = converted(model.path, path, target, tmp_path / target)
+        (tmp_path / f"work-{target}").mkdir()
+        result = found(built, None, str(samples), tmp_path / f"work-{target}", tolerance=1e-4)
+        assert [one.value for one in result.values] == ["p1", "y"]  # r1 has other scales
+        assert result.culprit.value == "p1"
+        assert not result.notes
+        p1, y = result.values
+        # int8 with even channels; values that were left divided would be off by 1.
+        assert 0 < p1.own < 0.03
+        assert p1.error < y.error < 0.05
+        (tmp_path / f"late-{target}").mkdir()
+        later = found(built, None, str(samples), tmp_path / f"late-{target}",
+                      tolerance=(p1.error + y.error) / 2)  # fmt: skip
+        assert later.parted.value == "y"
+        assert 0 < later.values[1].own < 0.03

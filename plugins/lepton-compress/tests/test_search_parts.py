@@ -99,10 +99,12 @@ def test_a_loss_within_the_budget_is_not_enough_unless_the_bound_is():
     found = check(seen, 0.01, share=True, limits=limits)
     assert not found.holds
     assert "0.0075" in found.why
-    # 60 rows prove no loss below 4.9 %: half of the budget must be left
+    # 60 rows prove no loss below 4.9 %: they must show none
     assert check(point(rows=60), 0.02, share=True, limits=limits).holds
     assert not check(point(rows=60), 0.02, share=True, limits=limits).proved
     assert not check(point(drop=1 / 60, worse=1, rows=60), 0.02, share=True, limits=limits).holds
+    even = point(worse=2, better=2, rows=60)
+    assert check(even, 0.02, share=True, limits=limits).holds
     assert not check(point(error=0.2), 0.5, share=True, limits=limits).holds
     spread = point(drop=0.010, spread=0.1, rows=400)
     bound = bound_of(spread, share=False, confidence=0.95)

@@ -271,7 +271,7 @@ def test_the_layers_that_can_be_narrowed_are_found(name, programs):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_cutting_is_setting_to_zero(name, seed, programs):
     _, program = programs(name)
     structure = traced(program, seed)
@@ -286,10 +286,13 @@ def test_cutting_is_setting_to_zero(name, seed, programs):
     assert difference(untouched, prover.run(cut_graph(structure, cut))) > 1e-4
 
 
+CONVERTED = ("residual", "mobile", "unet", "grouped queries", "packed")
+"""Cases that are also run as ONNX; between them they have every kind of layer."""
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_cut_program_is_a_program_again(name, programs, tmp_path):
     """It is exported, keeps its open batch, has the counted parameters, and runs as ONNX."""
-    ort = pytest.importorskip("onnxruntime")
     _, program = programs(name)
     structure = traced(program, 0)
     cut = some(structure, find_groups(structure, 1)[0], 7)
@@ -297,13 +300,7 @@ def test_a_cut_program_is_a_program_again(name, programs, tmp_path):
     assert made.signature == program.signature
     tensors = {t.data_ptr(): t for t in made.exported.parameters()}
     assert sum(t.numel() for t in tensors.values()) == structure.parameters(cut)
-    save_program(made, tmp_path / "model.pt2")
-    pivot = plugin.lepton_convert(
-        Model("torch.export", str(tmp_path / "model.pt2")),
-        ConvertRequest("onnxruntime", to_format="pivot"),
-        Context(tmp_path),
-    ).model
-    session = ort.InferenceSession(pivot.path, providers=["CPUExecutionProvider"])
+    session = _as_onnx(made, tmp_path) if name in CONVERTED else None
     zeroed, run, example = zeroed_graph(structure, cut), made.exported.module(), CASES[name][1]
     for rows in (1, 2, 5):
         x = torch.randn(rows, *example.shape[1:])
@@ -312,8 +309,20 @@ def test_a_cut_program_is_a_program_again(name, programs, tmp_path):
         with torch.no_grad():
             want, got = zeroed(x)[0], run(x)[0]
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
-        (onnx,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        np.testing.assert_allclose(onnx, want, rtol=1e-3, atol=1e-3)
+        if session is not None:
+            (onnx,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+            np.testing.assert_allclose(onnx, want, rtol=1e-3, atol=1e-3)
+
+
+def _as_onnx(program, folder):
+    ort = pytest.importorskip("onnxruntime")
+    save_program(program, folder / "model.pt2")
+    pivot = plugin.lepton_convert(
+        Model("torch.export", str(folder / "model.pt2")),
+        ConvertRequest("onnxruntime", to_format="pivot"),
+        Context(folder),
+    ).model
+    return ort.InferenceSession(pivot.path, providers=["CPUExecutionProvider"])
 
 
 def test_macs_are_those_that_the_layers_have(programs):

@@ -5,7 +5,7 @@ use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMeth
 use pyo3::prelude::*;
 
 use crate::arrays::{float_array, output, readonly_slice, refuse_overlap};
-use crate::block_scheme;
+use crate::blocks::block_scheme;
 use crate::border::{detached, kernel_error};
 
 /// Add `x^T x` to the upper triangle of the float64 matrix `sum`.

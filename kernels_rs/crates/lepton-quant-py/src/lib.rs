@@ -5,6 +5,7 @@
 //! again here.
 
 mod arrays;
+mod blocks;
 mod border;
 mod floats;
 mod layers;
@@ -13,7 +14,7 @@ mod palette;
 mod prune;
 
 use lepton_quant as quant;
-use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyReadonlyArray1, PyUntypedArray};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use quant::{Affine, AxisLayout, IntFormat, NanPolicy, Rounding};
@@ -116,95 +117,6 @@ fn dequantize(
     let out = output::<f32>(out, input.shape())?;
     detached(py, threads, |control| {
         quant::dequantize(&input, &affine, out, control)
-    })
-}
-
-/// The scheme of a name; the Python layer has checked it.
-pub(crate) fn block_scheme(name: &str) -> quant::BlockScheme {
-    match name {
-        "signed_max" => quant::BlockScheme::SignedMax,
-        "absmax" => quant::BlockScheme::AbsMax,
-        _ => quant::BlockScheme::Asymmetric,
-    }
-}
-
-/// Quantize blocks along the last axis; write the bits of the integers, scales and zero points.
-#[pyfunction]
-#[pyo3(signature = (x, bits, size, scheme, search, packed, out, out_scale, out_zero, threads))]
-#[expect(clippy::too_many_arguments, reason = "the signature of the kernel")]
-fn quantize_blocks(
-    py: Python<'_>,
-    x: &Bound<'_, PyUntypedArray>,
-    bits: u32,
-    size: usize,
-    scheme: &str,
-    search: bool,
-    packed: Option<u8>,
-    out: &Bound<'_, PyUntypedArray>,
-    out_scale: &Bound<'_, PyUntypedArray>,
-    out_zero: &Bound<'_, PyUntypedArray>,
-    threads: Option<usize>,
-) -> PyResult<()> {
-    let format = quant::BlockFormat::new(bits, size, block_scheme(scheme), packed)
-        .map_err(kernel_error)?
-        .with_search(search);
-    let input = float_array(x)?;
-    for (a, b) in [
-        (x, out),
-        (x, out_scale),
-        (x, out_zero),
-        (out, out_scale),
-        (out, out_zero),
-    ] {
-        refuse_overlap(a, b)?;
-    }
-    refuse_overlap(out_scale, out_zero)?;
-    let target = quant::BlockOutput {
-        codes: output(out, out.shape())?,
-        scale: output(out_scale, out_scale.shape())?,
-        zero_point: output(out_zero, out_zero.shape())?,
-    };
-    detached(py, threads, |control| {
-        quant::quantize_blocks(&input, format, target, control)
-    })
-}
-
-/// Pack rows of 4-bit integers (one to a byte of `codes`) into `out`.
-#[pyfunction]
-#[pyo3(signature = (codes, row, offset, out, threads))]
-fn pack_int4(
-    py: Python<'_>,
-    codes: PyReadonlyArray1<'_, u8>,
-    row: usize,
-    offset: u8,
-    out: &Bound<'_, PyUntypedArray>,
-    threads: Option<usize>,
-) -> PyResult<()> {
-    refuse_overlap(codes.as_untyped(), out)?;
-    let codes = readonly_slice(&codes)?;
-    let out = output::<u8>(out, out.shape())?;
-    detached(py, threads, |control| {
-        quant::pack(codes, row, offset, out, control)
-    })
-}
-
-/// Unpack rows of 4-bit integers into `out`, one to a byte.
-#[pyfunction]
-#[pyo3(signature = (packed, row, offset, signed, out, threads))]
-fn unpack_int4(
-    py: Python<'_>,
-    packed: PyReadonlyArray1<'_, u8>,
-    row: usize,
-    offset: u8,
-    signed: bool,
-    out: &Bound<'_, PyUntypedArray>,
-    threads: Option<usize>,
-) -> PyResult<()> {
-    refuse_overlap(packed.as_untyped(), out)?;
-    let packed = readonly_slice(&packed)?;
-    let out = output::<u8>(out, out.shape())?;
-    detached(py, threads, |control| {
-        quant::unpack(packed, row, offset, signed, out, control)
     })
 }
 
@@ -344,9 +256,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(quantize, module)?)?;
     module.add_function(wrap_pyfunction!(quantize_symmetric, module)?)?;
     module.add_function(wrap_pyfunction!(dequantize, module)?)?;
-    module.add_function(wrap_pyfunction!(quantize_blocks, module)?)?;
-    module.add_function(wrap_pyfunction!(pack_int4, module)?)?;
-    module.add_function(wrap_pyfunction!(unpack_int4, module)?)?;
     module.add_function(wrap_pyfunction!(minmax, module)?)?;
     module.add_function(wrap_pyfunction!(absmax, module)?)?;
     module.add_function(wrap_pyfunction!(error_sums, module)?)?;
@@ -354,6 +263,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(histogram_edges, module)?)?;
     module.add_function(wrap_pyfunction!(available_threads, module)?)?;
     module.add_function(wrap_pyfunction!(simd_level, module)?)?;
+    blocks::register(module)?;
     floats::register(module)?;
     layers::register(module)?;
     observe::register(module)?;

@@ -83,10 +83,10 @@ fn power_sums(
     })
 }
 
-/// Write the sums of magnitudes, or of squares, of the blocks of a matrix into the float64 array `out`.
+/// Write the L1 norms (with `squares` the L2 norms) of the blocks of a matrix into the float32 `out`.
 #[pyfunction]
 #[pyo3(signature = (x, height, width, squares, out, threads))]
-fn block_sums(
+fn block_norms(
     py: Python<'_>,
     x: &Bound<'_, PyUntypedArray>,
     height: usize,
@@ -97,9 +97,9 @@ fn block_sums(
 ) -> PyResult<()> {
     let input = float_array(x)?;
     refuse_overlap(x, out)?;
-    let out = output::<f64>(out, out.shape())?;
+    let out = output::<f32>(out, out.shape())?;
     detached(py, threads, |control| {
-        quant::block_sums(&input, (height, width), squares, out, control)
+        quant::block_norms(&input, (height, width), squares, out, control)
     })
 }
 
@@ -129,6 +129,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cut_mask, module)?)?;
     module.add_function(wrap_pyfunction!(nm_mask, module)?)?;
     module.add_function(wrap_pyfunction!(power_sums, module)?)?;
-    module.add_function(wrap_pyfunction!(block_sums, module)?)?;
+    module.add_function(wrap_pyfunction!(block_norms, module)?)?;
     module.add_function(wrap_pyfunction!(matmul_u8s8, module)?)
 }

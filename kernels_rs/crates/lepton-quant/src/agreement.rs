@@ -1,5 +1,6 @@
 //! How well rows of scores agree: divergence of their softmax, and which are the largest.
 
+use std::cmp::Ordering;
 use std::sync::{Mutex, PoisonError};
 
 use crate::array::Scratch;
@@ -94,10 +95,10 @@ impl Worker {
         }
         let mut tops = [0.0; 2];
         for ((row, best), top) in self.rows.iter().zip(&mut self.best).zip(&mut tops) {
-            largest(row, k, best);
-            *top = if row.iter().any(|x| x.is_nan()) {
+            *top = if has_nan(row) {
                 f64::NAN
             } else {
+                largest(row, k, best);
                 best[0].0
             };
         }
@@ -121,17 +122,50 @@ impl Worker {
     }
 }
 
+multiversion! {
+    fn has_nan(row: &[f64]) -> bool = has_nan_body;
+}
+
+#[inline(always)]
+fn has_nan_body(row: &[f64]) -> bool {
+    row.iter().fold(false, |found, x| found | x.is_nan())
+}
+
 /// The `k` largest values and their places, the largest first, of equal ones the first.
 fn largest(row: &[f64], k: usize, best: &mut Vec<(f64, usize)>) {
     best.clear();
-    for (place, &x) in row.iter().enumerate() {
-        if best.len() == k && best[k - 1].0 >= x {
-            continue;
-        }
-        let at = best.partition_point(|&(other, _)| other >= x);
-        best.truncate(k - 1);
-        best.insert(at, (x, place));
+    best.extend(row[..k].iter().copied().zip(0..));
+    // The sort is stable, so that equal ones keep their order.
+    best.sort_by(|(one, _), (other, _)| other.partial_cmp(one).unwrap_or(Ordering::Equal));
+    let mut place = k;
+    while let Some(next) = next_above(&row[place..], best[k - 1].0) {
+        let at = place + next;
+        let x = row[at];
+        best.pop();
+        let rank = best.partition_point(|&(other, _)| other >= x);
+        best.insert(rank, (x, at));
+        place = at + 1;
     }
+}
+
+multiversion! {
+    /// The place of the first value above a limit.
+    fn next_above(row: &[f64], limit: f64) -> Option<usize> = next_above_body;
+}
+
+#[inline(always)]
+fn next_above_body(row: &[f64], limit: f64) -> Option<usize> {
+    const STEP: usize = 32;
+    let is_above = |x: &f64| *x > limit;
+    // Whole steps without a branch; most hold nothing.
+    let steps = row.chunks(STEP);
+    for (i, step) in steps.enumerate() {
+        if step.iter().fold(false, |found, x| found | is_above(x)) {
+            let within = step.iter().position(is_above)?;
+            return Some(i * STEP + within);
+        }
+    }
+    None
 }
 
 /// The divergence of two rows whose largest values are known.
@@ -149,24 +183,63 @@ multiversion! {
 #[inline(always)]
 fn exponentials_body(r: &[f64], a: &[f64], tops: [f64; 2]) -> (f64, f64, f64) {
     let mut sums = [[0.0; LANES]; 3];
-    let (r_chunks, r_tail) = r.as_chunks::<LANES>();
-    let (a_chunks, a_tail) = a.as_chunks::<LANES>();
-    // Beyond the end stands what has no share in either softmax.
-    let mut tail = [[f64::NEG_INFINITY; LANES]; 2];
-    tail[0][..r_tail.len()].copy_from_slice(r_tail);
-    tail[1][..a_tail.len()].copy_from_slice(a_tail);
-    let pairs = r_chunks.iter().zip(a_chunks);
-    for (r, a) in pairs.chain([(&tail[0], &tail[1])]) {
-        for i in 0..LANES {
-            let (x, y) = (r[i] - tops[0], a[i] - tops[1]);
-            let (p, q) = (exp(x), exp(y));
-            sums[0][i] += p;
-            sums[1][i] += q;
-            sums[2][i] += if p > 0.0 { p * (x - y) } else { 0.0 };
-        }
+    let mut part = Part::default();
+    for (r, a) in r.chunks(PART).zip(a.chunks(PART)) {
+        part.fill(r, a, tops);
+        part.add(r.len().div_ceil(LANES), &mut sums);
     }
     let [p, q, cross] = sums.map(|lanes| lanes.iter().sum());
     (p, q, cross)
+}
+
+/// Values whose exponentials are taken at once: long loops become vector loops.
+const PART: usize = 128;
+
+/// Exponentials of consecutive values of both rows, and the first times the difference of the two.
+struct Part {
+    p: [f64; PART],
+    q: [f64; PART],
+    cross: [f64; PART],
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self {
+            p: [0.0; PART],
+            q: [0.0; PART],
+            cross: [0.0; PART],
+        }
+    }
+}
+
+impl Part {
+    #[inline(always)]
+    fn fill(&mut self, r: &[f64], a: &[f64], tops: [f64; 2]) {
+        let n = r.len();
+        let outputs = self.p.iter_mut().zip(&mut self.q).zip(&mut self.cross);
+        for ((r, a), ((p, q), cross)) in r.iter().zip(a).zip(outputs) {
+            let (x, y) = (r - tops[0], a - tops[1]);
+            (*p, *q) = (exp(x), exp(y));
+            let product = *p * (x - y);
+            *cross = if *p > 0.0 { product } else { 0.0 };
+        }
+        // What lies beyond the end has no share in either softmax.
+        let beyond = n.next_multiple_of(LANES);
+        for values in [&mut self.p, &mut self.q, &mut self.cross] {
+            values[n..beyond].fill(0.0);
+        }
+    }
+
+    #[inline(always)]
+    fn add(&self, groups: usize, sums: &mut [[f64; LANES]; 3]) {
+        for (values, sums) in [&self.p, &self.q, &self.cross].into_iter().zip(sums) {
+            for group in &values.as_chunks::<LANES>().0[..groups] {
+                for (sum, value) in sums.iter_mut().zip(group) {
+                    *sum += value;
+                }
+            }
+        }
+    }
 }
 
 /// `1 / k!`.
@@ -222,6 +295,19 @@ mod tests {
         }
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(f64::NEG_INFINITY), 0.0);
+    }
+
+    #[test]
+    fn the_first_of_equal_ones_comes_first() {
+        let mut row: Vec<f64> = (0..100).map(|i| f64::from(i * 37 % 50)).collect();
+        (row[3], row[4], row[70]) = (-0.0, 0.0, f64::NEG_INFINITY);
+        let mut best = Vec::new();
+        for k in [1, 2, 10, 99, 100] {
+            largest(&row, k, &mut best);
+            let mut want: Vec<(f64, usize)> = row.iter().copied().zip(0..).collect();
+            want.sort_by(|one, other| other.0.partial_cmp(&one.0).expect("no NaN"));
+            assert_eq!(best, want[..k]);
+        }
     }
 
     #[test]

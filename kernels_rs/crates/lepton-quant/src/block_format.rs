@@ -1,7 +1,7 @@
 //! What block quantization writes, and how its outputs are shared out.
 
-use crate::Error;
 use crate::parallel::Split;
+use crate::{Error, Rounding};
 
 /// How a block's scale and zero point follow from its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct BlockFormat {
     pub(crate) packed: Option<u8>,
     /// Whether the scale is that of least squared error instead of that of the range.
     pub(crate) search: bool,
+    /// How quotients become integers.
+    pub(crate) rounding: Rounding,
 }
 
 impl BlockFormat {
@@ -62,6 +64,7 @@ impl BlockFormat {
             scheme,
             packed,
             search: false,
+            rounding: Rounding::HalfEven,
         })
     }
 
@@ -69,6 +72,12 @@ impl BlockFormat {
     #[must_use]
     pub fn with_search(self, search: bool) -> Self {
         Self { search, ..self }
+    }
+
+    /// The same with another rule of rounding.
+    #[must_use]
+    pub fn with_rounding(self, rounding: Rounding) -> Self {
+        Self { rounding, ..self }
     }
 
     /// The smallest and the largest integer.
@@ -92,19 +101,19 @@ impl BlockFormat {
     }
 }
 
-/// Outputs, in C order over rows and blocks.
+/// Outputs, in C order over rows and blocks; zero points are integers (`u8`), or `f32`.
 #[derive(Debug)]
-pub struct BlockOutput<'a> {
+pub struct BlockOutput<'a, Z = u8> {
     /// The bits of the integers, one to a byte or packed.
     pub codes: &'a mut [u8],
     /// One scale for each block.
     pub scale: &'a mut [f32],
     /// One zero point for each block; all 0 unless asymmetric.
-    pub zero_point: &'a mut [u8],
+    pub zero_point: &'a mut [Z],
 }
 
-pub(crate) fn check_lengths(
-    out: &BlockOutput<'_>,
+pub(crate) fn check_lengths<Z>(
+    out: &BlockOutput<'_, Z>,
     rows: usize,
     row: usize,
     format: &BlockFormat,
@@ -126,8 +135,8 @@ pub(crate) fn check_lengths(
     Ok(())
 }
 
-impl<'a> BlockOutput<'a> {
-    pub(crate) fn split(self, bytes: usize, blocks: usize) -> (BlockOutput<'a>, BlockOutput<'a>) {
+impl<Z> BlockOutput<'_, Z> {
+    pub(crate) fn split(self, bytes: usize, blocks: usize) -> (Self, Self) {
         let (codes, codes_tail) = self.codes.split_at_mut(bytes);
         let (scale, scale_tail) = self.scale.split_at_mut(blocks);
         let (zero_point, zero_tail) = self.zero_point.split_at_mut(blocks);
@@ -146,14 +155,14 @@ impl<'a> BlockOutput<'a> {
 }
 
 /// Outputs of consecutive rows (or blocks, where rows do not matter).
-pub(crate) struct Pieces<'a> {
-    pub(crate) out: BlockOutput<'a>,
+pub(crate) struct Pieces<'a, Z = u8> {
+    pub(crate) out: BlockOutput<'a, Z>,
     pub(crate) count: usize,
     pub(crate) bytes: usize,
     pub(crate) blocks: usize,
 }
 
-impl Split for Pieces<'_> {
+impl<Z: Send> Split for Pieces<'_, Z> {
     fn len(&self) -> usize {
         self.count
     }

@@ -1,6 +1,7 @@
 //! The scale and the zero point of a block: from its range, or by the least squared error.
 
 use crate::blocks::range;
+use crate::long_search::search_long;
 use crate::quantize::MAGIC;
 use crate::simd::multiversion;
 use crate::symmetric::symmetric_scale;
@@ -83,49 +84,70 @@ fn signed_max_scale(extreme: f32, half: i32) -> f32 {
 const CANDIDATES: usize = 16;
 
 /// Values whose errors are added up in float32.
-const CHUNK: usize = 1024;
+pub(crate) const CHUNK: usize = 1024;
 
 /// Values scaled at once, a part of a chunk.
-const PIECE: usize = 4 * CANDIDATES;
+pub(crate) const PIECE: usize = 64;
+
+/// Independent sums of a chunk.
+pub(crate) const LANES: usize = 16;
 
 /// Values beyond which the best candidate may lie far below the range, so that a wide search comes
 /// before the narrow one.
-const SHORT: usize = 256;
+pub(crate) const SHORT: usize = 256;
 
 /// Candidates as factors of the scale of the range.
 #[derive(Clone, Copy)]
-struct Candidates {
-    factor: [f32; CANDIDATES],
-    reciprocal: [f32; CANDIDATES],
-    low: [f32; CANDIDATES],
-    high: [f32; CANDIDATES],
+pub(crate) struct Candidates<const N: usize> {
+    pub(crate) factor: [f32; N],
+    pub(crate) reciprocal: [f32; N],
+    pub(crate) low: [f32; N],
+    pub(crate) high: [f32; N],
+}
+
+impl<const N: usize> Candidates<N> {
+    /// What one candidate makes of a value: the reciprocal of its factor and its limits.
+    #[inline(always)]
+    pub(crate) fn one(&self, i: usize) -> (f32, f32, f32) {
+        (self.reciprocal[i], self.low[i], self.high[i])
+    }
 }
 
 impl Parameters {
     /// The parameters of least squared error near these, which are those of the range.
     #[inline(always)]
-    pub(crate) fn search(self, x: &[f32], min: f32, max: f32, format: &BlockFormat) -> Self {
+    fn search(self, x: &[f32], min: f32, max: f32, format: &BlockFormat) -> Self {
         if min == 0.0 && max == 0.0 {
             return self;
         }
-        let mut middle = 1.0;
         if x.len() > SHORT {
-            let wide = self.candidates(middle, min, format, |i| WIDE[i]);
-            middle = wide.factor[least(&squared_errors(x, self.scale, &wide))];
+            return search_long(self, x, min, format);
         }
-        let narrow = self.candidates(middle, min, format, |i| match format.scheme {
-            BlockScheme::Asymmetric => NARROW_ASYMMETRIC[i],
-            _ => NARROW[i],
-        });
-        let best = least(&squared_errors(x, self.scale, &narrow));
-        let (low, high) = (narrow.low[best], narrow.high[best]);
-        let one = (narrow.reciprocal[best], low, high);
-        let (cross, square) = products(x, self.scale, one);
-        // The scale of least error for these integers.
-        let factor = if square > 0.0 {
-            (cross / square) as f32
+        let factors = match format.scheme {
+            BlockScheme::Asymmetric => &NARROW_ASYMMETRIC,
+            _ => &NARROW,
+        };
+        let all = self.candidates(1.0, min, format, factors);
+        let best = least(squared_errors(x, self.scale, &all));
+        let mut sums = Products::default();
+        sums.add(x, self.scale, all.one(best));
+        self.refined(&all, best, &sums, format)
+    }
+
+    /// The scale of least error for the integers of a candidate.
+    #[inline(always)]
+    pub(crate) fn refined<const N: usize>(
+        self,
+        all: &Candidates<N>,
+        best: usize,
+        sums: &Products,
+        format: &BlockFormat,
+    ) -> Self {
+        let (low, high) = (all.low[best], all.high[best]);
+        let factor = if sums.square > 0.0 {
+            (sums.cross / sums.square) as f32
         } else {
-            narrow.factor[best]
+            all.factor[best]
         };
         let scale = self.scale * factor;
         Self {
@@ -140,25 +162,26 @@ impl Parameters {
         }
     }
 
+    /// Candidates whose factors are multiplied by `middle`; the least value places the zero point.
     #[inline(always)]
-    fn candidates(
+    pub(crate) fn candidates<const N: usize>(
         self,
         middle: f32,
         min: f32,
         format: &BlockFormat,
-        of: impl Fn(usize) -> f32,
-    ) -> Candidates {
+        factors: &[f32; N],
+    ) -> Candidates<N> {
         let top = (self.high - self.low).round_ties_even();
         // The zero point before it is rounded, seen from the middle of the integers.
         let place = -min.min(0.0) / self.scale - top / 2.0;
         let mut all = Candidates {
-            factor: [1.0; CANDIDATES],
-            reciprocal: [1.0; CANDIDATES],
-            low: [self.low; CANDIDATES],
-            high: [self.high; CANDIDATES],
+            factor: [1.0; N],
+            reciprocal: [1.0; N],
+            low: [self.low; N],
+            high: [self.high; N],
         };
-        for i in 0..CANDIDATES {
-            let factor = middle * of(i);
+        for (i, factor) in factors.iter().enumerate() {
+            let factor = middle * factor;
             all.factor[i] = factor;
             all.reciprocal[i] = 1.0 / factor;
             if format.scheme == BlockScheme::Asymmetric {
@@ -173,12 +196,6 @@ impl Parameters {
         all
     }
 }
-
-/// Factors that begin with the range itself and go down to a thirteenth.
-const WIDE: [f32; CANDIDATES] = [
-    1.0, 0.84, 0.71, 0.59, 0.5, 0.42, 0.35, 0.3, 0.25, 0.21, 0.177, 0.149, 0.125, 0.105, 0.088,
-    0.074,
-];
 
 /// Factors around the best one. Beyond 1 no value is clipped, but one integer stays unused and the
 /// others may lie better.
@@ -215,10 +232,10 @@ pub(crate) fn find_parameters_body(x: &[f32], format: &BlockFormat) -> Option<Pa
 /// The place of the least, of equal ones the first: the two halves are compared place by place
 /// until one is left, which a vector loop does faster than a walk.
 #[inline(always)]
-fn least(errors: &[f64; CANDIDATES]) -> usize {
-    let mut value = *errors;
-    let mut place: [i64; CANDIDATES] = std::array::from_fn(|i| i as i64);
-    let mut n = CANDIDATES / 2;
+pub(crate) fn least<const N: usize>(errors: [f32; N]) -> usize {
+    let mut value = errors;
+    let mut place: [i32; N] = std::array::from_fn(|i| i as i32);
+    let mut n = N / 2;
     while n > 0 {
         for i in 0..n {
             let (v, p) = (value[i + n], place[i + n]);
@@ -233,7 +250,7 @@ fn least(errors: &[f64; CANDIDATES]) -> usize {
 
 /// The values in units of the scale of the range, so that no square leaves float32.
 #[inline(always)]
-fn scaled<'a>(x: &[f32], scale: f32, buffer: &'a mut [f32; PIECE]) -> &'a [f32] {
+pub(crate) fn scaled<'a>(x: &[f32], scale: f32, buffer: &'a mut [f32; PIECE]) -> &'a [f32] {
     let buffer = &mut buffer[..x.len()];
     for (to, x) in buffer.iter_mut().zip(x) {
         *to = x / scale;
@@ -243,22 +260,16 @@ fn scaled<'a>(x: &[f32], scale: f32, buffer: &'a mut [f32; PIECE]) -> &'a [f32] 
 
 /// The sum of squared errors of every candidate, in units of the square of the scale.
 #[inline(always)]
-fn squared_errors(x: &[f32], scale: f32, all: &Candidates) -> [f64; CANDIDATES] {
-    let mut total = [0.0; CANDIDATES];
-    for chunk in x.chunks(CHUNK) {
-        let mut sums = [0.0; CANDIDATES];
-        for piece in chunk.chunks(PIECE) {
-            add_errors(scaled(piece, scale, &mut [0.0; PIECE]), all, &mut sums);
-        }
-        for (total, sum) in total.iter_mut().zip(sums) {
-            *total += f64::from(sum);
-        }
+fn squared_errors(x: &[f32], scale: f32, all: &Candidates<CANDIDATES>) -> [f32; CANDIDATES] {
+    let mut sums = [0.0; CANDIDATES];
+    for piece in x.chunks(PIECE) {
+        add_errors(scaled(piece, scale, &mut [0.0; PIECE]), all, &mut sums);
     }
-    total
+    sums
 }
 
 #[inline(always)]
-fn add_errors(x: &[f32], all: &Candidates, sums: &mut [f32; CANDIDATES]) {
+fn add_errors(x: &[f32], all: &Candidates<CANDIDATES>, sums: &mut [f32; CANDIDATES]) {
     let Candidates {
         factor,
         reciprocal,
@@ -278,36 +289,41 @@ fn add_errors(x: &[f32], all: &Candidates, sums: &mut [f32; CANDIDATES]) {
 }
 
 /// Sums over the values with their integers, and over the squares of the integers.
-#[inline(always)]
-fn products(x: &[f32], scale: f32, one: (f32, f32, f32)) -> (f64, f64) {
-    let (reciprocal, low, high) = one;
-    let mut total = (0.0, 0.0);
-    for chunk in x.chunks(CHUNK) {
-        let mut cross = [0.0; CANDIDATES];
-        let mut square = [0.0; CANDIDATES];
-        for piece in chunk.chunks(PIECE) {
+#[derive(Default)]
+pub(crate) struct Products {
+    pub(crate) cross: f64,
+    pub(crate) square: f64,
+}
+
+impl Products {
+    /// Adds up to [`CHUNK`] values, which `one` makes integers.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, x: &[f32], scale: f32, one: (f32, f32, f32)) {
+        let (reciprocal, low, high) = one;
+        let mut cross = [0.0; LANES];
+        let mut square = [0.0; LANES];
+        for piece in x.chunks(PIECE) {
             // Zeros beyond the end add nothing.
             let mut buffer = [0.0; PIECE];
             scaled(piece, scale, &mut buffer);
-            let groups = piece.len().div_ceil(CANDIDATES);
-            for x in &buffer.as_chunks::<CANDIDATES>().0[..groups] {
-                for i in 0..CANDIDATES {
+            let groups = piece.len().div_ceil(LANES);
+            for x in &buffer.as_chunks::<LANES>().0[..groups] {
+                for i in 0..LANES {
                     let code = integer(x[i] * reciprocal, low, high);
                     cross[i] += x[i] * code;
                     square[i] += code * code;
                 }
             }
         }
-        total.0 += f64::from(halve(cross));
-        total.1 += f64::from(halve(square));
+        self.cross += f64::from(halve(cross));
+        self.square += f64::from(halve(square));
     }
-    total
 }
 
 /// The sum of sixteen numbers: the upper half is added to the lower one until one is left.
 #[inline(always)]
-fn halve(mut sums: [f32; CANDIDATES]) -> f32 {
-    let mut n = CANDIDATES / 2;
+pub(crate) fn halve(mut sums: [f32; LANES]) -> f32 {
+    let mut n = LANES / 2;
     while n > 0 {
         for i in 0..n {
             sums[i] += sums[i + n];
@@ -319,7 +335,7 @@ fn halve(mut sums: [f32; CANDIDATES]) -> f32 {
 
 /// The integer of `y` among `low..=high`, ties to even.
 #[inline(always)]
-fn integer(y: f32, low: f32, high: f32) -> f32 {
+pub(crate) fn integer(y: f32, low: f32, high: f32) -> f32 {
     let y = if y > low { y } else { low };
     let y = if y < high { y } else { high };
     (y + MAGIC) - MAGIC

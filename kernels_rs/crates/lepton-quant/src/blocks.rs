@@ -6,9 +6,10 @@ use crate::block_scale::find_parameters_body;
 use crate::nibbles::pack_slice;
 use crate::parallel::{Grain, run};
 use crate::quantize::{MAGIC, quantize_one};
+use crate::rounding::Beside;
 use crate::simd::multiversion;
 use crate::symmetric::BadChannels;
-use crate::{Control, Error, FloatArray};
+use crate::{Control, Error, FloatArray, IntFormat, ZeroPoint};
 
 /// Values handled at once: the integers wait in the first-level cache to be packed.
 const TILE: usize = 4096;
@@ -19,17 +20,19 @@ const VALUES_PER_THREAD: usize = 1 << 18;
 /// Quantizes blocks along the last axis.
 ///
 /// # Errors
-/// [`Error::ParameterLength`] if an output has another length, [`Error::NonFiniteRange`] if a block
-/// holds NaN or infinite values (its integers are those of 0), [`Error::Interrupted`].
-pub fn quantize_blocks(
+/// [`Error::ParameterLength`] if an output has another length, [`Error::InvalidFormat`] if the format
+/// has no such zero point, [`Error::NonFiniteRange`] if a block holds NaN or infinite values (its
+/// integers are those of 0), [`Error::Interrupted`].
+pub fn quantize_blocks<Z: ZeroPoint>(
     x: &FloatArray<'_>,
     format: BlockFormat,
-    out: BlockOutput<'_>,
+    out: BlockOutput<'_, Z>,
     control: &mut Control<'_>,
 ) -> Result<(), Error> {
     let row = x.shape().last().copied().unwrap_or(1);
     let rows: usize = x.shape().iter().rev().skip(1).product();
     check_lengths(&out, rows, row, &format)?;
+    Z::check(&format)?;
     // Without a partial block the rows do not matter: every block is a row of its own. So is it
     // if rows are empty, and then there is none.
     let row = if row.is_multiple_of(format.size) {
@@ -49,22 +52,8 @@ pub fn quantize_blocks(
         per_thread: (VALUES_PER_THREAD / row).max(1),
     };
     let bad = BadChannels::default();
-    let blocks = pieces.blocks;
-    let kernel = |worker: &mut Worker, first: usize, pieces: Pieces<'_>| {
-        let runs = if row == format.size { 1 } else { pieces.count };
-        let length = if row == format.size {
-            pieces.count * row
-        } else {
-            row
-        };
-        let mut left = pieces.out;
-        for i in 0..runs {
-            let (now, rest) = left.split(format.row_bytes(length), length.div_ceil(format.size));
-            left = rest;
-            worker.row(x, (first + i) * row, length, &format, now, |block| {
-                bad.note((first + i) * blocks + block);
-            });
-        }
+    let kernel = |worker: &mut Worker, first: usize, pieces: Pieces<'_, Z>| {
+        worker.rows(x, (first, row), &format, pieces, |block| bad.note(block));
     };
     run(control, pieces, &grain, Worker::default, kernel, drop)?;
     bad.check(total, "blocks")
@@ -74,20 +63,60 @@ pub fn quantize_blocks(
 struct Worker {
     scratch: Scratch,
     codes: Vec<u8>,
+    beside: Option<Box<Beside>>,
+}
+
+/// Values and outputs of consecutive blocks, and what a thread keeps for them.
+pub struct Tile<'a, Z> {
+    /// The values; the last block may have fewer.
+    pub(crate) x: &'a [f32],
+    /// The linear index of the first value.
+    pub(crate) start: usize,
+    pub(crate) codes: &'a mut [u8],
+    pub(crate) scale: &'a mut [f32],
+    pub(crate) zero: &'a mut [Z],
+    beside: &'a mut Option<Box<Beside>>,
 }
 
 impl Worker {
+    /// Quantizes whole rows of `row` values from row `first` on; `bad` is told of blocks that
+    /// cannot be.
+    fn rows<Z: ZeroPoint>(
+        &mut self,
+        x: &FloatArray<'_>,
+        (first, row): (usize, usize),
+        format: &BlockFormat,
+        pieces: Pieces<'_, Z>,
+        mut bad: impl FnMut(usize),
+    ) {
+        let blocks = pieces.blocks;
+        // Rows of one block each are one long row.
+        let (runs, length) = if row == format.size {
+            (1, pieces.count * row)
+        } else {
+            (pieces.count, row)
+        };
+        let mut left = pieces.out;
+        for i in 0..runs {
+            let (now, rest) = left.split(format.row_bytes(length), length.div_ceil(format.size));
+            left = rest;
+            self.row(x, (first + i) * row, length, format, now, |block| {
+                bad((first + i) * blocks + block);
+            });
+        }
+    }
+
     /// Quantizes `len` consecutive values, whole blocks but for the last.
-    fn row(
+    fn row<Z: ZeroPoint>(
         &mut self,
         x: &FloatArray<'_>,
         start: usize,
         len: usize,
         format: &BlockFormat,
-        out: BlockOutput<'_>,
+        out: BlockOutput<'_, Z>,
         mut bad: impl FnMut(usize),
     ) {
-        let step = (TILE / format.size).max(1) * format.size;
+        let step = (TILE / format.size).max(Z::SIDE_BY_SIDE) * format.size;
         let mut left = out;
         for offset in (0..len).step_by(step) {
             let n = step.min(len - offset);
@@ -95,15 +124,25 @@ impl Worker {
             let (now, rest) = left.split(format.row_bytes(n), blocks);
             left = rest;
             let x = x.tile(start + offset, n, &mut self.scratch);
+            let mut tile = Tile {
+                x,
+                start: start + offset,
+                codes: &mut [],
+                scale: now.scale,
+                zero: &mut *now.zero_point,
+                beside: &mut self.beside,
+            };
             let clean = if let Some(bias) = format.packed {
                 self.codes.resize(blocks * format.size, 0);
-                let clean = blocks_of(x, format, &mut self.codes[..n], now.scale, now.zero_point);
-                let filler = now.zero_point.last().copied().unwrap_or(0);
+                tile.codes = &mut self.codes[..n];
+                let clean = Z::blocks(&mut tile, format);
+                let filler = now.zero_point.last().map_or(0, |zero| zero.filler(format));
                 self.codes[n..].fill(filler);
                 pack_slice(&self.codes, bias, now.codes);
                 clean
             } else {
-                blocks_of(x, format, now.codes, now.scale, now.zero_point)
+                tile.codes = now.codes;
+                Z::blocks(&mut tile, format)
             };
             if !clean {
                 for (i, block) in x.chunks(format.size).enumerate() {
@@ -116,8 +155,35 @@ impl Worker {
     }
 }
 
+impl Tile<'_, u8> {
+    /// Rounds by another rule than half to even, scales and zero points being known.
+    pub(crate) fn round_again(&mut self, format: &BlockFormat) {
+        let beside = self.beside.get_or_insert_default();
+        let (low, high) = format.limits();
+        let limits = IntFormat { low, high };
+        let parameters = self.scale.iter().zip(&*self.zero);
+        let blocks = self
+            .x
+            .chunks(format.size)
+            .zip(self.codes.chunks_mut(format.size));
+        let mut start = self.start;
+        for ((x, codes), (&scale, &zero)) in blocks.zip(parameters) {
+            if x.iter().all(|x| x.is_finite()) {
+                let one = (scale, i32::from(zero));
+                beside.quantize_run((x, start), one, limits, format.rounding, codes);
+            }
+            start += x.len();
+        }
+    }
+}
+
+/// Quantizes consecutive blocks, to nearest even, with zero points that are integers; answers
+/// whether all values are finite.
+pub(crate) fn integer_blocks(tile: &mut Tile<'_, u8>, format: &BlockFormat) -> bool {
+    blocks_of(tile.x, format, tile.codes, tile.scale, tile.zero)
+}
+
 multiversion! {
-    /// Quantizes consecutive blocks; answers whether all values are finite.
     fn blocks_of(
         x: &[f32], format: &BlockFormat, codes: &mut [u8], scale: &mut [f32], zero: &mut [u8],
     ) -> bool = blocks_of_body;

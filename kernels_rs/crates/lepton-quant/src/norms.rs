@@ -60,17 +60,21 @@ pub fn power_sums(
     Ok(total)
 }
 
-/// The sum of magnitudes, or of squares, of every block of a matrix, in float64; blocks at the ends
-/// may be smaller. `out` holds a row of blocks after the other.
+/// Columns whose sums stay in the first-level cache.
+const COLUMNS: usize = 1024;
+
+/// The L1 norm, or with `squares` the L2 norm, of every block of a matrix: sums in float64, the
+/// result rounded to float32. Blocks at the ends may be smaller. `out` holds a row of blocks after
+/// the other.
 ///
 /// # Errors
 /// [`Error::InvalidFormat`] unless `x` has two dimensions and the block a height and a width,
 /// [`Error::ParameterLength`] if `out` has another length, [`Error::Interrupted`].
-pub fn block_sums(
+pub fn block_norms(
     x: &FloatArray<'_>,
     (height, width): (usize, usize),
     squares: bool,
-    out: &mut [f64],
+    out: &mut [f32],
     control: &mut Control<'_>,
 ) -> Result<(), Error> {
     let (&[rows, columns], 1.., 1..) = (x.shape(), height, width) else {
@@ -91,23 +95,78 @@ pub fn block_sums(
         items: across.max(1),
         per_thread: BLOCK.div_ceil(height * width),
     };
-    let kernel = |scratch: &mut Scratch, start: usize, out: &mut [f64]| {
-        for (i, sums) in out.chunks_mut(across).enumerate() {
+    // Blocks side by side, whose columns are read together.
+    let together = (COLUMNS / width).max(1);
+    let kernel = |(scratch, sums): &mut (Scratch, Vec<f64>), start: usize, out: &mut [f32]| {
+        for (i, norms) in out.chunks_mut(across).enumerate() {
             let first = (start / across + i) * height;
-            sums.fill(0.0);
-            for row in first..rows.min(first + height) {
-                let x = x.tile(row * columns, columns, scratch);
-                if width == 1 {
-                    add_each(x, squares, sums);
-                } else {
-                    for (sum, x) in sums.iter_mut().zip(x.chunks(width)) {
-                        *sum += sum_of(x, squares);
-                    }
+            for (j, norms) in norms.chunks_mut(together).enumerate() {
+                let from = j * together * width;
+                let n = (norms.len() * width).min(columns - from);
+                sums.clear();
+                sums.resize(norms.len(), 0.0);
+                for row in first..rows.min(first + height) {
+                    add_pieces(
+                        x.tile(row * columns + from, n, scratch),
+                        width,
+                        squares,
+                        sums,
+                    );
                 }
+                finish(sums, squares, norms);
             }
         }
     };
-    run(control, out, &grain, Scratch::default, kernel, drop)
+    run(control, out, &grain, Default::default, kernel, drop)
+}
+
+multiversion! {
+    /// Adds the sums of pieces of `width` values to one sum each.
+    fn add_pieces(x: &[f32], width: usize, squares: bool, sums: &mut [f64]) = add_pieces_body;
+}
+
+#[inline(always)]
+fn add_pieces_body(x: &[f32], width: usize, squares: bool, sums: &mut [f64]) {
+    match width {
+        1 => add_each_body(x, squares, sums),
+        2 => add_short::<2>(x, squares, sums),
+        4 => add_short::<4>(x, squares, sums),
+        8 => add_short::<8>(x, squares, sums),
+        _ => add_long(x, width, squares, sums),
+    }
+}
+
+/// As [`sum_of`] for as many values as there are lanes at most, which then are one sum in order.
+#[inline(always)]
+fn add_short<const N: usize>(x: &[f32], squares: bool, sums: &mut [f64]) {
+    let (pieces, tail) = x.as_chunks::<N>();
+    let (whole, last) = sums.split_at_mut(pieces.len());
+    for (sum, x) in whole.iter_mut().zip(pieces) {
+        let mut total = power(x[0], squares);
+        for &x in &x[1..] {
+            total += power(x, squares);
+        }
+        *sum += total;
+    }
+    add_long(tail, N, squares, last);
+}
+
+#[inline(always)]
+fn add_long(x: &[f32], width: usize, squares: bool, sums: &mut [f64]) {
+    for (sum, x) in sums.iter_mut().zip(x.chunks(width)) {
+        *sum += sum_of_body(x, squares);
+    }
+}
+
+multiversion! {
+    fn finish(sums: &[f64], squares: bool, norms: &mut [f32]) = finish_body;
+}
+
+#[inline(always)]
+fn finish_body(sums: &[f64], squares: bool, norms: &mut [f32]) {
+    for (norm, &sum) in norms.iter_mut().zip(sums) {
+        *norm = if squares { sum.sqrt() } else { sum } as f32;
+    }
 }
 
 fn add_tile(x: &[f32], start: usize, layout: AxisLayout, squares: bool, sums: &mut [f64]) {

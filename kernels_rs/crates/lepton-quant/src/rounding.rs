@@ -83,6 +83,30 @@ impl Beside {
         });
     }
 
+    /// As [`Beside::quantize`], with one scale and zero point.
+    pub(crate) fn quantize_run<Q: Emit>(
+        &mut self,
+        (x, start): (&[f32], usize),
+        (scale, zero): (f32, i32),
+        format: IntFormat,
+        rounding: Rounding,
+        out: &mut [Q],
+    ) {
+        self.channel = usize::MAX;
+        let n = x.len().min(TILE);
+        self.scale[..n].fill(scale);
+        self.zero[..n].fill(zero);
+        for at in (0..x.len()).step_by(TILE) {
+            self.tile(
+                (x, start),
+                at..x.len().min(at + TILE),
+                format,
+                rounding,
+                out,
+            );
+        }
+    }
+
     fn tile<Q: Emit>(
         &mut self,
         (x, start): (&[f32], usize),

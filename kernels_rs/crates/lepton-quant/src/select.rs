@@ -94,7 +94,7 @@ fn cut_by_digits(
 const LARGE: usize = 1 << 20;
 
 /// A sample is this many stretches of neighbours.
-const STRETCHES: usize = 2048;
+const STRETCHES: usize = 4096;
 const STRETCH: usize = 16;
 
 /// Looks for the threshold between two magnitudes of a sample. The sample only says where to look:
@@ -159,18 +159,18 @@ fn bracket(arrays: &[FloatArray<'_>], keep: usize, total: usize) -> (u32, u32) {
             sample.extend(tile.iter().map(|x| x.to_bits() & ABS));
         }
     }
-    sample.sort_unstable_by(|a, b| b.cmp(a));
     let n = sample.len();
     let rank = (n as f64 * (keep as f64 / total as f64)) as usize;
     // Three standard deviations of a share of one half.
     let margin = (1.5 * (n as f64).sqrt()) as usize;
+    let mut of_rank = |rank: usize| *sample.select_nth_unstable_by(rank, |a, b| b.cmp(a)).1;
     let most = if rank > margin {
-        sample[rank - margin]
+        of_rank(rank - margin)
     } else {
         INFINITY
     };
     let least = if rank + margin < n {
-        sample[rank + margin]
+        of_rank(rank + margin)
     } else {
         0
     };
@@ -216,16 +216,37 @@ fn count_above_body(x: &[f32], most: u32) -> (u32, u32) {
     (above, largest)
 }
 
-/// Writes the magnitudes from `least` to `most` without a branch; answers how many.
-fn gather(x: &[f32], least: u32, most: u32, out: &mut [u32]) -> usize {
+multiversion! {
+    /// Writes the magnitudes from `least` to `most`; answers how many.
+    fn gather(x: &[f32], least: u32, most: u32, out: &mut [u32]) -> usize = gather_body;
+}
+
+#[inline(always)]
+fn gather_body(x: &[f32], least: u32, most: u32, out: &mut [u32]) -> usize {
+    const GROUP: usize = 16;
     let mut n = 0;
-    for x in x {
-        let magnitude = x.to_bits() & ABS;
-        if let Some(out) = out.get_mut(n) {
-            *out = magnitude;
+    let mut look = |group: &[f32; GROUP]| {
+        // Few values lie inside, so that most groups end here.
+        let mut places = 0_u32;
+        for (i, x) in group.iter().enumerate() {
+            let inside = (x.to_bits() & ABS).wrapping_sub(least) <= most.wrapping_sub(least);
+            places |= u32::from(inside) << i;
         }
-        n += usize::from(magnitude.wrapping_sub(least) <= most.wrapping_sub(least));
-    }
+        while places != 0 {
+            let value = group[places.trailing_zeros() as usize];
+            if let Some(out) = out.get_mut(n) {
+                *out = value.to_bits() & ABS;
+            }
+            n += 1;
+            places &= places.wrapping_sub(1);
+        }
+    };
+    let (groups, tail) = x.as_chunks::<GROUP>();
+    groups.iter().for_each(&mut look);
+    // A NaN lies beyond every magnitude.
+    let mut last = [f32::NAN; GROUP];
+    last[..tail.len()].copy_from_slice(tail);
+    look(&last);
     n
 }
 

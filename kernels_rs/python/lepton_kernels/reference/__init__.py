@@ -39,6 +39,7 @@ from lepton_kernels.reference.quantization import (
     quantize,
     quantize_bias,
     quantize_blocks,
+    quantize_blocks_float_zero,
     round_by,
     scale_symmetric,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "quantize",
     "quantize_bias",
     "quantize_blocks",
+    "quantize_blocks_float_zero",
     "round_by",
     "rounding_error",
     "row_agreement",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_kernels.reference.clipping import search_scale
+from lepton_kernels.reference.clipping import fit_line, range_line, search_scale
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -99,26 +99,58 @@ def scale_symmetric(x: NDArray[Any], high: int, axis: int | None = None) -> NDAr
 
 
 def quantize_blocks(
-    x: NDArray[Any], size: int, bits: int, scheme: str, clip: str = "range"
+    x: NDArray[Any],
+    size: int,
+    bits: int,
+    scheme: str,
+    clip: str = "range",
+    *,
+    rounding: str = "half_even",
+    seed: int = 0,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
     """Integers, scales and zero points of blocks along the last axis."""
     values = np.asarray(x, np.float32)
-    codes, scales, zeros = np.zeros(values.shape, np.int32), [], []
+    quotients, places, scales, zeros = np.zeros(values.shape, np.float32), [], [], []
+    limits = (0, 0)
     for start in range(0, values.shape[-1], size):
         block = values[..., start : start + size]
         scale, zero, limits = block_scale(block, bits, scheme)
         if clip == "mse":
             scale, zero = search_scale(block, scale, zero, limits, scheme)
-        rounded = np.rint(block / scale[..., None])
-        codes[..., start : start + size] = np.clip(rounded + zero[..., None], *limits)
+        quotients[..., start : start + size] = block / scale[..., None]
+        places.append(np.broadcast_to(zero[..., None], block.shape))
         scales.append(scale)
         zeros.append(zero)
-    shape = (*values.shape[:-1], 0)
-    return (
-        codes,
-        np.stack(scales, -1) if scales else np.zeros(shape, np.float32),
-        np.stack(zeros, -1) if zeros else np.zeros(shape, np.int32),
-    )
+    if not scales:
+        shape = (*values.shape[:-1], 0)
+        return np.zeros(values.shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, int)
+    codes = np.clip(round_by(quotients, rounding, seed) + np.concatenate(places, -1), *limits)
+    return codes.astype(np.int32), np.stack(scales, -1), np.stack(zeros, -1)
+
+
+def quantize_blocks_float_zero(
+    x: NDArray[Any], size: int, bits: int, clip: str = "range"
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    """Integers, scales and float zero points of blocks along the last axis."""
+    values, top = np.asarray(x, np.float32), 2**bits - 1
+    codes = np.zeros(values.shape, np.int32)
+    count = -(-values.shape[-1] // size)
+    scales = np.zeros((*values.shape[:-1], count), np.float32)
+    zeros = np.zeros(scales.shape, np.float32)
+    for i in range(count):
+        block = values[..., i * size : (i + 1) * size]
+        scale, zero = range_line(block, top)
+        if clip == "mse":
+            rows = zip(block.reshape(-1, block.shape[-1]), scale.ravel(), zero.ravel(), strict=True)
+            found = np.array([fit_line(*row, top) for row in rows], np.float32)
+            scale, zero = (
+                found.reshape(*scale.shape, 2)[..., 0],
+                found.reshape(*zero.shape, 2)[..., 1],
+            )
+        rounded = np.rint(np.clip(block / scale[..., None] + zero[..., None], 0, top))
+        codes[..., i * size : (i + 1) * size] = rounded
+        scales[..., i], zeros[..., i] = scale, zero
+    return codes, scales, zeros
 
 
 def block_scale(

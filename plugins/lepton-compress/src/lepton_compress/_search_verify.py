@@ -25,9 +25,6 @@ _SLACK = 1e-9
 _FEW = 10
 """Changed rows below which the normal approximation is not used."""
 
-_SHARE_OF_BUDGET = 0.5
-"""Where rows are too few to prove a budget, the loss seen may take this share of it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -76,7 +73,7 @@ def check(point: Point, budget: float, *, share: bool, limits: Limits) -> Checke
     """Judge a choice by held-out rows.
 
     It may be taken if the bound of its loss is within the budget. If the rows are so few that not
-    even a choice that changes none of them could be proved, half of the budget must be left.
+    even a choice that changes none of them could be proved, they must show no loss at all.
 
     Args:
         point: The measurement on held-out rows.
@@ -93,7 +90,7 @@ def check(point: Point, budget: float, *, share: bool, limits: Limits) -> Checke
     few = share and (
         budget <= 0 or point.rows < samples_needed(min(budget, 0.999), limits.confidence)
     )
-    if few and point.drop <= _SHARE_OF_BUDGET * budget + _SLACK:
+    if few and point.drop <= _SLACK:
         return Checked(point, bound, False, True)
     why = f"it loses {point.drop:.3g} on {point.rows} held-out rows, at most {bound:.3g}"
     return Checked(point, bound, False, False, why)

@@ -359,7 +359,11 @@ def trace(graph_module: GraphModule, inputs: Sequence[Any], rows: int) -> Struct
         inputs: One set of inputs, in the order of the placeholders; only sizes matter.
         rows: Size of their batch.
     """
-    from lepton_torch._pruning import _rules_layers, _rules_shapes  # noqa: F401 - they register
+    from lepton_torch._pruning import (  # noqa: F401 - they register
+        _rules_layers,
+        _rules_parts,
+        _rules_shapes,
+    )
 
     runner = _Shapes(graph_module)
     with torch.no_grad():
