@@ -5,8 +5,8 @@ Small networks are trained on classes that scikit-learn generates, so that fresh
 short; hidden channels are then given other scales, so that low precisions cost something. Each
 trial draws a network, a split, a budget of 0.5 to 5 points and new rows to calibrate, search and
 verify on; then the loss is measured on 4,000 fresh rows. Goals: the budget is exceeded in at most
-5 of 100 trials; and on networks small enough to measure every choice, the one found with a tenth of
-the measurements is within 5 % of the smallest that the same rows accept.
+5 of 100 trials; and on networks small enough to measure every choice, the one found with fewer
+measurements is within 5 % of the smallest that the same rows accept.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _space_like(again, job, x, y):
 
 
 def optimum(number, net, pool, folder):
-    """Compare a search with a tenth of the measurements with all choices, on the same rows."""
+    """Compare a search with few measurements with all choices, on the same rows."""
     from lepton_compress._search import _prepare
     from lepton_compress._search_find import Finder
     from lepton_compress._search_solve import count, everything
