@@ -147,12 +147,12 @@ def test_recovery_gets_nearer_to_the_original(digits, digits_program, hooks):
     (one,) = trained.facts["pruning"]["recovery"]
     assert one["loss"][1] < 0.5 * one["loss"][0]
     assert weights(bare.model) == weights(trained.model)
-    unseen = torch.from_numpy(digits.images[240:290])
-    want, before, after = (
-        load_program(m.path).exported.module()(unseen)["logits"].detach()
-        for m in (digits_program.model, bare.model, trained.model)
-    )
-    assert float((after - want).norm()) < 0.6 * float((before - want).norm())
+    outputs = []
+    for model in (digits_program.model, bare.model, trained.model):
+        with hooks.open(model) as session:
+            outputs.append(session.run({"image": digits.images[240:290]})["logits"])
+    want, before, after = outputs
+    assert np.linalg.norm(after - want) < 0.6 * np.linalg.norm(before - want)
 
 
 def test_a_recipe_gives_the_same_structure_again(small, rows, hooks, pruned):
@@ -231,9 +231,7 @@ def test_a_budget_in_milliseconds_is_measured(small, rows, hooks, monkeypatch):
     result, _ = prune(
         small[0], hooks, rows, metric="latency", milliseconds=1000.0, rounds=1, epochs=1
     )
-    assert (
-        result.facts["pruning"]["macs"]["share"] > 0.7
-    )  # one block goes: any width is quick enough
+    assert 0.5 <= result.facts["pruning"]["macs"]["share"] < 0.6  # the first try was quick enough
     with pytest.raises(AdaptError) as caught:
         prune(small[0], hooks, rows, metric="latency", milliseconds=1e-6)
     assert caught.value.code == "LPT-ADAPT-020"
