@@ -268,6 +268,18 @@ def test_auto_keeps_int8_where_it_gains(trained, held_npz, context_of):
     assert result.facts["measured_on"] > 500
 
 
+@pytest.mark.parametrize(("width", "kept"), [(4, False), (256, True)])
+def test_auto_without_samples_keeps_int8_only_if_it_is_smaller(graphs, context, width, kept):
+    weight = graphs.rand(width, width)
+    base = graphs.build(
+        [graphs.node("MatMul", ["x", "w"], ["y"])], {"w": weight}, shape=("n", width)
+    )
+    result = optimize(base, context, precision="auto")
+    assert (result.recipe is not None) is kept
+    assert kept or result.why.startswith("kept fp32, because int8 is not smaller")
+    assert result.facts["verdict"] == "weak"
+
+
 def test_a_budget_that_cannot_be_met(trained, tmp_path, context_of, digits):
     # Labels that the float network always gives and noise that puts classes side by side: any
     # error of rounding changes answers, and no answer may change.

@@ -13,6 +13,7 @@ from lepton_compress._graph import Graph
 from lepton_compress._job import RECIPE, Job, load, lower, make
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, read_options
 from lepton_core import recipe as recipes
+from lepton_core.artifacts import artifact_size
 from lepton_core.capabilities import scheme_of
 from lepton_core.errors import OptimizeError
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
@@ -155,8 +156,27 @@ def _search(job: Job) -> OptimizeResult:
 
         return choose(job, samples)
     recipe, facts, warnings = make(job, samples)
+    if job.request.precision == "auto" and (why := _not_smaller(job, recipe)):
+        return OptimizeResult(lower(job, None), None, why, {"verdict": facts["verdict"]})
     place = recipes.write(recipe, job.context.workdir / RECIPE)
     return OptimizeResult(lower(job, place), str(place), facts.pop("why"), facts, warnings)
+
+
+def _not_smaller(job: Job, recipe: recipes.Recipe) -> str:
+    """Return why float is kept where nothing but size can be measured; empty if int8 is smaller."""
+    if job.options.recipe_only:
+        return ""  # who asked builds the variants, and compares them
+    sizes = []
+    for name, made in (("float", None), ("int8", recipe)):
+        inside = replace(job.scratch, workdir=job.scratch.workdir / f"size-{name}")
+        inside.workdir.mkdir()
+        place = None if made is None else str(recipes.write(made, inside.workdir / RECIPE))
+        asked = ConvertRequest(job.request.target, recipe=place)
+        assert inside.hooks is not None  # noqa: S101 - checked before
+        sizes.append(artifact_size(inside.hooks.convert(job.base, asked, inside).model))
+    if sizes[1] < sizes[0]:
+        return ""
+    return f"kept fp32, because int8 is not smaller: {sizes[1]} bytes instead of {sizes[0]}"
 
 
 def _mixed(job: Job, samples: Samples | None) -> OptimizeResult:
