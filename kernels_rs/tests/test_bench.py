@@ -16,8 +16,8 @@ def test_the_benchmark_runs_and_finds_lepton_exact(tmp_path):
     names = ["int8_symmetric", "int4_blocks", "error_metrics", "histogram", "half_mask", "palette"]
     cases = [part for name in names for part in ("--case", name)]
     chart, page = tmp_path / "chart.svg", tmp_path / "page.md"
-    page.write_text("before\n<!-- measurements: written by tests/bench/kernels.py --page -->\nold\n"
-                    "<!-- end of measurements -->\nafter\n")  # fmt: skip
+    begin = "<!-- measurements: written by tests/bench/kernels.py --page -->"
+    page.write_text(f"before\n{begin}\nreplaced\n<!-- end of measurements -->\nafter\n")
     command = [sys.executable, str(SCRIPT), *size, *cases, "--out", str(out)]
     command += ["--chart", str(chart), "--page", str(page)]
     subprocess.run(command, check=True, capture_output=True)
@@ -32,7 +32,7 @@ def test_the_benchmark_runs_and_finds_lepton_exact(tmp_path):
     marks = ElementTree.parse(chart).getroot().iter("{http://www.w3.org/2000/svg}circle")
     assert len(list(marks)) > len(names)
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert text.startswith("before\n") and text.endswith("after\n") and "replaced" not in text
     assert all(f"**{name}**" in text for name in names)
     int8 = report["cases"]["int8_symmetric"]["peers"]
     assert all(int8[peer]["values_unlike_definition"] == 0 for peer in int8 if "lepton" in peer)

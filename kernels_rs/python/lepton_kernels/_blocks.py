@@ -103,8 +103,8 @@ def quantize_blocks(
     if values.ndim == 0:
         raise KernelError("x has no dimension; blocks need at least one")
     check_scheme(scheme)
-    _check_choice("clip", clip, ("range", "mse"))
-    _check_choice("zero_point", zero_point, ("integer", "float"))
+    check_choice("clip", clip, ("range", "mse"))
+    check_choice("zero_point", zero_point, ("integer", "float"))
     size = check_count("block_size", block_size, 1)
     offset = check_offset(offset)
     if offset and (not packed or scheme == "asymmetric"):
@@ -112,7 +112,7 @@ def quantize_blocks(
     *outer, n = values.shape
     blocks = (*outer, -(-n // size))
     shape = (*blocks, size // 2) if packed else values.shape
-    codes = _codes(out, shape, "uint8" if packed or scheme == "asymmetric" else "int8")
+    codes = output_codes(out, shape, "uint8" if packed or scheme == "asymmetric" else "int8")
     scale = np.empty(blocks, np.float32)
     zero = np.empty(blocks, np.float32 if zero_point == "float" else np.uint8)
     _native.quantize_blocks(
@@ -131,13 +131,14 @@ def quantize_blocks(
     return BlockQuantized(codes, scale, zero if scheme == "asymmetric" else None)
 
 
-def _check_choice(name: str, given: str, accepted: tuple[str, ...]) -> None:
+def check_choice(name: str, given: str, accepted: tuple[str, ...]) -> None:
+    """Refuses a name that stands for nothing."""
     if given not in accepted:
         names = ", ".join(f'"{choice}"' for choice in accepted)
         raise KernelError(f"{name} is {given!r}; accepted: {names}")
 
 
-def _codes(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+def output_codes(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     """The array for integers: `out`, if it fits, or a new one."""
     check_out(out)
     if out is None:

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_count, check_dtype, check_out, check_threads
-from lepton_kernels._blocks import BlockQuantized, SchemeName, check_scheme
+from lepton_kernels._arguments import check_count, check_threads
+from lepton_kernels._blocks import (
+    BlockQuantized,
+    SchemeName,
+    check_choice,
+    check_scheme,
+    output_codes,
+)
 from lepton_kernels.errors import KernelError, KernelTypeError
 
 if TYPE_CHECKING:
@@ -153,18 +159,12 @@ def gptq(
     if values.ndim != 2:
         raise KernelError(f"weight has shape {values.shape}; needed are (outputs, inputs)")
     check_scheme(scheme)
-    if clip not in ("range", "mse"):
-        raise KernelError(f'clip is {clip!r}; accepted: "range", "mse"')
+    check_choice("clip", clip, ("range", "mse"))
     outputs, inputs = values.shape
     size = max(inputs, 1) if block_size is None else check_count("block_size", block_size, 1)
     size = min(size, max(inputs, 1))
     factor, order = _factor(hessian, inputs, damp=damp, act_order=act_order, threads=threads)
-    dtype = "uint8" if scheme == "asymmetric" else "int8"
-    check_out(out)
-    codes = np.empty(values.shape, dtype) if out is None else out
-    check_dtype(codes, dtype)
-    if codes.shape != values.shape:
-        raise KernelError(f"out has shape {codes.shape}, needed is {values.shape}")
+    codes = output_codes(out, values.shape, "uint8" if scheme == "asymmetric" else "int8")
     scale = np.empty((outputs, -(-inputs // size)), np.float32)
     zero = np.empty(scale.shape, np.uint8)
     _native.gptq(

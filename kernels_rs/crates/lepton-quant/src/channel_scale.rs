@@ -28,15 +28,10 @@ pub fn search_scales(
     control: &mut Control<'_>,
 ) -> Result<(), Error> {
     let rows = x.len() / format.size;
-    for (name, given) in [("scale", scale.len()), ("zero_point", zero_point.len())] {
-        if given != rows {
-            return Err(Error::ParameterLength {
-                name,
-                expected: rows,
-                given,
-            });
-        }
-    }
+    check_one_each(
+        rows,
+        &[("scale", scale.len()), ("zero_point", zero_point.len())],
+    )?;
     if format.size >= LONG {
         return row_by_row(x, &format, scale, zero_point, control);
     }
@@ -67,6 +62,19 @@ pub fn search_scales(
     };
     run(control, pieces, &grain, Scratch::default, kernel, drop)?;
     bad.check(rows, "channels")
+}
+
+fn check_one_each(expected: usize, outputs: &[(&'static str, usize)]) -> Result<(), Error> {
+    for &(name, given) in outputs {
+        if given != expected {
+            return Err(Error::ParameterLength {
+                name,
+                expected,
+                given,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// One row after the other, each by all threads.

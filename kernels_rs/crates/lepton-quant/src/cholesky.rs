@@ -1,7 +1,7 @@
 //! The Cholesky factor of a large symmetric matrix.
 
-use crate::panel::{F64_LANES, Rows, RowsMut, Tiles, add_products_f64, add_row_f64};
-use crate::parallel::{Grain, Split, run};
+use crate::panel::{F64_LANES, Lines, Rows, RowsMut, Tiles, add_products_f64, add_row_f64};
+use crate::parallel::{Grain, run};
 use crate::{Control, Error};
 
 /// Columns factored together.
@@ -34,12 +34,12 @@ pub fn cholesky(a: &mut [f64], n: usize, control: &mut Control<'_>) -> Result<()
         let block = &above[first * n..];
         // Negated, because sums are only added to.
         let tiles = Tiles::new(first, width, |k, j| -block[j * n + k]);
-        let rows = Below { data: below, n };
+        let rows = Lines { data: below, n };
         let grain = Grain {
             items: ROWS,
             per_thread: 2 * ROWS,
         };
-        let kernel = |(): &mut (), _: usize, rows: Below<'_>| {
+        let kernel = |(): &mut (), _: usize, rows: Lines<'_, f64>| {
             finish_rows(rows, first, &tiles, &square);
         };
         run(control, rows, &grain, || (), kernel, drop)?;
@@ -47,26 +47,8 @@ pub fn cholesky(a: &mut [f64], n: usize, control: &mut Control<'_>) -> Result<()
     Ok(())
 }
 
-/// The rows below a block of columns.
-struct Below<'a> {
-    data: &'a mut [f64],
-    n: usize,
-}
-
-impl Split for Below<'_> {
-    fn len(&self) -> usize {
-        self.data.len() / self.n
-    }
-
-    fn split_at(self, mid: usize) -> (Self, Self) {
-        let n = self.n;
-        let (head, tail) = self.data.split_at_mut(mid * n);
-        (Self { data: head, n }, Self { data: tail, n })
-    }
-}
-
 /// Factors the columns `first..first + width` of some rows below the diagonal block.
-fn finish_rows(rows: Below<'_>, first: usize, tiles: &Tiles<f64, F64_LANES>, square: &Square) {
+fn finish_rows(rows: Lines<'_, f64>, first: usize, tiles: &Tiles<f64, F64_LANES>, square: &Square) {
     let (n, width) = (rows.n, square.width);
     let count = rows.data.len() / n;
     // The columns to the left are read while those of the block are written.

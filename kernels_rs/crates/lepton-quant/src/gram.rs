@@ -4,15 +4,17 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::array::Scratch;
-use crate::panel::{F32_LANES, Rows, RowsMut, Tiles, add_products_f32};
+use crate::panel::{F32_LANES, Lines, Rows, RowsMut, Tiles, add_products_f32};
 use crate::parallel::{Grain, Split, run};
 use crate::{Control, Error, FloatArray};
 
 /// Samples whose products are added up in float32.
 const CHUNK: usize = 256;
 
-/// Rows handed to a thread at once.
-const ROWS: usize = 48;
+const GRAIN: Grain = Grain {
+    items: 48,
+    per_thread: 96,
+};
 
 /// Samples multiplied with all rows at once.
 const COLUMNS: usize = 128;
@@ -41,62 +43,59 @@ pub fn add_gram(
         let count = CHUNK.min(samples - start);
         let part = x.tile(start * n, count * n, &mut scratch);
         let tiles = Tiles::new(count, n, |sample, j| part[sample * n + j]);
-        let grain = Grain {
-            items: ROWS,
-            per_thread: 2 * ROWS,
+        let rows = Lines { data: &mut *sum, n };
+        let kernel = |buffers: &mut [Vec<f32>; 2], first: usize, rows: Lines<'_, f64>| {
+            add_rows(rows, first, part, &tiles, buffers);
         };
-        let rows = Square { data: &mut *sum, n };
-        let kernel = |buffers: &mut [Vec<f32>; 2], first: usize, rows: Square<'_>| {
-            let [left, products] = buffers;
-            let height = rows.len();
-            left.clear();
-            for i in first..first + height {
-                left.extend((0..count).map(|sample| part[sample * n + i]));
-            }
-            let tile = first / F32_LANES;
-            let width = n - tile * F32_LANES;
-            products.clear();
-            products.resize(height * width, 0.0);
-            let left = Rows {
-                data: left,
-                stride: count,
-            };
-            let mut out = RowsMut {
-                data: products,
-                stride: width,
-                count: height,
-            };
-            add_products_f32(left, (&tiles, tile), &mut out);
-            let sums = rows.data.chunks_exact_mut(n);
-            for (i, (sums, products)) in sums.zip(products.chunks_exact(width)).enumerate() {
-                let row = first + i;
-                let products = &products[row - tile * F32_LANES..];
-                for (sum, &product) in sums[row..].iter_mut().zip(products) {
-                    *sum += f64::from(product);
-                }
-            }
-        };
-        run(control, rows, &grain, Default::default, kernel, drop)?;
+        run(control, rows, &GRAIN, Default::default, kernel, drop)?;
     }
     Ok(())
 }
 
-/// Rows of a square matrix.
-struct Square<'a> {
-    data: &'a mut [f64],
-    n: usize,
+/// Adds the products of the columns from `first` on with all that do not come before, of samples that
+/// stand in `part` and, by column, in `tiles`.
+fn add_rows(
+    rows: Lines<'_, f64>,
+    first: usize,
+    part: &[f32],
+    tiles: &Tiles<f32, F32_LANES>,
+    [left, products]: &mut [Vec<f32>; 2],
+) {
+    let (n, height) = (rows.n, rows.len());
+    let count = part.len() / n;
+    left.clear();
+    for i in first..first + height {
+        left.extend((0..count).map(|sample| part[sample * n + i]));
+    }
+    let tile = first / F32_LANES;
+    let width = n - tile * F32_LANES;
+    multiply((left, count), (tiles, tile), (width, height), products);
+    let sums = rows.data.chunks_exact_mut(n);
+    for (i, (sums, products)) in sums.zip(products.chunks_exact(width)).enumerate() {
+        let row = first + i;
+        let products = &products[row - tile * F32_LANES..];
+        for (sum, &product) in sums[row..].iter_mut().zip(products) {
+            *sum += f64::from(product);
+        }
+    }
 }
 
-impl Split for Square<'_> {
-    fn len(&self) -> usize {
-        self.data.len() / self.n
-    }
-
-    fn split_at(self, mid: usize) -> (Self, Self) {
-        let n = self.n;
-        let (head, tail) = self.data.split_at_mut(mid * n);
-        (Self { data: head, n }, Self { data: tail, n })
-    }
+/// The products of rows (`stride` values apart) and the tiles from one on: `width` columns in
+/// `height` rows.
+fn multiply(
+    (data, stride): (&[f32], usize),
+    tiles: (&Tiles<f32, F32_LANES>, usize),
+    (width, height): (usize, usize),
+    products: &mut Vec<f32>,
+) {
+    products.clear();
+    products.resize(height * width, 0.0);
+    let mut out = RowsMut {
+        data: products,
+        stride: width,
+        count: height,
+    };
+    add_products_f32(Rows { data, stride }, tiles, &mut out);
 }
 
 /// For every row of `weight`, the sum of the squares of its products with all samples in `x`.
@@ -121,25 +120,11 @@ pub fn product_norms(
         let count = COLUMNS.min(samples - start);
         let part = x.tile(start * n, count * n, &mut scratch);
         let tiles = Tiles::new(n, count, |k, sample| part[sample * n + k]);
-        let grain = Grain {
-            items: ROWS,
-            per_thread: 2 * ROWS,
-        };
         let kernel = |state: &mut (Scratch, Vec<f32>), first: usize, piece: Range<usize>| {
             let height = ExactSizeIterator::len(&piece);
             let (scratch, products) = state;
-            products.clear();
-            products.resize(height * count, 0.0);
-            let left = Rows {
-                data: weight.tile(first * n, height * n, scratch),
-                stride: n,
-            };
-            let mut out = RowsMut {
-                data: products,
-                stride: count,
-                count: height,
-            };
-            add_products_f32(left, (&tiles, 0), &mut out);
+            let left = weight.tile(first * n, height * n, scratch);
+            multiply((left, n), (&tiles, 0), (count, height), products);
             let mut norms = norms.lock().unwrap_or_else(PoisonError::into_inner);
             for (norm, row) in norms[first..].iter_mut().zip(products.chunks_exact(count)) {
                 for &product in row {
@@ -147,7 +132,7 @@ pub fn product_norms(
                 }
             }
         };
-        run(control, 0..rows, &grain, Default::default, kernel, drop)?;
+        run(control, 0..rows, &GRAIN, Default::default, kernel, drop)?;
     }
     Ok(norms.into_inner().unwrap_or_else(PoisonError::into_inner))
 }

@@ -38,6 +38,7 @@ mod quantize;
 mod range;
 mod rounding;
 mod select;
+mod select_window;
 mod simd;
 mod symmetric;
 mod threshold;

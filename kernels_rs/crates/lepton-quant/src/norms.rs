@@ -77,20 +77,8 @@ pub fn block_norms(
     out: &mut [f32],
     control: &mut Control<'_>,
 ) -> Result<(), Error> {
-    let (&[rows, columns], 1.., 1..) = (x.shape(), height, width) else {
-        return Err(Error::InvalidFormat(format!(
-            "blocks of {height} rows and {width} columns need a matrix, and at least one of each"
-        )));
-    };
+    let (rows, columns) = matrix_of_blocks(x, (height, width), out.len())?;
     let across = columns.div_ceil(width);
-    let expected = rows.div_ceil(height) * across;
-    if out.len() != expected {
-        return Err(Error::ParameterLength {
-            name: "out",
-            expected,
-            given: out.len(),
-        });
-    }
     let grain = Grain {
         items: across.max(1),
         per_thread: BLOCK.div_ceil(height * width),
@@ -118,6 +106,28 @@ pub fn block_norms(
         }
     };
     run(control, out, &grain, Default::default, kernel, drop)
+}
+
+/// Rows and columns of a matrix whose blocks are as many as there are outputs.
+fn matrix_of_blocks(
+    x: &FloatArray<'_>,
+    (height, width): (usize, usize),
+    given: usize,
+) -> Result<(usize, usize), Error> {
+    let (&[rows, columns], 1.., 1..) = (x.shape(), height, width) else {
+        return Err(Error::InvalidFormat(format!(
+            "blocks of {height} rows and {width} columns need a matrix, and at least one of each"
+        )));
+    };
+    let expected = rows.div_ceil(height) * columns.div_ceil(width);
+    if given != expected {
+        return Err(Error::ParameterLength {
+            name: "out",
+            expected,
+            given,
+        });
+    }
+    Ok((rows, columns))
 }
 
 multiversion! {

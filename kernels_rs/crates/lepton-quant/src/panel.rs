@@ -7,6 +7,7 @@
 
 use std::ops::{Add, Mul};
 
+use crate::parallel::Split;
 use crate::simd::multiversion;
 
 /// Rows whose sums stay in registers together.
@@ -55,6 +56,24 @@ pub(crate) struct RowsMut<'a, T> {
     pub(crate) data: &'a mut [T],
     pub(crate) stride: usize,
     pub(crate) count: usize,
+}
+
+/// Whole rows of a matrix with `n` columns, which threads share.
+pub(crate) struct Lines<'a, T> {
+    pub(crate) data: &'a mut [T],
+    pub(crate) n: usize,
+}
+
+impl<T: Send> Split for Lines<'_, T> {
+    fn len(&self) -> usize {
+        self.data.len() / self.n
+    }
+
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let n = self.n;
+        let (head, tail) = self.data.split_at_mut(mid * n);
+        (Self { data: head, n }, Self { data: tail, n })
+    }
 }
 
 macro_rules! add_products {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::array::Scratch;
 use crate::parallel::{Grain, run};
+use crate::select_window::Window;
 use crate::simd::multiversion;
 use crate::{Control, Error, FloatArray};
 
@@ -13,8 +14,8 @@ const GRAIN: Grain = Grain {
     per_thread: 1 << 18,
 };
 
-const ABS: u32 = 0x7fff_ffff;
-const INFINITY: u32 = 0x7f80_0000;
+pub(crate) const ABS: u32 = 0x7fff_ffff;
+pub(crate) const INFINITY: u32 = 0x7f80_0000;
 
 /// What is kept: all magnitudes above a value, and some that equal it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -175,79 +176,6 @@ fn bracket(arrays: &[FloatArray<'_>], keep: usize, total: usize) -> (u32, u32) {
         0
     };
     (least, most)
-}
-
-/// What one thread has seen of the values around the threshold.
-#[derive(Default)]
-struct Window {
-    above: usize,
-    inside: Vec<u32>,
-    nan: bool,
-}
-
-impl Window {
-    fn look(&mut self, x: &[f32], least: u32, most: u32, room: usize) {
-        let (above, largest) = count_above(x, most);
-        self.above += above as usize;
-        self.nan |= largest > INFINITY;
-        if self.inside.len() >= room {
-            return;
-        }
-        let start = self.inside.len();
-        self.inside.resize(start + x.len(), 0);
-        let kept = gather(x, least, most, &mut self.inside[start..]);
-        self.inside.truncate(start + kept);
-    }
-}
-
-multiversion! {
-    /// Answers how many magnitudes are larger than `most`, and the largest.
-    fn count_above(x: &[f32], most: u32) -> (u32, u32) = count_above_body;
-}
-
-#[inline(always)]
-fn count_above_body(x: &[f32], most: u32) -> (u32, u32) {
-    let (mut above, mut largest) = (0_u32, 0);
-    for x in x {
-        let magnitude = x.to_bits() & ABS;
-        above = above.wrapping_add(u32::from(magnitude > most));
-        largest = magnitude.max(largest);
-    }
-    (above, largest)
-}
-
-multiversion! {
-    /// Writes the magnitudes from `least` to `most`; answers how many.
-    fn gather(x: &[f32], least: u32, most: u32, out: &mut [u32]) -> usize = gather_body;
-}
-
-#[inline(always)]
-fn gather_body(x: &[f32], least: u32, most: u32, out: &mut [u32]) -> usize {
-    const GROUP: usize = 16;
-    let mut n = 0;
-    let mut look = |group: &[f32; GROUP]| {
-        // Few values lie inside, so that most groups end here.
-        let mut places = 0_u32;
-        for (i, x) in group.iter().enumerate() {
-            let inside = (x.to_bits() & ABS).wrapping_sub(least) <= most.wrapping_sub(least);
-            places |= u32::from(inside) << i;
-        }
-        while places != 0 {
-            let value = group[places.trailing_zeros() as usize];
-            if let Some(out) = out.get_mut(n) {
-                *out = value.to_bits() & ABS;
-            }
-            n += 1;
-            places &= places.wrapping_sub(1);
-        }
-    };
-    let (groups, tail) = x.as_chunks::<GROUP>();
-    groups.iter().for_each(&mut look);
-    // A NaN lies beyond every magnitude.
-    let mut last = [f32::NAN; GROUP];
-    last[..tail.len()].copy_from_slice(tail);
-    look(&last);
-    n
 }
 
 pub(crate) fn refuse_nan(
