@@ -24,11 +24,7 @@ VERBS = sorted(
     if name.startswith("lepton_") and "stage" not in name
 )
 SPECS = {name: spec for name, spec in vars(LeptonSpecs).items() if name.startswith("lepton_")}
-CLASSES = [
-    cls
-    for cls in vars(types).values()
-    if dataclasses.is_dataclass(cls) and cls.__module__ == types.__name__
-]
+CLASSES = [cls for name in types.__all__ if dataclasses.is_dataclass(cls := getattr(types, name))]
 REQUESTS = {verb: getattr(types, f"{verb.capitalize()}Request") for verb in VERBS}
 
 
