@@ -110,7 +110,7 @@ def _measured(
 ) -> tuple[Model, OptimizeResult]:
     from lepton_core import api
     from lepton_core.built import find_built
-    from lepton_core.cli._verbs import prepared
+    from lepton_core.cli._verb import prepared
     from lepton_core.types import OptimizeRequest, Target
 
     target = Target.parse(given["target"])

@@ -1,0 +1,106 @@
+"""``lepton optimize``: one verb, its result in a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lepton_core.cli._command import command, option
+from lepton_core.cli._search_options import cache_option, search_options
+from lepton_core.cli._types import SHARE_OR_SIZE, FiniteType
+from lepton_core.cli._verb import VerbWork, prepared, verb_options
+
+if TYPE_CHECKING:
+    from lepton_core.cli._app import App
+
+
+@command(
+    "optimize",
+    examples="""
+    lepton optimize model.onnx --to onnxruntime --data samples.npz --max-drop 0.005
+    # a precision for each weight: as small as half a point of accuracy allows
+    lepton optimize model.onnx --to openvino --precision mixed --data samples.npz --max-drop 0.005
+    # as accurate as 30 % of the size allow
+    lepton optimize model.onnx --to onnxruntime --data samples.npz --max-size 30%
+    """,
+)
+@verb_options("lepton-optimized")
+@option("--engine", default="compress", help="Engine that does it.")
+@option(
+    "--precision",
+    metavar="PRECISION",
+    help="Precision to reach: int8, int16, int8-weight, int4, mixed (one for each weight), auto; "
+    "int8 if not given, mixed with --max-size.",
+)
+@option(
+    "--max-drop",
+    type=FiniteType(),
+    metavar="X",
+    help="Largest accepted loss in the metric's own unit.",
+)
+@option(
+    "--max-size",
+    type=SHARE_OR_SIZE,
+    metavar="SIZE",
+    help="Largest accepted size: a share of the uncompressed one (0.3, 30%) or bytes (150K, 2M).",
+)
+@option("--data", metavar="SAMPLES", help="Real inputs for calibration.")
+@option(
+    "--slices",
+    metavar="FILE",
+    type=click.Path(exists=True),
+    help="An .npy file with the name of each row's slice; the classes of the labels by default.",
+)
+@cache_option
+@option(
+    "--recipe",
+    metavar="FILE",
+    type=click.Path(exists=True),
+    help="Recipe to reproduce instead of searching.",
+)
+def optimize_command(
+    app: App,
+    model: str,
+    *,
+    data: str | None,
+    slices: str | None,
+    cache: Path | None,
+    **given: Any,  # noqa: ANN401
+) -> int:
+    """Compress MODEL under a budget.
+
+    Without --data nothing is calibrated on noise: only what needs no samples is done. With
+    --precision mixed, each weight gets the precision that it bears: measured on rows that ranges
+    did not see, and verified on rows that the search did not see. search.html shows it.
+    """
+    from lepton_core._recipe_step import losses
+    from lepton_core.cli._sensitivity import write_page
+    from lepton_core.types import OptimizeRequest
+
+    given["precision"] = given["precision"] or ("mixed" if given["max_size"] else "int8")
+    work = VerbWork(app, given)
+    if given["precision"] == "mixed":
+        work.options = {**search_options(cache, slices), **work.options}
+    work.hooks.engine_owner("optimize", given["engine"])
+    with work.stage() as (stage, context, scratch):
+        source = work.load(model, scratch)
+        samples = None if data is None else prepared(data, source, scratch.workdir)
+        request = OptimizeRequest(work.target.id, samples=samples, options=work.options, **given)
+        result = work.hooks.optimize(source, request, context)
+        write_page(stage, source, result)
+        model_there = work.close(stage, result.model, "optimize", request.precision)
+        recipe = result.recipe and str(work.out.absolute() / Path(result.recipe).relative_to(stage))
+    if app.json:
+        more: dict[str, Any] = {}
+    else:
+        more = dict(zip(("diagnosis", "recovered"), losses(result.facts), strict=True))
+    work.show(
+        model_there, recipe=recipe or "", why=result.why, **more, facts=result.facts,
+        warnings=result.warnings,
+    )  # fmt: skip
+    return 0
+
+
+__all__ = ["optimize_command"]
