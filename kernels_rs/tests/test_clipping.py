@@ -70,6 +70,13 @@ def test_float_zero_points_equal_their_definition(data):
         np.testing.assert_array_equal(back, (codes.astype(np.float32) - place) * wide)
 
 
+def test_what_rounds_past_the_largest_float_is_infinite():
+    x = np.array([[0.5, np.finfo(np.float32).max]], np.float32)
+    got = lk.quantize_blocks(x, 2, bits=5, scheme="asymmetric", zero_point="float")
+    back = lk.dequantize_blocks(*got, 2)
+    assert back[0, 0] < 1e37 and back[0, 1] > 3.4e38
+
+
 def test_long_blocks_with_float_zero_points_equal_their_definition():
     x = np.random.default_rng(3).standard_t(3, (5, 2500)).astype(np.float32) + 2
     got = lk.quantize_blocks(x, 2500, scheme="asymmetric", zero_point="float", clip="mse")

@@ -218,3 +218,17 @@ def test_find_python_skips_what_does_not_run(tmp_path):
     )
     assert missing.returncode == 1
     assert "no Python 3.11, 3.12 or 3.13 was found" in missing.stderr
+
+
+def test_tests_of_a_group_run_in_one_worker(tmp_path):
+    """pytest 9.2 and pytest-xdist 3.8 do not understand each other: every group ran everywhere."""
+    (tmp_path / "test_group.py").write_text(
+        "import os, pathlib, pytest\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('number', range(6))\n"
+        "def test_here(number):\n"
+        "    pathlib.Path(os.environ['PYTEST_XDIST_WORKER']).touch()\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "."]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    assert len(list(tmp_path.glob("gw*"))) == 1

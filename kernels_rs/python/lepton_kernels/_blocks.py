@@ -261,6 +261,7 @@ def _dequantize_float(
             "needed are int8 or uint8, and float32"
         )
     values = rows.astype(np.float32)
-    values -= zero
-    values *= scale
+    with np.errstate(over="ignore"):  # what rounds past the largest float is infinite, as elsewhere
+        values -= zero
+        values *= scale
     return values
