@@ -219,8 +219,6 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             reach("transaction.begun")
             try:
-                self._wrote = True
-                _seal.remove(self.root / FILE)
                 before = self.check_head()
                 transaction = Transaction(connection, before, self._actor)
                 yield transaction
@@ -228,6 +226,8 @@ class Database:
                 if after != before:
                     _ledger.write_head(self.root, before, after)
                     reach("transaction.head-announced")
+                _seal.remove(self.root / FILE)
+                self._wrote = True
                 connection.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):

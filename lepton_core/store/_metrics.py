@@ -94,8 +94,6 @@ class MetricsLog:
                 return
             connection.execute("BEGIN IMMEDIATE")
             try:
-                self._wrote = True
-                _seal.remove(self._place)
                 connection.executemany(
                     "INSERT INTO metrics(name, body, sum) VALUES (?, ?, ?)",
                     [(name, body, _sum(name, body)) for body in bodies],
@@ -104,6 +102,8 @@ class MetricsLog:
                     "DELETE FROM metrics WHERE id <= (SELECT max(id) FROM metrics) - ?",
                     (self._keep,),
                 )
+                _seal.remove(self._place)
+                self._wrote = True
                 connection.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):

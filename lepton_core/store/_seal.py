@@ -3,7 +3,8 @@
 Rows and tables carry hashes of their own, so what is stored is safe without a seal. A flipped bit
 in an unused part of a page is not, and no structural check finds it: SQLite leaves old bytes
 there. So whoever wrote and closes last writes down the digest of the file, and the next writer
-removes it again, inside its transaction and before anything changes.
+removes it again at the end of its transaction, before the commit: what is refused, because the
+store is damaged, leaves the seal that shows it.
 
 A seal is bound to what was written last (*stamp*): one that comes back after a power cut, because
 its removal was not yet on the disk, counts no more.
@@ -48,7 +49,7 @@ def place_of(database: Path) -> Path:
 
 
 def remove(database: Path) -> None:
-    """Break the seal before a change; the caller holds the database's write lock."""
+    """Break the seal before a commit; the caller holds the database's write lock."""
     with contextlib.suppress(FileNotFoundError):
         place_of(database).unlink()
         reach("seal.removed")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lepton_core.deployment._routes import Dispatch, Route
-from lepton_core.errors import LeptonError, StorageError
+from lepton_core.errors import DeployError, LeptonError, StorageError
 from lepton_core.files import digest_path
 from lepton_core.origins import keep_origin
 from lepton_core.passport import make_passport
@@ -216,6 +216,16 @@ def test_a_bit_that_holds_nothing_is_noticed_until_somebody_writes(whole, tmp_pa
     assert verified(root) == []
     unused_bit(root / name)
     assert len(verified(root)) == 1
+
+
+def test_a_write_that_is_refused_leaves_the_seal(whole, tmp_path):
+    root = tmp_path / "store"
+    shutil.copytree(whole, root)
+    unused_bit(root / "ledger.db")
+    with Store(root) as store, pytest.raises(DeployError, match="LPT-STORE-010"):
+        store.rollback("N", expect=99)
+    (reason,) = verified(root)
+    assert "was sealed with" in reason
 
 
 def test_a_seal_from_before_the_last_change_counts_no_more(whole, tmp_path):
