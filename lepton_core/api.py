@@ -160,7 +160,8 @@ def deploy(
     """Put a model under a name; see :class:`~lepton_core.types.DeployRequest`.
 
     Args:
-        model: A variant, a model, or what one would type.
+        model: A variant, a model, or what one would type, also a version of the store
+            (``NAME@ALIAS`` or ``NAME@VERSION``).
         name: Name of the deployment.
         target: Target string; ``""`` means the variant's.
         alias: Alias to point at the new version.
@@ -173,12 +174,15 @@ def deploy(
         UsageError: The variant was not built, or there is no target.
         DeployError: It could not be deployed; what stood before still stands.
     """
+    from lepton_core.built import find_stored
+
     context = _context(context)
     if isinstance(model, types.Variant):
         target, model = target or model.target, _built(model)
     types.Target.parse(target)
     request = types.DeployRequest(name, target, alias, kind, engine, options or {})
-    return hooks.deploy(load(model, context=context), request, context)
+    stored = find_stored(model) if isinstance(model, str) else None
+    return hooks.deploy(stored or load(model, context=context), request, context)
 
 
 def adjust(

@@ -39,6 +39,18 @@ class Built:
     marker: Mapping[str, Any] = field(default_factory=dict)
 
 
+def find_stored(text: str) -> Model | None:
+    """Return a handle on a version of the store if *text* is ``NAME@ALIAS`` or ``NAME@VERSION``.
+
+    Nothing is looked up: the engine that is told of it does so, in its own store.
+    """
+    if "@" not in text or Path(text).exists() or ":" in text:
+        return None
+    from lepton_core.types import Model
+
+    return Model("deployment", text)
+
+
 def find_built(text: str | Path) -> Built | None:
     """Return what lepton built at a path, or ``None`` if that is a source.
 
@@ -186,4 +198,4 @@ def taken_in(model: Model, stage: Path) -> Model:
     return model if Path(model.path).is_relative_to(stage) else copy_artifact(model, stage)
 
 
-__all__ = ["Built", "find_built", "taken_in", "write_marker"]
+__all__ = ["Built", "find_built", "find_stored", "taken_in", "write_marker"]

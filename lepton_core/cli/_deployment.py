@@ -131,6 +131,8 @@ class EngineWork:
     lepton deploy lepton-out/onnxruntime/fp16 --name digits --to onnxruntime --alias production
     # a directory to ship, with golden pairs and a loading snippet
     lepton deploy lepton-out/onnxruntime/fp16 --name digits --to onnxruntime --kind bundle
+    # what production runs, lowered by the same recipe for another target
+    lepton deploy digits@production --name digits-ov --to openvino
     """,
 )
 @click.argument("model")
@@ -152,7 +154,11 @@ def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  
     """Put MODEL under a name, as a new version.
 
     The artifact is tried here first. `lepton store` shows versions, moves aliases, and goes back.
+
+    MODEL may be a version of the store, NAME@ALIAS or NAME@VERSION: it goes on with its passport,
+    recipe and golden pairs, or is lowered for another target by the recipe that it was made by.
     """
+    from lepton_core.built import find_stored
     from lepton_core.types import DeployRequest
 
     settings = {key: given.pop(key) for key in ("out", "force", "data", "why")}
@@ -163,7 +169,7 @@ def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  
         name, work.target(target), engine=work.engine, options=work.options, **given
     )
     with work.context() as context:
-        result = work.hooks.deploy(work.load(model, name), request, context)
+        result = work.hooks.deploy(find_stored(model) or work.load(model, name), request, context)
     work.show(result, f"{result.name} version {result.version}: {result.location}")
     return 0
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core._recipe_step import recipe_beside
 from lepton_core.embedded._options import read_options
+from lepton_core.embedded._stored import taken_up
 from lepton_core.errors import StorageError, UsageError
 from lepton_core.types import ConvertRequest, DeployResult, OpenRequest, Target
 
@@ -36,6 +37,7 @@ class Options:
         samples: Samples whose first rows become golden inputs; they are stored then. By default
             golden inputs are noise.
         golden_rows: Number of golden rows; 0 for none.
+        golden: Folder of golden pairs to keep in the place of new ones.
         expect: Generation of the alias that the caller has seen.
         why: Reason, for the ledger.
         force: Replace whatever is at *out*.
@@ -48,6 +50,7 @@ class Options:
     recipe: tuple[str, ...] = ()
     samples: str | None = None
     golden_rows: int = GOLDEN_ROWS
+    golden: str | None = None
     expect: int | None = None
     why: str = ""
     force: bool = False
@@ -82,9 +85,12 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
         runtime = runtime_file(hooks.registry, target.id)
         out = Path(options.out) if options.out else context.workdir / request.name
         check_place(out, force=options.force)
-    with tempfile.TemporaryDirectory(dir=context.workdir, prefix=".deploy-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(dir=context.workdir, prefix=".deploy-") as scratch,
+        taken_up(model, options, hooks.registry.target(target.id).artifact) as (source, options),
+    ):
         work = replace(context, workdir=Path(scratch))
-        artifact, before = _artifact(hooks, model, target, options, work)
+        artifact, before = _artifact(hooks, source, target, options, work)
         passport = options.passport or _passport_beside(artifact)
         recipe = options.recipe or recipe_beside(artifact)
         origin = keep_origin_of(artifact, before, work.workdir / "origin")
@@ -197,6 +203,8 @@ def _artifact(
     folder = context.workdir / "artifact"
     folder.mkdir()
     request = ConvertRequest(target.id, precision=options.precision or "fp32", device=target.device)
+    if recipe := next((path for path in options.recipe if path.endswith(".json")), None):
+        request = ConvertRequest(target.id, device=target.device, recipe=recipe)
     done, before = hooks.lower(model, request, replace(context, workdir=folder))
     return done.model, before
 
@@ -218,6 +226,11 @@ def _try(
         if options.golden_rows < 1:
             return artifact, None, facts
         from lepton_core.deployment._golden import check_golden, tolerance_of, write_golden
+
+        if options.golden is not None:
+            kept = Path(options.golden)
+            facts["golden"] = {"kept": True, "repeated_rel_l2": check_golden(session, kept)}
+            return artifact, kept, facts
         from lepton_core.samples import batches, load_samples, match, random_samples
 
         rows = options.golden_rows

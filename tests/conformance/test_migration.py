@@ -208,3 +208,16 @@ def test_dynamic_int8_is_refused_where_the_target_lacks_the_scheme(
         migrate("dynamic", "openvino")
     assert caught.value.code == "LPT-MIG-005"
     assert "onnxruntime" in caught.value.remedy
+
+
+def test_a_stored_version_is_deployed_for_another_target_by_its_recipe(
+    hooks, store, deploy, context
+):
+    first = store.resolve(f"digits@{deploy('digits', 'onnxruntime', 'int8').version}").version
+    request = types.DeployRequest("other", "openvino", options={"store": str(store.path)})
+    result = hooks.deploy(types.Model("deployment", "digits@production"), request, context)
+    second = store.resolve(f"other@{result.version}").version
+    assert (second.target, second.precision) == ("openvino", "int8")
+    assert [f.digest for f in second.role("recipe")] == [f.digest for f in first.role("recipe")]
+    assert integers(second, store) == integers(first, store)
+    assert store.passport(second) is None, "nothing has compared it yet"

@@ -87,6 +87,26 @@ def test_the_same_artifact_gets_the_same_version(source, hooks, context, tmp_pat
     assert two.facts["generation"] == 1
 
 
+def test_a_stored_version_goes_on_under_another_name(source, hooks, context, tmp_path):
+    np.savez(tmp_path / "real.npz", x=np.ones((4, 6), np.float32))
+    asked = request_for(tmp_path, samples=str(tmp_path / "real.npz"))
+    first = hooks.deploy(source, asked, context)
+    options = {"store": str(tmp_path / "store")}
+    second = lepton_core.deploy(
+        "N@production", name="M", target="fake", alias="beta", options=options, context=context
+    )
+    assert second.version == first.version, "artifact, origin and real golden rows are the same"
+    assert second.facts["golden"]["kept"]
+    with Store(tmp_path / "store") as store:
+        assert store.alias("M", "beta").version == first.version
+        (row,) = store.ledger(name="M", kind="version.add")
+        assert row.why == f"from N@production ({first.version})"
+    for reference, code in (("N@v9999", "LPT-STORE-008"), ("none@x", "LPT-STORE-007")):
+        with pytest.raises(UsageError) as caught:
+            lepton_core.deploy(reference, name="M", target="fake", options=options, context=context)
+        assert caught.value.code == code
+
+
 def test_real_samples_become_golden_only_when_asked(source, hooks, context, tmp_path):
     rows = np.arange(30, dtype=np.float32).reshape(5, 6)
     np.savez(tmp_path / "samples.npz", x=rows)
