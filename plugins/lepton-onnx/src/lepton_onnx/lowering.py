@@ -12,12 +12,19 @@ if TYPE_CHECKING:
 
 
 def lower_recipe(
-    proto: ModelProto, path: str, digest: str, *, integer_ops: tuple[str, ...]
+    proto: ModelProto,
+    path: str,
+    digest: str,
+    *,
+    integer_ops: tuple[str, ...],
+    unsigned: bool = True,
+    dynamic: bool = True,
+    float_outputs: bool = True,
 ) -> tuple[ModelProto, dict[str, Any]]:
     """Write the recipe at *path* into a pivot.
 
-    Activations are uint8 in the file, the recipe's int8 plus 128, and weights int8: the pair that
-    the integer kernels of CPUs multiply.
+    Unless asked otherwise, activations are uint8 in the file, the recipe's int8 plus 128, and
+    weights int8: the pair that the integer kernels of CPUs multiply.
 
     Args:
         proto: The pivot with its weights in memory; it is not changed.
@@ -25,6 +32,9 @@ def lower_recipe(
         digest: Digest of the pivot.
         integer_ops: Operators that the target computes with integers; around others no pairs are
             written.
+        unsigned: Whether activations are uint8.
+        dynamic: As for :func:`lepton_onnx.qdq.lower`.
+        float_outputs: As for :func:`lepton_onnx.qdq.lower`.
 
     Returns:
         The lowered model, and facts for the record: ``recipe`` (digest, scheme, what the CPU
@@ -39,7 +49,7 @@ def lower_recipe(
     integers = {n: arrays[t.integers] for n, t in recipe.tensors.items() if t.integers}
     lowered = qdq.lower(
         proto, recipe, digest=digest, integers=integers, arrays=arrays, integer_ops=integer_ops,
-        unsigned=True,
+        unsigned=unsigned, dynamic=dynamic, float_outputs=float_outputs,
     )  # fmt: skip
     facts = {
         "recipe": {
