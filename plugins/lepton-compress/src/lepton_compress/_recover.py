@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_compress._bench import FASTER
 from lepton_compress._calibrate import observe
 from lepton_compress._channels import observe_channels
 from lepton_compress._diagnose import (
@@ -64,7 +65,11 @@ UNEVEN = 0.25
 LITTLE = 0.01
 """Error of the outputs, every channel counted alike, that nobody needs to get back."""
 
+SLOWER = "slower"
+"""Word by which a session says that its exact products of integers take other kernels."""
+
 _GAIN = 0.9
+_MORE = 1.5
 _CHANCE = 0.01
 
 
@@ -96,10 +101,15 @@ class Recoverer:
         """Try each of *methods* that may help here, in a fixed order.
 
         Where int8 as it is passes and the error of its outputs is below :data:`LITTLE`, there is
-        nothing to get back and nothing is tried.
+        nothing to get back and no method is tried for it. Time may still be: see
+        :meth:`_narrow_for_time`.
         """
-        if self.best.passes and self.best.balanced <= LITTLE:
-            return
+        if not (self.best.passes and self.best.balanced <= LITTLE):
+            self._recover(methods)
+        if "narrow" in methods:
+            self._narrow_for_time()
+
+    def _recover(self, methods: Collection[str]) -> None:
         self.findings = self._diagnose()
         attempts = {
             "equalize": self._equalize,
@@ -141,6 +151,13 @@ class Recoverer:
         lines = []
         for step in (s for s in self.steps if s["kept"]):
             drops = step["drop_before"], step["drop_after"]
+            if step.get("for") == "time":
+                lines.append(
+                    f"{step['method']}: {step['p50_ms_before']:.3g} -> {step['p50_ms_after']:.3g} "
+                    f"ms a request, error of the outputs {step['error_before']} -> "
+                    f"{step['error_after']}"
+                )
+                continue
             gained = "" if None in drops else f"{drops[0] - drops[1]:+.4g} of the metric, "
             lines.append(
                 f"{step['method']} gave back {gained}error of the outputs "
@@ -229,6 +246,21 @@ class Recoverer:
         candidate = replace(self.recovery, narrow=weights)
         self._measure("narrow", candidate, {"values": [f.value for f in found]})
 
+    def _narrow_for_time(self) -> None:
+        """Try half the integers for all weights where the exact kernels are the slow ones."""
+        recipe, before = self.best.recipe, self.best
+        if recipe is None or SLOWER not in before.integers or not before.passes:
+            return
+        _, names = self.recovery.on(self.job.graph)
+        layers = names.recipe(recipe).layers.values()
+        weights = tuple(v.weight for v in layers if v.weight is not None and v.mode == "static")
+        candidate = replace(self.recovery, narrow=weights)
+        self._measure("narrow (faster kernels)", candidate, {"for": "time"}, self._saves_time)
+
+    def _saves_time(self, new: Trial) -> bool:
+        budgeted = self.job.request.max_drop is not None
+        return saves_time(new, self.best, self.bench.rows, budgeted=budgeted)
+
     def _bias(self) -> None:
         recipe = self.best.recipe
         graph, names = self.recovery.on(self.job.graph)
@@ -266,13 +298,19 @@ class Recoverer:
         candidate = replace(self.recovery, corrections=corrections)
         return self._measure(method, candidate, {"layers": len(corrections)})
 
-    def _measure(self, method: str, candidate: Recovery, facts: dict[str, Any]) -> bool:
+    def _measure(
+        self,
+        method: str,
+        candidate: Recovery,
+        facts: dict[str, Any],
+        better: Callable[[Trial], bool] | None = None,
+    ) -> bool:
         recipe, _ = candidate.recipe(
             self.job, self.calibration, self.estimator, self.job.options.keep
         )
         name = f"{recipe.precision} ({self.estimator}, {method})"
         trial = self.bench.measure(name, recipe, self.estimator, ())
-        kept = gains(trial, self.best, self.bench.rows)
+        kept = better(trial) if better else gains(trial, self.best, self.bench.rows)
         self.steps.append(
             {
                 "method": method,
@@ -281,6 +319,8 @@ class Recoverer:
                 "drop_after": _number(trial.drop),
                 "error_before": _number(self.best.balanced),
                 "error_after": _number(trial.balanced),
+                "p50_ms_before": self.best.p50_ms,
+                "p50_ms_after": trial.p50_ms,
                 **facts,
             }
         )
@@ -381,14 +421,32 @@ def gains(new: Trial, old: Trial, rows: int) -> bool:
     """
     if math.isnan(new.drop) or math.isnan(new.balanced):
         return False
-    chance = min(2.0 / max(rows, 1), _CHANCE)
+    chance = _chance(rows)
     if new.balanced < _GAIN * old.balanced:
         return new.drop <= old.drop + chance
     return new.drop < old.drop - chance and new.balanced <= old.balanced
+
+
+def saves_time(new: Trial, old: Trial, rows: int, *, budgeted: bool) -> bool:
+    """Tell whether a candidate is faster at no loss that counts.
+
+    It has to pass, and the metric may lose what is taken for chance. Where no budget tells what
+    the outputs may lose (*budgeted*), their error may be half as large again at most.
+    """
+    if new.p50_ms is None or old.p50_ms is None or not new.passes:
+        return False
+    if not budgeted and new.balanced > max(_MORE * old.balanced, LITTLE):
+        return False
+    return new.drop <= old.drop + _chance(rows) and new.p50_ms < FASTER * old.p50_ms
+
+
+def _chance(rows: int) -> float:
+    """Return the difference of a metric on that many rows that is taken for chance."""
+    return min(2.0 / max(rows, 1), _CHANCE)
 
 
 def _number(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-__all__ = ["ROWS", "UNEVEN", "Recoverer", "gains", "recover"]
+__all__ = ["ROWS", "UNEVEN", "Recoverer", "gains", "recover", "saves_time"]
