@@ -156,6 +156,8 @@ def test_outputs_of_different_scales_keep_their_names_and_values(graphs, images,
     entries, _ = balance(sites, seen)
     recovery = Recovery(rescaled=entries)
     recipe, _ = recovery.recipe(_job(model, graph, context), samples_of(model, images), "minmax")
+    assert "y" in recipe.layers
+    assert "y" in recipe.rescaled
     expected = {"y": run(model, {"x": images}, context)}
     errors = []
     for name, one in (("plain", plain), ("balanced", recipe)):
@@ -172,6 +174,36 @@ def test_outputs_of_different_scales_keep_their_names_and_values(graphs, images,
     place = recipes.write(alone, work.workdir / "recipe.json")
     built = work.hooks.convert(model, ConvertRequest("onnxruntime", recipe=str(place)), work).model
     assert balanced_error(expected, {"y": run(built, {"x": images}, work)}) < 0.03
+
+
+def test_two_balanced_heads_keep_their_names(graphs, images, context_of):
+    def head(seed):
+        weight = graphs.rand(6, 8, 1, 1, seed=seed)
+        weight[:2] *= 2000
+        return weight
+
+    nodes = [graphs.conv("x", "w1", "b1", "c1"), graphs.node("Relu", ["c1"], ["r1"])]
+    nodes += [graphs.node("Conv", ["r1", f"wh{n}", f"bh{n}"], [f"y{n}"]) for n in (1, 2)]
+    weights = {"w1": graphs.convs["w1"], "b1": graphs.convs["b1"], "wh1": head(5), "wh2": head(6),
+               "bh1": graphs.rand(6), "bh2": graphs.rand(6, seed=2)}  # fmt: skip
+    model = graphs.build(nodes, weights, outputs=("y1", "y2"))
+    context = context_of("calibrate")
+    graph, plain = naive(model, images, context)
+    seen = observe_channels(graph, {"y1": 1, "y2": 1}, samples_of(model, images), context)
+    entries, _ = balance(output_sites(graph, plain.layers), seen)
+    assert set(entries) == {"y1", "y2"}
+    recovery = Recovery(rescaled=entries)
+    recipe, _ = recovery.recipe(_job(model, graph, context), samples_of(model, images), "minmax")
+    assert {"y1", "y2"} <= set(recipe.layers)
+    work = context_of("balanced")
+    place = recipes.write(recipe, work.workdir / "recipe.json")
+    built = work.hooks.convert(model, ConvertRequest("onnxruntime", recipe=str(place)), work).model
+    outputs = []
+    for one in (model, built):
+        with work.hooks.open(one, OpenRequest("onnxruntime", threads=1), work) as session:
+            outputs.append(session.run({"x": images}))
+    assert list(outputs[0]) == list(outputs[1]) == ["y1", "y2"]
+    assert balanced_error(*outputs) < 0.03
 
 
 def test_smoothing_takes_norms_that_others_read_as_well(graphs, context_of):
@@ -315,6 +347,7 @@ def test_the_balanced_error_sees_small_channels_beside_large_ones():
     assert balanced_error({"y": reference}, {"y": actual}) == pytest.approx(0.75, abs=0.01)
     assert balanced_error({"y": reference}, {"y": reference}) == 0
     assert balanced_error({"y": reference}, {"y": reference * np.nan}) == np.inf
+    assert balanced_error({"y": reference}, {"y/restored": reference}) == np.inf
 
 
 # --- mechanisms --------------------------------------------------------------------------------
