@@ -206,6 +206,20 @@ def test_two_balanced_heads_keep_their_names(graphs, images, context_of):
     assert balanced_error(*outputs) < 0.03
 
 
+def test_scales_and_weights_belong_together_where_readers_stay_float(chain, images, context):
+    graph, plain = naive(chain, images, context)
+    entries = equalize(graph, reader_sites(graph, plain.layers))
+    recovery = Recovery(rescaled={"p1": entries["p1"]}, keep=("c2",))
+    recipe, _ = recovery.recipe(_job(chain, graph, context), samples_of(chain, images), "minmax")
+    assert "w1" in recipe.tensors
+    assert "w2" not in recipe.tensors
+    copy = ModelProto()
+    copy.CopyFrom(graph.model)
+    qdq.rescale(copy, recipe.rescaled)
+    lowered = next(numpy_helper.to_array(t) for t in copy.graph.initializer if t.name == "w1")
+    assert np.allclose(recipe.tensors["w1"].scales, np.abs(lowered).max((1, 2, 3)) / 127)
+
+
 def test_smoothing_takes_norms_that_others_read_as_well(graphs, context_of):
     rand, node = graphs.rand, graphs.node
     gamma = np.ones(16, np.float32)
