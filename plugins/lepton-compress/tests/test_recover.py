@@ -30,7 +30,7 @@ from lepton_compress._graph import Graph
 from lepton_compress._options import RECOVERIES, read_options
 from lepton_compress._recover_bias import analytic, empirical
 from lepton_compress._recover_recipe import Recovery
-from lepton_compress._recover_scales import balance, equalize, merged, smooth
+from lepton_compress._recover_scales import WIDE_STEPS, balance, equalize, merged, smooth
 from lepton_compress._recover_sites import output_sites, reader_sites
 from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
@@ -153,6 +153,7 @@ def test_outputs_of_different_scales_keep_their_names_and_values(graphs, images,
     seen = observe_channels(graph, {"y": 1}, samples_of(model, images), context)
     found = channel_findings(graph, sites, seen, head=True)
     assert [(f.mechanism, f.value) for f in found] == [("mixed-head", "y")]
+    assert not channel_findings(graph, sites, seen, head=True, steps=WIDE_STEPS)
     entries, _ = balance(sites, seen)
     recovery = Recovery(rescaled=entries)
     recipe, _ = recovery.recipe(_job(model, graph, context), samples_of(model, images), "minmax")
@@ -399,6 +400,7 @@ def test_mechanisms_are_named_where_numbers_show_them(graphs):
     chosen = {n: Range(-high, high, -high, high) for n, high in (("s", 0.5), ("a", 40.0))}
     assert [f.value for f in concat_findings(graph, recipe, chosen)] == ["j"]
     assert not concat_findings(graph, recipe, chosen | {"s": chosen["a"]})
+    assert not concat_findings(graph, recipe, chosen, steps=WIDE_STEPS)
     assert [f.mechanism for f in weight_findings(graph, recipe)] == ["uneven-weights"]
     far = {"a": Range(-40, 70.0, -40, 70.0), "s": Range(-0.5, 7e4, 0, 0)}
     kinds = [(f.mechanism, f.value) for f in range_findings(graph, recipe, chosen, far)]
