@@ -353,6 +353,17 @@ def test_ways_of_recovery_are_options(given, read):
         read_options({"recover": "auto"}, "int4")
 
 
+@pytest.mark.parametrize("scheme", ["dynamic", "weight-only"])
+def test_only_static_integers_are_recovered(scheme):
+    with pytest.raises(OptimizeError, match="no option of the scheme") as failed:
+        read_options({"recover": "auto", "scheme": scheme})
+    assert failed.value.code == "LPT-OPT-015"
+    assert read_options({"recover": "none", "scheme": scheme}).recover == ()
+    with pytest.raises(OptimizeError, match="recover cannot be 5") as failed:
+        read_options({"recover": 5})
+    assert failed.value.code == "LPT-OPT-015"
+
+
 def test_the_balanced_error_sees_small_channels_beside_large_ones():
     random = np.random.default_rng(0)
     reference = random.standard_normal((100, 4)) * [1000, 1, 1, 1]
