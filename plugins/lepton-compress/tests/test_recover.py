@@ -32,7 +32,7 @@ from lepton_compress._options import RECOVERIES, read_options
 from lepton_compress._recover import saves_time
 from lepton_compress._recover_bias import analytic, empirical
 from lepton_compress._recover_recipe import Recovery
-from lepton_compress._recover_scales import balance, equalize, merged, smooth
+from lepton_compress._recover_scales import WIDE_STEPS, balance, equalize, merged, smooth
 from lepton_compress._recover_sites import output_sites, reader_sites
 from lepton_core import recipe as recipes
 from lepton_core.environment import sums_may_saturate
@@ -156,9 +156,12 @@ def test_outputs_of_different_scales_keep_their_names_and_values(graphs, images,
     seen = observe_channels(graph, {"y": 1}, samples_of(model, images), context)
     found = channel_findings(graph, sites, seen, head=True)
     assert [(f.mechanism, f.value) for f in found] == [("mixed-head", "y")]
+    assert not channel_findings(graph, sites, seen, head=True, steps=WIDE_STEPS)
     entries, _ = balance(sites, seen)
     recovery = Recovery(rescaled=entries)
     recipe, _ = recovery.recipe(_job(model, graph, context), samples_of(model, images), "minmax")
+    assert "y" in recipe.layers
+    assert "y" in recipe.rescaled
     expected = {"y": run(model, {"x": images}, context)}
     errors = []
     for name, one in (("plain", plain), ("balanced", recipe)):
@@ -175,6 +178,50 @@ def test_outputs_of_different_scales_keep_their_names_and_values(graphs, images,
     place = recipes.write(alone, work.workdir / "recipe.json")
     built = work.hooks.convert(model, ConvertRequest("onnxruntime", recipe=str(place)), work).model
     assert balanced_error(expected, {"y": run(built, {"x": images}, work)}) < 0.03
+
+
+def test_two_balanced_heads_keep_their_names(graphs, images, context_of):
+    def head(seed):
+        weight = graphs.rand(6, 8, 1, 1, seed=seed)
+        weight[:2] *= 2000
+        return weight
+
+    nodes = [graphs.conv("x", "w1", "b1", "c1"), graphs.node("Relu", ["c1"], ["r1"])]
+    nodes += [graphs.node("Conv", ["r1", f"wh{n}", f"bh{n}"], [f"y{n}"]) for n in (1, 2)]
+    weights = {"w1": graphs.convs["w1"], "b1": graphs.convs["b1"], "wh1": head(5), "wh2": head(6),
+               "bh1": graphs.rand(6), "bh2": graphs.rand(6, seed=2)}  # fmt: skip
+    model = graphs.build(nodes, weights, outputs=("y1", "y2"))
+    context = context_of("calibrate")
+    graph, plain = naive(model, images, context)
+    seen = observe_channels(graph, {"y1": 1, "y2": 1}, samples_of(model, images), context)
+    entries, _ = balance(output_sites(graph, plain.layers), seen)
+    assert set(entries) == {"y1", "y2"}
+    recovery = Recovery(rescaled=entries)
+    recipe, _ = recovery.recipe(_job(model, graph, context), samples_of(model, images), "minmax")
+    assert {"y1", "y2"} <= set(recipe.layers)
+    work = context_of("balanced")
+    place = recipes.write(recipe, work.workdir / "recipe.json")
+    built = work.hooks.convert(model, ConvertRequest("onnxruntime", recipe=str(place)), work).model
+    outputs = []
+    for one in (model, built):
+        with work.hooks.open(one, OpenRequest("onnxruntime", threads=1), work) as session:
+            outputs.append(session.run({"x": images}))
+    assert list(outputs[0]) == list(outputs[1]) == ["y1", "y2"]
+    assert balanced_error(*outputs) < 0.03
+
+
+def test_scales_and_weights_belong_together_where_readers_stay_float(chain, images, context):
+    graph, plain = naive(chain, images, context)
+    entries = equalize(graph, reader_sites(graph, plain.layers))
+    recovery = Recovery(rescaled={"p1": entries["p1"]}, keep=("c2",))
+    recipe, _ = recovery.recipe(_job(chain, graph, context), samples_of(chain, images), "minmax")
+    assert "w1" in recipe.tensors
+    assert "w2" not in recipe.tensors
+    copy = ModelProto()
+    copy.CopyFrom(graph.model)
+    qdq.rescale(copy, recipe.rescaled)
+    lowered = next(numpy_helper.to_array(t) for t in copy.graph.initializer if t.name == "w1")
+    assert np.allclose(recipe.tensors["w1"].scales, np.abs(lowered).max((1, 2, 3)) / 127)
 
 
 def test_smoothing_takes_norms_that_others_read_as_well(graphs, context_of):
@@ -309,6 +356,17 @@ def test_ways_of_recovery_are_options(given, read):
         read_options({"recover": "auto"}, "int4")
 
 
+@pytest.mark.parametrize("scheme", ["dynamic", "weight-only"])
+def test_only_static_integers_are_recovered(scheme):
+    with pytest.raises(OptimizeError, match="no option of the scheme") as failed:
+        read_options({"recover": "auto", "scheme": scheme})
+    assert failed.value.code == "LPT-OPT-015"
+    assert read_options({"recover": "none", "scheme": scheme}).recover == ()
+    with pytest.raises(OptimizeError, match="recover cannot be 5") as failed:
+        read_options({"recover": 5})
+    assert failed.value.code == "LPT-OPT-015"
+
+
 def test_the_balanced_error_sees_small_channels_beside_large_ones():
     random = np.random.default_rng(0)
     reference = random.standard_normal((100, 4)) * [1000, 1, 1, 1]
@@ -318,6 +376,7 @@ def test_the_balanced_error_sees_small_channels_beside_large_ones():
     assert balanced_error({"y": reference}, {"y": actual}) == pytest.approx(0.75, abs=0.01)
     assert balanced_error({"y": reference}, {"y": reference}) == 0
     assert balanced_error({"y": reference}, {"y": reference * np.nan}) == np.inf
+    assert balanced_error({"y": reference}, {"y/restored": reference}) == np.inf
 
 
 # --- mechanisms --------------------------------------------------------------------------------
@@ -355,6 +414,7 @@ def test_mechanisms_are_named_where_numbers_show_them(graphs):
     chosen = {n: Range(-high, high, -high, high) for n, high in (("s", 0.5), ("a", 40.0))}
     assert [f.value for f in concat_findings(graph, recipe, chosen)] == ["j"]
     assert not concat_findings(graph, recipe, chosen | {"s": chosen["a"]})
+    assert not concat_findings(graph, recipe, chosen, steps=WIDE_STEPS)
     assert [f.mechanism for f in weight_findings(graph, recipe)] == ["uneven-weights"]
     far = {"a": Range(-40, 70.0, -40, 70.0), "s": Range(-0.5, 7e4, 0, 0)}
     kinds = [(f.mechanism, f.value) for f in range_findings(graph, recipe, chosen, far)]

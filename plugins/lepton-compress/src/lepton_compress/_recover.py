@@ -182,9 +182,9 @@ class Recoverer:
         rows = self.bench.samples
         after = observe(graph, list(chosen), rows, self.job.scratch, threads=self._threads)
         return [
-            *channel_findings(graph, readers, seen, head=False),
-            *channel_findings(graph, heads, seen, head=True),
-            *concat_findings(graph, recipe, chosen),
+            *channel_findings(graph, readers, seen, head=False, steps=self._steps),
+            *channel_findings(graph, heads, seen, head=True, steps=self._steps),
+            *concat_findings(graph, recipe, chosen, steps=self._steps),
             *weight_findings(graph, recipe),
             *sum_findings(graph, recipe, seen),
             *range_findings(graph, recipe, chosen, after, clips=self.estimator != "minmax"),
@@ -207,9 +207,7 @@ class Recoverer:
 
     def _smooth(self) -> None:
         sites = self._sites(outputs=False)
-        entries, left = smooth(
-            self._graph, sites, self._channels(sites), steps=WIDE_STEPS if self._wide else STEPS
-        )
+        entries, left = smooth(self._graph, sites, self._channels(sites), steps=self._steps)
         if not entries:
             self._skip("smooth", "no input of a product has channels so uneven that it would gain")
             return
@@ -229,7 +227,9 @@ class Recoverer:
         if not entries:
             self._skip("balance", "the channels of outputs have even ranges")
             return
-        self._try("balance", entries, levels={v: round(255 * s, 1) for v, s in before.items()})
+        self._try(
+            "balance", entries, levels={v: round(self._steps * s, 1) for v, s in before.items()}
+        )
 
     def _narrow(self) -> None:
         graph, names = self.recovery.on(self.job.graph)
@@ -272,8 +272,7 @@ class Recoverer:
         axes = {v.inputs[0]: channel_axis(graph, v.inputs[0], v.op) for v in layers.values()}
         seen = observe_channels(graph, axes, self._rows, self.job.scratch, threads=self._threads)
         means = {name: one.mean for name, one in seen.items()}
-        if self._correct("bias (analytic)", analytic(graph, inside, means)):
-            recipe = replace(recipe, corrections={})
+        self._correct("bias (analytic)", analytic(graph, inside, means))
         if len(layers) > MOST_LAYERS:
             self._skip("bias (empirical)", f"there are more than {MOST_LAYERS} layers")
             return
@@ -346,8 +345,8 @@ class Recoverer:
     # --- what is looked at --------------------------------------------------------------------
 
     @property
-    def _wide(self) -> bool:
-        return self.job.request.precision == "int16"
+    def _steps(self) -> int:
+        return WIDE_STEPS if self.job.request.precision == "int16" else STEPS
 
     @property
     def _threads(self) -> int | None:
