@@ -29,8 +29,8 @@ from lepton_compress._diagnose import (
 from lepton_compress._diagnose_cpu import _places, saturation_findings
 from lepton_compress._graph import Graph
 from lepton_compress._options import RECOVERIES, read_options
-from lepton_compress._recover import saves_time
 from lepton_compress._recover_bias import analytic, empirical
+from lepton_compress._recover_judge import saves_time
 from lepton_compress._recover_recipe import Recovery
 from lepton_compress._recover_scales import WIDE_STEPS, balance, equalize, merged, smooth
 from lepton_compress._recover_sites import output_sites, reader_sites
