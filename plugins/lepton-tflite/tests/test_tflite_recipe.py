@@ -208,3 +208,24 @@ def test_other_schemes_are_refused(quantized, tmp_path, context):
     with pytest.raises(UnsupportedOperationError) as caught:
         plugin.lepton_convert(pivot, ConvertRequest("tflite", recipe=str(other)), context)
     assert caught.value.code == "LPT-CONV-412"
+
+
+def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pivot):
+    wanted, path = quantized
+    made = convert(wanted, recipe=path, device="edgetpu")
+    assert made.model.signature.inputs[0].shape == (1, 3, 8, 8)
+    assert {s.dtype for s in (*made.model.signature.inputs, *made.model.signature.outputs)} == {
+        "int8"
+    }
+    root = flat.root_of(Path(made.model.path).read_bytes())
+    assert set(flat.stored_values(root)) == {"int8", "int32"}
+    with pytest.raises(UnsupportedOperationError) as caught:
+        plugin.lepton_convert(pivot, ConvertRequest("tflite", device="edgetpu"), context)
+    assert caught.value.code == "LPT-CONV-414"
+    from lepton_tflite._edgetpu import refuse_floats
+
+    model = flat.unpack(Path(single.model.path).read_bytes())
+    with pytest.raises(ConversionError) as caught:
+        refuse_floats(model, single.model.signature)
+    assert caught.value.code == "LPT-CONV-415"
+    assert "FULLY_CONNECTED" in caught.value.cause

@@ -14,6 +14,7 @@ from lepton_onnx import pivot
 from lepton_onnx.external import digest
 from lepton_tflite import __version__
 from lepton_tflite._build import ROWS, Built, Plan, build
+from lepton_tflite._edgetpu import refuse_floats
 from lepton_tflite._execution import storage_facts
 from lepton_tflite._finish import finish, float_ports, integer_ports
 from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
@@ -21,7 +22,7 @@ from lepton_tflite._half import LIMIT as HALF_LIMIT
 from lepton_tflite._half import store_half
 from lepton_tflite._integers import check_integers
 from lepton_tflite._lower import LIMIT, lower
-from lepton_tflite._ports import Ports, check_dtypes, parse_options
+from lepton_tflite._ports import EDGETPU, Ports, check_dtypes, parse_options
 from lepton_tflite._reproduce import reproducer
 from lepton_tflite.info import INFO
 
@@ -73,10 +74,10 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
 
     Raises:
         UnsupportedOperationError: LPT-CONV-407 (precision), 408 (an option), 412 (a
-            recipe's scheme), 413 (a recipe and fp16).
+            recipe's scheme), 413 (a recipe and fp16), 414 (an Edge TPU without a recipe).
         ConversionError: LPT-CONV-402 … 406 (:func:`._build.build`), 409 (dtypes that cannot be
             passed), 410 (a symbolic dimension without a size), 411 (other integers than the
-            recipe's); LPT-CONV-111 … 116, the graph has
+            recipe's), 415 (floats in a file for an Edge TPU); LPT-CONV-111 … 116, the graph has
             no translation to torch.
         PluginDependencyError: LPT-CONV-401, the converter is not installed.
         SourceError: The pivot cannot be read.
@@ -99,6 +100,12 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
 
 
 def _refuse_what_is_not_done(request: ConvertRequest) -> None:
+    if request.device == EDGETPU and not request.recipe:
+        raise UnsupportedOperationError(
+            "LPT-CONV-414",
+            f"An Edge TPU takes int8 alone, not {request.precision}",
+            remedy="Build it with --precision int8, or lower a recipe with --recipe.",
+        )
     if request.recipe and request.precision in ("fp16", "bf16"):
         raise UnsupportedOperationError(
             "LPT-CONV-413",
@@ -151,6 +158,8 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
     signature = ports.signature
     if ports.integer:
         signature = integer_ports(built.model, signature)
+    if request.device == EDGETPU:
+        refuse_floats(built.model, signature)
     notes = {"batch": built.batch, "precision": precision, **facts.pop("notes", {})}
     finish(built.model, signature, notes)
     data = pack(built.model)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 _OPERATOR = re.compile(
-    r"'((?:tfl|stablehlo|tf|vhlo|chlo|quant)\.[a-z0-9_]+)'"
+    r"TF Select ops: (\w+)|'((?:tfl|stablehlo|tf|vhlo|chlo|quant)\.[a-z0-9_]+)'"
     r"|\b(aten[.:]+[a-zA-Z0-9_]+(?:\.[a-zA-Z0-9_]+)?)"
     r"|(?:error|failed to legalize operation):? '([a-z0-9_.]+)'"
 )

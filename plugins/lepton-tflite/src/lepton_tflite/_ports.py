@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from lepton_core.types import ConvertRequest
 
+EDGETPU = "edgetpu"
+"""Device whose compiler takes files of int8 alone, border included, for a fixed batch."""
+
 OPTIONS = ("batch", "shapes", "io")
 _PASSABLE = {
     "float32", "int8", "uint8", "int16", "int32", "int64", "bool",
@@ -124,7 +127,10 @@ def parse_options(request: ConvertRequest) -> Options:
     io = request.options.get("io", "float")
     if io not in ("float", "int8"):
         raise _wrong(f"The option io cannot be {io!r}", "It is float or int8.")
-    return Options(batch, _shapes(request.options.get("shapes", {})), io == "int8")
+    shapes = _shapes(request.options.get("shapes", {}))
+    if request.device == EDGETPU:
+        return Options(1 if batch == "auto" else batch, shapes, integer=True)
+    return Options(batch, shapes, io == "int8")
 
 
 def _shapes(given: object) -> dict[str, int]:
@@ -165,4 +171,4 @@ def check_dtypes(signature: Signature) -> None:
         )
 
 
-__all__ = ["OPTIONS", "Options", "Ports", "check_dtypes", "parse_options", "unsupported"]
+__all__ = ["EDGETPU", "OPTIONS", "Options", "Ports", "check_dtypes", "parse_options", "unsupported"]

@@ -1,4 +1,4 @@
-"""The runtime's package, under whichever name it is installed."""
+"""The runtime's package."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ from lepton_core.errors import PluginDependencyError
 
 
 def interpreter_module() -> Any:  # noqa: ANN401 - the package has no types
-    """Return the module that holds ``Interpreter``: of ai-edge-litert, else of tflite-runtime.
+    """Return the module that holds ``Interpreter``.
 
     Raises:
-        PluginDependencyError: LPT-RUN-401, neither can be imported.
+        PluginDependencyError: LPT-RUN-401, it cannot be imported.
     """
     try:
         from ai_edge_litert import interpreter
     except ImportError as error:
-        try:
-            from tflite_runtime import interpreter
-        except ImportError:
-            raise PluginDependencyError(
-                "LPT-RUN-401",
-                "The LiteRT runtime cannot be imported",
-                cause=str(error),
-                remedy="pip install lepton-tflite",
-            ) from error
+        raise PluginDependencyError(
+            "LPT-RUN-401",
+            "The LiteRT runtime cannot be imported",
+            cause=str(error),
+            remedy="pip install lepton-tflite",
+        ) from error
     return interpreter
 
 

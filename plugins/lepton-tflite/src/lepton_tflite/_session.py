@@ -192,7 +192,7 @@ def check_request(request: OpenRequest) -> None:
         raise SessionError(
             "LPT-RUN-409",
             f"LiteRT has no device {request.device!r}",
-            remedy=f"Use one of {', '.join(INFO.devices)}; files for phones run here on the CPU.",
+            remedy=f"Use one of {', '.join(INFO.devices)}; all of them run on the CPU here.",
         )
     for key in request.options:
         if key not in OPTIONS:
@@ -244,7 +244,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
 
 
 def _version() -> str:
-    return version_of("ai-edge-litert") or version_of("tflite-runtime") or ""
+    return version_of("ai-edge-litert") or ""
 
 
 def _facts(found: File, interpreter: Any, threads: int) -> dict[str, Any]:  # noqa: ANN401

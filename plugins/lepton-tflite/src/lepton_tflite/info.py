@@ -59,6 +59,10 @@ INFO = TargetInfo(
         "shapes.dynamic": Capability(
             Support.UNSUPPORTED, note="give other dimensions a size: --option shapes=tokens=128"
         ),
+        "device.edgetpu": Capability(
+            Support.FULL,
+            note="int8 from end to end, one row; Google's edgetpu_compiler does the rest",
+        ),
         "device.gpu": Capability(Support.NOT_IMPLEMENTED, note="no delegate but XNNPACK yet"),
         "adapt": Capability(Support.UNSUPPORTED, note="the source format's plugin adapts"),
         "optimize": Capability(Support.UNSUPPORTED, note="an engine does it: lepton-compress"),
@@ -69,13 +73,14 @@ INFO = TargetInfo(
     backends=(
         Backend(
             module="ai_edge_litert",
-            distributions=("ai-edge-litert", "tflite-runtime"),
+            distributions=("ai-edge-litert",),
+            specifier=">=2.3,<2.4",
             pip="lepton-tflite",
         ),
     ),
     artifact="tflite",
     precisions=("fp32", "fp16"),
-    devices=("cpu", "android-arm64"),
+    devices=("cpu", "android-arm64", "edgetpu"),
     platforms=("linux", "windows", "macos", "android"),
     constraints=Constraints(opsets=(13, 24)),
 )
