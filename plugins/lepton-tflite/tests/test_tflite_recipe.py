@@ -165,16 +165,22 @@ def test_outputs_are_those_of_the_onnx_lowering_within_a_unit(lowered, quantized
     assert (units == 0).mean() > 0.98
 
 
-def test_the_border_is_integer_on_request(quantized, convert, opened, lowered):
+def test_the_border_is_integer_on_request_and_a_session_passes_both(
+    quantized, convert, opened, lowered
+):
     pivot, path = quantized
     made = convert(pivot, recipe=path, options={"io": "int8", "batch": 2})
-    signature = made.model.signature
-    assert (signature.inputs[0].dtype, signature.outputs[0].dtype) == ("int8", "int8")
+    assert made.facts["border"] == "int8"
     x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype("f4")
     codes = np.clip(np.rint(x / np.float32(0.031)) + 3, -128, 127).astype("i1")
-    got = opened(made.model).run({"image": codes})["scores"]
+    raw = opened(made.model, options={"io": "int8"})
+    assert (raw.signature.inputs[0].dtype, raw.signature.outputs[0].dtype) == ("int8", "int8")
     wanted = opened(lowered.model).run({"image": x})["scores"]
+    got = raw.run({"image": codes})["scores"]
     np.testing.assert_allclose((got.astype("f4") + 7) * np.float32(0.23), wanted, rtol=1e-6)
+    as_floats = opened(made.model)
+    assert as_floats.signature == made.model.signature
+    np.testing.assert_allclose(as_floats.run({"image": x})["scores"], wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("fault", ["integer", "scale", "zero"])
@@ -214,9 +220,7 @@ def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pi
     wanted, path = quantized
     made = convert(wanted, recipe=path, device="edgetpu")
     assert made.model.signature.inputs[0].shape == (1, 3, 8, 8)
-    assert {s.dtype for s in (*made.model.signature.inputs, *made.model.signature.outputs)} == {
-        "int8"
-    }
+    assert made.model.metadata["border"] == "int8"
     root = flat.root_of(Path(made.model.path).read_bytes())
     assert set(flat.stored_values(root)) == {"int8", "int32"}
     with pytest.raises(UnsupportedOperationError) as caught:
@@ -226,6 +230,6 @@ def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pi
 
     model = flat.unpack(Path(single.model.path).read_bytes())
     with pytest.raises(ConversionError) as caught:
-        refuse_floats(model, single.model.signature)
+        refuse_floats(model)
     assert caught.value.code == "LPT-CONV-415"
     assert "FULLY_CONNECTED" in caught.value.cause

@@ -155,18 +155,18 @@ def _built(
 def _written(model: Model, request: ConvertRequest, context: Context, made: _Made) -> ConvertResult:
     ports, built, facts = made.ports, made.built, made.facts
     precision = facts.get("recipe", {}).get("precision", request.precision)
-    signature = ports.signature
+    border = "int8" if ports.integer else "float"
     if ports.integer:
-        signature = integer_ports(built.model, signature)
+        integer_ports(built.model)
     if request.device == EDGETPU:
-        refuse_floats(built.model, signature)
-    notes = {"batch": built.batch, "precision": precision, **facts.pop("notes", {})}
-    finish(built.model, signature, notes)
+        refuse_floats(built.model)
+    notes = {"batch": built.batch, "border": border, "precision": precision}
+    finish(built.model, ports.signature, {**notes, **facts.pop("notes", {})})
     data = pack(built.model)
     out = context.workdir / FILE
     write_atomic(out, data)
     facts |= storage_facts(stored_values(root_of(data)))
-    facts |= {"batch": built.batch, "difference_to_torch": built.difference}
+    facts |= {"batch": built.batch, "border": border, "difference_to_torch": built.difference}
     if built.closed:
         facts["batch_closed_because"] = list(built.closed)
     step = LineageStep(
@@ -176,11 +176,11 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
         request={"precision": precision, "batch": built.batch, **_recipe_digest(facts)},
         tools=versions_of(*_TOOLS),
     )
-    kept = ("opset", "storage_precision", "batch", "recipe")
+    kept = ("opset", "storage_precision", "batch", "border", "recipe")
     written = Model(
         format=INFO.artifact,
         path=str(out),
-        signature=signature,
+        signature=ports.signature,
         digest=digest_path(out),
         lineage=(*model.lineage, step),
         metadata={

@@ -6,23 +6,20 @@ rest runs on the host. So a file for that device has no float inside and at its 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lepton_core.errors import ConversionError
 from lepton_tflite._flatbuffer import DTYPES, operator_name
 
-if TYPE_CHECKING:
-    from lepton_core.types import Signature
 
-
-def refuse_floats(model: Any, signature: Signature) -> None:  # noqa: ANN401 - a generated class
+def refuse_floats(model: Any) -> None:  # noqa: ANN401 - a generated class
     """Refuse a file that an Edge TPU would not run as a whole.
 
     Raises:
-        ConversionError: LPT-CONV-415, with the operators and ports that are float.
+        ConversionError: LPT-CONV-415, with the operators that are float.
     """
     graph = model.subgraphs[0]
-    found = [str(s) for s in (*signature.inputs, *signature.outputs) if s.dtype == "float32"]
+    found = []
     for operator in graph.operators:
         ends = [*operator.inputs, *operator.outputs]
         kinds = {DTYPES.get(graph.tensors[i].type) for i in ends if i >= 0}

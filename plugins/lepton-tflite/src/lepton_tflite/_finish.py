@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from lepton_core.codec import to_data
 from lepton_core.errors import ConversionError
-from lepton_core.types import Signature
 from lepton_tflite._flatbuffer import (
     DTYPES,
     NOTES,
@@ -21,6 +19,9 @@ from lepton_tflite._flatbuffer import (
     set_notes,
     text,
 )
+
+if TYPE_CHECKING:
+    from lepton_core.types import Signature
 
 _NARROWED = {"int64": "int32", "uint64": "uint32", "float64": "float32"}
 KEY = "serving_default"
@@ -167,37 +168,24 @@ def float_ports(model: Any, signature: Signature) -> int:  # noqa: ANN401 - a ge
     return count
 
 
-def integer_ports(model: Any, signature: Signature) -> Signature:  # noqa: ANN401
-    """Take out the QUANTIZE and DEQUANTIZE at the border, so that ports are integers.
-
-    Returns:
-        The signature with the ports' new types; what they stand for is in the file's tensors.
-    """
+def integer_ports(model: Any) -> None:  # noqa: ANN401 - a generated class
+    """Take out the QUANTIZE and DEQUANTIZE at the border, so that the file's ports are int8."""
     graph, port = model.subgraphs[0], model.signatureDefs[0]
-    numbers = {"QUANTIZE": "inputs", "DEQUANTIZE": "outputs"}
-    changed: dict[str, dict[str, str]] = {"inputs": {}, "outputs": {}}
+    sides = {"QUANTIZE": port.inputs, "DEQUANTIZE": port.outputs}
     for operator in list(graph.operators):
-        side = numbers.get(operator_name(model.operatorCodes[operator.opcodeIndex]))
-        if side is None:
+        entries = sides.get(operator_name(model.operatorCodes[operator.opcodeIndex]))
+        if entries is None:
             continue
         outer, inner = int(operator.inputs[0]), int(operator.outputs[0])
-        if side == "outputs":
+        if entries is port.outputs:
             outer, inner = inner, outer
         readers = sum(outer in other.inputs for other in graph.operators)
-        for entry in getattr(port, side):
-            alone = side == "outputs" or readers == 1
-            if entry.tensorIndex == outer and alone:
+        for entry in entries:
+            if entry.tensorIndex == outer and (entries is port.outputs or readers == 1):
                 entry.tensorIndex = inner
-                changed[side][text(entry.name)] = DTYPES[graph.tensors[inner].type]
                 graph.operators.remove(operator)
     graph.inputs = np.asarray([m.tensorIndex for m in port.inputs], np.int32)
     graph.outputs = np.asarray([m.tensorIndex for m in port.outputs], np.int32)
-    return Signature(
-        *(
-            tuple(replace(s, dtype=changed[side].get(s.name, s.dtype)) for s in specs)
-            for side, specs in (("inputs", signature.inputs), ("outputs", signature.outputs))
-        )
-    )
 
 
 __all__ = ["KEY", "file_dtype", "finish", "float_ports", "integer_ports", "name_ports"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ import numpy as np
 
 from lepton_core.environment import available_cpus, version_of
 from lepton_core.errors import SessionError
+from lepton_core.types import Signature
 from lepton_onnx.arrays import checked_inputs
+from lepton_tflite._border import into_file, out_of_file
 from lepton_tflite._execution import delegated
 from lepton_tflite._file import File, read_file
 from lepton_tflite._litert import quiet
@@ -22,9 +25,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from lepton_core.context import Context
-    from lepton_core.types import Model, OpenRequest, Signature
+    from lepton_core.types import Model, OpenRequest, TensorSpec
 
-OPTIONS = ("xnnpack",)
+OPTIONS = ("xnnpack", "io")
 
 
 class TfliteSession:
@@ -68,7 +71,7 @@ class TfliteSession:
                 (closed), 408 (a batch without rows).
         """
         arrays = {
-            name: _narrowed(name, array, self._inputs[name]["dtype"])
+            name: into_file(name, array, self._inputs[name])
             for name, array in checked_inputs(self.signature, inputs).items()
         }
         with self._lock:
@@ -77,7 +80,10 @@ class TfliteSession:
                     "LPT-RUN-407", "The session is closed", remedy="Open the model again."
                 )
             found = self._run_rows(arrays) if self._by_rows else self._run(arrays)
-        return {s.name: found[s.name].astype(s.dtype, copy=False) for s in self.signature.outputs}
+        return {
+            s.name: out_of_file(found[s.name], self._outputs[s.name], s.dtype)
+            for s in self.signature.outputs
+        }
 
     def _run_rows(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows = len(next(iter(arrays.values())))
@@ -143,25 +149,6 @@ def _empty() -> SessionError:
     )
 
 
-def _narrowed(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:  # noqa: ANN401 - a type
-    """Return an array in the file's own type, exactly."""
-    wanted = np.dtype(dtype)
-    if array.dtype == wanted:
-        return array
-    if wanted.kind in "iu" and array.size:
-        limits = np.iinfo(wanted)
-        low, high = int(array.min()), int(array.max())
-        if low < limits.min or high > limits.max:
-            raise SessionError(
-                "LPT-RUN-405",
-                f"Input {name!r} holds {low if low < limits.min else high}, which does not fit "
-                f"into {wanted.name}",
-                cause=f"The file computes {array.dtype.name} with 32 bits.",
-                remedy="Map such values into the range of 32 bits before the model.",
-            )
-    return array.astype(wanted)
-
-
 def _ports(interpreter: Any, signature: Signature) -> tuple[Any, Any]:  # noqa: ANN401
     """Return the runtime's details of each input and output, by the signature's names."""
     if interpreter.get_signature_list():
@@ -185,7 +172,7 @@ def check_request(request: OpenRequest) -> None:
     """Check what was asked for, before anything is read.
 
     Raises:
-        SessionError: LPT-RUN-409 (device), 410 (an option), 411 (threads).
+        SessionError: LPT-RUN-409 (device), 410 (an option), 411 (threads), 413 (its value).
     """
     device = request.device or "cpu"
     if device not in INFO.devices:
@@ -201,6 +188,12 @@ def check_request(request: OpenRequest) -> None:
                 f"tflite has no option {key!r} for opening",
                 remedy=f"Options are {', '.join(OPTIONS)}.",
             )
+    if request.options.get("io", "float") not in ("float", "int8"):
+        raise SessionError(
+            "LPT-RUN-413",
+            f"The option io cannot be {request.options['io']!r}",
+            remedy="It is float or int8.",
+        )
     if request.threads is not None and request.threads < 1:
         raise SessionError(
             "LPT-RUN-411",
@@ -212,7 +205,8 @@ def check_request(request: OpenRequest) -> None:
 def open_session(model: Model, request: OpenRequest, context: Context) -> TfliteSession:
     """Open a .tflite file.
 
-    Options: ``xnnpack`` (on; off runs LiteRT's own kernels, as the yardstick does).
+    Options: ``xnnpack`` (on; off runs LiteRT's own kernels, as the yardstick does), ``io``
+    (``"float"``; ``"int8"`` passes the integers of a file whose border is int8 as they are).
 
     Raises:
         SessionError: LPT-RUN-402 (no such file), 403 (Flex or custom operators), 404 (other
@@ -238,9 +232,23 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
             cause=" ".join(str(error).split())[:500],
             remedy="Convert the model again; `lepton check` tells which operators the target has.",
         ) from error
-    return TfliteSession(
-        interpreter, found.signature, found.batch == "rows", _facts(found, interpreter, threads)
-    )
+    signature = found.signature
+    if request.options.get("io") == "int8":
+        signature = _as_stored(interpreter, signature)
+    facts = _facts(found, interpreter, threads)
+    return TfliteSession(interpreter, signature, found.batch == "rows", facts)
+
+
+def _as_stored(interpreter: Any, signature: Signature) -> Signature:  # noqa: ANN401
+    """Return a signature with int8 where the file's own ports are int8."""
+    sides = _ports(interpreter, signature)
+
+    def stored(spec: TensorSpec, details: Any) -> TensorSpec:  # noqa: ANN401
+        kind = np.dtype(details[spec.name]["dtype"]).name
+        return replace(spec, dtype=kind) if kind == "int8" else spec
+
+    inputs = tuple(stored(spec, sides[0]) for spec in signature.inputs)
+    return Signature(inputs, tuple(stored(spec, sides[1]) for spec in signature.outputs))
 
 
 def _version() -> str:
@@ -254,6 +262,7 @@ def _facts(found: File, interpreter: Any, threads: int) -> dict[str, Any]:  # no
         "device": "cpu",
         "threads": threads,
         "batch": found.batch,
+        "border": str(found.notes.get("border", "float")),
         "delegate": delegated(interpreter),
         **found.facts,
     }

@@ -81,19 +81,21 @@ def files(model: Model, name: str) -> dict[str, str]:
         name=title,
         file=model.path.replace("\\", "/").rpartition("/")[2],
         signature=str(model.signature).replace("*/", "* /"),
-        inputs="\n".join(map(_entry, model.signature.inputs)),
-        outputs="\n".join(map(_entry, model.signature.outputs)),
+        inputs="\n".join(_entry(s, model) for s in model.signature.inputs),
+        outputs="\n".join(_entry(s, model) for s in model.signature.outputs),
     )
     return {f"{title}.kt": page}
 
 
-def _entry(spec: TensorSpec) -> str:
+def _entry(spec: TensorSpec, model: Model) -> str:
     count = 1
     for dim in spec.shape:
         count *= dim if isinstance(dim, int) else 1
     key = spec.name.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
     kind = {"int64": "int32"}.get(spec.dtype, spec.dtype)
-    return f'        "{key}" to buffer({count * _BYTES.get(spec.dtype, 4)}),  // {kind}, {spec}'
+    if kind == "float32" and model.metadata.get("border") == "int8":
+        kind = "int8"
+    return f'        "{key}" to buffer({count * _BYTES.get(kind, 4)}),  // {kind}, {spec}'
 
 
 __all__ = ["files"]

@@ -47,7 +47,7 @@ def load(
                 interpreter.resize_tensor_input(details["index"], arrays[name].shape)
         interpreter.allocate_tensors()
         for name, details in inputs.items():
-            interpreter.set_tensor(details["index"], arrays[name].astype(details["dtype"]))
+            interpreter.set_tensor(details["index"], arrays[name])
         interpreter.invoke()
         return {name: interpreter.get_tensor(d["index"]) for name, d in outputs.items()}
 
@@ -55,9 +55,7 @@ def load(
         if set(arrays) != set(inputs):
             raise ValueError(f"the inputs are {', '.join(inputs)}, not {', '.join(arrays)}")
         given = {name: np.asarray(array) for name, array in arrays.items()}
-        for name, details in inputs.items():
-            if not np.array_equal(given[name], given[name].astype(details["dtype"])):
-                raise ValueError(f"{name!r} does not fit into {np.dtype(details['dtype'])}")
+        given = {name: _into_file(array, inputs[name]) for name, array in given.items()}
         with lock:
             if symbolic and not opened:  # the file takes one row
                 rows = range(len(next(iter(given.values()))))
@@ -65,9 +63,36 @@ def load(
                 found = {name: np.concatenate([p[name] for p in parts]) for name in outputs}
             else:
                 found = once(given)
-        return {s["name"]: found[s["name"]].astype(s["dtype"]) for s in signature["outputs"]}
+        return {
+            s["name"]: _out_of_file(found[s["name"]], outputs[s["name"]], s["dtype"])
+            for s in signature["outputs"]
+        }
 
     return run
+
+
+def _into_file(array: Any, details: Any) -> Any:  # noqa: ANN401 - arrays
+    """Return an array in the file's own type: 32 bits for 64, its int8 for floats."""
+    import numpy as np
+
+    wanted, own = np.dtype(details["dtype"]), details["quantization_parameters"]
+    if array.dtype.kind == "f" and wanted.kind == "i" and len(own["scales"]):
+        limits = np.iinfo(wanted)
+        grid = np.rint(array / np.float32(own["scales"][0])) + int(own["zero_points"][0])
+        return np.clip(grid, limits.min, limits.max).astype(wanted)
+    if not np.array_equal(array, array.astype(wanted)):
+        raise ValueError(f"{details['name']!r} does not fit into {wanted}")
+    return array.astype(wanted)
+
+
+def _out_of_file(array: Any, details: Any, dtype: str) -> Any:  # noqa: ANN401 - arrays
+    import numpy as np
+
+    own = details["quantization_parameters"]
+    if array.dtype.kind == "i" and np.dtype(dtype).kind == "f" and len(own["scales"]):
+        scale = np.float32(own["scales"][0])
+        return (array.astype(np.float32) - int(own["zero_points"][0])) * scale
+    return array.astype(dtype)
 
 
 def _interpreter(path: str, threads: int | None) -> Any:  # noqa: ANN401 - the package has no types
