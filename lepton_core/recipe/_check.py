@@ -87,8 +87,9 @@ def _check_sparse(recipe: Recipe, name: str) -> None:
 def _check_names_once(recipe: Recipe, name: str) -> None:
     """Refuse an array of the sidecar that two entries would read with different meanings."""
     seen: set[str] = set()
-    for entry in (*recipe.pruned.values(), *recipe.palettes.values()):
-        for used in entry.stored:
+    own = [entry.stored for entry in recipe.pruned.values()]
+    for stored in (*own, *(entry.stored for entry in recipe.palettes.values())):
+        for used in stored:
             if used in seen:
                 raise _wrong(name, f"two entries name {used!r} in the sidecar")
             seen.add(used)

@@ -197,6 +197,16 @@ class Recipe:
         return f"{name}-sparse" if self.pruned and name != "sparse" else name
 
     @property
+    def stored(self) -> list[dict[str, str]]:
+        """Names in the sidecar with their dtypes, by entry, without those of ``tensors``.
+
+        Masks, indices and tables have names of their own; blocks may share input scales.
+        """
+        found = [entry.stored for entry in self.pruned.values()]
+        found += [entry.stored for entry in self.palettes.values()]
+        return found + [entry.stored for entry in self.blocks.values()]
+
+    @property
     def digest(self) -> str:
         """``"sha256:<hex>"`` of the recipe's text as :func:`~lepton_core.recipe.dumps` writes it.
 

@@ -61,8 +61,8 @@ def test_a_palette_yields_exactly_its_values_and_is_read_back(drawn):
     indices = random.integers(0, 2**bits, shape).astype(np.uint8)
     where = np.zeros(shape, int)
     if axis is not None:
-        where += (np.arange(shape[axis]) // group).reshape([-1 if a == axis else 1
-                                                            for a in range(len(shape))])  # fmt: skip
+        own = [-1 if a == axis else 1 for a in range(len(shape))]
+        where += (np.arange(shape[axis]) // group).reshape(own)
     wanted = tables[where, indices]
     recipe = Recipe(ID, "palette", {}, {}, palettes={"w": entry})
     found = lower(model_of(np.zeros(shape, np.float32)), recipe, {"w/i": indices, "w/p": tables})

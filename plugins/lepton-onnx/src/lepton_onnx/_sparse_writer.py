@@ -5,8 +5,8 @@ from its parts when a model is loaded: by Gather from small tables, which ONNX R
 fold into the weight before they choose kernels. Files get smaller; the time of a call and the
 memory of a session are those of the float weight.
 
-Codes of 1, 2, 4 or 8 bits lie in bytes, lowest bits first, and a byte is looked up whole: in a table
-of 256 rows that holds the values of all codes of a byte.
+Codes of 1, 2, 4 or 8 bits lie in bytes, lowest bits first, and a byte is looked up whole, in a
+table of 256 rows that holds the values of all codes of a byte.
 """
 
 from __future__ import annotations
