@@ -15,6 +15,7 @@ from onnx import ModelProto, numpy_helper
 
 import lepton_core as lepton
 from lepton_compress._balanced import balanced_error
+from lepton_compress._bench import Trial
 from lepton_compress._build import static_recipe
 from lepton_compress._calibrate import Range
 from lepton_compress._channels import Channels, observe_channels
@@ -29,10 +30,12 @@ from lepton_compress._diagnose_cpu import _places, saturation_findings
 from lepton_compress._graph import Graph
 from lepton_compress._options import RECOVERIES, read_options
 from lepton_compress._recover_bias import analytic, empirical
+from lepton_compress._recover_judge import saves_time
 from lepton_compress._recover_recipe import Recovery
 from lepton_compress._recover_scales import WIDE_STEPS, balance, equalize, merged, smooth
 from lepton_compress._recover_sites import output_sites, reader_sites
 from lepton_core import recipe as recipes
+from lepton_core.environment import sums_may_saturate
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Correction, Layer, PivotId, Recipe, Rescaled, Tensor
 from lepton_core.samples import Samples, match
@@ -558,3 +561,45 @@ def test_narrow_weights_fit_sums_of_16_bits(graphs, context):
     assert np.abs(qdq.weight_integers(weight, entry)).max() <= 64
     assert saturation_findings(graph, plain, seen, context, features=())
     assert saturation_findings(graph, recipe, seen, context, features=()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "budgeted", "kept"),
+    [
+        ({"p50_ms": 5.0}, False, True),
+        ({"p50_ms": 9.9}, False, False),
+        ({"p50_ms": None}, False, False),
+        ({"p50_ms": 5.0, "verdict": "fail"}, True, False),
+        ({"p50_ms": 5.0, "drop": 0.05}, True, False),
+        ({"p50_ms": 5.0, "balanced": 0.2}, False, False),
+        ({"p50_ms": 5.0, "balanced": 0.2}, True, True),
+    ],
+)
+def test_time_counts_where_nothing_is_lost(changes, budgeted, kept):
+    old = Trial("a", None, "minmax", (), "pass", "", 0.01, 0.02, 100, 10.0, balanced=0.1)
+    assert saves_time(replace(old, **changes), old, 1000, budgeted=budgeted) is kept
+    assert not saves_time(replace(old, **changes), replace(old, p50_ms=None), 1000, budgeted=True)
+
+
+@pytest.mark.skipif(not sums_may_saturate(), reason="this CPU sums products in 32 bits")
+def test_narrow_weights_bring_the_fast_kernels_back(graphs, context, tmp_path):
+    """They are tried where exact products take slow kernels, and what is kept runs on fast ones."""
+    weights = {"w0": graphs.rand(32, 3, 3, 3), "b0": graphs.rand(32)}
+    weights |= {"w1": graphs.rand(32, 32, 3, 3) / 4, "b1": graphs.rand(32, seed=1)}
+    nodes = [
+        graphs.conv("x", "w0", "b0", "c0"), graphs.node("Relu", ["c0"], ["r0"]),
+        graphs.conv("r0", "w1", "b1", "c1"), graphs.node("Relu", ["c1"], ["y"]),
+    ]  # fmt: skip
+    model = graphs.build(nodes, weights, shape=("n", 3, 32, 32))
+    rows = np.random.default_rng(0).random((64, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows)
+    request = OptimizeRequest(
+        "openvino", precision="int8", samples=str(tmp_path / "rows.npz"), max_drop=0.1
+    )
+    result = context.hooks.optimize(model, request, context)
+    step = result.facts["recovery"]["steps"][-1]
+    assert step["method"] == "narrow (faster kernels)"
+    assert step["p50_ms_before"] and step["p50_ms_after"]
+    with context.hooks.open(result.model, OpenRequest("openvino"), context) as session:
+        slow = "slower" in session.facts["integers"]
+    assert slow is not step["kept"]
