@@ -1,4 +1,9 @@
-"""Palettes: weights whose values are places in a table of few values."""
+"""Palettes: weights whose values are places in a table of few values.
+
+Tables have the least squared error of the weights or, with samples, of what each weight makes of
+its input: squared errors are then weighed by the mean square of the input. The same weighing, by
+the diagonal of a Hessian, is in Kim et al., "SqueezeLLM: Dense-and-Sparse Quantization", 2023.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
 _STEPS = 3
 """Steps of Lloyd's iteration after a table was made to hold 0."""
 
+_DRAWN = 1 << 16
+"""Values that stand for a weighed distribution."""
+
 
 @dataclass(frozen=True, slots=True)
 class Palettes:
@@ -32,12 +40,14 @@ class Palettes:
         entries: Entries of a recipe, by weight.
         arrays: What its sidecar holds, by name there.
         errors: Relative error of each weight.
+        weighed: Whether errors were weighed by inputs.
         kept: Why other weights stay float, by weight.
     """
 
     entries: Mapping[str, PalettizedWeight]
     arrays: Mapping[str, NDArray[Any]]
     errors: Mapping[str, float]
+    weighed: bool
     kept: Mapping[str, str]
 
     @property
@@ -48,19 +58,26 @@ class Palettes:
         return {
             "bits": first.bits,
             "group": first.group,
+            "weighed": self.weighed,
             "weights": len(self.entries),
             "largest_weight_error": {"weight": worst, "relative": round(self.errors[worst], 6)},
             "whole": dict(self.kept),
         }
 
 
-def palettize_weights(graph: Graph, options: Options, pruned: frozenset[str]) -> Palettes:
-    """Find tables of least squared error for the weights of products, and for lookups.
+def palettize_weights(
+    graph: Graph,
+    options: Options,
+    pruned: frozenset[str],
+    powers: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Palettes:
+    """Find tables for the weights of products, and for lookups.
 
     Args:
         graph: The pivot, pruned if it is.
         options: Bits, and output channels that share a table.
         pruned: Weights whose zeros stay exactly 0.
+        powers: Mean square of every input channel, by weight: what errors are weighed by.
 
     Raises:
         OptimizeError: ``LPT-OPT-012`` there is no weight to palettize.
@@ -70,16 +87,66 @@ def palettize_weights(graph: Graph, options: Options, pruned: frozenset[str]) ->
     for name, site in sites.items():
         values = graph.array(name)
         entry = _entry(name, site, options, values.shape)
-        found = lk.palettize(
-            values, entry.bits, axis=entry.axis, group_size=entry.group, threads=options.threads
-        )
-        indices, tables = found.indices, found.palette.reshape(-1, 2**entry.bits)
+        weights = None
+        if powers is not None and name in powers and powers[name].any():
+            weights = site.per_input(powers[name], values.shape)
+        indices, tables = _table(values, weights, entry, options.threads)
         if name in pruned:
-            indices, tables = with_zero(values, tables, entry)
+            indices, tables = with_zero(values, tables, entry, weights)
         entries[name] = entry
         arrays |= {entry.indices: indices, entry.palette: tables}
         errors[name] = _error(values, indices, tables, entry)
-    return Palettes(entries, arrays, errors, kept)
+    return Palettes(entries, arrays, errors, powers is not None, kept)
+
+
+def _table(
+    values: NDArray[np.float32],
+    weights: NDArray[np.float64] | None,
+    entry: PalettizedWeight,
+    threads: int | None,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return indices and tables ``(groups, entries)``."""
+    if weights is None:
+        found = lk.palettize(
+            values, entry.bits, axis=entry.axis, group_size=entry.group, threads=threads
+        )
+        return found.indices, found.palette.reshape(-1, 2**entry.bits)
+    tables = []
+    for own in _groups(entry, values.shape):
+        drawn = weighed(values[own], weights[own])
+        tables.append(lk.palettize(drawn, entry.bits, threads=threads).palette)
+    made = np.stack(tables)
+    indices = np.empty(values.shape, np.uint8)
+    for own, table in zip(_groups(entry, values.shape), made, strict=True):
+        indices[own] = _nearest(values[own].astype(np.float64), table)
+    return indices, made
+
+
+def weighed(values: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return values drawn at even steps of their weights, so that each comes as often as it weighs.
+
+    The table of least squared error of what is drawn has the least weighed error, up to one step.
+
+    Args:
+        values: Values of any shape.
+        weights: How much each weighs, of the same shape, none negative.
+    """
+    flat = np.ascontiguousarray(values).reshape(-1)
+    order = np.argsort(flat, kind="stable")
+    heaps = np.cumsum(np.ascontiguousarray(weights).reshape(-1)[order])
+    if not heaps[-1] > 0:
+        return flat
+    at = (np.arange(_DRAWN) + 0.5) / _DRAWN * heaps[-1]
+    return flat[order[np.minimum(np.searchsorted(heaps, at), flat.size - 1)]]
+
+
+def _groups(entry: PalettizedWeight, shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """Return where the channels of each table lie."""
+    if entry.axis is None or entry.group is None:
+        return [tuple(slice(None) for _ in shape)]
+    before = tuple(slice(None) for _ in range(entry.axis))
+    starts = range(0, shape[entry.axis], entry.group)
+    return [(*before, slice(start, start + entry.group)) for start in starts]
 
 
 def _entry(name: str, site: Site, options: Options, shape: tuple[int, ...]) -> PalettizedWeight:
@@ -94,7 +161,10 @@ def _entry(name: str, site: Site, options: Options, shape: tuple[int, ...]) -> P
 
 
 def with_zero(
-    values: NDArray[np.float32], tables: NDArray[np.float32], entry: PalettizedWeight
+    values: NDArray[np.float32],
+    tables: NDArray[np.float32],
+    entry: PalettizedWeight,
+    weights: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Move the value nearest to 0 of every table to 0, and the others to the means of theirs.
 
@@ -102,31 +172,28 @@ def with_zero(
         values: The weight, of any shape.
         tables: float32 ``(groups, entries)``, ascending.
         entry: How groups lie.
+        weights: How much the error of each value weighs; alike without.
 
     Returns:
         uint8 indices of the weight's shape, those of exact zeros the place of 0; the new tables.
     """
-    indices = np.empty(values.shape, np.uint8)
-    axis = entry.axis or 0
-    moved, places = np.moveaxis(values, axis, 0), np.moveaxis(indices, axis, 0)
-    size = len(moved) if entry.group is None else entry.group
-    made = tables.copy()
-    for number, table in enumerate(made):
-        own = slice(number * size, (number + 1) * size)
-        flat = np.ascontiguousarray(moved[own]).reshape(-1).astype(np.float64)
+    indices, made = np.empty(values.shape, np.uint8), tables.copy()
+    for own, table in zip(_groups(entry, values.shape), made, strict=True):
+        flat = values[own].astype(np.float64).reshape(-1)
+        heavy = np.ones_like(flat) if weights is None else weights[own].reshape(-1)
         table[np.abs(table).argmin()] = 0
         table.sort()  # equal values that fill up a table may lie behind it
         zero = int(np.flatnonzero(table == 0)[0])
         for _ in range(_STEPS):
             near = _nearest(flat, table)
-            counts = np.bincount(near, minlength=len(table))
-            sums = np.bincount(near, flat, len(table))
-            filled = counts > 0
+            heaps = np.bincount(near, heavy, len(table))
+            sums = np.bincount(near, flat * heavy, len(table))
+            filled = heaps > 0
             filled[zero] = False
-            table[filled] = (sums[filled] / counts[filled]).astype(np.float32)
+            table[filled] = (sums[filled] / heaps[filled]).astype(np.float32)
         near = _nearest(flat, table)
         near[flat == 0] = zero
-        places[own] = near.reshape(moved[own].shape).astype(np.uint8)
+        indices[own] = near.reshape(values[own].shape)
     return indices, made
 
 
@@ -146,4 +213,4 @@ def _error(
     return float(np.linalg.norm(lost)) / size if size else 0.0
 
 
-__all__ = ["Palettes", "palettize_weights", "with_zero"]
+__all__ = ["Palettes", "palettize_weights", "weighed", "with_zero"]

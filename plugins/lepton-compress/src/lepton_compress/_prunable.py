@@ -54,6 +54,19 @@ class Site:
         moved = rows.reshape(shape[self.outputs], shape[self.inputs], *kernel)
         return np.ascontiguousarray(np.moveaxis(moved, (0, 1), (self.outputs, self.inputs)))
 
+    def per_input(self, numbers: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return for every value of a weight of *shape* the number of the input that it multiplies.
+
+        Args:
+            numbers: One for each channel of the source.
+            shape: The weight's.
+        """
+        outputs, inputs = shape[self.outputs], shape[self.inputs]
+        parts = self.groups if self.op == "Conv" else 1
+        rows = np.repeat(numbers.reshape(parts, inputs), outputs // parts, axis=0)
+        kernel = int(np.prod(shape, dtype=np.int64)) // (outputs * inputs)
+        return self.restored(np.repeat(rows, kernel, axis=1), shape)
+
 
 def find_sites(
     graph: Graph, keep: Collection[str], *, tables: bool = False

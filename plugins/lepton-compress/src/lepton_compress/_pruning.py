@@ -138,25 +138,44 @@ def _wanda(
             cause="none were given, and noise says nothing about real inputs",
             remedy="Give real inputs with --data, or choose --prune magnitude.",
         )
-    axes = {s.source: s.channels for s in sites.values() if s.channels is not None}
-    seen = observe_channels(graph, axes, samples, context, threads=options.threads)
+    powers = input_powers(graph, sites, samples, context, options)
     found = {}
     for name, site in sites.items():
         values = graph.array(name)
-        if site.source not in seen:
+        if name in powers:
+            rows = _scores(site.rows(values), np.sqrt(powers[name]), site)
+            found[name] = site.restored(rows, values.shape)
+        else:
             found[name] = np.abs(values)
-            continue
-        norms = np.sqrt(seen[site.source].power)
-        if not np.isfinite(norms).all():
+    return found
+
+
+def input_powers(
+    graph: Graph,
+    sites: Mapping[str, Site],
+    samples: Samples,
+    context: Context,
+    options: Options,
+) -> dict[str, NDArray[np.float64]]:
+    """Return the mean square of every input channel of weights, by weight.
+
+    Weights that nothing is known about (lookups, inputs of unknown rank) are left out.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-013`` one is not finite.
+    """
+    axes = {s.source: s.channels for s in sites.values() if s.channels is not None}
+    seen = observe_channels(graph, axes, samples, context, threads=options.threads)
+    for value, channels in seen.items():
+        if not np.isfinite(channels.power).all():
             raise OptimizeError(
                 "LPT-OPT-013",
-                f"The value {site.source!r} is not finite for some calibration samples",
+                f"The value {value!r} is not finite for some calibration samples",
                 cause="its mean square is NaN or infinite",
-                remedy="Remove the samples that overflow, or choose --prune magnitude.",
-                details={"value": site.source},
+                remedy="Remove the samples that overflow, or give none.",
+                details={"value": value},
             )
-        found[name] = site.restored(_scores(site.rows(values), norms, site), values.shape)
-    return found
+    return {name: seen[s.source].power for name, s in sites.items() if s.source in seen}
 
 
 def _scores(
@@ -212,4 +231,4 @@ def _with_zeros(graph: Graph, masks: Mapping[str, NDArray[np.bool_]]) -> Graph:
     return Graph(copy)
 
 
-__all__ = ["Pruning", "prune_weights"]
+__all__ = ["Pruning", "input_powers", "prune_weights"]
