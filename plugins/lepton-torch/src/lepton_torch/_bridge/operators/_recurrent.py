@@ -23,7 +23,7 @@ def _reordered(weight: torch.Tensor, gates: Sequence[int]) -> torch.Tensor:
 
 
 def _weights(
-    node: Node, w: torch.Tensor, r: torch.Tensor, b: torch.Tensor | None, gates: Sequence[int]
+    w: torch.Tensor, r: torch.Tensor, b: torch.Tensor | None, gates: Sequence[int]
 ) -> list[torch.Tensor]:
     """Return torch's list: w_ih, w_hh, b_ih, b_hh for every direction."""
     flat: list[torch.Tensor] = []
@@ -35,7 +35,7 @@ def _weights(
     return flat
 
 
-def _check(node: Node, x: torch.Tensor, lengths: torch.Tensor | None, plain: list[str]) -> None:
+def _check(node: Node, lengths: torch.Tensor | None, plain: list[str]) -> None:
     """Refuse what torch's layers do not compute.
 
     Raises:
@@ -51,7 +51,6 @@ def _check(node: Node, x: torch.Tensor, lengths: torch.Tensor | None, plain: lis
         node.refuse("its sequences have lengths of their own", "Pad, and mask the results.")
     if node.get("input_forget", 0):
         node.refuse("its input and forget gates are coupled")
-    del x
 
 
 def _state(
@@ -101,13 +100,13 @@ def lstm(
     peepholes: torch.Tensor | None = None,
 ) -> Tensors:
     """Run a long short-term memory; ONNX keeps its gates as i, o, f, c, torch as i, f, c, o."""
-    _check(node, x, lengths, ["Sigmoid", "Tanh", "Tanh"])
+    _check(node, lengths, ["Sigmoid", "Tanh", "Tanh"])
     ways, hidden = w.shape[0], r.shape[2]
     rows = _time_major(node, x)
     state = [_state(node, rows, s, ways, hidden) for s in (h0, c0)]
     if peepholes is not None:
         return _run(node, x, ways, lambda s: _peephole(s, w, r, b, state, peepholes))
-    flat = _weights(node, w, r, b, (0, 2, 3, 1))
+    flat = _weights(w, r, b, (0, 2, 3, 1))
 
     def layer(sequence: torch.Tensor) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
         steps, h, c = torch.lstm(sequence, state, flat, True, 1, 0.0, False, ways == 2, False)
@@ -155,12 +154,12 @@ def gru(
     h0: torch.Tensor | None = None,
 ) -> Tensors:
     """Run a gated recurrent unit; ONNX keeps its gates as z, r, h, torch as r, z, h."""
-    _check(node, x, lengths, ["Sigmoid", "Tanh"])
+    _check(node, lengths, ["Sigmoid", "Tanh"])
     ways, hidden = w.shape[0], r.shape[2]
     state = _state(node, _time_major(node, x), h0, ways, hidden)
     if not node.get("linear_before_reset", 0):
         return _run(node, x, ways, lambda s: _gru_steps(s, w, r, b, state))
-    flat = _weights(node, w, r, b, (1, 0, 2))
+    flat = _weights(w, r, b, (1, 0, 2))
 
     def layer(sequence: torch.Tensor) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
         steps, h = torch.gru(sequence, state, flat, True, 1, 0.0, False, ways == 2, False)
@@ -208,12 +207,12 @@ def rnn(
 ) -> Tensors:
     """Run a plain recurrent layer with tanh or relu."""
     first = (node.get("activations") or ["Tanh"])[0].capitalize()
-    _check(node, x, lengths, [first])
+    _check(node, lengths, [first])
     if first not in ("Tanh", "Relu"):
         node.refuse(f"its activation is {first}")
     ways, hidden = w.shape[0], r.shape[2]
     state = _state(node, _time_major(node, x), h0, ways, hidden)
-    flat = _weights(node, w, r, b, (0,))
+    flat = _weights(w, r, b, (0,))
     function = torch.rnn_tanh if first == "Tanh" else torch.rnn_relu
 
     def layer(sequence: torch.Tensor) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
