@@ -11,7 +11,7 @@ from lepton_core.errors import AdjustError, LeptonError
 from lepton_core.types import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lepton_core.dispatch import Hooks
     from lepton_core.store import Resolved, Store, Version
@@ -77,9 +77,18 @@ def find_candidates(
         _judge(store, hooks, base, version, floor, allow_weak=allow_weak)
         for version in (base.version, *versions)
     ]
+    require_one(base, judged, floor)
+    return tuple(judged)
+
+
+def require_one(base: Resolved, judged: Sequence[Candidate], floor: float | None) -> None:
+    """Check that a version may run.
+
+    Raises:
+        AdjustError: LPT-ADJ-001, none may; it says why each may not.
+    """
     if all(one.refused for one in judged):
         raise _nothing(base, judged, floor)
-    return tuple(judged)
 
 
 def _judge(
@@ -139,7 +148,7 @@ def _below(metric: Mapping[str, Any], accuracy: float | None, floor: float) -> s
     return f"its {metric['name']} of {accuracy:.6g} is {side} the floor of {floor:g}"
 
 
-def _nothing(base: Resolved, judged: list[Candidate], floor: float | None) -> AdjustError:
+def _nothing(base: Resolved, judged: Sequence[Candidate], floor: float | None) -> AdjustError:
     lines = [f"{c.version.id} ({c.version.target}): {c.refused}" for c in judged]
     details = {"floor": floor, "candidates": [c.to_dict() for c in judged]}
     if floor is None:

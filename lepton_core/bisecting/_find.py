@@ -82,8 +82,11 @@ def bisect(
             remedy="There is nothing to compare; compare the outputs with `lepton verify`.",
         )
     used = _rows(samples, known.model.signature or one.pivot.signature, rows)
-    runner = Runner(hooks, context, one, two, used, threads, BATCH)
-    return _Search(runner, taps, limit).run()
+    outputs = [tap.use.name for tap in taps if tap.use.output]
+    runner = Runner(hooks, context, one, two, used, threads, BATCH, outputs=outputs)
+    signature = known.model.signature or one.pivot.signature
+    others = [o.name for o in signature.outputs if o.name not in outputs] if signature else []
+    return _Search(runner, taps, limit, others).run()
 
 
 def _tolerance(*sides: Side) -> float:
@@ -103,8 +106,11 @@ def _rows(path: str, signature: Any, count: int) -> Samples:  # noqa: ANN401 - a
 
 
 class _Search:
-    def __init__(self, runner: Runner, taps: tuple[Tap, ...], tolerance: float) -> None:
+    def __init__(
+        self, runner: Runner, taps: tuple[Tap, ...], tolerance: float, uncompared: Sequence[str]
+    ) -> None:
         self._runner = runner
+        self._uncompared = uncompared
         self._taps = taps
         self._limit = tolerance
         self._notes: list[str] = []
@@ -120,7 +126,12 @@ class _Search:
             culprit, contributors = self._blame(parted)
         outputs = [self._found[t.use.name] for t in self._taps if t.use.output]
         outputs_part = any(self._parts(one) for one in outputs)
-        if parted is not None and not outputs_part:
+        if self._uncompared:
+            self._notes.append(
+                "These outputs are no floats, or not comparable, and are left out: "
+                f"{', '.join(self._uncompared)}."
+            )
+        elif parted is not None and not outputs_part:
             self._notes.append(
                 "Every output is within the tolerance: what parts inside does not reach them."
             )
@@ -134,7 +145,7 @@ class _Search:
     # --- errors of everything -----------------------------------------------------------------
 
     def _measure(self) -> float | None:
-        """Fill in the error of every value; return what tapping changed."""
+        """Fill in the error of every value; return what tapping changed, if that was compared."""
         runner = self._runner
         parts = groups(self._taps, min(BATCH, len(runner.samples)))
         bar = runner.context.reporter.task(f"compare {len(self._taps)} values", len(self._taps))
@@ -143,19 +154,15 @@ class _Search:
                 self._found[tap.use.name] = self._parting(tap, errors)
             bar.advance(len(group))
         bar.finish()
-        names = [tap.use.name for tap in parts[0]]
-        outputs = [tap.use.name for tap in self._taps if tap.use.output]
-        changed = 0.0
-        for side in (runner.first, runner.second):
-            found = runner.tapping(side, names, outputs)
-            changed = max(changed, found)
+        for side in dict.fromkeys((runner.first.name, runner.second.name)):
+            found = runner.changed.get(side, 0.0)
             if found > self._limit:
                 self._notes.append(
-                    f"With taps, {side.runtime} computes something else than the artifact does "
+                    f"With taps, {side} computes something else than the artifact does "
                     f"(relative L2 {found:.2g}): the runtime fuses operators, and what is shown "
                     "may not be what the artifact does."
                 )
-        return changed
+        return max(runner.changed.values(), default=None)
 
     def _parting(self, tap: Tap, errors: Errors) -> Parting:
         found = errors.result()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +18,12 @@ from lepton_core.types import ConvertRequest, Model, OpenRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from lepton_core.bisecting._types import Side
     from lepton_core.context import Context, Session
     from lepton_core.dispatch import Hooks
     from lepton_core.samples import Samples
+    from lepton_core.types import Target
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -63,6 +65,9 @@ class Runner:
         threads: Threads of each session.
         batch: Rows of one run.
         facts: What the second side's session tells, once it was opened.
+        outputs: Float outputs of the model, which are compared with those of the artifacts.
+        changed: Largest relative L2 difference of an output between an artifact as it is and with
+            taps, by side, over the groups so far; a side without an artifact has none.
     """
 
     hooks: Hooks
@@ -73,18 +78,29 @@ class Runner:
     threads: int | None
     batch: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Sequence[str] = ()
+    changed: dict[str, float] = field(default_factory=dict)
+    _plain: dict[str, Arrays] = field(default_factory=dict)
     _number: int = 0
 
     def errors(self, group: Sequence[Tap]) -> dict[str, Errors]:
         """Return the error of each value when each side runs on its own."""
         names = [tap.use.name for tap in group]
         found = {name: Errors() for name in names}
-        with self._tapped(self.first, names) as one, self._tapped(self.second, names) as two:
+        kept: list[list[Arrays]] = []
+        with contextlib.ExitStack() as stack:
+            part = stack.enter_context(self._scratch())
+            pivot, _ = part._part({"taps": names})
+            one = stack.enter_context(part._opened(self.first, pivot))
+            two = stack.enter_context(part._opened(self.second, pivot))
             self.facts = two.facts
             for inputs in self._batches(one):
                 a, b = one.run(inputs), two.run(inputs)
+                kept.append([{name: out[name] for name in self.outputs} for out in (a, b)])
                 for name, errors in found.items():
                     errors.update(a[name], b[name])
+        for which, side in enumerate((self.first, self.second)):
+            self._compare_outputs(side, [pair[which] for pair in kept])
         return found
 
     def own_errors(self, group: Sequence[Tap], cuts: Sequence[str]) -> dict[str, Errors]:
@@ -98,7 +114,12 @@ class Runner:
         reads = dict.fromkeys(name for tap in group for name in tap.reads)
         wanted = list(dict.fromkeys((*names, *reads)))
         found = {name: Errors() for name in names}
-        with self._tapped(self.first, wanted) as one, self._alone(names, cuts) as two:
+        with contextlib.ExitStack() as stack:
+            part = stack.enter_context(self._scratch())
+            tapped, _ = part._part({"taps": wanted})
+            alone, present = part._part({"taps": names, "cuts": list(cuts)})
+            one = stack.enter_context(part._opened(self.first, tapped))
+            two = stack.enter_context(part._opened(self.second, alone, present, cuts))
             takes = [spec.name for spec in two.signature.inputs]
             for inputs in self._batches(one):
                 a = one.run(inputs)
@@ -108,35 +129,37 @@ class Runner:
                     errors.update(a[name], b[name])
         return found
 
-    def tapping(self, side: Side, names: Sequence[str], outputs: Sequence[str]) -> float:
-        """Return the largest relative L2 difference of an output that tapping makes."""
-        if side.artifact is None or side.target is None:
-            return 0.0
-        found = {name: Errors() for name in outputs}
-        request = OpenRequest(side.target.id, side.target.device, self.threads)
+    def _compare_outputs(self, side: Side, batches_of: Sequence[Arrays]) -> None:
+        """Note how far the outputs of a tapped side are from those of its artifact as it is."""
+        if side.artifact is None or side.target is None or not self.outputs:
+            return
+        if side.name not in self._plain:
+            self._plain[side.name] = self._run_plain(side.artifact, side.target)
+        largest = self.changed.get(side.name, 0.0)
+        for name, whole in self._plain[side.name].items():
+            errors = Errors()
+            errors.update(whole, np.concatenate([one[name] for one in batches_of]))
+            largest = max(largest, errors.result().rel_l2)
+        self.changed[side.name] = largest
+
+    def _run_plain(self, artifact: Model, target: Target) -> Arrays:
+        request = OpenRequest(target.id, target.device, self.threads)
         with (
-            self.hooks.open(side.artifact, request, self._place("artifact")) as plain,
-            self._tapped(side, names) as tapped,
+            self._scratch() as part,
+            self.hooks.open(artifact, request, part._place("artifact")) as plain,
         ):
-            for inputs in self._batches(plain):
-                a, b = plain.run(inputs), tapped.run(inputs)
-                for name, errors in found.items():
-                    errors.update(a[name], b[name])
-        return max((errors.result().rel_l2 for errors in found.values()), default=0.0)
+            found = [plain.run(inputs) for inputs in self._batches(plain)]
+        return {name: np.concatenate([one[name] for one in found]) for name in self.outputs}
 
     # --- sessions -----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _tapped(self, side: Side, names: Sequence[str]) -> Iterator[Session]:
-        model, _ = self._part({"taps": list(names)})
-        with self._opened(side, model, None, ()) as session:
-            yield session
-
-    @contextlib.contextmanager
-    def _alone(self, names: Sequence[str], cuts: Sequence[str]) -> Iterator[Session]:
-        model, present = self._part({"taps": list(names), "cuts": list(cuts)})
-        with self._opened(self.second, model, present, cuts) as session:
-            yield session
+    def _scratch(self) -> Iterator[Runner]:
+        """Yield this runner with a folder of its own, which goes again: pivots may be large."""
+        with tempfile.TemporaryDirectory(
+            dir=self.context.workdir, prefix="part-", ignore_cleanup_errors=True
+        ) as folder:
+            yield replace(self, context=replace(self.context, workdir=Path(folder)))
 
     def _part(self, options: dict[str, Any]) -> tuple[Model, Sequence[str]]:
         """Return a tapped or cut pivot, and all names in it."""
@@ -149,7 +172,11 @@ class Runner:
 
     @contextlib.contextmanager
     def _opened(
-        self, side: Side, pivot: Model, names: Sequence[str] | None, cuts: Sequence[str]
+        self,
+        side: Side,
+        pivot: Model,
+        names: Sequence[str] | None = None,
+        cuts: Sequence[str] = (),
     ) -> Iterator[Session]:
         place = self._place("session")
         if side.target is None:

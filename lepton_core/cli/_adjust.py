@@ -81,12 +81,20 @@ def run_command(app: App, reference: str, *, every: float | None, **given: Any) 
     """
     if every is None:
         return _adjust_once(app, reference, dict(given))
-    from lepton_core.errors import AdjustError, StorageError
+    from lepton_core.errors import (
+        AdjustError,
+        DeployError,
+        SessionError,
+        StorageError,
+        WorkerError,
+    )
 
     while True:  # a change that was taken back does not end it, nor does what may pass
         try:
             _adjust_once(app, reference, dict(given))
-        except (AdjustError, StorageError) as error:
+        except (AdjustError, DeployError, SessionError, StorageError, WorkerError) as error:
+            if error.code == "LPT-ADJ-007":  # what cannot be measured here never can
+                raise
             app.warn(f"{error.code}: {error.message}")
         try:
             time.sleep(every)

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lepton_core.cli._command import command, option
 from lepton_core.cli._search_options import cache_option, search_options
 from lepton_core.cli._types import SHARE_OR_SIZE, FiniteType
 from lepton_core.cli._verb import VerbWork, prepared, verb_options
+from lepton_core.errors import UsageError
 
 if TYPE_CHECKING:
     from lepton_core.cli._app import App
@@ -79,10 +81,13 @@ def optimize_command(
     from lepton_core.cli._sensitivity import write_page
     from lepton_core.types import OptimizeRequest
 
+    if given["recipe"] is not None:
+        _refuse_beside_recipe()
     given["precision"] = given["precision"] or ("mixed" if given["max_size"] else "int8")
     work = VerbWork(app, given)
-    if given["precision"] == "mixed":
-        work.options = {**search_options(cache, slices), **work.options}
+    if given["precision"] != "mixed" and not _is_given("cache"):
+        cache = None  # nothing is kept of what is not searched
+    work.options = {**search_options(cache, slices), **work.options}
     work.hooks.engine_owner("optimize", given["engine"])
     with work.stage() as (stage, context, scratch):
         source = work.load(model, scratch)
@@ -101,6 +106,29 @@ def optimize_command(
         warnings=result.warnings,
     )  # fmt: skip
     return 0
+
+
+def _is_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
+
+
+def _refuse_beside_recipe() -> None:
+    """Refuse what a recipe that is lowered as it is would not heed.
+
+    Raises:
+        UsageError: LPT-USE-112.
+    """
+    names = ("precision", "max_drop", "max_size", "data", "slices", "cache")
+    said = [f"--{name.replace('_', '-')}" for name in names if _is_given(name)]
+    if said:
+        raise UsageError(
+            "LPT-USE-112",
+            f"--recipe is given together with {', '.join(said)}",
+            cause="a recipe is lowered as it is; nothing is calibrated, chosen or checked",
+            remedy="Leave --recipe out to search, or the others to lower it; `lepton port` and "
+            "`lepton verify` measure what came out.",
+        )
 
 
 __all__ = ["optimize_command"]

@@ -128,7 +128,7 @@ def _measured(
         folder.mkdir()
     source = api.load(text, context=context) if built is None else built.model
     request = OptimizeRequest(
-        str(target), precision="mixed", samples=prepared(given["data"], source, scratch),
+        target.id, precision="mixed", samples=prepared(given["data"], source, scratch),
         options=options,
     )  # fmt: skip
     return source, hooks.optimize(source, request, replace(context, workdir=work))

@@ -77,11 +77,12 @@ class ShareOrSizeType(_ParamType):
             return float(SIZE.convert(value, param, ctx))
         if 0 < share <= 1:
             return share
-        if value.endswith("%"):
+        if share <= 0 or value.endswith("%"):
             raise UsageError(
-                "LPT-USE-104",
-                f"{value!r} is not a size of memory",
-                remedy="Write a number and a unit, such as 512M, 4G or 1.5GiB.",
+                "LPT-USE-111",
+                f"{value!r} is neither a share nor a size",
+                remedy="Write a share of the uncompressed size above 0 and up to 1, such as 0.3 or "
+                "30%, or bytes, such as 150K or 2M.",
             )
         return float(SIZE.convert(value, param, ctx))
 

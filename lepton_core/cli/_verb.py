@@ -111,9 +111,17 @@ class VerbWork:
         return api.load(text, context=context) if built is None else built.model
 
     def close(self, stage: Path, model: Model, kind: str, precision: str) -> Model:
-        """Write the marker and return the model at its final place."""
+        """Write the marker and return the model at its final place.
+
+        Args:
+            stage: Where the result stands now.
+            model: The result; what its own record says of its precision counts.
+            kind: Verb that made it.
+            precision: Precision that was asked for.
+        """
         from lepton_core.built import taken_in, write_marker
 
+        precision = str(model.metadata.get("precision") or precision)
         model = taken_in(model, stage)
         return write_marker(
             stage, self.out, model, kind=kind, target=str(self.target), precision=precision

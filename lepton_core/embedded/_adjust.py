@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_core.adjusting._candidates import find_candidates
+from lepton_core.adjusting._candidates import find_candidates, require_one
 from lepton_core.adjusting._effect import LIVE_TOLERANCE, PAIRS, LiveWatch, Probe
 from lepton_core.adjusting._history import (
     KEPT,
@@ -194,6 +194,7 @@ class Adjustment:
         candidates = tuple(
             replace(c, refused=failed.get(c.version.id, c.refused)) for c in candidates
         )
+        require_one(self._base, candidates, self._request.floor)
         allowed = [c for c in candidates if not c.refused]
         self._check_observed(seen)
         facts = self._facts(candidates, loads, known_from, seen)
@@ -211,7 +212,12 @@ class Adjustment:
         change = self._change(proposal, facts)
         if self._options.dry_run:
             return self._result((change,), facts)
-        return self._result((self._try(change, allowed, loads, trial_seconds(seen)),), facts)
+        broken = [failed[route.version] for route in routes if route.version in failed]
+        if broken:
+            done = self._leave(change, broken[0])
+        else:
+            done = self._try(change, candidates, loads, trial_seconds(seen))
+        return self._result((done,), facts)
 
     def _check_policy(self) -> None:
         policy = self._options.policy
@@ -278,13 +284,21 @@ class Adjustment:
             considered={key: facts[key] for key in ("observations", "candidates", "workload")},
         )
 
+    def _leave(self, change: Change, why: str) -> Change:
+        """Let the change count at once: what ran before cannot be compared with, or gone back to.
+
+        What it routes to was run while it was timed.
+        """
+        self._tables.try_out(change, _TRIAL_SECONDS)
+        return self._tables.finish(change, KEPT, f"what ran before does not run here: {why}")
+
     def _try(
-        self, change: Change, allowed: Sequence[Candidate], loads: Sequence[Load], seconds: float
+        self, change: Change, judged: Sequence[Candidate], loads: Sequence[Load], seconds: float
     ) -> Change:
         """Let the change count, measure it, and keep it or go back."""
         ran = {route.version for route in self._tables.routes}
         live = LiveWatch(self._store, self._base, self._tables.present.change, ran)
-        may_run = {c.version.id for c in allowed}
+        may_run = {c.version.id for c in judged if not c.refused}
         forced = not ran <= may_run
         self._tables.try_out(change, seconds + self._options.settle)
         reach("adjust.on-trial")
@@ -296,17 +310,17 @@ class Adjustment:
                 raise
             self._alarm(error)
             return self._tables.history()[-1]
-        kept, verdict = judge(effect, forced=forced, limit=self._limit(change, allowed))
+        kept, verdict = judge(effect, forced=forced, limit=self._limit(change, judged))
         reach("adjust.measured")
         done = self._tables.finish(change, KEPT if kept else REVERTED, verdict, effect.to_dict())
         reach("adjust.finished")
         return done
 
-    def _limit(self, change: Change, allowed: Sequence[Candidate]) -> float:
+    def _limit(self, change: Change, judged: Sequence[Candidate]) -> float:
         """Return how far the answers may move: what the coarser precision of both tables allows."""
         from lepton_core.deployment._golden import tolerance_of
 
-        precision = {c.version.id: c.version.precision or "unknown" for c in allowed}
+        precision = {c.version.id: c.version.precision or "unknown" for c in judged}
         routes = (*change.routes_before, *change.routes_after)
         return max(tolerance_of(precision.get(route.version, "unknown")) for route in routes)
 

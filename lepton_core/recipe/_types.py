@@ -176,7 +176,9 @@ class Recipe:
 
     @property
     def precision(self) -> str:
-        """What a model lowered from it is called: ``"int8"``, ``"int4"``, …."""
+        """What a model lowered from it is called: ``"int8"``, ``"int8-weight"``, ``"int4"``, …."""
+        if self.scheme == "int8-weight-only" and self.blocks:
+            return "int8-weight"
         return self.scheme.partition("-")[0]
 
     @property

@@ -683,6 +683,30 @@ def test_a_variant_that_does_not_run_is_refused_and_the_others_go_on(
     assert result.changes[0]["routes_after"][0]["version"] == variants[1]
 
 
+def test_a_route_that_no_longer_runs_is_left(adjust, sleepy, store, variants, monkeypatch):
+    slow, _ = variants
+    assert adjust().changes[0]["state"] == "kept"
+    real = sleepy.Session.run
+
+    def run(self, inputs):
+        if self._ms < 2:
+            raise RuntimeError("a runtime with a bug")
+        return real(self, inputs)
+
+    monkeypatch.setattr(sleepy.Session, "run", run)
+    (change,) = adjust().changes
+    assert change["state"] == "kept" and "does not run here" in change["verdict"]
+    assert {r["version"] for r in explain(store, "N")["routes"]} == {slow}
+
+
+def test_how_far_answers_may_move_follows_versions_that_may_not_run(adjust, put, store):
+    """What ran before is below the floor, but its precision is known."""
+    put("fp32", "production", proof=passport(accuracy=0.5), ms={"1": 3.0, "2": 3.0})
+    put("fp16", factor=1.1, ms={"1": 0.5, "2": 0.5})
+    (change,) = adjust(floor=0.9).changes
+    assert change["state"] == "reverted" and "over 0.02" in change["verdict"]
+
+
 def test_a_version_that_itself_does_not_run_is_an_error(adjust, put, sleepy, monkeypatch):
     put("only", "production", ms={"1": 0.1, "2": 0.1})
 
@@ -724,11 +748,15 @@ def test_what_runs_now_is_observed_whatever_it_is(adjust, store, variants):
     assert result.changes[0]["predicted"]["ratio"] > 0
 
 
-def test_another_engine_is_not_told_less_than_was_asked(store, variants, capsys):
+@pytest.mark.parametrize("asked", [["N@beta"], ["N", "--dry-run"]])
+def test_another_engine_is_not_told_less_than_was_asked(fake_registry, tmp_path, capsys, asked):
+    from lepton_core import hooks as process_hooks
     from lepton_core.cli import main
 
-    code = main(["adjust", "N@beta", "--engine", "x", "--dry-run", "--store", str(store.path)])
-    assert code in (2, 4), "refused, or no such engine"
+    process_hooks.use(Hooks(fake_registry))
+    code = main(["adjust", *asked, "--engine", "fake", "--store", str(tmp_path)])
+    err = capsys.readouterr().err
+    assert code == 2 and "LPT-ADJ-009" in err and asked[-1].removeprefix("N") in err
 
 
 def test_adjusting_again_and_again_goes_on_after_what_may_pass(monkeypatch, capsys):
@@ -741,6 +769,8 @@ def test_adjusting_again_and_again_goes_on_after_what_may_pass(monkeypatch, caps
         tries.append(reference)
         if len(tries) == 1:
             raise AdjustError("LPT-ADJ-002", "another process is at it")
+        if len(tries) == 2:
+            raise DeployError("LPT-STORE-010", "someone else changed the table meanwhile")
         return 1
 
     def sleep(seconds):

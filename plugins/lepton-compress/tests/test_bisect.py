@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import lepton_core as lepton
 from lepton_compress._build import static_recipe
@@ -46,10 +48,12 @@ def found(first, second, samples, folder, **options):
     work = folder / "work"
     work.mkdir()
     context = Context(work, hooks=hooks.default())
-    return bisect(
+    result = bisect(
         str(first), second and str(second), samples, hooks=hooks.default(), context=context,
         **options,
     )  # fmt: skip
+    assert not list(work.iterdir()), "tapped pivots stay behind"
+    return result
 
 
 def converted(pivot, recipe, target, out):
@@ -125,6 +129,32 @@ def test_a_variant_that_was_not_kept_is_lowered_from_its_passport(
     assert data["culprit"]["value"] == "embed/linear"
     assert run(["bisect", str(gone), "--data", held_npz, "--tolerance", "0.001"]) == 1
     assert "First to part: embed/linear (Add at conftest.py" in capsys.readouterr().out
+
+
+def test_outputs_that_are_no_floats_are_said_to_be_left_out(graphs, tmp_path):
+    nodes = [
+        graphs.node("MatMul", ["x", "w"], ["h"]),
+        graphs.node("ArgMax", ["h"], ["y"], axis=1, keepdims=0),
+    ]
+    infos = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.INT64, ["n"])]
+    weight = numpy_helper.from_array(graphs.rand(64, 8), "w")
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", infos, outputs, [weight]),
+        opset_imports=[helper.make_opsetid("", 21)], ir_version=10,
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "x.npz", x=graphs.rand(40, 64, seed=3))
+    for precision in ("fp32", "fp16"):
+        asked = ["--precision", precision, "--out", str(tmp_path / precision), "-q"]
+        assert run(["convert", str(tmp_path / "model.onnx"), "--to", "onnxruntime", *asked]) == 0
+    result = found(
+        tmp_path / "fp32", tmp_path / "fp16", str(tmp_path / "x.npz"), tmp_path, tolerance=1e-6
+    )
+    assert result.parted.value == "h" and not result.outputs_part
+    assert result.faithful is None, "no output was compared with the artifact's"
+    (note,) = result.notes
+    assert note.endswith("left out: y.")
 
 
 def test_variants_of_two_pivots_are_refused(ported, graphs, held_npz, tmp_path):

@@ -238,16 +238,47 @@ def test_the_commands_show_it_and_write_a_page(mlp, held_npz, tmp_path, capsys):
     assert data["facts"]["search"]["max_size"] == 0.6 * plain
     assert "Size against error" in (out / "search.html").read_text()
     assert {p.name for p in out.iterdir()} >= {"lepton.json", "model.onnx", "recipe.json"}
-    assert run(["sensitivity", mlp.path, "--data", held_npz, "--json", "--cache", "none"]) == 0
+    asked = ["--to", "onnxruntime:cpu", "--json", "--cache", "none"]
+    assert run(["sensitivity", mlp.path, "--data", held_npz, *asked]) == 0
     assert json.loads(capsys.readouterr().out)["from_cache"] == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        (["--recipe", "RECIPE", "--max-drop", "0.1"], "LPT-USE-112"),
+        (["--recipe", "RECIPE", "--data", "DATA"], "LPT-USE-112"),
+        (["--recipe", "RECIPE", "--precision", "int8"], "LPT-USE-112"),
+        (["--data", "DATA", "--slices", "DATA"], "LPT-OPT-015"),
+        (["--data", "DATA", "--cache", "here"], "LPT-OPT-015"),
+    ],
+)
+def test_what_would_not_be_heeded_is_refused(mlp, held_npz, tmp_path, capsys, more, code):
+    (tmp_path / "recipe.json").write_text("{}")
+    names = {"RECIPE": str(tmp_path / "recipe.json"), "DATA": held_npz}
+    given = [names.get(word, word) for word in more]
+    out = ["--to", "onnxruntime", "--out", str(tmp_path / "out")]
+    assert run(["optimize", mlp.path, *out, *given]) != 0
+    assert code in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_marker_says_what_was_made(mlp, tmp_path, capsys):
+    asked = ["optimize", mlp.path, "--to", "onnxruntime"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run([*asked, "--precision", "int8-weight", "--out", str(first)]) == 0
+    assert run([*asked, "--recipe", str(first / "recipe.json"), "--out", str(second)]) == 0
+    for out in (first, second):
+        assert json.loads((out / "lepton.json").read_text())["precision"] == "int8-weight"
 
 
 @pytest.mark.parametrize("text", ["130%", "0", "-1", "much"])
 def test_a_size_that_is_none_is_refused(text):
     from lepton_core.cli._types import SHARE_OR_SIZE
 
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as caught:
         SHARE_OR_SIZE.convert(text, None, None)
+    assert text == "much" or "share" in caught.value.remedy
 
 
 def test_shares_and_sizes_are_told_apart():

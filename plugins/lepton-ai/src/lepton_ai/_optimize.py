@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ModelOptimizer:
-    """Compresses a model to int8 by a recipe, and lowers it again for its target.
+    """Compresses a model by a recipe, and lowers it again for its target.
 
     An artifact cannot be compressed as it is: the graph that was kept beside it is compressed,
     and lowered for the same target.
@@ -35,10 +35,12 @@ class ModelOptimizer:
         model: A source, or a result of another verb.
         target: Target string; by default the one that the model was made for, or else this
             machine (:func:`.default_target`).
-        precision: ``"auto"``; ``"int8"``, which fails if the budget cannot be met; or weights
-            alone in few bits, ``"int4"`` or ``"int8-weight"``.
+        precision: ``"auto"``; ``"int8"``, which fails if the budget cannot be met; weights alone
+            in few bits, ``"int4"`` or ``"int8-weight"``; or ``"mixed"``, one for each weight.
         max_drop: Largest accepted loss in the metric's own unit (0.005 is half a point of
             top-1).
+        max_size: Largest accepted size: bytes, or up to 1 as a share of the uncompressed one.
+            The precision ``"auto"`` means ``"mixed"`` then.
         samples: Real inputs: a path (``.npz``, a folder of ``.npy``, ``file.py:callable``), or
             one array per input by name, rows first, and maybe ``labels``.
         recipe: Path of a recipe to lower again instead of searching.
@@ -62,6 +64,7 @@ class ModelOptimizer:
         target: str | None = None,
         precision: str = "auto",
         max_drop: float | None = None,
+        max_size: float | None = None,
         samples: str | os.PathLike[str] | Mapping[str, np.ndarray[Any, Any]] | None = None,
         recipe: str | os.PathLike[str] | None = None,
         engine: str = "compress",
@@ -74,6 +77,7 @@ class ModelOptimizer:
         self.target = target
         self.precision = precision
         self.max_drop = max_drop
+        self.max_size = max_size
         self.samples = samples
         self.recipe = recipe
         self.engine = engine
@@ -82,6 +86,10 @@ class ModelOptimizer:
         self.force = force
         self.seed = seed
         self.result: OptimizeResult | None = None
+
+    @property
+    def _by_size(self) -> bool:
+        return self.max_size is not None and self.precision == "auto"
 
     @verb
     def optimize(self) -> Model:
@@ -109,8 +117,9 @@ class ModelOptimizer:
                 source,
                 target=job.parsed.id,
                 engine=self.engine,
-                precision=self.precision,
+                precision="mixed" if self._by_size else self.precision,
                 max_drop=self.max_drop,
+                max_size=self.max_size,
                 samples=_prepared(self.samples, source, stage),
                 recipe=None if self.recipe is None else str(Path(self.recipe).absolute()),
                 options=self.options,
