@@ -96,8 +96,8 @@ class RecipeStep:
         if yardstick.calibration is not None:
             samples = str(save(yardstick.calibration, context.workdir / "calibration"))
             options["held_out"] = str(yardstick.folder)
-        if precision in ("int8", "int16") and self._options.max_drop is not None:
-            options["recover"] = "auto"
+            if precision in ("int8", "int16") and self._options.max_drop is not None:
+                options["recover"] = "auto"
         return OptimizeRequest(
             target,
             ENGINE,

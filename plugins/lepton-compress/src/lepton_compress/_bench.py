@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 0.1
 _ROUNDS = 2
-_FASTER = 0.97
+FASTER = 0.97
 """A candidate is called faster if it needs less than this share of the time."""
 
 
@@ -49,6 +49,7 @@ class Trial:
         p50_ms: Median time of one request; ``None`` if not timed.
         gains: By how much it is smaller or faster than the float model; empty if it is neither.
         balanced: Error of the outputs with every channel counted alike, 0 to 1.
+        integers: How the session sums products of integers; empty if it computes none.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Trial:
     p50_ms: float | None
     gains: str = ""
     balanced: float = math.inf
+    integers: str = ""
 
     @property
     def passes(self) -> bool:
@@ -182,6 +184,7 @@ class Bench:
             p50,
             gains,
             balanced_error(self.reference, actual),
+            str(facts.get("integers", "")),
         )
 
     def _lower(
@@ -207,7 +210,7 @@ class Bench:
                 best[index] = min(best[index], self._time(one))
         size, before = artifact_size(model), artifact_size(self.plain)
         found = [f"{before / size:.2f}x smaller"] if size < before else []
-        if best[0] < _FASTER * best[1]:
+        if best[0] < FASTER * best[1]:
             found.append(f"{best[1] / best[0]:.2f}x faster")
         return best[0], " and ".join(found)
 
@@ -241,4 +244,4 @@ class Bench:
         return evaluate_isolated(self._hooks, model, request, inside).latency["p50_ms"]
 
 
-__all__ = ["Bench", "Trial"]
+__all__ = ["FASTER", "Bench", "Trial"]

@@ -180,7 +180,7 @@ def _budget_error(search: Search, max_drop: float | None, why: str) -> OptimizeE
     limit = f"; {worst[0][0]!r} alone causes a relative error of {worst[0][1]:.3g}" if worst else ""
     return OptimizeError(
         "LPT-OPT-014",
-        f"No int8 variant meets the budget of {max_drop}",
+        f"No {search.job.request.precision} variant meets the budget of {max_drop}",
         cause=f"{why.removeprefix('kept fp32, because ')}{limit}",
         remedy="Loosen --max-drop, give more samples, or ask for fp16 or auto.",
         details={

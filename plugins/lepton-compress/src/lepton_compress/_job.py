@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from lepton_core.types import Model, OptimizeRequest
 
 RECIPE = "recipe.json"
+UNSAMPLED = "No samples: nothing was calibrated or measured; verdict weak."
+
+_FEW = 2
+"""Samples that are too few to be divided."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def make(job: Job, samples: Samples | None) -> tuple[Recipe, dict[str, Any], tup
         "engine": f"lepton-compress {__version__}",
         **tried,
     }
-    warnings = []
+    warnings = list(unchecked_budget(job, samples))
     if is_constant(samples) or samples.distinct == 1:
         facts["verdict"] = "weak"
         warnings.append(
@@ -141,10 +145,33 @@ def _unsampled(
         "verdict": "weak" if samples is None else "unmeasured",
         "engine": f"lepton-compress {__version__}",
     }
-    if samples is not None:
-        return recipe, facts, ()
-    warning = "No samples: nothing was calibrated or measured; verdict weak."
-    return recipe, facts, (warning,)
+    warnings = list(unchecked_budget(job, samples, scheme))
+    if samples is None:
+        warnings.insert(0, UNSAMPLED)
+        if job.options.recover:
+            warnings.append("Nothing was recovered: there are no samples; give --data.")
+    return recipe, facts, tuple(warnings)
 
 
-__all__ = ["RECIPE", "Job", "load", "lower", "make"]
+def divisible(samples: Samples | None) -> bool:
+    """Tell whether samples can be divided into rows to calibrate on and rows to measure."""
+    return samples is not None and len(samples) > _FEW
+
+
+def unchecked_budget(job: Job, samples: Samples | None, scheme: str = "static") -> tuple[str, ...]:
+    """Return a warning where ``max_drop`` was given and nothing can be measured against it."""
+    if job.request.max_drop is None:
+        return ()
+    if samples is None:
+        why, remedy = "there are no samples", "give --data"
+    elif not divisible(samples):
+        why = f"{len(samples)} samples cannot be divided into rows to calibrate and to measure on"
+        remedy = "give --data with more"
+    else:
+        why, remedy = f"the scheme {scheme} is not measured", "choose static, and give --data"
+    return (f"The budget was not checked: {why}; {remedy}.",)
+
+
+__all__ = [
+    "RECIPE", "UNSAMPLED", "Job", "divisible", "load", "lower", "make", "unchecked_budget",
+]  # fmt: skip

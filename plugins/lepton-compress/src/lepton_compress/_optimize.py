@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lepton_compress._build import refuse_quantized
 from lepton_compress._graph import Graph
-from lepton_compress._job import RECIPE, Job, load, lower, make
+from lepton_compress._job import RECIPE, Job, divisible, load, lower, make
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, read_options
 from lepton_core import recipe as recipes
 from lepton_core.artifacts import artifact_size
@@ -44,9 +44,12 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         OptimizeError: ``LPT-OPT-001`` … ``006`` the recipe given does not fit, ``010`` the model
             is quantized already, ``011`` the precision is not offered, ``012`` nothing can be
             quantized, ``013`` values are not finite, ``014`` the budget cannot be met, ``015`` an
-            option, ``016`` the target lowers no recipes, ``030`` … ``034`` a search finds nothing.
+            option, ``016`` the target lowers no recipes, ``030`` … ``034`` a search finds nothing,
+            ``037`` a budget beside a recipe.
         SampleError: The samples do not fit the model.
     """
+    if request.recipe is not None:
+        _refuse_beside_recipe(request)
     options = read_options(request.options, request.precision)
     if request.precision not in PRECISIONS:
         raise OptimizeError(
@@ -72,6 +75,18 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         return _reproduce(job) if request.recipe else _search(job)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_beside_recipe(request: OptimizeRequest) -> None:
+    said = [name for name in ("max_drop", "max_size") if getattr(request, name) is not None]
+    if said:
+        raise OptimizeError(
+            "LPT-OPT-037",
+            f"A recipe is given together with {' and '.join(said)}",
+            cause="a recipe is lowered as it is; nothing is chosen or checked",
+            remedy="Leave the recipe out to search; `lepton port` and `lepton verify` measure what "
+            "a recipe makes.",
+        )
 
 
 def _refuse_lowered(model: Model) -> None:
@@ -151,7 +166,8 @@ def _search(job: Job) -> OptimizeResult:
 
         return compress_weights(job, samples)
     wanted = job.request.max_drop is not None or job.request.precision == "auto"
-    if wanted and samples is not None and len(samples) > 2 and job.options.scheme in ("", "static"):
+    static = job.options.scheme in ("", "static")
+    if wanted and static and samples is not None and divisible(samples):
         from lepton_compress._choose import choose
 
         return choose(job, samples)

@@ -112,7 +112,7 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     if "estimator" in values:
         values["estimator"] = check_estimator(str(values["estimator"]))
     if "recover" in values:
-        values["recover"] = _recoveries(values["recover"])
+        values["recover"] = _recoveries(values["recover"], values.get("scheme", ""))
     for name in ("symmetric", "analyse"):
         if name in values:
             values[name] = _flag(name, values[name])
@@ -173,8 +173,20 @@ def _number(name: str, value: object) -> int:
         raise _wrong(f"{name} cannot be {value!r}", "a number is needed") from error
 
 
-def _recoveries(value: object) -> tuple[str, ...] | None:
-    parts = value.split(",") if isinstance(value, str) else list(value or ())  # type: ignore[call-overload]
+def _recoveries(value: object, scheme: str) -> tuple[str, ...] | None:
+    names = _names_of_recoveries(value)
+    if names and scheme not in ("", "static"):
+        raise _wrong(
+            f"'recover' is no option of the scheme {scheme}",
+            "what can be recovered is what static int8 and int16 lose",
+        )
+    return names
+
+
+def _names_of_recoveries(value: object) -> tuple[str, ...] | None:
+    if value is not None and not isinstance(value, str | list | tuple):
+        raise _wrong(f"recover cannot be {value!r}", "names of ways are needed")
+    parts = value.split(",") if isinstance(value, str) else list(value or ())
     if parts in (["auto"], ["all"]):
         return RECOVERIES
     if parts in (["none"], []):

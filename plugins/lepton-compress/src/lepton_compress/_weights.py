@@ -11,7 +11,7 @@ from lepton_compress import __version__
 from lepton_compress._build import in_order
 from lepton_compress._graph import Graph
 from lepton_compress._inputs import observe_inputs
-from lepton_compress._job import RECIPE, Job, lower
+from lepton_compress._job import RECIPE, UNSAMPLED, Job, divisible, lower, unchecked_budget
 from lepton_compress._products import Chosen, Product, choose_products, groups
 from lepton_compress._rounding import Rounded, round_group
 from lepton_compress._scales import weights as table_entries
@@ -59,7 +59,7 @@ def compress_weights(job: Job, samples: Samples | None) -> OptimizeResult:
         OptimizeError: ``LPT-OPT-012`` there is no weight to store so, ``013`` values are not
             finite, ``014`` the budget cannot be met, ``017`` the method needs samples.
     """
-    if job.request.max_drop is not None and samples is not None and len(samples) > 2:
+    if job.request.max_drop is not None and samples is not None and divisible(samples):
         from lepton_compress._choose_weights import choose_weights
 
         return choose_weights(job, samples)
@@ -67,10 +67,9 @@ def compress_weights(job: Job, samples: Samples | None) -> OptimizeResult:
     place = recipes.write(made.recipe, job.context.workdir / RECIPE, integers=made.arrays)
     facts = facts_of(job, made, "weak" if samples is None else "unmeasured")
     why = facts.pop("why")
-    warnings = ()
-    if samples is None:
-        warnings = ("No samples: nothing was calibrated or measured; verdict weak.",)
-    return OptimizeResult(lower(job, place), str(place), why, facts, warnings)
+    warnings = [] if samples is not None else [UNSAMPLED]
+    warnings += unchecked_budget(job, samples)
+    return OptimizeResult(lower(job, place), str(place), why, facts, tuple(warnings))
 
 
 def facts_of(job: Job, made: Compressed, verdict: str) -> dict[str, Any]:
