@@ -113,8 +113,8 @@ def losses(facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
     Args:
         facts: What the engine found out: ``diagnosis`` (a list of mechanisms with ``mechanism``,
-            ``text``, ``module``, ``place``, ``cure``, ``gave_back``) and ``recovery`` (``text``), if
-            it did.
+            ``text``, ``module``, ``place``, ``cure``, ``gave_back``) and ``recovery``
+            (``text``), if it did.
     """
     found = []
     for one in facts.get("diagnosis") or ():
