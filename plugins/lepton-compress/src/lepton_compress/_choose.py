@@ -71,7 +71,7 @@ class Search:
         recoverer = Recoverer(self.job, self.calibration, self.bench, trial.estimator, trial)
         recoverer.run(methods)
         self.recovered = recoverer.facts(trial)
-        self.diagnosis = [finding.facts() for finding in recoverer.findings]
+        self.diagnosis = recoverer.diagnosis()
         if recoverer.best is not trial:
             self.recovery, self.ranges = recoverer.recovery, {}
             self.trials.append(recoverer.best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from lepton_core.errors import ConversionError, LeptonError
 from lepton_torch._bridge._graph import Graph, live
 from lepton_torch._bridge._known import KNOWN, MOST
+from lepton_torch._bridge._names import named
 from lepton_torch._bridge._registry import OPERATORS, Node
 from lepton_torch._bridge._values import Known, Value, to_numpy, to_torch
 
@@ -93,6 +95,8 @@ class BridgeModule(nn.Module):
             while hasattr(owner, leaf):  # such as a method of the module's
                 leaf += "_"
             tensor = to_torch(constant.values)
+            own = replace(constant, values=to_numpy(tensor))  # the file's copy may go
+            self._graph.constants[name] = own
             if tensor.is_floating_point():
                 owner.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
             else:
@@ -186,7 +190,8 @@ def evaluate(
                 given.append(value)
             else:
                 given.append(as_tensor(value))
-        results = entry.compute(node, *given)
+        with named(node):
+            results = entry.compute(node, *given)
     except LeptonError:
         raise
     except Exception as error:
