@@ -56,7 +56,14 @@ KNOWN = {
             (".py:", ".pt2", "config.json"),
         ),
         KnownPlugin("openvino", "OpenVINO", "target", Support.FULL, "lepton-openvino"),
-        KnownPlugin("tflite", "LiteRT (TensorFlow Lite)", "target", _PLANNED),
+        KnownPlugin(
+            "tflite",
+            "LiteRT (TensorFlow Lite)",
+            "target",
+            Support.FULL,
+            "lepton-tflite",
+            (".tflite",),
+        ),
         KnownPlugin("coreml", "Core ML", "target", _PLANNED),
         KnownPlugin(
             "compress", "The compression engine", "engine", Support.FULL, "lepton-compress"

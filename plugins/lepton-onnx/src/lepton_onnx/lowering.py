@@ -18,11 +18,14 @@ def lower_recipe(
     *,
     integer_ops: tuple[str, ...],
     sparse_dtypes: tuple[str, ...] = ("float32", "int8"),
+    unsigned: bool = True,
+    dynamic: bool = True,
+    float_outputs: bool = True,
 ) -> tuple[ModelProto, dict[str, Any]]:
     """Write the recipe at *path* into a pivot.
 
-    Activations are uint8 in the file, the recipe's int8 plus 128, and weights int8: the pair that
-    the integer kernels of CPUs multiply.
+    Unless asked otherwise, activations are uint8 in the file, the recipe's int8 plus 128, and
+    weights int8: the pair that the integer kernels of CPUs multiply.
 
     Args:
         proto: The pivot with its weights in memory; it is not changed.
@@ -32,6 +35,9 @@ def lower_recipe(
             written.
         sparse_dtypes: dtypes of pruned weights that the target puts together from a mask and
             values before it chooses kernels.
+        unsigned: Whether activations are uint8.
+        dynamic: As for :func:`lepton_onnx.qdq.lower`.
+        float_outputs: As for :func:`lepton_onnx.qdq.lower`.
 
     Returns:
         The lowered model, and facts for the record: ``recipe`` (digest, scheme, what the CPU
@@ -46,7 +52,8 @@ def lower_recipe(
     integers = {n: arrays[t.integers] for n, t in recipe.tensors.items() if t.integers}
     lowered = qdq.lower(
         proto, recipe, digest=digest, integers=integers, arrays=arrays, integer_ops=integer_ops,
-        unsigned=True, sparse_dtypes=sparse_dtypes,
+        unsigned=unsigned, dynamic=dynamic, float_outputs=float_outputs,
+        sparse_dtypes=sparse_dtypes,
     )  # fmt: skip
     facts = {
         "recipe": {

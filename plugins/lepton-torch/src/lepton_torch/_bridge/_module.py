@@ -14,11 +14,11 @@ from lepton_core.errors import ConversionError, LeptonError
 from lepton_torch._bridge._graph import Graph, live
 from lepton_torch._bridge._known import KNOWN, MOST
 from lepton_torch._bridge._names import named
-from lepton_torch._bridge._registry import OPERATORS, Node
+from lepton_torch._bridge._registry import OPERATORS, Node, Operator
 from lepton_torch._bridge._values import Known, Value, to_numpy, to_torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _FOLD_INPUT = 1 << 16
 _FOLD_OUTPUT = 1 << 20
@@ -40,14 +40,19 @@ class BridgeModule(nn.Module):
     the outputs in the graph's order.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, overrides: Mapping[str, Operator] | None = None) -> None:
         """Fold what is constant; weights are registered by :meth:`register`.
+
+        Args:
+            graph: The graph.
+            overrides: Translations to use in the place of the table's, by operator.
 
         Raises:
             ConversionError: A constant node cannot be computed.
         """
         super().__init__()
         self._graph = fold(graph)
+        self._table = {**OPERATORS, **(overrides or {})}
         self._paths: dict[str, str] = {}
         self.used: set[str] = set()
 
@@ -62,11 +67,12 @@ class BridgeModule(nn.Module):
         values: dict[str, Value] = dict(graph.constants)
         values.update(zip((s.name for s in graph.signature.inputs), inputs, strict=True))
         for node in graph.nodes:
-            results = evaluate(node, [values[n] if n else None for n in node.inputs], self._tensor)
+            given = [values[n] if n else None for n in node.inputs]
+            results = evaluate(node, given, self._tensor, table=self._table)
             values.update(zip(node.outputs, results, strict=False))
-        given = {id(value) for value in inputs}
+        own = {id(value) for value in inputs}
         outputs = [self._tensor(values[s.name]) for s in graph.signature.outputs]
-        return tuple(out.clone() if id(out) in given else out for out in outputs)
+        return tuple(out.clone() if id(out) in own else out for out in outputs)
 
     def _tensor(self, value: Value) -> torch.Tensor:
         if isinstance(value, torch.Tensor):
@@ -166,6 +172,7 @@ def evaluate(
     inputs: Sequence[Value | None],
     as_tensor: Callable[[Value], torch.Tensor],
     known: bool = True,
+    table: Mapping[str, Operator] = OPERATORS,
 ) -> list[Value]:
     """Compute a node.
 
@@ -174,6 +181,7 @@ def evaluate(
         inputs: Its inputs; ``None`` where one is left out.
         as_tensor: Turns a constant into its tensor.
         known: Whether shape arithmetic may stay outside of tensors.
+        table: Translations by operator.
 
     Raises:
         ConversionError: It has no translation in this form, or torch refuses it.
@@ -181,7 +189,7 @@ def evaluate(
     try:
         if known and (results := _known_results(node, inputs)) is not None:
             return results
-        entry = OPERATORS[node.operator]
+        entry = table[node.operator]
         given: list[Value | None] = []
         for i, value in enumerate(inputs):
             if i in entry.known:
