@@ -79,6 +79,65 @@ def _scalars() -> Callable[[], None]:
     return _replace(_utils, "pymil_broadcast_tensors", broadcast)
 
 
+def _expand() -> Callable[[], None]:
+    from coremltools.converters.mil.frontend import _utils
+    from coremltools.converters.mil.mil import Builder as mb
+    from coremltools.converters.mil.mil import Var
+
+    original = _utils.pymil_broadcast_to
+
+    def broadcast_to(tensor: Any, shape: Any, name: str) -> Any:  # noqa: ANN401
+        if not isinstance(shape, list | tuple) or len(shape) < tensor.rank:
+            return original(tensor, shape, name)
+        wanted = [s.val if isinstance(s, Var) and s.val is not None else s for s in shape]
+        if not any(isinstance(s, Var) for s in wanted):
+            return original(tensor, shape, name)
+        more = len(wanted) - tensor.rank
+        if more:
+            tensor = mb.expand_dims(x=tensor, axes=list(range(more)))
+        repeats = [
+            s if have == 1 and not (isinstance(s, int) and s < 0) else 1
+            for s, have in zip(wanted, tensor.shape, strict=True)
+        ]
+        tiled = mb.tile(x=tensor, reps=mb.concat(values=repeats, axis=0))
+        sizes = mb.shape(x=tiled)
+        full = [
+            mb.gather(x=sizes, indices=i, axis=0) if isinstance(s, int) and s < 0 else s
+            for i, s in enumerate(wanted)
+        ]
+        return mb.reshape(x=tiled, shape=mb.concat(values=full, axis=0), name=name)
+
+    return _replace(_utils, "pymil_broadcast_to", broadcast_to)
+
+
+def _where() -> Callable[[], None]:
+    from coremltools.converters.mil.mil import Builder as mb
+    from coremltools.converters.mil.mil import types
+
+    original = _registry()["where.self"]
+
+    def where(context: Any, node: Any) -> None:  # noqa: ANN401
+        from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+
+        inputs = _get_inputs(context, node)
+        if len(inputs) != 3 or inputs[0].rank <= max(inputs[1].rank, inputs[2].rank):
+            original(context, node)
+            return
+        condition, a, b = inputs
+        kind = types.builtin_to_string(a.dtype)
+        if kind == "bool":
+            original(context, node)
+            return
+        # As many zeros as the condition has places: the sum has its shape.
+        zeros = mb.mul(x=mb.cast(x=condition, dtype=kind), y=mb.cast(x=0, dtype=kind))
+        wide = mb.add(x=zeros, y=mb.cast(x=a, dtype=kind))
+        other = mb.cast(x=b, dtype=kind) if b.dtype != a.dtype else b
+        chosen = condition if types.is_bool(condition.dtype) else mb.cast(x=condition, dtype="bool")
+        context.add(mb.select(cond=chosen, a=wide, b=other, name=node.name))
+
+    return _register({"where.self": where, "where": where})
+
+
 SHIMS: tuple[Shim, ...] = (
     Shim(
         "lstm.input",
@@ -91,6 +150,19 @@ SHIMS: tuple[Shim, ...] = (
         "got 0 values",
         "the sizes to broadcast to are joined, and scalars have none",
         _scalars,
+    ),
+    Shim(
+        "expand to open sizes",
+        "Unknown value for constant: None",
+        "all sizes of the result become unknown, also those that are known, and an LSTM behind it "
+        "needs them",
+        _expand,
+    ),
+    Shim(
+        "where with a larger condition",
+        "the program declares []",
+        "the result is declared in the shape of the two values, without the condition's",
+        _where,
     ),
 )
 """All cures, in the order they are installed."""
