@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError
 from lepton_coreml._coremltools import captured, coremltools
+from lepton_coreml._integers import Names
 from lepton_coreml._shims import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from lepton_coreml._frontend import Exported
@@ -32,6 +34,19 @@ _MOVING_SCALES = {
 numbers are to stand in the package as they stand in the recipe."""
 
 
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What is to be noted about a package.
+
+    Attributes:
+        values: Text of the note that names quantized values; empty if there are none.
+        kept: Operations that stay float32 in a float16 program, with the reason.
+    """
+
+    values: str
+    kept: Mapping[str, str]
+
+
 def build(
     exported: Exported,
     out: Path,
@@ -41,7 +56,7 @@ def build(
     keep: Collection[str] = (),
     recipe: bool = False,
     without: tuple[str, ...] = (),
-) -> dict[str, Any]:
+) -> Built:
     """Convert and save.
 
     Args:
@@ -54,7 +69,7 @@ def build(
         without: Shims to leave out.
 
     Returns:
-        Facts: ``kept_in_fp32`` (operations by reason) if *half*.
+        What is to be noted about it.
 
     Raises:
         ConversionError: LPT-CONV-504 (an operator without a translation), 505 (coremltools fails
@@ -62,13 +77,14 @@ def build(
     """
     ct = coremltools()
     kept: dict[str, str] = {}
+    names = Names(exported.weights)
     precision = ct.precision.FLOAT32
     if half:
         precision = ct.transform.FP16ComputePrecision(lambda op: _is_cast(op, keep, kept))
     pipeline = ct.PassPipeline.DEFAULT
     if recipe:
         pipeline.remove_passes(_MOVING_SCALES)
-    with captured() as chatter, installed(without):
+    with captured() as chatter, installed(names, without):
         try:
             model = ct.convert(
                 exported.program,
@@ -82,7 +98,7 @@ def build(
         except Exception as error:
             said = [*chatter.records, *chatter.printed.getvalue().splitlines()]
             raise _failure(error, said) from error
-    return {"kept_in_fp32": dict(sorted(kept.items()))} if half else {}
+    return Built(names.note() if names.values else "", dict(sorted(kept.items())))
 
 
 def _is_cast(op: Any, keep: Collection[str], kept: dict[str, str]) -> bool:  # noqa: ANN401

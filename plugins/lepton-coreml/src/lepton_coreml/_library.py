@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 NAMESPACE = "lepton_coreml"
 BITS = "lepton_bits"
 """Attribute of DequantizeLinear: bits of the integers, where they are fewer than their type's."""
+INPUTS = "lepton_inputs"
+"""Attribute of DequantizeLinear: inputs of the product, where blocks are filled up."""
 
 _SCHEMAS = (
     "quantize(Tensor x, Tensor scale, Tensor zero_point, int axis) -> Tensor",
-    "dequantize(Tensor codes, Tensor scale, Tensor? zero_point, int axis, int block, int bits)"
-    " -> Tensor",
+    "dequantize(Tensor codes, Tensor scale, Tensor? zero_point, int axis, int block, int bits,"
+    " int inputs) -> Tensor",
 )
 
 
@@ -45,7 +47,7 @@ def library() -> Any:  # noqa: ANN401 - torch's own class
         lambda x, scale, zero_point, axis: torch.empty_like(x, dtype=zero_point.dtype)
     )
     torch.library.register_fake(f"{NAMESPACE}::dequantize", lib=own)(
-        lambda codes, scale, zero_point, axis, block, bits: torch.empty_like(
+        lambda codes, scale, zero_point, axis, block, bits, inputs: torch.empty_like(
             codes, dtype=scale.dtype
         )
     )
@@ -76,8 +78,9 @@ def _dequantize(
     axis: int,
     block: int,
     bits: int,
+    inputs: int,
 ) -> torch.Tensor:
-    del bits
+    del bits, inputs  # how it is stored
     wide = codes.to(torch.int32)
     if zero_point is not None:
         wide = wide - _along(zero_point, codes, axis, block).to(torch.int32)
@@ -114,8 +117,10 @@ def _dequantize_node(
 ) -> torch.Tensor:
     axis = -1 if scale.ndim == 0 else int(node.get("axis", 1))
     block, bits = int(node.get("block_size", 0)), int(node.get(BITS, 0))
-    result: torch.Tensor = torch.ops.lepton_coreml.dequantize(x, scale, zero, axis, block, bits)
+    result: torch.Tensor = torch.ops.lepton_coreml.dequantize(
+        x, scale, zero, axis, block, bits, int(node.get(INPUTS, 0))
+    )
     return result
 
 
-__all__ = ["BITS", "NAMESPACE", "library", "table"]
+__all__ = ["BITS", "INPUTS", "NAMESPACE", "library", "table"]

@@ -16,6 +16,8 @@ from lepton_coreml._translate import translations
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lepton_coreml._integers import Names
+
 _MISSING = object()
 
 
@@ -169,14 +171,15 @@ SHIMS: tuple[Shim, ...] = (
 
 
 @contextlib.contextmanager
-def installed(without: tuple[str, ...] = ()) -> Iterator[None]:
+def installed(names: Names, without: tuple[str, ...] = ()) -> Iterator[None]:
     """Put every shim and our own translations in place until the block ends.
 
     Args:
+        names: Gives names to operations that carry a recipe's numbers.
         without: Names of shims to leave out, for the tests.
     """
     with contextlib.ExitStack() as stack:
-        stack.callback(_register(translations()))
+        stack.callback(_register(translations(names)))
         for shim in SHIMS:
             if shim.name not in without:
                 stack.callback(shim.install())

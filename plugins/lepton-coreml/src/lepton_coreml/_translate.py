@@ -7,16 +7,27 @@ run time go through ``quantize`` and ``dequantize``.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_coreml._library import NAMESPACE
 
+if TYPE_CHECKING:
+    from lepton_coreml._integers import Names
 
-def translations() -> dict[str, Any]:
-    """Return functions by the name that coremltools looks up."""
-    return {f"{NAMESPACE}::quantize": _quantize, f"{NAMESPACE}::dequantize": _dequantize}
+
+def translations(names: Names) -> dict[str, Any]:
+    """Return functions by the name that coremltools looks up.
+
+    Args:
+        names: Gives names to operations that carry a recipe's numbers.
+    """
+    return {
+        f"{NAMESPACE}::quantize": functools.partial(_quantize, names),
+        f"{NAMESPACE}::dequantize": functools.partial(_dequantize, names),
+    }
 
 
 def _builder() -> Any:  # noqa: ANN401 - coremltools has no types
@@ -45,7 +56,7 @@ def _plain(values: Any) -> Any:  # noqa: ANN401 - an array
     return array.reshape(()) if array.size == 1 else array
 
 
-def _quantize(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools has no types
+def _quantize(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools has no types
     x, scale, zero, axis = _inputs(context, node)
     factor, point = _plain(scale.val), _plain(zero.val)
     result = _builder().quantize(
@@ -53,34 +64,33 @@ def _quantize(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools ha
         scale=factor.astype(np.float32),
         zero_point=point,
         output_dtype=point.dtype.name,
-        name=node.name,
+        name=names.of(node.inputs[1], "scale"),
         **_axis(factor, _scalar(axis)),
     )
-    context.add(result)
+    context.add(result, node.name)
 
 
-def _dequantize(context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools has no types
-    codes, scale, zero, axis, block, bits = _inputs(context, node)
+def _dequantize(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools has no types
+    codes, scale, zero, axis, block, bits, inputs = _inputs(context, node)
     mb = _builder()
     place, values = _scalar(axis), codes.val
-    if values is None:
-        factor = _plain(scale.val)
-        point = {} if zero is None else {"zero_point": _plain(zero.val)}
-        context.add(
-            mb.dequantize(input=codes, scale=factor.astype(np.float32), name=node.name,
-                          **point, **_axis(factor, place))
-        )  # fmt: skip
-        return
     points = None if zero is None else np.asarray(zero.val)
-    if values.dtype.itemsize > 1:
-        context.add(mb.const(val=_restored(values, scale.val, points, place), name=node.name))
-        return
-    if not _has_blocks() :
-        context.add(_affine(mb, node.name, values, scale.val, points, place, _scalar(block)))
-        return
-    context.add(
-        _blockwise(mb, node.name, values, scale.val, points, place, _scalar(bits))
-    )
+    if values is None:
+        factor = _plain(scale.val).astype(np.float32)
+        more = {} if points is None else {"zero_point": _plain(points)}
+        name = names.of(node.inputs[1], "scale")
+        made = mb.dequantize(input=codes, scale=factor, name=name, **more, **_axis(factor, place))
+    elif values.dtype.itemsize > 1:
+        made = mb.const(val=_restored(values, scale.val, points, place), name=node.name)
+    elif _scalar(block):
+        name = names.of(node.inputs[0], "block", _scalar(inputs))
+        made = _blockwise(mb, name, values, scale.val, points, place, _scalar(bits))
+    elif _has_blocks():
+        name = names.of(node.inputs[0], "weight")
+        made = _blockwise(mb, name, values, scale.val, points, place, 8)
+    else:
+        made = _affine(mb, names.of(node.inputs[0], "weight"), values, scale.val, points, place)
+    context.add(made, node.name)
 
 
 def _has_blocks() -> bool:
@@ -103,11 +113,13 @@ def _restored(values: Any, scale: Any, points: Any, axis: int) -> Any:  # noqa: 
 
 
 def _affine(
-    mb: Any, name: str, values: Any, scale: Any, points: Any, axis: int, block: int  # noqa: ANN401
+    mb: Any,  # noqa: ANN401 - coremltools has no types
+    name: str,
+    values: Any,  # noqa: ANN401 - arrays
+    scale: Any,  # noqa: ANN401
+    points: Any,  # noqa: ANN401
+    axis: int,
 ) -> Any:  # noqa: ANN401 - coremltools has no types
-    if block:
-        msg = "a scale for each block needs iOS 18"
-        raise NotImplementedError(msg)
     factor = _plain(scale).astype(np.float32)
     zero = np.zeros(factor.shape, values.dtype) if points is None else _plain(points)
     return mb.constexpr_affine_dequantize(
@@ -120,7 +132,13 @@ def _affine(
 
 
 def _blockwise(
-    mb: Any, name: str, values: Any, scale: Any, points: Any, axis: int, bits: int  # noqa: ANN401
+    mb: Any,  # noqa: ANN401 - coremltools has no types
+    name: str,
+    values: Any,  # noqa: ANN401 - arrays
+    scale: Any,  # noqa: ANN401
+    points: Any,  # noqa: ANN401
+    axis: int,
+    bits: int,
 ) -> Any:  # noqa: ANN401 - coremltools has no types
     from coremltools.converters.mil.mil import types
 

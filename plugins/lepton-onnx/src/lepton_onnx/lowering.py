@@ -12,11 +12,17 @@ if TYPE_CHECKING:
 
 
 def lower_recipe(
-    proto: ModelProto, path: str, digest: str, *, integer_ops: tuple[str, ...]
+    proto: ModelProto,
+    path: str,
+    digest: str,
+    *,
+    integer_ops: tuple[str, ...],
+    unsigned: bool = True,
+    dynamic: bool = True,
 ) -> tuple[ModelProto, dict[str, Any]]:
     """Write the recipe at *path* into a pivot.
 
-    Activations are uint8 in the file, the recipe's int8 plus 128, and weights int8: the pair that
+    Weights are int8. Activations are uint8 by default, the recipe's int8 plus 128: the pair that
     the integer kernels of CPUs multiply.
 
     Args:
@@ -25,6 +31,8 @@ def lower_recipe(
         digest: Digest of the pivot.
         integer_ops: Operators that the target computes with integers; around others no pairs are
             written.
+        unsigned: Whether activations are uint8; else they are int8 as in the recipe.
+        dynamic: Whether the target quantizes inputs at run time; see :func:`lepton_onnx.qdq.lower`.
 
     Returns:
         The lowered model, and facts for the record: ``recipe`` (digest, scheme, what the CPU
@@ -39,7 +47,7 @@ def lower_recipe(
     integers = {n: arrays[t.integers] for n, t in recipe.tensors.items() if t.integers}
     lowered = qdq.lower(
         proto, recipe, digest=digest, integers=integers, arrays=arrays, integer_ops=integer_ops,
-        unsigned=True,
+        unsigned=unsigned, dynamic=dynamic,
     )  # fmt: skip
     facts = {
         "recipe": {
