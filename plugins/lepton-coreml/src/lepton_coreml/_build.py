@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError
@@ -14,7 +14,7 @@ from lepton_coreml._integers import Names
 from lepton_coreml._shims import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
     from pathlib import Path
 
     from lepton_coreml._frontend import Exported
@@ -34,19 +34,6 @@ _MOVING_SCALES = {
 numbers are to stand in the package as they stand in the recipe."""
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
-    """What is to be noted about a package.
-
-    Attributes:
-        values: Text of the note that names quantized values; empty if there are none.
-        kept: Operations that stay float32 in a float16 program, with the reason.
-    """
-
-    values: str
-    kept: Mapping[str, str]
-
-
 def build(
     exported: Exported,
     out: Path,
@@ -56,7 +43,7 @@ def build(
     keep: Collection[str] = (),
     recipe: bool = False,
     without: tuple[str, ...] = (),
-) -> Built:
+) -> str:
     """Convert and save.
 
     Args:
@@ -69,18 +56,19 @@ def build(
         without: Shims to leave out.
 
     Returns:
-        What is to be noted about it.
+        Text of the note that names quantized values; empty if there are none.
 
     Raises:
         ConversionError: LPT-CONV-504 (an operator without a translation), 505 (coremltools fails
             on an operator, or altogether).
     """
     ct = coremltools()
-    kept: dict[str, str] = {}
     names = Names(exported.weights)
     precision = ct.precision.FLOAT32
     if half:
-        precision = ct.transform.FP16ComputePrecision(lambda op: _is_cast(op, keep, kept))
+        precision = ct.transform.FP16ComputePrecision(
+            lambda op: op.op_type not in keep and op.name not in keep
+        )
     pipeline = ct.PassPipeline.DEFAULT
     if recipe:
         pipeline.remove_passes(_MOVING_SCALES)
@@ -88,6 +76,8 @@ def build(
         try:
             model = ct.convert(
                 exported.program,
+                # Without this a float16 program also gives float16, which cuts large outputs.
+                outputs=[ct.TensorType(dtype=np.dtype(name).type) for name in exported.outputs],
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, TARGETS[device]),
                 compute_precision=precision,
@@ -98,32 +88,7 @@ def build(
         except Exception as error:
             said = [*chatter.records, *chatter.printed.getvalue().splitlines()]
             raise _failure(error, said) from error
-    return Built(names.note() if names.values else "", dict(sorted(kept.items())))
-
-
-def _is_cast(op: Any, keep: Collection[str], kept: dict[str, str]) -> bool:  # noqa: ANN401
-    """Tell whether an operation may run in float16, and note those that may not."""
-    if op.op_type == "const":
-        return True
-    if op.op_type in keep or op.name in keep:
-        kept[op.name] = f"{op.op_type}: asked for"
-        return False
-    if _beyond_half(op):
-        kept[op.name] = f"{op.op_type}: a constant is beyond the range of float16"
-        return False
-    return True
-
-
-def _beyond_half(op: Any) -> bool:  # noqa: ANN401 - coremltools has no types
-    import numpy as np
-
-    for value in op.inputs.values():
-        held = getattr(value, "val", None)
-        if isinstance(held, np.ndarray | np.generic) and held.dtype == np.float32:
-            size = np.abs(held)
-            if bool(np.any((size > 65504) & (size < math.inf) & (size < 1e38))):
-                return True
-    return False
+    return names.note() if names.values else ""
 
 
 _WHERE = re.compile(r"converting '([^']+)' op \(located at: '([^']*)'\)")

@@ -14,7 +14,7 @@ from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
 from lepton_coreml import __version__
 from lepton_coreml._features import SIGNATURE_NOTE, signature_note, unsupported
 from lepton_coreml._integers import VALUES_NOTE
-from lepton_coreml._prove import constants_record, run_once
+from lepton_coreml._prove import constants_record, kept_in_fp32, run_once
 from lepton_coreml.info import INFO
 from lepton_onnx import pivot
 from lepton_onnx.external import digest, verify_external
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from lepton_core.context import Context
     from lepton_core.types import Signature
-    from lepton_coreml._build import Built
     from lepton_coreml._frontend import Exported
 
 PACKAGE = "model.mlpackage"
@@ -84,12 +83,10 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         precision = found["recipe"]["precision"]
     bar = context.reporter.task("Convert with coremltools")
     out = context.workdir / PACKAGE
-    exported, built = _write(lowered, signature, request, device, context, out)
+    exported = _write(lowered, signature, request, device, context, out)
     bar.finish()
     facts |= {"symbols": {k: list(v) for k, v in sorted(exported.symbols.items())}}
     facts |= _check_result(out, proto, request)
-    if request.precision == "fp16":
-        facts["kept_in_fp32"] = dict(built.kept)
     warnings = [*exported.warnings, _GRAPH_PROOF]
     written = Model(
         format=INFO.artifact,
@@ -109,7 +106,7 @@ def _write(
     device: str,
     context: Context,
     out: Path,
-) -> tuple[Exported, Built]:
+) -> Exported:
     from lepton_coreml._build import build
     from lepton_coreml._frontend import boundary, export
     from lepton_coreml._mil._write import feature_names, finish
@@ -128,7 +125,7 @@ def _write(
         tempfile.TemporaryDirectory(dir=context.workdir, prefix=".coreml-") as scratch,
     ):
         raw, ready = Path(scratch) / "raw.mlpackage", Path(scratch) / PACKAGE
-        built = build(
+        values = build(
             exported,
             raw,
             device=device,
@@ -138,8 +135,8 @@ def _write(
         )
         context.checkpoint()
         notes = {SIGNATURE_NOTE: signature_note(signature)}
-        if built.values:
-            notes[VALUES_NOTE] = built.values
+        if values:
+            notes[VALUES_NOTE] = values
         try:
             finish(raw, ready, inputs=names[:count], outputs=names[count:], notes=notes)
         except ValueError as error:
@@ -151,13 +148,18 @@ def _write(
             ) from error
         run_once(ready)
         ready.rename(out)
-    return exported, built
+    return exported
 
 
 def _check_result(out: Path, proto: ModelProto, request: ConvertRequest) -> dict[str, Any]:
     """Return what is recorded about the constants, compared with those of the pivot."""
-    record = constants_record(out, proto, half=request.precision == "fp16")
+    half = request.precision == "fp16"
+    record = constants_record(out, proto, half=half)
+    more: dict[str, Any] = {}
+    if half:
+        more["kept_in_fp32"] = kept_in_fp32(out, request.options.get("keep", ()))
     return {
+        **more,
         "storage_precision": record.pop("storage_precision"),
         "weights": record,
         "proof": "graph, not device",

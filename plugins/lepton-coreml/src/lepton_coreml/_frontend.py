@@ -14,6 +14,7 @@ from lepton_onnx._cleanup import replace_items
 from lepton_torch._bridge._export import capture_graph
 from lepton_torch._bridge._graph import read_graph
 from lepton_torch._bridge._module import BridgeModule
+from lepton_torch._chatter import captured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _AS_THEY_ARE = {"float32", "float16", "int32", "int64"}
 """Element types that coremltools passes: int64 becomes int32 there."""
+
+_NARROWED = {"int64": "int32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,14 @@ class Exported:
         program: The exported program, in core ATen operators.
         symbols: Bounds of symbolic dimensions by name.
         weights: Name of the initializer by the name of its placeholder.
+        outputs: Element types of the outputs, as Core ML's arrays have them.
         warnings: Dimensions that had to be fixed.
     """
 
     program: Any
     symbols: Mapping[str, tuple[int, int]]
     weights: Mapping[str, str]
+    outputs: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -57,7 +62,8 @@ def export(proto: ModelProto, *, dynamic: bool, max_batch: int, max_size: int) -
     graph = read_graph(proto)
     module = BridgeModule(graph, table())
     found, warnings = capture_graph(module, graph.signature, dynamic)
-    program = found.exported
+    with captured():  # torch warns about its own pytrees
+        program = found.exported.run_decompositions({})
     batch = {s.shape[0] for s in graph.signature.inputs if s.shape}
     bounds: dict[str, tuple[int, int]] = {}
     for symbol, limits in list(program.range_constraints.items()):
@@ -71,7 +77,8 @@ def export(proto: ModelProto, *, dynamic: bool, max_batch: int, max_size: int) -
         for spec in program.graph_signature.input_specs
         if spec.target is not None
     }
-    return Exported(program.run_decompositions({}), bounds, placeholders, tuple(warnings))
+    outputs = tuple(_NARROWED.get(s.dtype, s.dtype) for s in graph.signature.outputs)
+    return Exported(program, bounds, placeholders, outputs, tuple(warnings))
 
 
 def _name_of(program: Any, signature: Signature, symbol: str) -> str:  # noqa: ANN401

@@ -18,6 +18,7 @@ from lepton_coreml._interpreter import Interpreter, OperatorError
 from lepton_coreml._mil._package import open_package
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -128,6 +129,26 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
     }
 
 
+def kept_in_fp32(path: Path, asked: Collection[str]) -> dict[str, str]:
+    """Return operations of a float16 package that yield float32, with the reason.
+
+    Args:
+        path: The package.
+        asked: Operators and names of operations that were to stay.
+    """
+    kept = {}
+    for operation in open_package(path).program().block.operations:
+        if operation.kind in ("const", "cast") or operation.outputs[0][1].dtype != "fp32":
+            continue
+        why = (
+            "asked for"
+            if operation.kind in asked or operation.name in asked
+            else "a constant is beyond the range of float16, or it has no float16 form"
+        )
+        kept[operation.name] = f"{operation.kind}: {why}"
+    return kept
+
+
 def _narrowest(kinds: Counter[str]) -> str:
     """Return integers' type where there are any, as recipes name what they store."""
     return next((k for k in ("int4", "int8") if kinds.get(k)), "")
@@ -156,4 +177,4 @@ def fingerprint(values: Array) -> str:
     return hashlib.sha256(text + flat.tobytes()).hexdigest()
 
 
-__all__ = ["constants_record", "example", "fingerprint", "run_once", "stored_arrays"]
+__all__ = ["constants_record", "example", "fingerprint", "kept_in_fp32", "run_once", "stored_arrays"]

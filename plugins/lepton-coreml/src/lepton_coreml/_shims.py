@@ -162,7 +162,7 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "where with a larger condition",
-        "the program declares []",
+        "the program declares [",
         "the result is declared in the shape of the two values, without the condition's",
         _where,
     ),
