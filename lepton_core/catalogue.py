@@ -57,7 +57,7 @@ KNOWN = {
         ),
         KnownPlugin("openvino", "OpenVINO", "target", Support.FULL, "lepton-openvino"),
         KnownPlugin("tflite", "LiteRT (TensorFlow Lite)", "target", _PLANNED),
-        KnownPlugin("coreml", "Core ML", "target", _PLANNED),
+        KnownPlugin("coreml", "Core ML", "target", Support.FULL, "lepton-coreml"),
         KnownPlugin(
             "compress", "The compression engine", "engine", Support.FULL, "lepton-compress"
         ),

@@ -92,7 +92,10 @@ def tokens():
             node("Greater", ["y", "zero"], ["positive"]),
             node("ArgMax", ["y"], ["best"], axis=1, keepdims=0),
         ],
-        [value("ids", ["batch", 6], TensorProto.INT64), value("mask", ["batch", 6], TensorProto.BOOL)],
+        [
+            value("ids", ["batch", 6], TensorProto.INT64),
+            value("mask", ["batch", 6], TensorProto.BOOL),
+        ],
         [
             value("y", ["batch", 4]),
             value("positive", ["batch", 4], TensorProto.BOOL),

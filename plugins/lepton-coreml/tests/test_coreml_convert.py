@@ -89,9 +89,10 @@ def test_the_same_pivot_gives_the_same_bytes(pivots, converted, tmp_path):
     assert again.model.digest == first.digest
     for path in sorted(Path(first.path).rglob("*")):
         if path.is_file():
-            assert path.read_bytes() == (
-                Path(again.model.path) / path.relative_to(first.path)
-            ).read_bytes()
+            assert (
+                path.read_bytes()
+                == (Path(again.model.path) / path.relative_to(first.path)).read_bytes()
+            )
 
 
 def test_names_and_bounds_stand_in_the_package(converted):

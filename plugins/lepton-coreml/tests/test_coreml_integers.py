@@ -61,7 +61,9 @@ def static_recipe(pivot):
 def weight_recipe(pivot):
     """Weights alone are integers, one of them a table."""
     weights = weights_of(pivot)
-    table = Tensor("weight", float(np.abs(weights["table"]).max() / np.float32(127)), estimator="absmax")
+    table = Tensor(
+        "weight", float(np.abs(weights["table"]).max() / np.float32(127)), estimator="absmax"
+    )
     layers = {"e": Layer("Gather", "e", (), "table", mode="weight")}
     return Recipe(PivotId(pivot.digest, 21), "int8-weight-only", {"table": table}, layers)
 

@@ -59,7 +59,9 @@ case("log", torch.log(T(POSITIVE)), x=POSITIVE)
 case("log", torch.log(T(POSITIVE) + 0.5), x=POSITIVE, epsilon=np.float32(0.5))
 case("inverse", 1 / (T(POSITIVE) + 0.25), x=POSITIVE, epsilon=np.float32(0.25))
 case("logical_not", ~T(ROWS > 0), x=ROWS > 0)
-case("clip", torch.clamp(T(ROWS), -0.5, 0.25), x=ROWS, alpha=np.float32(-0.5), beta=np.float32(0.25))
+case(
+    "clip", torch.clamp(T(ROWS), -0.5, 0.25), x=ROWS, alpha=np.float32(-0.5), beta=np.float32(0.25)
+)
 case("threshold", torch.clamp(T(ROWS), min=0.25), x=ROWS, alpha=np.float32(0.25))
 case("cast", T(3 * ROWS).to(torch.int32), x=3 * ROWS, dtype="int32")
 case("cast", T(ROWS).half(), x=ROWS, dtype="fp16")
@@ -93,18 +95,36 @@ case("gelu", F.gelu(T(ROWS), approximate="tanh"), x=ROWS, mode="TANH_APPROXIMATI
 case("gelu", T(ROWS) * torch.sigmoid(1.702 * T(ROWS)), x=ROWS, mode="SIGMOID_APPROXIMATION")
 case("linear_activation", 2 * T(ROWS) + 1, x=ROWS, alpha=np.float32(2), beta=np.float32(1))
 case("scaled_tanh", 2 * torch.tanh(3 * T(ROWS)), x=ROWS, alpha=np.float32(2), beta=np.float32(3))
-case("sigmoid_hard", F.hardsigmoid(T(3 * ROWS)), x=3 * ROWS, alpha=np.float32(1 / 6), beta=np.float32(0.5))
+case(
+    "sigmoid_hard",
+    F.hardsigmoid(T(3 * ROWS)),
+    x=3 * ROWS,
+    alpha=np.float32(1 / 6),
+    beta=np.float32(0.5),
+)
 case(
     "clamped_relu", torch.minimum(torch.tensor(1.0), F.leaky_relu(T(ROWS), 0.2)), x=ROWS,
     alpha=np.float32(0.2), beta=np.float32(1),
 )  # fmt: skip
-case("softplus_parametric", SHAPED * F.softplus(SHAPED * T(IMAGE)), x=IMAGE, alpha=CHANNEL, beta=CHANNEL)
+case(
+    "softplus_parametric",
+    SHAPED * F.softplus(SHAPED * T(IMAGE)),
+    x=IMAGE,
+    alpha=CHANNEL,
+    beta=CHANNEL,
+)
 case("thresholded_relu", F.threshold(T(ROWS), 0.3, 0.0), x=ROWS, alpha=np.float32(0.3))
 case("softmax", torch.softmax(T(IMAGE), 1), x=IMAGE, axis=np.int32(1))
 
 # --- products and convolutions
 MATRIX = real(8, 5)
-case("linear", F.linear(T(ROWS), T(MATRIX), T(real(8) * 0 + 1)), x=ROWS, weight=MATRIX, bias=np.ones(8, "f4"))
+case(
+    "linear",
+    F.linear(T(ROWS), T(MATRIX), T(real(8) * 0 + 1)),
+    x=ROWS,
+    weight=MATRIX,
+    bias=np.ones(8, "f4"),
+)
 case("linear", F.linear(T(ROWS), T(MATRIX)), x=ROWS, weight=MATRIX)
 A, B = real(2, 3, 4), real(2, 4, 5)
 case("matmul", T(A) @ T(B), x=A, y=B)
@@ -167,7 +187,9 @@ case("instance_norm", F.instance_norm(T(IMAGE), weight=T(CHANNEL), bias=T(MEAN))
 WIDE = real(7, 6)
 case("layer_norm", F.layer_norm(T(IMAGE), (7, 6), T(WIDE), T(WIDE)), x=IMAGE, axes=i32(-2, -1),
      gamma=WIDE, beta=WIDE)  # fmt: skip
-case("l2_norm", T(IMAGE) / (T(IMAGE).square().sum((-3, -2, -1), keepdim=True) + 1e-6).sqrt(), x=IMAGE)
+case(
+    "l2_norm", T(IMAGE) / (T(IMAGE).square().sum((-3, -2, -1), keepdim=True) + 1e-6).sqrt(), x=IMAGE
+)
 case("local_response_norm", F.local_response_norm(T(IMAGE), 3, 0.1, 0.7, 1.5), x=IMAGE,
      size=np.int32(3), alpha=np.float32(0.1), beta=np.float32(0.7), k=np.float32(1.5))  # fmt: skip
 
@@ -179,11 +201,19 @@ for name, function in {
     "reduce_l2_norm": lambda x, d, keepdim: x.square().sum(d, keepdim=keepdim).sqrt(),
     "reduce_sum_square": lambda x, d, keepdim: x.square().sum(d, keepdim=keepdim),
 }.items():  # fmt: skip
-    case(name, function(T(IMAGE), (1, 3), keepdim=True), x=IMAGE, axes=i32(1, 3), keep_dims=np.True_)
+    case(
+        name, function(T(IMAGE), (1, 3), keepdim=True), x=IMAGE, axes=i32(1, 3), keep_dims=np.True_
+    )
 case("reduce_log_sum", T(POSITIVE).sum(1).log(), x=POSITIVE, axes=i32(1))
 case("reduce_prod", T(IMAGE).prod(2), x=IMAGE, axes=i32(2))
 case("reduce_argmax", T(ROWS).argmax(1).int(), x=ROWS, axis=np.int32(1))
-case("reduce_argmin", T(ROWS).argmin(0, keepdim=True).int(), x=ROWS, axis=np.int32(0), keep_dims=np.True_)
+case(
+    "reduce_argmin",
+    T(ROWS).argmin(0, keepdim=True).int(),
+    x=ROWS,
+    axis=np.int32(0),
+    keep_dims=np.True_,
+)
 VALUES, PLACES = torch.topk(T(ROWS), 2, 1)
 case("topk", (VALUES, PLACES.int()), x=ROWS, k=np.int32(2), axis=np.int32(1))
 case("argsort", torch.argsort(T(ROWS), 1).int(), x=ROWS, axis=np.int32(1), ascending=np.True_)
@@ -204,11 +234,29 @@ case("tile", T(ROWS).repeat(2, 3), x=ROWS, reps=i32(2, 3))
 case("slice_by_index", T(IMAGE)[:, 2, 1:-1:2, :4], x=IMAGE, begin=i32(0, 2, 1, 0),
      end=i32(0, 0, -1, 4), stride=i32(1, 1, 2, 1), begin_mask=np.array([1, 0, 0, 0], bool),
      end_mask=np.array([1, 0, 0, 0], bool), squeeze_mask=np.array([0, 1, 0, 0], bool))  # fmt: skip
-case("slice_by_size", T(IMAGE)[1:, 1:3, :, 2:5], x=IMAGE, begin=i32(1, 1, 0, 2), size=i32(-1, 2, 7, 3))
+case(
+    "slice_by_size",
+    T(IMAGE)[1:, 1:3, :, 2:5],
+    x=IMAGE,
+    begin=i32(1, 1, 0, 2),
+    size=i32(-1, 2, 7, 3),
+)
 case("pad", F.pad(T(IMAGE), (1, 2, 3, 0), value=1.5), x=IMAGE, pad=i32(3, 0, 1, 2),
      constant_val=np.float32(1.5))  # fmt: skip
-case("pad", F.pad(T(IMAGE), (1, 2, 3, 0), mode="reflect"), x=IMAGE, pad=i32(3, 0, 1, 2), mode="reflect")
-case("pad", F.pad(T(IMAGE), (1, 2, 3, 0), mode="replicate"), x=IMAGE, pad=i32(3, 0, 1, 2), mode="replicate")
+case(
+    "pad",
+    F.pad(T(IMAGE), (1, 2, 3, 0), mode="reflect"),
+    x=IMAGE,
+    pad=i32(3, 0, 1, 2),
+    mode="reflect",
+)
+case(
+    "pad",
+    F.pad(T(IMAGE), (1, 2, 3, 0), mode="replicate"),
+    x=IMAGE,
+    pad=i32(3, 0, 1, 2),
+    mode="replicate",
+)
 case("reverse", torch.flip(T(IMAGE), (1, 3)), x=IMAGE, axes=i32(1, 3))
 TURNED = T(ROWS).clone()
 TURNED[0, :2], TURNED[1, :4] = T(ROWS)[0, :2].flip(0), T(ROWS)[1, :4].flip(0)
@@ -230,7 +278,13 @@ case("crop", T(IMAGE)[..., 1:-2, 2:-1], x=IMAGE, crop_height=i32(1, 2), crop_wid
 case("shape", torch.tensor([2, 4, 7, 6], dtype=torch.int32), x=IMAGE)
 case("fill", torch.full((2, 3), 1.5), shape=i32(2, 3), value=np.float32(1.5))
 case("fill_like", torch.full((3, 5), 2.0), ref_tensor=ROWS, value=np.float32(2))
-case("range_1d", torch.arange(1, 9, 3, dtype=torch.int32), end=np.int32(9), start=np.int32(1), step=np.int32(3))
+case(
+    "range_1d",
+    torch.arange(1, 9, 3, dtype=torch.int32),
+    end=np.int32(9),
+    start=np.int32(1),
+    step=np.int32(3),
+)
 PICKS = whole(5, 2, 3)
 case("one_hot", F.one_hot(T(PICKS).long(), 5).int(), indices=PICKS, one_hot_vector_size=np.int32(5))
 case("non_zero", torch.nonzero(T(ROWS > 0)).int(), x=ROWS > 0)
@@ -244,7 +298,13 @@ case("gather", T(IMAGE)[:, :, T(LOOKUP).long()], x=IMAGE, indices=LOOKUP, axis=n
 case("gather", T(IMAGE).gather(1, T(PICKS[:, :2] % 4).long()[:, :, None, None].expand(2, 2, 7, 6)),
      x=IMAGE, indices=PICKS[:, :2] % 4, axis=np.int32(1), batch_dims=np.int32(1))  # fmt: skip
 ALONG = whole(7, 2, 4, 3, 6)
-case("gather_along_axis", T(IMAGE).gather(2, T(ALONG).long()), x=IMAGE, indices=ALONG, axis=np.int32(2))
+case(
+    "gather_along_axis",
+    T(IMAGE).gather(2, T(ALONG).long()),
+    x=IMAGE,
+    indices=ALONG,
+    axis=np.int32(2),
+)
 POINTS = np.stack([whole(2, 5), whole(4, 5)], -1)
 case("gather_nd", T(IMAGE)[T(POINTS[:, 0]).long(), T(POINTS[:, 1]).long()], x=IMAGE, indices=POINTS)
 SPOTS, NEW = i32(2, 0, 2), real(3, 3)
@@ -272,7 +332,14 @@ case("resize_bilinear", RESIZED, x=IMAGE, target_size_height=np.int32(5),
 CORNERED = F.interpolate(T(IMAGE), size=(5, 11), mode="bilinear", align_corners=True)
 case("resize_bilinear", CORNERED, x=IMAGE, target_size_height=np.int32(5),
      target_size_width=np.int32(11), sampling_mode="STRICT_ALIGN_CORNERS")  # fmt: skip
-case("resize", RESIZED, x=IMAGE, shape=i32(5, 11), resized_dims=np.uint32(2), sampling_mode="UNALIGN_CORNERS")
+case(
+    "resize",
+    RESIZED,
+    x=IMAGE,
+    shape=i32(5, 11),
+    resized_dims=np.uint32(2),
+    sampling_mode="UNALIGN_CORNERS",
+)
 case("resize", F.interpolate(T(IMAGE), size=(14, 12)), x=IMAGE, shape=i32(14, 12),
      resized_dims=np.uint32(2), interpolation_mode="NEAREST_NEIGHBOR")  # fmt: skip
 GRID = np.clip(real(2, 3, 5, 2), -1.3, 1.3)
@@ -288,18 +355,35 @@ CODES, SCALES = whole(127, 4, 6, low=-127).astype("i1"), real(4, low=0.01)
 PLAIN, ZEROS = real(4, 6), np.array([1, 2, 3, 4], "i1")
 ONE = torch.fake_quantize_per_tensor_affine(T(PLAIN), 0.02, 5, -128, 127)
 HELD_ONE = torch.round(ONE / 0.02 + 5).to(torch.int8)
-case("quantize", HELD_ONE, input=PLAIN, scale=np.float32(0.02), zero_point=np.int8(5), output_dtype="int8")
+case(
+    "quantize",
+    HELD_ONE,
+    input=PLAIN,
+    scale=np.float32(0.02),
+    zero_point=np.int8(5),
+    output_dtype="int8",
+)
 case("dequantize", ONE, input=HELD_ONE.numpy(), scale=np.float32(0.02), zero_point=np.int8(5))
 CHANNELS = torch.fake_quantize_per_channel_affine(
     T(PLAIN), T(SCALES), T(ZEROS.astype("f4")).int(), 0, -128, 127
 )
 WHOLE = torch.round(CHANNELS / T(SCALES)[:, None] + T(ZEROS)[:, None]).to(torch.int8)
-case("quantize", WHOLE, input=PLAIN, scale=SCALES, zero_point=ZEROS, output_dtype="int8", axis=np.int32(0))
+case(
+    "quantize",
+    WHOLE,
+    input=PLAIN,
+    scale=SCALES,
+    zero_point=ZEROS,
+    output_dtype="int8",
+    axis=np.int32(0),
+)
 case("dequantize", CHANNELS, input=WHOLE.numpy(), scale=SCALES, zero_point=ZEROS, axis=np.int32(0))
 case("constexpr_affine_dequantize", CHANNELS, quantized_data=WHOLE.numpy(), scale=SCALES,
      zero_point=ZEROS, axis=np.int32(0))  # fmt: skip
 BLOCKS, OFFSETS = real(4, 3, low=0.01), whole(9, 4, 3).astype("i1")
-WIDENED = (T(CODES).float() - T(OFFSETS).float().repeat_interleave(2, 1)) * T(BLOCKS).repeat_interleave(2, 1)
+WIDENED = (T(CODES).float() - T(OFFSETS).float().repeat_interleave(2, 1)) * T(
+    BLOCKS
+).repeat_interleave(2, 1)
 case("constexpr_blockwise_shift_scale", WIDENED, data=CODES, scale=BLOCKS, offset=OFFSETS)
 MASK = (ROWS > 0).astype("u1")
 case("constexpr_sparse_to_dense", T(ROWS) * T(MASK), nonzero_data=ROWS[MASK != 0], mask=MASK)
@@ -349,7 +433,10 @@ def lstm_case(both):
 
     given = {}
     for suffix, ours in (("", ""), ("_reverse", "_back"))[:ways]:
-        own = {n: getattr(net, f"{n}_l0{suffix}") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+        own = {
+            n: getattr(net, f"{n}_l0{suffix}")
+            for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        }
         given[f"weight_ih{ours}"] = gates(own["weight_ih"])
         given[f"weight_hh{ours}"] = gates(own["weight_hh"])
         given[f"bias{ours}"] = gates(own["bias_ih"] + own["bias_hh"])

@@ -97,7 +97,9 @@ def test_a_manifest_does_not_lead_out(opened, copied, path):
     assert refused(opened, model).code == "LPT-RUN-504"
 
 
-@pytest.mark.parametrize("name", ["@model_path/../../x.bin", "/tmp/x.bin", "@model_path//etc/passwd"])
+@pytest.mark.parametrize(
+    "name", ["@model_path/../../x.bin", "/tmp/x.bin", "@model_path//etc/passwd"]
+)
 def test_a_constant_does_not_lead_out(opened, copied, name):
     def lead_out(message):
         for block in message.mlProgram.functions["main"].blocks.values():

@@ -26,9 +26,7 @@ def lstm(g, states=False):
             g.node("Expand", ["nought", "shape"], ["start"]),
         ]
         inputs += ["", "start", "start"]
-    nodes.append(
-        g.node("LSTM", inputs, ["y"], hidden_size=4, direction="bidirectional")
-    )
+    nodes.append(g.node("LSTM", inputs, ["y"], hidden_size=4, direction="bidirectional"))
     return g.model(
         nodes,
         [g.value("x", [6, "batch", 3])],

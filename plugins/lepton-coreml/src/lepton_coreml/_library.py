@@ -96,9 +96,7 @@ def table() -> Mapping[str, Operator]:
     return {
         **OPERATORS,
         "QuantizeLinear": quantize,
-        "DequantizeLinear": replace(
-            quantize, name="DequantizeLinear", compute=_dequantize_node
-        ),
+        "DequantizeLinear": replace(quantize, name="DequantizeLinear", compute=_dequantize_node),
     }
 
 

@@ -90,9 +90,7 @@ def _other(one: Operation, two: Operation) -> str:
 
 
 def _names(operation: Operation, key: str) -> list[str]:
-    return [
-        a.name if isinstance(a, Name) else "a constant" for a in operation.inputs.get(key, ())
-    ]
+    return [a.name if isinstance(a, Name) else "a constant" for a in operation.inputs.get(key, ())]
 
 
 def _constants(program: Program, clean: Program) -> dict[str, int]:

@@ -177,4 +177,11 @@ def fingerprint(values: Array) -> str:
     return hashlib.sha256(text + flat.tobytes()).hexdigest()
 
 
-__all__ = ["constants_record", "example", "fingerprint", "kept_in_fp32", "run_once", "stored_arrays"]
+__all__ = [
+    "constants_record",
+    "example",
+    "fingerprint",
+    "kept_in_fp32",
+    "run_once",
+    "stored_arrays",
+]

@@ -205,9 +205,7 @@ def conv_transpose(
     for axis, ((before, _), size) in enumerate(zip(around, wanted, strict=True), start=2):
         missing = max(0, before + size - result.shape[axis])
         if missing:
-            result = np.pad(
-                result, [(0, missing if i == axis else 0) for i in range(result.ndim)]
-            )
+            result = np.pad(result, [(0, missing if i == axis else 0) for i in range(result.ndim)])
         result = np.take(result, np.arange(before, before + size), axis=axis)
     return result if bias is None else result + np.reshape(bias, (-1, *[1] * spatial))
 

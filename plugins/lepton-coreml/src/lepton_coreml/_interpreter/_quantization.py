@@ -24,7 +24,7 @@ def along(values: Array, axis: Array | None, ndim: int) -> Array:
 
 @operator("quantize")
 def quantize(
-    input: Array,  # noqa: A002 - MIL's name
+    input: Array,
     scale: Array,
     output_dtype: str,
     zero_point: Array | None = None,
@@ -40,7 +40,7 @@ def quantize(
 
 @operator("dequantize")
 def dequantize(
-    input: Array,  # noqa: A002 - MIL's name
+    input: Array,
     scale: Array,
     zero_point: Array | None = None,
     axis: Array | None = None,

@@ -90,9 +90,7 @@ def lstm(
             turned, state, (weights[0], weights[1], weights[2], weights[3]), functions, limit
         )
         parts.append((steps[::-1] if backward else steps, hidden, cell))
-    steps, hidden, cell = (
-        np.concatenate([part[i] for part in parts], axis=-1) for i in range(3)
-    )
+    steps, hidden, cell = (np.concatenate([part[i] for part in parts], axis=-1) for i in range(3))
     return (steps if output_sequence else hidden[None]), hidden, cell
 
 

@@ -69,9 +69,7 @@ def upsample_nearest_neighbor(
 
 
 @operator("resize_nearest_neighbor")
-def resize_nearest_neighbor(
-    x: Array, target_size_height: Array, target_size_width: Array
-) -> Array:
+def resize_nearest_neighbor(x: Array, target_size_height: Array, target_size_width: Array) -> Array:
     """Resize to a size, taking the nearest value."""
     return _nearest(x, int(target_size_height), int(target_size_width))
 
@@ -148,9 +146,7 @@ def resample(
         if coordinates_mode == "normalized_zero_to_one":
             point = point * 2 - 1
         if coordinates_mode != "unnormalized":
-            point = (
-                (point + 1) / 2 * (size - 1) if align_corners else ((point + 1) * size - 1) / 2
-            )
+            point = (point + 1) / 2 * (size - 1) if align_corners else ((point + 1) * size - 1) / 2
         points.append(_bordered(point, size, padding_mode, bool(align_corners)))
     if sampling_mode == "nearest":
         return _at(x, np.rint(points[0]), np.rint(points[1]), padding_value)
@@ -168,7 +164,7 @@ def resample(
 def _bordered(point: Array, size: int, mode: str, corners: bool) -> Array:
     if mode == "border":
         return np.clip(point, 0, size - 1)
-    if mode == "reflection" and not corners or mode == "symmetric":
+    if (mode == "reflection" and not corners) or mode == "symmetric":
         # Mirrors at the edges of the first and last value.
         turned = np.mod(point + 0.5, 2 * size)
         turned = np.where(turned >= size, 2 * size - turned, turned) - 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,7 +145,6 @@ def _results(operation: Operation, *known: Mapping[str, Any]) -> dict[str, Any]:
         name: _declared(operation, name, spec, value)
         for (name, spec), value in zip(operation.outputs, made, strict=False)
     }
-
 
 
 def _argument(

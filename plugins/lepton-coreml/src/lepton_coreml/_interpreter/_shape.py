@@ -55,9 +55,7 @@ def concat(values: Sequence[Array], axis: Array, interleave: Array = np.False_) 
     if interleave:
         place = int(axis) % values[0].ndim
         stacked = np.stack(values, axis=place + 1)
-        return stacked.reshape(
-            *values[0].shape[:place], -1, *values[0].shape[place + 1 :]
-        )
+        return stacked.reshape(*values[0].shape[:place], -1, *values[0].shape[place + 1 :])
     return np.concatenate([np.atleast_1d(v) for v in values], axis=int(axis))
 
 
@@ -113,9 +111,7 @@ def slice_by_index(
             index.append(start)
         else:
             index.append(
-                slice(
-                    None if opened[axis] else start, None if closed[axis] else stop, step
-                )
+                slice(None if opened[axis] else start, None if closed[axis] else stop, step)
             )
     return np.asarray(x[tuple(index)])
 

@@ -95,9 +95,7 @@ class Package:
 
     def weight_files(self) -> list[Path]:
         """Return the files beside the program's, sorted."""
-        return sorted(
-            p for p in self.path.rglob("*") if p.is_file() and p.suffix == ".bin"
-        )
+        return sorted(p for p in self.path.rglob("*") if p.is_file() and p.suffix == ".bin")
 
 
 def open_package(path: Path) -> Package:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -116,7 +117,10 @@ def _path(name: str) -> list[str]:
     """Split an initializer's name into the modules that hold it and its own name."""
     cleaned = "".join(c if c.isalnum() or c in "_." else "_" for c in name)
     parts = [part for part in cleaned.split(".") if part] or ["weight"]
-    return [f"w{p}" if p in ("forward", "training") or p.startswith("_") else p for p in parts]
+    taken = ("forward", "training")  # and what Python's own grammar keeps for itself
+    return [
+        f"w{p}" if p in taken or p.startswith("_") or keyword.iskeyword(p) else p for p in parts
+    ]
 
 
 def fold(graph: Graph, table: Mapping[str, Operator] = OPERATORS) -> Graph:
