@@ -71,7 +71,7 @@ def _quantize(
     return torch.clamp(shifted, limits.min, limits.max).to(zero_point.dtype)
 
 
-def _dequantize(
+def _dequantize(  # noqa: PLR0917 - torch passes them by position
     codes: torch.Tensor,
     scale: torch.Tensor,
     zero_point: torch.Tensor | None,

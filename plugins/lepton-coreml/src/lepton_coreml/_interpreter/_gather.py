@@ -29,8 +29,8 @@ def _checked(indices: Array, size: int) -> Array:
 def gather(
     x: Array,
     indices: Array,
-    axis: Array = np.int32(0),  # noqa: B008
-    batch_dims: Array = np.int32(0),  # noqa: B008
+    axis: Array = np.int32(0),
+    batch_dims: Array = np.int32(0),
     validate_indices: Array = np.False_,
 ) -> Array:
     """Take slices along an axis."""
@@ -48,7 +48,7 @@ def gather(
 def gather_along_axis(
     x: Array,
     indices: Array,
-    axis: Array = np.int32(0),  # noqa: B008
+    axis: Array = np.int32(0),
     validate_indices: Array = np.False_,
 ) -> Array:
     """Take single values along an axis."""
@@ -64,7 +64,7 @@ def gather_along_axis(
 def gather_nd(
     x: Array,
     indices: Array,
-    batch_dims: Array = np.int32(0),  # noqa: B008
+    batch_dims: Array = np.int32(0),
     validate_indices: Array = np.False_,
 ) -> Array:
     """Take slices whose places stand in the last axis of the indices."""
@@ -99,7 +99,7 @@ def scatter(
     data: Array,
     indices: Array,
     updates: Array,
-    axis: Array = np.int32(0),  # noqa: B008
+    axis: Array = np.int32(0),
     mode: str = "add",
     validate_indices: Array = np.False_,
 ) -> Array:
@@ -115,7 +115,7 @@ def scatter_along_axis(
     data: Array,
     indices: Array,
     updates: Array,
-    axis: Array = np.int32(0),  # noqa: B008
+    axis: Array = np.int32(0),
     mode: str = "add",
     validate_indices: Array = np.False_,
 ) -> Array:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lepton_coreml._interpreter._registry import operator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Array = NDArray[Any]
 _CHUNK_BYTES = 64 << 20
@@ -87,7 +89,7 @@ def conv(
     pad_type: str = "valid",
     pad: Array | None = None,
     dilations: Array | None = None,
-    groups: Array = np.int32(1),  # noqa: B008
+    groups: Array = np.int32(1),
 ) -> Array:
     """Convolve ``(N, C, *D)`` with ``(M, C / groups, *K)`` in one to three dimensions."""
     spatial = x.ndim - 2
@@ -174,7 +176,7 @@ def conv_transpose(
     pad_type: str = "valid",
     strides: Array | None = None,
     dilations: Array | None = None,
-    groups: Array = np.int32(1),  # noqa: B008
+    groups: Array = np.int32(1),
 ) -> Array:
     """Spread ``(N, C, *D)`` over ``(C, M / groups, *K)``, the transpose of a convolution."""
     spatial = x.ndim - 2
