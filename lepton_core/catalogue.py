@@ -38,8 +38,6 @@ class KnownPlugin:
         return f"{self.title} is planned; this version of lepton has no plugin for it yet."
 
 
-_PLANNED = Support.NOT_IMPLEMENTED
-
 KNOWN = {
     known.id: known
     for known in (
@@ -64,7 +62,7 @@ KNOWN = {
             "lepton-tflite",
             (".tflite",),
         ),
-        KnownPlugin("coreml", "Core ML", "target", _PLANNED),
+        KnownPlugin("coreml", "Core ML", "target", Support.FULL, "lepton-coreml"),
         KnownPlugin(
             "compress", "The compression engine", "engine", Support.FULL, "lepton-compress"
         ),

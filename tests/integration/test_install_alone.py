@@ -41,6 +41,9 @@ CASES = (
     Alone("lepton-kernels", "lepton_kernels"),
     Alone("lepton-core", "lepton_core"),
     Alone("lepton-compress", "lepton_compress", frozenset({"onnx"})),
+    Alone(
+        "lepton-coreml", "lepton_coreml", frozenset({"torch", "onnx", "onnxscript", "coremltools"})
+    ),
     Alone("lepton-onnx", "lepton_onnx", frozenset({"onnx"})),
     Alone("lepton-onnxruntime", "lepton_onnxruntime", frozenset({"onnx"})),
     Alone(

@@ -17,6 +17,7 @@ def lower_recipe(
     digest: str,
     *,
     integer_ops: tuple[str, ...],
+    sparse_dtypes: tuple[str, ...] = ("float32", "int8"),
     unsigned: bool = True,
     dynamic: bool = True,
     float_outputs: bool = True,
@@ -32,6 +33,8 @@ def lower_recipe(
         digest: Digest of the pivot.
         integer_ops: Operators that the target computes with integers; around others no pairs are
             written.
+        sparse_dtypes: dtypes of pruned weights that the target puts together from a mask and
+            values before it chooses kernels.
         unsigned: Whether activations are uint8.
         dynamic: As for :func:`lepton_onnx.qdq.lower`.
         float_outputs: As for :func:`lepton_onnx.qdq.lower`.
@@ -39,7 +42,7 @@ def lower_recipe(
     Returns:
         The lowered model, and facts for the record: ``recipe`` (digest, scheme, what the CPU
         needs), ``integer_layers``, ``weight_only_layers``, ``block_layers`` (stored in few bits),
-        ``kept_in_fp32``, ``qdq_pairs``.
+        ``pruned_weights``, ``palette_weights``, ``kept_in_fp32``, ``qdq_pairs``.
 
     Raises:
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit.
@@ -50,6 +53,7 @@ def lower_recipe(
     lowered = qdq.lower(
         proto, recipe, digest=digest, integers=integers, arrays=arrays, integer_ops=integer_ops,
         unsigned=unsigned, dynamic=dynamic, float_outputs=float_outputs,
+        sparse_dtypes=sparse_dtypes,
     )  # fmt: skip
     facts = {
         "recipe": {
@@ -61,6 +65,8 @@ def lower_recipe(
         "integer_layers": dict(lowered.integer_layers),
         "weight_only_layers": lowered.weight_layers,
         "block_layers": lowered.block_layers,
+        "pruned_weights": lowered.pruned_weights,
+        "palette_weights": lowered.palette_weights,
         "kept_in_fp32": dict(recipe.kept_float),
         "qdq_pairs": lowered.pairs,
     }
