@@ -500,6 +500,7 @@ def test_collapsed_networks_come_back_without_labels(
     assert before - back <= 0.005
     found = {f["mechanism"]: f for f in result.facts["diagnosis"]}
     assert found[mechanism]["gave_back"]["method"] == method
+    assert "_standing_cases.py" in found[mechanism]["place"]
     kept = [s["method"] for s in result.facts["recovery"]["steps"] if s["kept"]]
     assert method in kept
     again = optimize("again", recipe=result.recipe)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_compress._balanced import balanced_error
-from lepton_core import recipe as recipes
 from lepton_core.artifacts import artifact_size
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.passport import decode_number, make_passport
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from lepton_compress._job import Job
+    from lepton_core import recipe as recipes
     from lepton_core.dispatch import Hooks
     from lepton_core.samples import Samples
     from lepton_core.types import Model
@@ -193,7 +193,7 @@ class Bench:
         folder = self._folder("trial")
         path = None
         if recipe is not None:
-            place = recipes.write(recipe, folder / "recipe.json", integers=arrays)
+            place = self.job.write(recipe, folder / "recipe.json", arrays)
             path = str(place)
         out = folder / "model"
         out.mkdir()

@@ -61,10 +61,16 @@ class Finding:
     methods: tuple[str, ...] = ()
     gave_back: Mapping[str, Any] = field(default_factory=dict)
 
-    def facts(self) -> dict[str, Any]:
-        """Return plain data for the record."""
+    def facts(self, graph: Graph, places: Mapping[str, str]) -> dict[str, Any]:
+        """Return plain data for the record.
+
+        Args:
+            graph: The pivot.
+            places: The user's source line by name of a node, where it is known.
+        """
         names = ("mechanism", "value", "layer", "module", "text", "cure")
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
+        found["place"] = places.get(self.layer or _reader(graph, self.value), "")
         return found | {"numbers": dict(self.numbers), "gave_back": dict(self.gave_back)}
 
 
@@ -302,6 +308,11 @@ def module_of(graph: Graph, value: str) -> str:
             return current.rpartition("/")[0]
         current = node.input[0] if node.input else ""
     return ""
+
+
+def _reader(graph: Graph, value: str) -> str:
+    """Return the first node that reads a weight or an input; empty if none does."""
+    return next((n.name for n in graph.nodes.values() if value in n.input), "")
 
 
 def _short(value: float) -> float:

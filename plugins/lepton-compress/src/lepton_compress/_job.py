@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from lepton_compress._build import unsampled_recipe
 from lepton_compress._coverage import coverage
 from lepton_compress._recover import recover
 from lepton_compress._recover_recipe import Recovery
+from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.origins import ORIGIN, keep_origin
 from lepton_core.samples import is_constant, load_samples, load_saved, match
@@ -18,8 +19,13 @@ from lepton_core.types import ConvertRequest
 from lepton_onnx import pivot
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
     from lepton_compress._graph import Graph
     from lepton_compress._options import Options
+    from lepton_compress._pruning import Pruning
     from lepton_core.context import Context
     from lepton_core.recipe import Recipe
     from lepton_core.samples import Samples
@@ -37,12 +43,13 @@ class Job:
     """One request.
 
     Attributes:
-        graph: The pivot's graph.
+        graph: The pivot's graph; pruned if weights are.
         base: The pivot.
         request: What was asked for.
         options: The engine's options.
         context: Where the result goes.
         scratch: Where everything else goes.
+        pruning: What was pruned before anything else is done; ``None`` if nothing is.
     """
 
     graph: Graph
@@ -51,6 +58,17 @@ class Job:
     options: Options
     context: Context
     scratch: Context
+    pruning: Pruning | None = None
+
+    def write(
+        self, recipe: Recipe, path: Path, arrays: Mapping[str, NDArray[Any]] | None = None
+    ) -> Path:
+        """Write a recipe with what was pruned, and its sidecar; return the path."""
+        stored = dict(arrays or {})
+        if self.pruning is not None:
+            recipe = replace(recipe, pruned=self.pruning.entries)
+            stored |= self.pruning.arrays
+        return recipes.write(recipe, path, integers=stored)
 
     @property
     def opset(self) -> int:

@@ -12,10 +12,12 @@ from lepton_compress._build import refuse_quantized
 from lepton_compress._graph import Graph
 from lepton_compress._job import RECIPE, Job, divisible, load, lower, make
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, read_options
+from lepton_compress._sparse_options import SPARSE_PRECISIONS
 from lepton_core import recipe as recipes
 from lepton_core.artifacts import artifact_size
 from lepton_core.capabilities import scheme_of
 from lepton_core.errors import OptimizeError
+from lepton_core.samples import split
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
 from lepton_onnx import pivot
 from lepton_onnx.external import digest
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from lepton_core.samples import Samples
     from lepton_core.types import OptimizeRequest
 
-PRECISIONS = ("int8", "int16", "auto", MIXED, *BLOCK_PRECISIONS)
+PRECISIONS = ("int8", "int16", "auto", MIXED, *BLOCK_PRECISIONS, *SPARSE_PRECISIONS)
 
 
 def optimize(model: Model, request: OptimizeRequest, context: Context) -> OptimizeResult:
@@ -36,7 +38,9 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
     calibrated on (:mod:`lepton_compress._choose`). The precisions ``int4`` and ``int8-weight``
     store weights alone as integers, by block (:mod:`lepton_compress._weights`). ``mixed`` chooses
     a precision for each weight (:mod:`lepton_compress._search`), and with the option ``analyse``
-    only measures what each would cost (:mod:`lepton_compress._sensitivity`).
+    only measures what each would cost (:mod:`lepton_compress._sensitivity`). ``sparse`` and
+    ``palette`` keep weights float (:mod:`lepton_compress._sparse`); weights of the integer
+    precisions can be pruned as well (:mod:`lepton_compress._pruning`).
 
     Options: :class:`~lepton_compress._options.Options`.
 
@@ -66,13 +70,15 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
             remedy="Ask for --precision mixed.",
         )
     require_lowering(request.target, context, _scheme(request))
+    if options.prunes:
+        require_lowering(request.target, context, "scheme.sparse")
     _refuse_lowered(model)
     scratch = Path(tempfile.mkdtemp(prefix=".compress-", dir=context.workdir))
     try:
         inside = replace(context, workdir=scratch)
         base = to_pivot(model, request, inside)
         job = Job(Graph(pivot.load(base.path)), base, request, options, context, inside)
-        return _reproduce(job) if request.recipe else _search(job)
+        return _reproduce(job) if request.recipe else _named(_search(job))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -159,6 +165,12 @@ def _reproduce(job: Job) -> OptimizeResult:
 def _search(job: Job) -> OptimizeResult:
     refuse_quantized(job.graph)
     samples = load(job.request.samples, job.base)
+    if job.options.prunes:
+        job = _pruned(job, samples)
+    if job.request.precision in SPARSE_PRECISIONS:
+        from lepton_compress._sparse import compress_sparse
+
+        return compress_sparse(job, samples)
     if job.request.precision == MIXED:
         return _mixed(job, samples)
     if job.request.precision in BLOCK_PRECISIONS:
@@ -172,10 +184,31 @@ def _search(job: Job) -> OptimizeResult:
 
         return choose(job, samples)
     recipe, facts, warnings = make(job, samples)
+    if job.pruning is not None:
+        facts["pruning"] = job.pruning.facts
     if job.request.precision == "auto" and (why := _not_smaller(job, recipe)):
         return OptimizeResult(lower(job, None), None, why, {"verdict": facts["verdict"]})
-    place = recipes.write(recipe, job.context.workdir / RECIPE)
+    place = job.write(recipe, job.context.workdir / RECIPE)
     return OptimizeResult(lower(job, place), str(place), facts.pop("why"), facts, warnings)
+
+
+def _pruned(job: Job, samples: Samples | None) -> Job:
+    """Prune the pivot before all else, by rows that nothing is measured on later."""
+    from lepton_compress._pruning import prune_weights
+
+    if samples is not None and divisible(samples):
+        samples = split(samples, seed=job.context.seed)[0] or samples
+    pruning = prune_weights(job.graph, job.options, samples, job.scratch)
+    return replace(job, graph=pruning.graph, pruning=pruning)
+
+
+def _named(result: OptimizeResult) -> OptimizeResult:
+    """Name the recipe in the facts as it was written, with what was pruned and its sidecar."""
+    if result.recipe is None:
+        return result
+    written = recipes.read(result.recipe)
+    named = {"digest": written.digest, "scheme": written.scheme}
+    return replace(result, facts={**result.facts, "recipe": named})
 
 
 def _not_smaller(job: Job, recipe: recipes.Recipe) -> str:
@@ -186,7 +219,7 @@ def _not_smaller(job: Job, recipe: recipes.Recipe) -> str:
     for name, made in (("float", None), ("int8", recipe)):
         inside = replace(job.scratch, workdir=job.scratch.workdir / f"size-{name}")
         inside.workdir.mkdir()
-        place = None if made is None else str(recipes.write(made, inside.workdir / RECIPE))
+        place = None if made is None else str(job.write(made, inside.workdir / RECIPE))
         asked = ConvertRequest(job.request.target, recipe=place)
         assert inside.hooks is not None  # noqa: S101 - checked before
         sizes.append(artifact_size(inside.hooks.convert(job.base, asked, inside).model))

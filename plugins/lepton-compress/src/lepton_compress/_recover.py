@@ -43,6 +43,7 @@ from lepton_compress._recover_scales import (
     spread,
 )
 from lepton_compress._recover_sites import output_sites, reader_sites
+from lepton_core.origins import LOCATIONS
 from lepton_onnx import qdq
 
 if TYPE_CHECKING:
@@ -138,6 +139,11 @@ class Recoverer:
             "error_before": _number(before.balanced),
             "error_after": _number(self.best.balanced),
         }
+
+    def diagnosis(self) -> list[dict[str, Any]]:
+        """Return what the record keeps about why int8 loses here."""
+        places = self.job.base.metadata.get(LOCATIONS, {})
+        return [finding.facts(self.job.graph, places) for finding in self.findings]
 
     def _lines(self) -> list[str]:
         """Say for people what was kept and what it gave back."""
@@ -400,8 +406,8 @@ def recover(job: Job, samples: Samples) -> tuple[Recovery, dict[str, Any]]:
     plain = bench.measure(f"{recipe.precision} ({estimator})", recipe, estimator, ())
     recoverer = Recoverer(job, rows, bench, estimator, plain)
     recoverer.run(job.options.recover or ())
-    found = [finding.facts() for finding in recoverer.findings]
-    return recoverer.recovery, {"recovery": recoverer.facts(plain), "diagnosis": found}
+    facts = {"recovery": recoverer.facts(plain), "diagnosis": recoverer.diagnosis()}
+    return recoverer.recovery, facts
 
 
 def _number(value: float) -> float | None:

@@ -15,7 +15,6 @@ from lepton_compress._job import RECIPE, UNSAMPLED, Job, divisible, lower, unche
 from lepton_compress._products import Chosen, Product, choose_products, groups
 from lepton_compress._rounding import Rounded, round_group
 from lepton_compress._scales import weights as table_entries
-from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Calibration, PivotId, Recipe
 from lepton_core.types import OptimizeResult
@@ -64,7 +63,7 @@ def compress_weights(job: Job, samples: Samples | None) -> OptimizeResult:
 
         return choose_weights(job, samples)
     made = build(job, samples, choose_products(job.graph, job.options))
-    place = recipes.write(made.recipe, job.context.workdir / RECIPE, integers=made.arrays)
+    place = job.write(made.recipe, job.context.workdir / RECIPE, made.arrays)
     facts = facts_of(job, made, "weak" if samples is None else "unmeasured")
     why = facts.pop("why")
     warnings = [] if samples is not None else [UNSAMPLED]
@@ -86,6 +85,8 @@ def facts_of(job: Job, made: Compressed, verdict: str) -> dict[str, Any]:
         "verdict": verdict,
         "engine": f"lepton-compress {__version__}",
     }
+    if job.pruning is not None:
+        found["pruning"] = job.pruning.facts
     if worst is not None:
         found["largest_layer_error"] = {"weight": worst[0], "relative": worst[1]}
     return found
@@ -97,7 +98,8 @@ def build(job: Job, samples: Samples | None, chosen: Chosen) -> Compressed:
     With samples, products are walked in order, and each sees inputs as the products before it, in
     few bits already, make them.
     """
-    method = job.options.method or ("mse" if samples is None else "gptq")
+    by_rule = samples is None or job.pruning is not None  # gptq would move zeros
+    method = job.options.method or ("mse" if by_rule else "gptq")
     if method in _SAMPLED and samples is None:
         raise OptimizeError(
             "LPT-OPT-017",
