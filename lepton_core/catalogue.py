@@ -38,7 +38,6 @@ class KnownPlugin:
         return f"{self.title} is planned; this version of lepton has no plugin for it yet."
 
 
-
 KNOWN = {
     known.id: known
     for known in (
