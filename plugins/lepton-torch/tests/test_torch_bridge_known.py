@@ -9,6 +9,7 @@ import torch
 from onnx import TensorProto, helper
 
 from lepton_torch._bridge import operators  # noqa: F401 - fills the table
+from lepton_torch._bridge._export import capture_graph
 from lepton_torch._bridge._graph import read_graph
 from lepton_torch._bridge._known import KNOWN
 from lepton_torch._bridge._module import BridgeModule, evaluate
@@ -43,6 +44,9 @@ CASES = [
     ("Unsqueeze", {}, [A, [0]]),
     ("Squeeze", {}, [[A], [0]]),
     ("Range", {}, [1, 9, 3]),
+    ("Tile", {}, [A, [2]]),
+    ("Transpose", {"perm": [1, 0]}, [[A, B]]),
+    ("Transpose", {}, [[A, B]]),
     *[(f"Reduce{name}", attributes, [NEGATIVE, *axes])
       for name in ("Max", "Min", "Prod", "Sum")
       for attributes in ({}, {"keepdims": 0}, {"noop_with_empty_axes": 1})
@@ -105,3 +109,39 @@ def test_a_negative_difference_of_sizes_is_divided_toward_zero():
     for count, half in ((2, -1.0), (3, -1.0), (4, 0.0), (6, 0.0), (10, 2.0)):
         (found,) = program.module()(torch.zeros(count))
         assert found.tolist() == [half] * count
+
+
+def test_padding_to_a_multiple_follows_the_size():
+    """The pairs of paddings are turned round as PyTorch's exporter to ONNX does it."""
+    numbers = {
+        "four": 4, "zero_1": [0], "none": [0, 0, 0], "pairs": [-1, 2], "flat": [-1], "first": [-1],
+        "last": [-(2**63) + 1], "axis": [0], "back": [-1], "at": 2,
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "at"], ["size"]),
+        helper.make_node("Mod", ["size", "four"], ["over"]),
+        helper.make_node("Sub", ["four", "over"], ["less"]),
+        helper.make_node("Mod", ["less", "four"], ["more"]),
+        helper.make_node("Unsqueeze", ["more", "zero_1"], ["end"]),
+        helper.make_node("Concat", ["zero_1", "end", "none", "zero_1"], ["torch"], axis=0),
+        helper.make_node("Reshape", ["torch", "pairs"], ["rows"]),
+        helper.make_node("Slice", ["rows", "first", "last", "axis", "back"], ["turned"]),
+        helper.make_node("Transpose", ["turned"], ["columns"], perm=[1, 0]),
+        helper.make_node("Reshape", ["columns", "flat"], ["pads"]),
+        helper.make_node("Pad", ["x", "pads"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, "v"])],
+        [onnx.numpy_helper.from_array(np.array(v, np.int64), n) for n, v in numbers.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    read = read_graph(model)
+    program, warnings = capture_graph(BridgeModule(read), read.signature)
+    assert warnings == []
+    for rows, width, padded in ((1, 5, 8), (3, 8, 8), (2, 17, 20)):
+        x = torch.ones(rows, 3, width)
+        (found,) = program.exported.module()(x)
+        assert found.shape == (rows, 3, padded)
+        assert float(found.sum()) == x.numel()

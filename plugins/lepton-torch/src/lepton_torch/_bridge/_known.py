@@ -212,6 +212,16 @@ def _expand(_node: Node, data: Known, shape: Known) -> Known | None:
     return _like(data, np.broadcast_to(_objects(data), wide)) if math.prod(wide) <= MOST else None
 
 
+def _transpose(node: Node, data: Known) -> Known:
+    return _like(data, np.transpose(_objects(data), node.get("perm")))
+
+
+def _tile(_node: Node, data: Known, repeats: Known) -> Known | None:
+    if repeats.symbolic or math.prod(repeats.ints()) * data.values.size > MOST:
+        return None
+    return _like(data, np.tile(_objects(data), repeats.ints()))
+
+
 def _constant_of_shape(node: Node, shape: Known) -> Known | None:
     if shape.symbolic or math.prod(shape.ints()) > MOST:
         return None
@@ -274,6 +284,8 @@ KNOWN: dict[str, Callable[..., Known | list[Known] | None]] = {
     "Split": _split,
     "Squeeze": _squeeze,
     "Sub": _binary(python.sub),
+    "Tile": _tile,
+    "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Where": _where,
 }
