@@ -17,7 +17,8 @@ def lower_recipe(
     digest: str,
     *,
     integer_ops: tuple[str, ...],
-    sparse_dtypes: tuple[str, ...] = ("float32", "int8"),
+    sparse_dtypes: tuple[str, ...] = (),
+    codes: bool = False,
 ) -> tuple[ModelProto, dict[str, Any]]:
     """Write the recipe at *path* into a pivot.
 
@@ -31,7 +32,8 @@ def lower_recipe(
         integer_ops: Operators that the target computes with integers; around others no pairs are
             written.
         sparse_dtypes: dtypes of pruned weights that the target puts together from a mask and
-            values before it chooses kernels.
+            values before it chooses kernels; others are written whole.
+        codes: Whether it does so with codes and tables of palettes.
 
     Returns:
         The lowered model, and facts for the record: ``recipe`` (digest, scheme, what the CPU
@@ -46,7 +48,7 @@ def lower_recipe(
     integers = {n: arrays[t.integers] for n, t in recipe.tensors.items() if t.integers}
     lowered = qdq.lower(
         proto, recipe, digest=digest, integers=integers, arrays=arrays, integer_ops=integer_ops,
-        unsigned=True, sparse_dtypes=sparse_dtypes,
+        unsigned=True, sparse_dtypes=sparse_dtypes, codes=codes,
     )  # fmt: skip
     facts = {
         "recipe": {
