@@ -19,11 +19,14 @@ def lower_recipe(
     integer_ops: tuple[str, ...],
     sparse_dtypes: tuple[str, ...] = (),
     codes: bool = False,
+    unsigned: bool = True,
+    dynamic: bool = True,
+    float_outputs: bool = True,
 ) -> tuple[ModelProto, dict[str, Any]]:
     """Write the recipe at *path* into a pivot.
 
-    Activations are uint8 in the file, the recipe's int8 plus 128, and weights int8: the pair that
-    the integer kernels of CPUs multiply.
+    Unless asked otherwise, activations are uint8 in the file, the recipe's int8 plus 128, and
+    weights int8: the pair that the integer kernels of CPUs multiply.
 
     Args:
         proto: The pivot with its weights in memory; it is not changed.
@@ -34,6 +37,9 @@ def lower_recipe(
         sparse_dtypes: dtypes of pruned weights that the target puts together from a mask and
             values before it chooses kernels; others are written whole.
         codes: Whether it does so with codes and tables of palettes.
+        unsigned: Whether activations are uint8.
+        dynamic: As for :func:`lepton_onnx.qdq.lower`.
+        float_outputs: As for :func:`lepton_onnx.qdq.lower`.
 
     Returns:
         The lowered model, and facts for the record: ``recipe`` (digest, scheme, what the CPU
@@ -48,7 +54,8 @@ def lower_recipe(
     integers = {n: arrays[t.integers] for n, t in recipe.tensors.items() if t.integers}
     lowered = qdq.lower(
         proto, recipe, digest=digest, integers=integers, arrays=arrays, integer_ops=integer_ops,
-        unsigned=True, sparse_dtypes=sparse_dtypes, codes=codes,
+        unsigned=unsigned, dynamic=dynamic, float_outputs=float_outputs,
+        sparse_dtypes=sparse_dtypes, codes=codes,
     )  # fmt: skip
     facts = {
         "recipe": {
