@@ -34,6 +34,7 @@ def model_of(weight, op="Identity"):
 
 
 def lower(model, recipe, arrays, **more):
+    more = {"sparse_dtypes": ("float32", "int8"), "codes": True} | more
     return qdq.lower(model, recipe, digest="sha256:1", arrays=arrays, **more).model
 
 
@@ -68,6 +69,9 @@ def test_a_palette_yields_exactly_its_values_and_is_read_back(drawn):
     found = lower(model_of(np.zeros(shape, np.float32)), recipe, {"w/i": indices, "w/p": tables})
     assert "w" not in {t.name for t in found.graph.initializer}
     assert np.array_equal(ReferenceEvaluator(found).run(None, {})[0], wanted)
+    whole = lower(model_of(np.zeros(shape, np.float32)), recipe, {"w/i": indices, "w/p": tables},
+                  codes=False)  # fmt: skip
+    assert np.array_equal(numpy_helper.to_array(whole.graph.initializer[0]), wanted)
     back, stored = sparse.read_palettes(found)["w"]
     assert np.array_equal(back, indices)
     assert np.array_equal(stored[:, : 2**bits], tables)

@@ -70,7 +70,7 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
             remedy="Ask for --precision mixed.",
         )
     require_lowering(request.target, context, _scheme(request))
-    if options.prunes:
+    if options.prunes or (request.recipe and recipes.read(str(request.recipe)).pruned):
         require_lowering(request.target, context, "scheme.sparse")
     _refuse_lowered(model)
     scratch = Path(tempfile.mkdtemp(prefix=".compress-", dir=context.workdir))

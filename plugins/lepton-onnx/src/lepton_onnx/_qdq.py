@@ -63,7 +63,8 @@ def lower(
     dynamic: bool = True,
     float_outputs: bool = True,
     unsigned: bool = False,
-    sparse_dtypes: Collection[str] = ("float32", "int8"),
+    sparse_dtypes: Collection[str] = (),
+    codes: bool = False,
 ) -> Lowered:
     """Write *recipe* into *model*.
 
@@ -88,7 +89,9 @@ def lower(
         unsigned: Write activations as uint8, the same integers plus 128, for runtimes whose
             kernels take uint8 activations with int8 weights.
         sparse_dtypes: dtypes of pruned weights that are written as a mask and values where that is
-            smaller; the runtime has to put them together before it chooses kernels.
+            smaller; the runtime has to put them together before it chooses kernels. Others are
+            written whole, zeros and all.
+        codes: Write palettes as codes and tables, likewise; else as the values of the tables.
 
     Returns:
         The lowered model, checked by ONNX's checker.
@@ -122,7 +125,7 @@ def lower(
     writer = Writer(copy, usable, dict(integers or {}), float_outputs, unsigned)
     writer.write()
     rescaling.finish()
-    palettes = write_palettes(copy, recipe, arrays or {})
+    palettes = write_palettes(copy, recipe, arrays or {}, codes=codes)
     write_sparse(copy, recipe.pruned, sparse_dtypes)
     _check(copy)
     static = [layer.op for layer in usable.layers.values() if layer.mode != "weight"]

@@ -51,12 +51,15 @@ def prune(model: ModelProto, recipe: Recipe, arrays: Mapping[str, NDArray[Any]])
     return len(recipe.pruned)
 
 
-def write_palettes(model: ModelProto, recipe: Recipe, arrays: Mapping[str, NDArray[Any]]) -> int:
+def write_palettes(
+    model: ModelProto, recipe: Recipe, arrays: Mapping[str, NDArray[Any]], *, codes: bool = True
+) -> int:
     """Write the weights of ``recipe.palettes`` as indices and tables, in place.
 
     A weight ``w`` becomes ``w/codes`` (uint8, several to a byte, one row for each channel of the
     axis of groups, or one row) and ``w/palette``. Codes of 3 bits lie in 4, of 5 to 7 in 8. A
-    weight of fewer than :data:`SMALLEST` values is written as the float values of its table.
+    weight of fewer than :data:`SMALLEST` values, and all without *codes*, are written as the float
+    values of their tables.
 
     Returns:
         How many weights there are.
@@ -71,7 +74,7 @@ def write_palettes(model: ModelProto, recipe: Recipe, arrays: Mapping[str, NDArr
             continue
         shape = tuple(tensor.dims)
         indices, tables = palette_of(name, shape, entry, arrays)
-        writer.palette(name, indices, tables, entry)
+        writer.palette(name, indices, tables, entry, codes=codes)
     writer.finish()
     return len(recipe.palettes)
 
@@ -128,10 +131,12 @@ class _Writer:
         indices: NDArray[np.uint8],
         tables: NDArray[np.float32],
         entry: PalettizedWeight,
+        *,
+        codes: bool,
     ) -> None:
-        """Replace a weight by codes and tables."""
+        """Replace a weight by codes and tables, or by its values."""
         self._gone.add(name)
-        if indices.size < SMALLEST:
+        if indices.size < SMALLEST or not codes:
             self._add(name, palette_values(indices, tables, entry))
             return
         width = next(w for w in _CONTAINERS if w >= entry.bits)

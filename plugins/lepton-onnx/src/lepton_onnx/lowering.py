@@ -17,7 +17,8 @@ def lower_recipe(
     digest: str,
     *,
     integer_ops: tuple[str, ...],
-    sparse_dtypes: tuple[str, ...] = ("float32", "int8"),
+    sparse_dtypes: tuple[str, ...] = (),
+    codes: bool = False,
     unsigned: bool = True,
     dynamic: bool = True,
     float_outputs: bool = True,
@@ -34,7 +35,8 @@ def lower_recipe(
         integer_ops: Operators that the target computes with integers; around others no pairs are
             written.
         sparse_dtypes: dtypes of pruned weights that the target puts together from a mask and
-            values before it chooses kernels.
+            values before it chooses kernels; others are written whole.
+        codes: Whether it does so with codes and tables of palettes.
         unsigned: Whether activations are uint8.
         dynamic: As for :func:`lepton_onnx.qdq.lower`.
         float_outputs: As for :func:`lepton_onnx.qdq.lower`.
@@ -53,7 +55,7 @@ def lower_recipe(
     lowered = qdq.lower(
         proto, recipe, digest=digest, integers=integers, arrays=arrays, integer_ops=integer_ops,
         unsigned=unsigned, dynamic=dynamic, float_outputs=float_outputs,
-        sparse_dtypes=sparse_dtypes,
+        sparse_dtypes=sparse_dtypes, codes=codes,
     )  # fmt: skip
     facts = {
         "recipe": {

@@ -52,7 +52,10 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     warnings: tuple[str, ...] = ()
     precision = request.precision
     if request.recipe:
-        proto, found = lower_recipe(proto, request.recipe, parent, integer_ops=INTEGER_OPS)
+        proto, found = lower_recipe(
+            proto, request.recipe, parent, integer_ops=INTEGER_OPS,
+            sparse_dtypes=("float32", "int8"), codes=True,
+        )  # fmt: skip
         facts |= found
         precision = found["recipe"]["precision"]
         pivot.save(proto, out)

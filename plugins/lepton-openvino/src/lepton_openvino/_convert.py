@@ -69,7 +69,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     if request.recipe:
         proto, lowered = lower_recipe(
             pivot.load(source), request.recipe, parent, integer_ops=INTEGER_OPS,
-            sparse_dtypes=SPARSE_DTYPES,
+            sparse_dtypes=SPARSE_DTYPES, codes=True,
         )  # fmt: skip
         facts |= lowered
         precision = lowered["recipe"]["precision"]
