@@ -314,12 +314,14 @@ ROW_SPOTS = whole(5, 3, 2)
 case("scatter_along_axis", T(ROWS).scatter_add(1, T(ROW_SPOTS).long(), T(NEW[:, :2].copy())),
      data=ROWS, indices=ROW_SPOTS, updates=NEW[:, :2].copy(), axis=np.int32(1))  # fmt: skip
 ND = i32(0, 1, 2, 4).reshape(2, 2)
-case("scatter_nd", T(ROWS).index_put((T(ND[:, 0]).long(), T(ND[:, 1]).long()), T(NEW[0, :2].copy())),
+INDEX = (T(ND[:, 0]).long(), T(ND[:, 1]).long())
+case("scatter_nd", T(ROWS).index_put(INDEX, T(NEW[0, :2].copy())),
      data=ROWS, indices=ND, updates=NEW[0, :2].copy(), mode="update")  # fmt: skip
 
 # --- resizing
 for corners in (True, False):
-    case("upsample_bilinear", F.interpolate(T(IMAGE), scale_factor=2, mode="bilinear", align_corners=corners),
+    SCALED = F.interpolate(T(IMAGE), scale_factor=2, mode="bilinear", align_corners=corners)
+    case("upsample_bilinear", SCALED,
          x=IMAGE, scale_factor_height=np.int32(2), scale_factor_width=np.int32(2),
          align_corners=np.bool_(corners))  # fmt: skip
 case("upsample_nearest_neighbor", F.interpolate(T(IMAGE), scale_factor=(2, 3)), x=IMAGE,
@@ -440,8 +442,10 @@ def lstm_case(both):
         given[f"weight_ih{ours}"] = gates(own["weight_ih"])
         given[f"weight_hh{ours}"] = gates(own["weight_hh"])
         given[f"bias{ours}"] = gates(own["bias_ih"] + own["bias_hh"])
-    case("lstm", (steps, T(side(last_h)), T(side(last_c))), x=x, initial_h=side(h), initial_c=side(c),
-         output_sequence=np.True_, direction="bidirectional" if both else "forward", **given)  # fmt: skip
+    wanted = (steps, T(side(last_h)), T(side(last_c)))
+    case("lstm", wanted, x=x, initial_h=side(h), initial_c=side(c),
+         output_sequence=np.True_, **given,
+         direction="bidirectional" if both else "forward")  # fmt: skip
 
 
 lstm_case(False)
@@ -463,8 +467,8 @@ def test_an_operator_gives_what_torch_gives(name, given, expected):
     made = results if isinstance(results, tuple) else (results,)
     wanted = expected if isinstance(expected, tuple | list) else (expected,)
     assert len(made) == len(wanted)
-    for ours, theirs in zip(made, wanted, strict=True):
-        theirs = theirs.numpy()
+    for ours, expected_one in zip(made, wanted, strict=True):
+        theirs = expected_one.numpy()
         assert np.shape(ours) == theirs.shape
         if theirs.dtype.kind in "biu":
             np.testing.assert_array_equal(np.asarray(ours), theirs)

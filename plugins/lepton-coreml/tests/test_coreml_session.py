@@ -188,7 +188,8 @@ import numpy as np
 from lepton_core.context import Context
 from lepton_core.types import Model, OpenRequest
 from lepton_coreml import plugin
-with plugin.lepton_open(Model("coreml", sys.argv[1]), OpenRequest("coreml"), Context(Path("."))) as s:
+model, request = Model("coreml", sys.argv[1]), OpenRequest("coreml")
+with plugin.lepton_open(model, request, Context(Path("."))) as s:
     assert s.run({"x": np.zeros((2, 8), "f4")})["y"].shape == (2, 4)
 print(sorted({"coremltools", "torch", "onnx"} & set(sys.modules)))
 """

@@ -83,7 +83,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         precision = found["recipe"]["precision"]
     bar = context.reporter.task("Convert with coremltools")
     out = context.workdir / PACKAGE
-    exported = _write(lowered, signature, request, device, context, out)
+    exported = _write(lowered, signature, request, device=device, context=context, out=out)
     bar.finish()
     facts |= {"symbols": {k: list(v) for k, v in sorted(exported.symbols.items())}}
     facts |= _check_result(out, proto, request)
@@ -103,6 +103,7 @@ def _write(
     lowered: ModelProto,
     signature: Signature,
     request: ConvertRequest,
+    *,
     device: str,
     context: Context,
     out: Path,

@@ -38,7 +38,7 @@ _SCHEMAS = (
 @functools.cache
 def library() -> Any:  # noqa: ANN401 - torch's own class
     """Define the operators, once for the process; the result keeps them alive."""
-    own = torch.library.Library(NAMESPACE, "DEF")
+    own: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
         own.define(schema)
     own.impl("quantize", _quantize, "CompositeExplicitAutograd")
@@ -71,7 +71,7 @@ def _quantize(
     return torch.clamp(shifted, limits.min, limits.max).to(zero_point.dtype)
 
 
-def _dequantize(
+def _dequantize(  # noqa: PLR0917 - torch passes them by position
     codes: torch.Tensor,
     scale: torch.Tensor,
     zero_point: torch.Tensor | None,

@@ -83,8 +83,7 @@ def _scalars() -> Callable[[], None]:
 
 def _expand() -> Callable[[], None]:
     from coremltools.converters.mil.frontend import _utils
-    from coremltools.converters.mil.mil import Builder as mb
-    from coremltools.converters.mil.mil import Var
+    from coremltools.converters.mil.mil import Builder, Var
 
     original = _utils.pymil_broadcast_to
 
@@ -96,25 +95,24 @@ def _expand() -> Callable[[], None]:
             return original(tensor, shape, name)
         more = len(wanted) - tensor.rank
         if more:
-            tensor = mb.expand_dims(x=tensor, axes=list(range(more)))
+            tensor = Builder.expand_dims(x=tensor, axes=list(range(more)))
         repeats = [
             s if have == 1 and not (isinstance(s, int) and s < 0) else 1
             for s, have in zip(wanted, tensor.shape, strict=True)
         ]
-        tiled = mb.tile(x=tensor, reps=mb.concat(values=repeats, axis=0))
-        sizes = mb.shape(x=tiled)
+        tiled = Builder.tile(x=tensor, reps=Builder.concat(values=repeats, axis=0))
+        sizes = Builder.shape(x=tiled)
         full = [
-            mb.gather(x=sizes, indices=i, axis=0) if isinstance(s, int) and s < 0 else s
+            Builder.gather(x=sizes, indices=i, axis=0) if isinstance(s, int) and s < 0 else s
             for i, s in enumerate(wanted)
         ]
-        return mb.reshape(x=tiled, shape=mb.concat(values=full, axis=0), name=name)
+        return Builder.reshape(x=tiled, shape=Builder.concat(values=full, axis=0), name=name)
 
     return _replace(_utils, "pymil_broadcast_to", broadcast_to)
 
 
 def _where() -> Callable[[], None]:
-    from coremltools.converters.mil.mil import Builder as mb
-    from coremltools.converters.mil.mil import types
+    from coremltools.converters.mil.mil import Builder, types
 
     original = _registry()["where.self"]
 
@@ -131,11 +129,15 @@ def _where() -> Callable[[], None]:
             original(context, node)
             return
         # As many zeros as the condition has places: the sum has its shape.
-        zeros = mb.mul(x=mb.cast(x=condition, dtype=kind), y=mb.cast(x=0, dtype=kind))
-        wide = mb.add(x=zeros, y=mb.cast(x=a, dtype=kind))
-        other = mb.cast(x=b, dtype=kind) if b.dtype != a.dtype else b
-        chosen = condition if types.is_bool(condition.dtype) else mb.cast(x=condition, dtype="bool")
-        context.add(mb.select(cond=chosen, a=wide, b=other, name=node.name))
+        zeros = Builder.mul(
+            x=Builder.cast(x=condition, dtype=kind), y=Builder.cast(x=0, dtype=kind)
+        )
+        wide = Builder.add(x=zeros, y=Builder.cast(x=a, dtype=kind))
+        other = Builder.cast(x=b, dtype=kind) if b.dtype != a.dtype else b
+        chosen = (
+            condition if types.is_bool(condition.dtype) else Builder.cast(x=condition, dtype="bool")
+        )
+        context.add(Builder.select(cond=chosen, a=wide, b=other, name=node.name))
 
     return _register({"where.self": where, "where": where})
 

@@ -84,12 +84,23 @@ def _dequantize(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 
         made = mb.const(val=_restored(values, scale.val, points, place), name=node.name)
     elif _scalar(block):
         name = names.of(node.inputs[0], "block", _scalar(inputs))
-        made = _blockwise(mb, name, values, scale.val, points, place, _scalar(bits))
+        made = _blockwise(
+            mb, name, values=values, scale=scale.val, points=points, axis=place, bits=_scalar(bits)
+        )
     elif _has_blocks():
         name = names.of(node.inputs[0], "weight")
-        made = _blockwise(mb, name, values, scale.val, points, place, 8)
+        made = _blockwise(
+            mb, name, values=values, scale=scale.val, points=points, axis=place, bits=8
+        )
     else:
-        made = _affine(mb, names.of(node.inputs[0], "weight"), values, scale.val, points, place)
+        made = _affine(
+            mb,
+            names.of(node.inputs[0], "weight"),
+            values=values,
+            scale=scale.val,
+            points=points,
+            axis=place,
+        )
     context.add(made, node.name)
 
 
@@ -115,6 +126,7 @@ def _restored(values: Any, scale: Any, points: Any, axis: int) -> Any:  # noqa: 
 def _affine(
     mb: Any,  # noqa: ANN401 - coremltools has no types
     name: str,
+    *,
     values: Any,  # noqa: ANN401 - arrays
     scale: Any,  # noqa: ANN401
     points: Any,  # noqa: ANN401
@@ -134,6 +146,7 @@ def _affine(
 def _blockwise(
     mb: Any,  # noqa: ANN401 - coremltools has no types
     name: str,
+    *,
     values: Any,  # noqa: ANN401 - arrays
     scale: Any,  # noqa: ANN401
     points: Any,  # noqa: ANN401

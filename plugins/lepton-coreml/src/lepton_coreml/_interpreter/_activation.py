@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from lepton_coreml._interpreter._elementwise import erf_of
-from lepton_coreml._interpreter._registry import operator
+from lepton_coreml._interpreter._registry import Array, operator
 
-Array = NDArray[Any]
 _ONE = np.float32(1)
 
 
@@ -33,7 +29,7 @@ def clamped_relu(x: Array, alpha: Array, beta: Array) -> Array:
 
 
 @operator("leaky_relu")
-def leaky_relu(x: Array, alpha: Array = np.float32(0.01)) -> Array:  # noqa: B008
+def leaky_relu(x: Array, alpha: Array = np.float32(0.01)) -> Array:
     """Return x above 0, alpha x below."""
     return np.where(x >= 0, x, alpha * x)
 
@@ -65,7 +61,7 @@ def gelu(x: Array, mode: str = "EXACT") -> Array:
 
 
 @operator("linear_activation")
-def linear_activation(x: Array, alpha: Array, beta: Array = np.float32(0)) -> Array:  # noqa: B008
+def linear_activation(x: Array, alpha: Array, beta: Array = np.float32(0)) -> Array:
     """Return alpha x + beta."""
     return alpha * x + beta
 
@@ -86,8 +82,8 @@ def sigmoid(x: Array) -> Array:
 @operator("sigmoid_hard")
 def sigmoid_hard(
     x: Array,
-    alpha: Array = np.float32(0.2),  # noqa: B008
-    beta: Array = np.float32(0.5),  # noqa: B008
+    alpha: Array = np.float32(0.2),
+    beta: Array = np.float32(0.5),
 ) -> Array:
     """Cut alpha x + beta to 0 … 1."""
     return np.clip(alpha * x + beta, 0, 1)
@@ -130,7 +126,7 @@ def thresholded_relu(x: Array, alpha: Array = _ONE) -> Array:
 
 
 @operator("softmax")
-def softmax(x: Array, axis: Array = np.int32(-1)) -> Array:  # noqa: B008
+def softmax(x: Array, axis: Array = np.int32(-1)) -> Array:
     """Return exp(x) over its sum along an axis."""
     small = np.exp(x - x.max(axis=int(axis), keepdims=True))
     return small / small.sum(axis=int(axis), keepdims=True, dtype=np.float32)

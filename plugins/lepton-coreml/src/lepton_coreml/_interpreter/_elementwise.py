@@ -6,11 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
-
-Array = NDArray[Any]
+from lepton_coreml._interpreter._registry import Array, operator
 
 _ERF = np.frompyfunc(math.erf, 1, 1)
 
@@ -39,11 +36,17 @@ DTYPES = {
 
 
 def _add_unary(name: str, function: Any) -> None:  # noqa: ANN401 - a ufunc
-    operator(name)(lambda x: function(x))
+    def compute(x: Array) -> Array:  # MIL passes it by name, which a ufunc does not take
+        return function(x)
+
+    operator(name)(compute)
 
 
 def _add_binary(name: str, function: Any) -> None:  # noqa: ANN401 - a ufunc
-    operator(name)(lambda x, y: function(x, y))
+    def compute(x: Array, y: Array) -> Array:
+        return function(x, y)
+
+    operator(name)(compute)
 
 
 for _name, _function in _UNARY.items():
@@ -70,20 +73,20 @@ def real_div(x: Array, y: Array) -> Array:
 
 
 @operator("inverse")
-def inverse(x: Array, epsilon: Array = np.float32(1e-4)) -> Array:  # noqa: B008
+def inverse(x: Array, epsilon: Array = np.float32(1e-4)) -> Array:
     """Return 1 / (x + epsilon)."""
     return np.float32(1) / (x + epsilon)
 
 
 @operator("rsqrt")
-def rsqrt(x: Array, epsilon: Array = np.float32(1e-12)) -> Array:  # noqa: B008
+def rsqrt(x: Array, epsilon: Array = np.float32(1e-12)) -> Array:
     """Return 1 / sqrt(x + epsilon)."""
     return np.float32(1) / np.sqrt(x + epsilon)
 
 
 @operator("log")
-def log(x: Array, epsilon: Array = np.float32(1e-45)) -> Array:  # noqa: B008
-    """Return log(x + epsilon)."""
+def log(x: Array, epsilon: Array = np.float32(1e-45)) -> Array:
+    """Return the natural logarithm of x + epsilon."""
     return np.log(x + epsilon)
 
 
@@ -95,7 +98,7 @@ def clip(x: Array, alpha: Array, beta: Array) -> Array:
 
 @operator("threshold")
 def threshold(x: Array, alpha: Array) -> Array:
-    """Return max(x, alpha)."""
+    """Return x, but nothing below alpha."""
     return np.maximum(x, alpha)
 
 

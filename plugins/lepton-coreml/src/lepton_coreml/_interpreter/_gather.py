@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
-
-Array = NDArray[Any]
+from lepton_coreml._interpreter._registry import Array, operator
 
 
 def _checked(indices: Array, size: int) -> Array:
@@ -29,8 +26,8 @@ def _checked(indices: Array, size: int) -> Array:
 def gather(
     x: Array,
     indices: Array,
-    axis: Array = np.int32(0),  # noqa: B008
-    batch_dims: Array = np.int32(0),  # noqa: B008
+    axis: Array = np.int32(0),
+    batch_dims: Array = np.int32(0),
     validate_indices: Array = np.False_,
 ) -> Array:
     """Take slices along an axis."""
@@ -48,7 +45,7 @@ def gather(
 def gather_along_axis(
     x: Array,
     indices: Array,
-    axis: Array = np.int32(0),  # noqa: B008
+    axis: Array = np.int32(0),
     validate_indices: Array = np.False_,
 ) -> Array:
     """Take single values along an axis."""
@@ -64,7 +61,7 @@ def gather_along_axis(
 def gather_nd(
     x: Array,
     indices: Array,
-    batch_dims: Array = np.int32(0),  # noqa: B008
+    batch_dims: Array = np.int32(0),
     validate_indices: Array = np.False_,
 ) -> Array:
     """Take slices whose places stand in the last axis of the indices."""
@@ -99,7 +96,7 @@ def scatter(
     data: Array,
     indices: Array,
     updates: Array,
-    axis: Array = np.int32(0),  # noqa: B008
+    axis: Array = np.int32(0),
     mode: str = "add",
     validate_indices: Array = np.False_,
 ) -> Array:
@@ -115,7 +112,7 @@ def scatter_along_axis(
     data: Array,
     indices: Array,
     updates: Array,
-    axis: Array = np.int32(0),  # noqa: B008
+    axis: Array = np.int32(0),
     mode: str = "add",
     validate_indices: Array = np.False_,
 ) -> Array:

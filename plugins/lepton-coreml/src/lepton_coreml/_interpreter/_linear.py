@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
+from lepton_coreml._interpreter._registry import Array, operator
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _CHUNK_BYTES = 64 << 20
 """Memory that the unrolled windows of a convolution may take at once."""
 
@@ -87,7 +87,7 @@ def conv(
     pad_type: str = "valid",
     pad: Array | None = None,
     dilations: Array | None = None,
-    groups: Array = np.int32(1),  # noqa: B008
+    groups: Array = np.int32(1),
 ) -> Array:
     """Convolve ``(N, C, *D)`` with ``(M, C / groups, *K)`` in one to three dimensions."""
     spatial = x.ndim - 2
@@ -117,7 +117,7 @@ def _windows_product(
     groups: int,
 ) -> Array:
     axes = tuple(range(2, x.ndim))
-    view = np.lib.stride_tricks.sliding_window_view(x, reach, axis=axes)
+    view: Any = np.lib.stride_tricks.sliding_window_view(x, reach, axis=axes)
     view = view[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
     view = view[(..., *(slice(None, None, d) for d in dilations))]
     spatial = view.shape[2 : x.ndim]
@@ -174,7 +174,7 @@ def conv_transpose(
     pad_type: str = "valid",
     strides: Array | None = None,
     dilations: Array | None = None,
-    groups: Array = np.int32(1),  # noqa: B008
+    groups: Array = np.int32(1),
 ) -> Array:
     """Spread ``(N, C, *D)`` over ``(C, M / groups, *K)``, the transpose of a convolution."""
     spatial = x.ndim - 2

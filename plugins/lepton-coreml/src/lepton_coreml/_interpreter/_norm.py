@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
+from lepton_coreml._interpreter._registry import Array, operator
 
-Array = NDArray[Any]
 _EPSILON = np.float32(1e-5)
 
 
@@ -74,7 +70,7 @@ def layer_norm(
 
 
 @operator("l2_norm")
-def l2_norm(x: Array, epsilon: Array = np.float32(1e-6)) -> Array:  # noqa: B008
+def l2_norm(x: Array, epsilon: Array = np.float32(1e-6)) -> Array:
     """Divide by the root of the sum of squares of the last three axes."""
     axes = tuple(range(-3, 0))
     return x / np.sqrt(np.square(x).sum(axis=axes, keepdims=True, dtype=np.float32) + epsilon)
@@ -84,9 +80,9 @@ def l2_norm(x: Array, epsilon: Array = np.float32(1e-6)) -> Array:  # noqa: B008
 def local_response_norm(
     x: Array,
     size: Array,
-    alpha: Array = np.float32(1e-4),  # noqa: B008
-    beta: Array = np.float32(0.75),  # noqa: B008
-    k: Array = np.float32(1),  # noqa: B008
+    alpha: Array = np.float32(1e-4),
+    beta: Array = np.float32(0.75),
+    k: Array = np.float32(1),
 ) -> Array:
     """Divide by a power of the sum of squares over neighbouring channels (axis 1)."""
     width = int(size)

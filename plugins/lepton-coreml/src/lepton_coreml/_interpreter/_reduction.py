@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
-
-Array = NDArray[Any]
+from lepton_coreml._interpreter._registry import Array, operator
 
 
 def _wide(x: Array) -> Any:  # noqa: ANN401 - a dtype
     return np.float32 if x.dtype.kind == "f" else x.dtype
+
+
+def _log_sum_exp(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    top = x.max(axis=axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0)
+    total = np.log(np.exp(x - top).sum(axis=axis, keepdims=True, dtype=np.float32)) + top
+    return total if keepdims else np.squeeze(total, axis=axis)
 
 
 _REDUCTIONS = {
@@ -26,15 +30,8 @@ _REDUCTIONS = {
     "reduce_l2_norm": lambda x, **k: np.sqrt(np.square(x).sum(dtype=_wide(x), **k)),
     "reduce_sum_square": lambda x, **k: np.square(x).sum(dtype=_wide(x), **k),
     "reduce_log_sum": lambda x, **k: np.log(x.sum(dtype=_wide(x), **k)),
-    "reduce_log_sum_exp": lambda x, **k: _log_sum_exp(x, **k),
+    "reduce_log_sum_exp": _log_sum_exp,
 }
-
-
-def _log_sum_exp(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
-    top = x.max(axis=axis, keepdims=True)
-    top = np.where(np.isfinite(top), top, 0)
-    total = np.log(np.exp(x - top).sum(axis=axis, keepdims=True, dtype=np.float32)) + top
-    return total if keepdims else np.squeeze(total, axis=axis)
 
 
 def _add(name: str, function: Any) -> None:  # noqa: ANN401 - one of the above
@@ -52,7 +49,7 @@ for _name, _function in _REDUCTIONS.items():
 @operator("reduce_argmax")
 def reduce_argmax(
     x: Array,
-    axis: Array = np.int32(-1),  # noqa: B008
+    axis: Array = np.int32(-1),
     keep_dims: Array = np.False_,
     output_dtype: str = "int32",
 ) -> Array:
@@ -63,7 +60,7 @@ def reduce_argmax(
 @operator("reduce_argmin")
 def reduce_argmin(
     x: Array,
-    axis: Array = np.int32(-1),  # noqa: B008
+    axis: Array = np.int32(-1),
     keep_dims: Array = np.False_,
     output_dtype: str = "int32",
 ) -> Array:
@@ -74,8 +71,8 @@ def reduce_argmin(
 @operator("topk")
 def topk(
     x: Array,
-    k: Array = np.int32(1),  # noqa: B008
-    axis: Array = np.int32(-1),  # noqa: B008
+    k: Array = np.int32(1),
+    axis: Array = np.int32(-1),
     ascending: Array = np.False_,
     sort: Array = np.True_,
     return_indices: Array = np.True_,
@@ -92,7 +89,7 @@ def topk(
 @operator("argsort")
 def argsort(
     x: Array,
-    axis: Array = np.int32(-1),  # noqa: B008
+    axis: Array = np.int32(-1),
     ascending: Array = np.False_,
     output_dtype: str = "int32",
 ) -> Array:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
+from lepton_coreml._interpreter._registry import Array, operator
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def grid(size: int, wanted: int, mode: str) -> NDArray[np.float64]:
@@ -60,8 +60,8 @@ def _scaled(size: int, factor: Array) -> int:
 @operator("upsample_nearest_neighbor")
 def upsample_nearest_neighbor(
     x: Array,
-    scale_factor_height: Array = np.int32(1),  # noqa: B008
-    scale_factor_width: Array = np.int32(1),  # noqa: B008
+    scale_factor_height: Array = np.int32(1),
+    scale_factor_width: Array = np.int32(1),
 ) -> Array:
     """Resize by factors, taking the nearest value."""
     sizes = _scaled(x.shape[-2], scale_factor_height), _scaled(x.shape[-1], scale_factor_width)
@@ -77,8 +77,8 @@ def resize_nearest_neighbor(x: Array, target_size_height: Array, target_size_wid
 @operator("upsample_bilinear")
 def upsample_bilinear(
     x: Array,
-    scale_factor_height: Array = np.int32(1),  # noqa: B008
-    scale_factor_width: Array = np.int32(1),  # noqa: B008
+    scale_factor_height: Array = np.int32(1),
+    scale_factor_width: Array = np.int32(1),
     align_corners: Array = np.True_,
     half_pixel_centers: Array | None = None,
 ) -> Array:
@@ -96,8 +96,8 @@ def upsample_bilinear(
 @operator("resize_bilinear")
 def resize_bilinear(
     x: Array,
-    target_size_height: Array = np.int32(1),  # noqa: B008
-    target_size_width: Array = np.int32(1),  # noqa: B008
+    target_size_height: Array = np.int32(1),
+    target_size_width: Array = np.int32(1),
     sampling_mode: str = "DEFAULT",
 ) -> Array:
     """Resize to a size, with linear interpolation."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
+from lepton_coreml._interpreter._registry import Array, operator
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
 
 
@@ -44,7 +44,7 @@ def squeeze(x: Array, axes: Array | None = None) -> Array:
 
 
 @operator("flatten2d")
-def flatten2d(x: Array, axis: Array = np.int32(1)) -> Array:  # noqa: B008
+def flatten2d(x: Array, axis: Array = np.int32(1)) -> Array:
     """Make two axes: those before and those from *axis* on."""
     return x.reshape(int(np.prod(x.shape[: int(axis)], dtype=np.int64)), -1)
 
@@ -134,7 +134,7 @@ def pad(
     x: Array,
     pad: Array,
     mode: str = "constant",
-    constant_val: Array = np.float32(0),  # noqa: B008
+    constant_val: Array = np.float32(0),
 ) -> Array:
     """Add values before and after the last axes."""
     given = _list(pad)
@@ -142,7 +142,7 @@ def pad(
     around = [(0, 0)] * (x.ndim - len(pairs)) + pairs
     if mode == "constant":
         return np.pad(x, around, constant_values=constant_val)
-    return np.pad(x, around, mode=_MODES[mode])  # type: ignore[call-overload, no-any-return]
+    return np.pad(x, around, mode=_MODES[mode])  # type: ignore[call-overload]
 
 
 @operator("reverse")
@@ -156,7 +156,7 @@ def reverse_sequence(
     x: Array,
     lengths: Array,
     seq_axis: Array,
-    batch_axis: Array = np.int32(0),  # noqa: B008
+    batch_axis: Array = np.int32(0),
 ) -> Array:
     """Turn the first entries of each row around."""
     moved = np.moveaxis(x, (int(batch_axis), int(seq_axis)), (0, 1)).copy()
@@ -204,8 +204,8 @@ def pixel_unshuffle(x: Array, downscale_factor: Array) -> Array:
 @operator("band_part")
 def band_part(
     x: Array,
-    lower: Array = np.int32(-1),  # noqa: B008
-    upper: Array = np.int32(-1),  # noqa: B008
+    lower: Array = np.int32(-1),
+    upper: Array = np.int32(-1),
 ) -> Array:
     """Keep diagonals around the main one, -1 for all on that side."""
     rows, columns = np.indices(x.shape[-2:])
@@ -219,7 +219,7 @@ def sliding_windows(
     x: Array,
     axis: Array,
     size: Array,
-    stride: Array = np.int32(1),  # noqa: B008
+    stride: Array = np.int32(1),
 ) -> Array:
     """Replace an axis by windows on it and, behind, the values of each."""
     place = int(axis) % x.ndim
@@ -242,13 +242,13 @@ def shape(x: Array) -> Array:
 
 
 @operator("fill")
-def fill(shape: Array, value: Array = np.float32(0)) -> Array:  # noqa: B008
+def fill(shape: Array, value: Array = np.float32(0)) -> Array:
     """Return one value in a shape."""
     return np.full(_list(shape), value)
 
 
 @operator("fill_like")
-def fill_like(ref_tensor: Array, value: Array = np.float32(0)) -> Array:  # noqa: B008
+def fill_like(ref_tensor: Array, value: Array = np.float32(0)) -> Array:
     """Return one value in the shape of another array."""
     return np.full(np.shape(ref_tensor), value)
 
@@ -263,9 +263,9 @@ def range_1d(end: Array, start: Array, step: Array) -> Array:
 def one_hot(
     indices: Array,
     one_hot_vector_size: Array,
-    axis: Array = np.int32(-1),  # noqa: B008
-    on_value: Array = np.int32(1),  # noqa: B008
-    off_value: Array = np.int32(0),  # noqa: B008
+    axis: Array = np.int32(-1),
+    on_value: Array = np.int32(1),
+    off_value: Array = np.int32(0),
     dtype: str = "",
 ) -> Array:
     """Return a new axis with one value where the index says, another elsewhere."""
@@ -284,7 +284,7 @@ def non_zero(x: Array) -> Array:
 @operator("cumsum")
 def cumsum(
     x: Array,
-    axis: Array = np.int32(0),  # noqa: B008
+    axis: Array = np.int32(0),
     exclusive: Array = np.False_,
     reverse: Array = np.False_,
 ) -> Array:
