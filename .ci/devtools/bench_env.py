@@ -25,12 +25,14 @@ PEERS = ("nncf", "gguf", "torchao", "coremltools", "ai-edge-quantizer")
 def bench_python() -> Path:
     """The interpreter of the benchmark's environment, which is made if it is not up to date.
 
-    A peer that cannot be installed is left out, and the reason is kept in `ABSENT`.
+    A peer that cannot be installed is left out, and the reason is kept in `ABSENT`; the next call
+    tries again.
 
     Raises:
         SetupError: not even the base can be installed.
     """
-    wanted = PINS.read_text(encoding="utf-8") + CONSTRAINTS.read_text(encoding="utf-8")
+    wanted = "\n".join([*BASE, "", *PEERS, ""])
+    wanted += PINS.read_text(encoding="utf-8") + CONSTRAINTS.read_text(encoding="utf-8")
     stamp = BENCH_VENV / "pins.txt"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return python_of(BENCH_VENV)
@@ -49,7 +51,10 @@ def bench_python() -> Path:
             say(f"    without {peer}: {error}")
     ABSENT.write_text(json.dumps(absent, indent=2) + "\n", encoding="utf-8")
     _add_kernels(python_of(BENCH_VENV))
-    stamp.write_text(wanted, encoding="utf-8")
+    if absent:
+        stamp.unlink(missing_ok=True)
+    else:
+        stamp.write_text(wanted, encoding="utf-8")
     return python_of(BENCH_VENV)
 
 

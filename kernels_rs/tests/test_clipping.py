@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -196,3 +198,31 @@ def test_percentile_scales_are_order_statistics(data):
 def test_bad_arguments_say_what_is_accepted(call, text):
     with pytest.raises(lk.KernelError, match=text):
         call(np.ones((4, 4), np.float32))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, -0.0, 1e-39])
+@pytest.mark.parametrize("zeros", [np.float32, np.uint8])
+def test_scales_that_mean_nothing_are_refused(bad, zeros):
+    codes, scale = np.zeros((2, 8), np.uint8), np.ones((2, 2), np.float32)
+    scale[1, 0] = bad
+    with pytest.raises(lk.KernelError, match="scale"):
+        lk.dequantize_blocks(codes, scale, np.zeros((2, 2), zeros), 4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_zero_points_that_mean_nothing_are_refused(bad):
+    zero = np.array([[0, bad]], np.float32)
+    with pytest.raises(lk.KernelError, match=r"zero_point is .* for block 1 of 2"):
+        lk.dequantize_blocks(np.zeros((1, 8), np.uint8), np.ones((1, 2), np.float32), zero, 4)
+
+
+@pytest.mark.parametrize("zeros", [np.float32, np.uint8])
+def test_short_rows_take_no_memory_for_the_rest_of_their_block(zeros):
+    codes = np.arange(20, dtype=np.uint8).reshape(1, 20) % 16
+    scale, zero = np.full((1, 1), -0.5, np.float32), np.full((1, 1), 3, zeros)
+    tracemalloc.start()
+    got = lk.dequantize_blocks(codes, scale, zero, 2**26)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(got, (codes.astype(np.float32) - 3) * np.float32(-0.5))
+    assert peak < 2**20

@@ -184,3 +184,14 @@ def test_an_input_that_is_always_zero_has_a_place():
     found = lk.gptq(weight, reference.gram(x), 4)
     back = lk.dequantize_blocks(*found, 4)
     assert np.abs(back[:, 3] - weight[:, 3]).max() <= np.abs(found.scale).max()
+
+
+@pytest.mark.parametrize("damp", [np.float32(0.25), np.float64(0.25), np.int64(1), 1])
+def test_damping_takes_any_real_number(damp):
+    weight, x = layer(4, 8, 20)
+    hessian = reference.gram(x)
+    got, want = (
+        lk.gptq(weight, hessian, 4, damp=damp),
+        lk.gptq(weight, hessian, 4, damp=float(damp)),
+    )
+    np.testing.assert_array_equal(got.codes, want.codes)

@@ -213,3 +213,59 @@ def test_block_masks_keep_exactly_as_many_and_mind_ties():
 def test_bad_blocks(arguments, text):
     with pytest.raises(lk.KernelError, match=text):
         lk.block_mask(**({"x": np.ones((4, 4), np.float32), "sparsity": 0.5} | arguments))
+
+
+def shared(x):
+    """A mask in the memory of the values, or in the part of it that is read last."""
+    return x.view(np.bool_).reshape(-1)[-x.size :].reshape(x.shape)
+
+
+def read_only(x):
+    out = np.empty(x.shape, np.bool_)
+    out.flags.writeable = False
+    return out
+
+
+@pytest.mark.parametrize(
+    ("out", "text"),
+    [
+        (shared, "shares memory .* accepted"),
+        (lambda x: np.empty(x.shape[::-1], np.bool_), r"has shape \(16, 8\), needed is \(8, 16\)"),
+        (lambda x: np.empty((1, *x.shape), np.bool_), "has shape"),
+        (lambda x: np.empty((8, 32), np.bool_)[:, ::2], "not C-contiguous .* accepted"),
+        (lambda x: np.empty(x.shape, np.bool_, order="F"), "not C-contiguous"),
+        (read_only, "read-only.* accepted"),
+        (lambda x: np.empty(x.shape, np.uint8), "has dtype uint8, needed is bool"),
+    ],
+)
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda x, out: lk.prune_mask(x, 0.5, out=out),
+        lambda x, out: lk.prune_mask(x, 1.0, out=out),
+        lambda x, out: lk.prune_mask(x, 0.5, axis=0, out=out),
+        lambda x, out: lk.prune_mask(x, 0.5, axis=1, out=out),
+        lambda x, out: lk.prune_mask(x, 1.0, axis=0, out=out),
+        lambda x, out: lk.nm_mask(x, out=out),
+        lambda x, out: lk.block_mask(x, 0.5, (1, 1), out=out),
+        lambda x, out: lk.block_mask(x, 0.5, (4, 1), out=out),
+        lambda x, out: lk.block_mask(x, 1.0, (1, 4), out=out),
+    ],
+)
+def test_masks_are_not_written_where_they_do_not_fit(mask, out, text):
+    x = np.random.default_rng(0).standard_normal((8, 16), dtype=np.float32)
+    before = x.copy()
+    with pytest.raises(lk.KernelError, match=text):
+        mask(x, out(x))
+    np.testing.assert_array_equal(x, before)
+
+
+def test_scores_are_not_written_where_they_do_not_fit():
+    weight, norms = np.ones((4, 8), np.float32), np.ones(8, np.float32)
+    frozen = np.empty_like(weight)
+    frozen.flags.writeable = False
+    for out, text in ((frozen, "read-only"), (weight, "shares memory"), (weight.T, "shape")):
+        with pytest.raises(lk.KernelError, match=text):
+            lk.wanda_scores(weight, norms, out=out)
+    with pytest.raises(lk.KernelTypeError, match="NumPy array, got list"):
+        lk.prune_mask(weight, 0.5, out=[True])

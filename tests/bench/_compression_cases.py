@@ -11,7 +11,7 @@ import lepton_kernels.reference
 
 
 def case_histogram(w):
-    """2048 bins of the whole tensor, over its own range."""
+    """2048 bins of the whole tensor ({values} values), over its own range."""
     peers = {
         "lepton": lambda: lk.HistogramObserver().update(w, threads=1),
         "lepton, 2 threads": lambda: lk.HistogramObserver().update(w, threads=2),

@@ -52,13 +52,15 @@ def wall(cases: Cases, case: str, peer: str) -> float:
     return float(row(cases, case, peer)["wall_s"]["best"])
 
 
-def times_faster(case: str, peer: str, least: float, own: str = "lepton") -> tuple[Any, ...]:
+def times_faster(
+    case: str, peer: str, least: float, own: str = "lepton", *, note: str = ""
+) -> tuple[Any, ...]:
     """A goal: the best CPU time of a peer over ours."""
 
     def ratio(cases: Cases) -> float:
         return cpu(cases, case, peer) / cpu(cases, case, own)
 
-    return (f"{case}: times faster than {peer}", ratio, least, False)
+    return (f"{case}{note}: times faster than {peer}", ratio, least, False)
 
 
 def at_most(text: str, number: Any, limit: float) -> tuple[Any, ...]:
@@ -100,39 +102,26 @@ def _two_threads(cases: Cases) -> float:
     return one / wall(cases, "int8_symmetric", "lepton, 2 threads")
 
 
-def _two_threads_of_probe(cases: Cases) -> float:
-    one = wall(cases, "int8_symmetric", "probe: read once, fill fresh int8")
-    return _two_threads(cases) / (one / wall(cases, "int8_symmetric", "probe, 2 threads"))
-
-
 INT8, INT4, CLIP, PALETTE = "int8_symmetric", "int4_blocks", "clip_search", "palette"
 FLOAT = "lepton, asymmetric, float zero points"
+HISTOGRAM = " (set for 160 M values)"
 
-GOALS: list[tuple[Any, ...]] = [
+# The numbers that the project set out to reach.
+AGREED: list[tuple[Any, ...]] = [
     memory_speed(INT8, "lepton", "probe: read once, fill fresh int8"),
     times_faster(INT8, "torch", 10),
     times_faster(INT8, "onnxruntime's tool", 10),
     times_faster(INT8, "ai-edge-quantizer", 10),
     times_faster(INT8, "numpy in row blocks", 1.5),
     (f"{INT8}: wall time of one thread over that of two", _two_threads, 1.6, False),
-    (
-        f"{INT8}: the same over what the bare memory traffic gains",
-        _two_threads_of_probe,
-        0.9,
-        False,
-    ),
     at_most(f"{INT8}: integers unlike the definition", _unlike, 0),
     times_faster(INT4, "onnxruntime C++ kernel", 10),
     times_faster(INT4, "gguf Q4_0", 6),
     at_most(f"{INT4}: relative error", lambda c: float(row(c, INT4, "lepton")["error"]), 0.0914),
-    seconds(CLIP, "lepton, signed maximum", 0.3),
-    seconds(CLIP, "lepton, asymmetric", 0.3),
     seconds(CLIP, FLOAT, 0.3),
-    seconds(CLIP, "lepton, int8 by row, scales", 0.3),
     no_worse(CLIP, FLOAT, "onnxruntime HQQ, a 16th of the rows"),
-    no_worse(CLIP, f"{FLOAT}, 128", "onnxruntime HQQ, blocks of 128, a 16th"),
-    times_faster("histogram", "numpy bincount in blocks", 4),
-    times_faster("histogram", "onnxruntime's collector", 25),
+    times_faster("histogram", "numpy bincount in blocks", 4, note=HISTOGRAM),
+    times_faster("histogram", "onnxruntime's collector", 25, note=HISTOGRAM),
     seconds("thresholds", "lepton, entropy, 128 levels", 0.003),
     times_faster(PALETTE, "coremltools fp16, 16 entries", 20, "lepton fp16, 16 entries"),
     times_faster(PALETTE, "coremltools fp16, 64 entries", 20, "lepton fp16, 64 entries"),
@@ -146,9 +135,19 @@ GOALS: list[tuple[Any, ...]] = [
     times_faster("gptq", "nncf", 3),
     no_worse("gptq", "lepton", "nncf"),
     seconds("many_tensors", "lepton", 0.12),
+]
+
+# What was added later, beside them.
+OWN: list[tuple[Any, ...]] = [
+    seconds(CLIP, "lepton, signed maximum", 0.3),
+    seconds(CLIP, "lepton, asymmetric", 0.3),
+    seconds(CLIP, "lepton, int8 by row, scales", 0.3),
+    no_worse(CLIP, f"{FLOAT}, 128", "onnxruntime HQQ, blocks of 128, a 16th"),
     times_faster("block_mask", "numpy, threshold by partition", 1),
     times_faster("row_agreement", "numpy, float32, without top-10", 1),
 ]
+
+GOALS = [("agreed", goal) for goal in AGREED] + [("own", goal) for goal in OWN]
 
 
 def judge(cases: Cases) -> list[dict[str, Any]]:
@@ -158,15 +157,16 @@ def judge(cases: Cases) -> list[dict[str, Any]]:
         cases: The cases of a report, by name.
 
     Returns:
-        One entry for each goal; the verdict is "met", "MISSED" or "not measured".
+        One entry for each goal; it is set by what was "agreed" at first or the project's "own", and
+        the verdict is "met", "MISSED" or "not measured".
     """
     return list(_judge(cases))
 
 
 def _judge(cases: Cases) -> Iterator[dict[str, Any]]:
-    for text, number, limit, is_most in GOALS:
+    for set_by, (text, number, limit, is_most) in GOALS:
         sign = "<=" if is_most else ">="
-        entry = {"goal": f"{text} {sign} {limit:g}", "limit": limit}
+        entry = {"goal": f"{text} {sign} {limit:g}", "set_by": set_by, "limit": limit}
         try:
             goal = Goal(text, number(cases), limit, is_most)
         except MissingError as missing:

@@ -32,22 +32,40 @@ def write_page(page: Path, report: dict[str, Any]) -> None:
 def _measurements(report: dict[str, Any]) -> list[str]:
     environment = report["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    load = [environment["load"], environment["load_after"]]
-    loads = " and ".join(f"{found[0]:.1f}" for found in load if found)
     lines = [
         "",
         f"{environment['processor']}, instruction set {environment['simd']}, "
-        f"{environment['threads']} CPUs, load average {loads} before and after; {versions}.",
+        f"{environment['threads']} CPUs; {versions}.",
         "",
     ]
     for name, case in report["cases"].items():
         lines += [f"**{name}**: {case['what']}", "", *_table(case["peers"])]
         lines += [f"Absent: {peer} ({why})." for peer, why in case["absent"].items()]
-        lines += [""]
-    lines += ["| goal | measured | |", "|---|---|---|"]
-    for goal in report["goals"]:
-        lines.append(f"| {goal['goal']} | {goal['measured']} | {goal['verdict']} |")
-    return [*lines, ""]
+        lines += ["", *_load(case["environment"])]
+    return [*lines, *goals_table(report["goals"]), ""]
+
+
+def _load(environment: dict[str, Any]) -> list[str]:
+    before, after = environment["load"], environment["load_after"]
+    if not before or not after:
+        return []
+    return [f"Load average {before[0]:.1f} before, {after[0]:.1f} after.", ""]
+
+
+def goals_table(goals: list[dict[str, Any]]) -> list[str]:
+    """The lines of the goals' table.
+
+    Args:
+        goals: What `judge` returns.
+
+    Returns:
+        Lines of Markdown.
+    """
+    lines = ["| goal | set by | measured | |", "|---|---|---|---|"]
+    for goal in goals:
+        cells = (goal["goal"], goal["set_by"], goal["measured"], goal["verdict"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _table(peers: dict[str, Any]) -> list[str]:

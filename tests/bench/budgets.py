@@ -5,8 +5,10 @@ Small networks are trained on classes that scikit-learn generates, so that fresh
 short; hidden channels are then given other scales, so that low precisions cost something. Each
 trial draws a network, a split, a budget of 0.5 to 5 points and new rows to calibrate, search and
 verify on; then the loss is measured on 4,000 fresh rows. Goals: the budget is exceeded in at most
-5 of 100 trials; and on networks small enough to measure every choice, the one found with fewer
-measurements is within 5 % of the smallest that the same rows accept.
+5 of 100 trials that end with a recipe, and at most one trial in ten is refused (79 gave 2), because
+nothing can be shown to keep the budget; and on networks small enough to measure every choice, the
+one found with fewer measurements is within 5 % of the smallest that the same rows accept, and
+something is found wherever something is accepted, which must be so in at least half of them.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ SPREAD = 4
 """Channels differ by up to this power of two to either side."""
 
 NETWORKS, ROWS = 4, (600, 900, 1500)
+
+EXCEEDED, REFUSED, RATIO = 0.05, 0.1, 1.05
+"""Largest shares of trials, and the largest size over that of the optimum."""
 
 
 def data_of(seed, rows):
@@ -200,7 +205,11 @@ def optimum(number, net, pool, folder):
     finder.add(points)
     best = finder.best()
     if best is None or found is None:
-        return {"trial": number, "choices": total, "none": best is None and found is None}
+        if best is None and found is None:
+            word = "nothing accepted"
+        else:
+            word = "not found" if found is None else "not accepted"
+        return {"trial": number, "choices": total, "outcome": word}
     return {"trial": number, "choices": total, "spent": spent, "budget": budget,
             "ratio": found.size / best.size}  # fmt: skip
 
@@ -240,15 +249,24 @@ def summary(trials, optima, seconds):
     done = [t for t in trials if "refused" not in t]
     exceeded = sum(t["exceeded"] for t in done)
     ratios = [o["ratio"] for o in optima if "ratio" in o]
+    wrong = [o for o in optima if o.get("outcome") in ("not found", "not accepted")]
+    refused = len(trials) - len(done)
+    held = {
+        "budgets": bool(done) and exceeded <= EXCEEDED * len(done),
+        "refusals": refused <= REFUSED * len(trials),
+        "optima": not wrong and max(ratios, default=1.0) <= RATIO,
+        "compared": 2 * len(ratios) >= max(len(optima), 1),
+    }
     return {
         "exceeded": exceeded,
         "of": len(done),
-        "refused": len(trials) - len(done),
+        "refused": refused,
         "proved": sum(t["proved"] for t in done),
         "median_size": float(np.median([t["size"] for t in done])) if done else None,
         "worst_ratio_to_the_optimum": max(ratios, default=None),
         "seconds": round(seconds, 1),
-        "ok": exceeded <= 0.05 * len(trials) and all(r <= 1.05 for r in ratios),
+        "held": held,
+        "ok": all(held.values()),
         "trials": trials,
         "optima": optima,
     }

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from _paired import interval
 
 TRAIN = 1000
 MACS = 0.5
@@ -124,13 +125,6 @@ def one_seed(seed, images, labels, folder, epochs):
         "train_seconds": trained,
         "prune_seconds": pruned,
     }
-
-
-def interval(lost, won, n):
-    """Return the difference of paired accuracies and its 95 % interval (Agresti and Min 2005)."""
-    b, c, m = lost + 0.5, won + 0.5, n + 2
-    middle, width = (b - c) / m, 1.96 * np.sqrt(b + c - (b - c) ** 2 / m) / m
-    return [(lost - won) / n, float(middle - width), float(middle + width)]
 
 
 def summary(seeds):

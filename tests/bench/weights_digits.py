@@ -21,7 +21,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from int8_digits import interval
+from _paired import interval
 
 FOLDS, WIDTH, CALIBRATION = 3, 128, 500
 TARGETS = ("onnxruntime", "openvino")

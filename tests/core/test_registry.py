@@ -264,7 +264,6 @@ def test_an_extension_is_no_target(fakes):
     [
         ("onnxruntime", "full", 'pip install "lepton-onnxruntime[cpu]"'),
         ("coreml", "full", 'pip install "lepton-coreml"'),
-        ("tflite", "not-implemented", "planned"),
         ("no-such", "unknown", "lepton plugins"),
     ],
 )

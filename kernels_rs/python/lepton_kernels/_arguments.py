@@ -95,3 +95,40 @@ def check_dtype(out: NDArray[Any], dtype: str) -> None:
     """Refuses an `out` of another type (int8 and uint8 look alike to the native limits)."""
     if out.dtype != np.dtype(dtype):
         raise KernelError(f"out has dtype {out.dtype}, needed is {np.dtype(dtype)}")
+
+
+def output_array(
+    out: NDArray[Any] | None, shape: tuple[int, ...], dtype: str, *others: NDArray[Any]
+) -> NDArray[Any]:
+    """The array for a result: `out`, if it fits, or a new one.
+
+    Args:
+        out: What the caller gave.
+        shape: The shape of the result.
+        dtype: Its type.
+        others: Arguments that are read while `out` is written.
+
+    Raises:
+        KernelTypeError: `out` is not an array.
+        KernelError: It has another type or shape, is not C-contiguous, cannot be written to, or
+            may share memory with one of `others`.
+    """
+    check_out(out)
+    if out is None:
+        return np.empty(shape, dtype)
+    check_dtype(out, dtype)
+    if out.shape != shape:
+        raise KernelError(f"out has shape {out.shape}, needed is {shape}")
+    if not out.flags.c_contiguous:
+        raise KernelError(
+            f"out cannot be used: it is not C-contiguous (strides {out.strides}); accepted are "
+            "C-contiguous arrays"
+        )
+    if not out.flags.writeable:
+        raise KernelError("out cannot be used: it is read-only; accepted are writable arrays")
+    if any(np.may_share_memory(out, other) for other in others):
+        raise KernelError(
+            "out cannot be used: it shares memory with another argument; accepted are arrays with "
+            "memory of their own"
+        )
+    return out

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_count, check_dtype, check_out, check_threads
+from lepton_kernels._arguments import check_count, check_threads, output_array
 from lepton_kernels.errors import KernelError, KernelTypeError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def pack_bits(
             f"are {low} to {high} for {integers.dtype}"
         )
     *outer, n = integers.shape
-    result = _output(out, (*outer, -(-n * bits // 8)), "uint8")
+    result = output_array(out, (*outer, -(-n * bits // 8)), "uint8", integers)
     flat = np.ascontiguousarray(integers).view(np.uint8).reshape(-1)
     if flat.size:
         _native.pack_bits(flat, n, bits, offset, high_first, result, check_threads(threads))
@@ -120,7 +120,7 @@ def unpack_bits(
             f"packed has shape {data.shape}; for {n} integers of {bits} bits the last axis must be "
             f"{needed}"
         )
-    result = _output(out, (*data.shape[:-1], n), "int8" if signed else "uint8")
+    result = output_array(out, (*data.shape[:-1], n), "int8" if signed else "uint8", data)
     flat = np.ascontiguousarray(data).reshape(-1)
     if flat.size:
         _native.unpack_bits(
@@ -134,13 +134,3 @@ def unpack_bits(
             check_threads(threads),
         )
     return result
-
-
-def _output(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    check_out(out)
-    if out is None:
-        return np.empty(shape, dtype)
-    check_dtype(out, dtype)
-    if out.shape != shape:
-        raise KernelError(f"out has shape {out.shape}, needed is {shape}")
-    return out

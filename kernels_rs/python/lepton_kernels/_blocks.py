@@ -10,10 +10,9 @@ from lepton_kernels import _native
 from lepton_kernels._affine import RoundingName, check_rounding, dequantize
 from lepton_kernels._arguments import (
     check_count,
-    check_dtype,
-    check_out,
     check_threads,
     normalise_axis,
+    output_array,
 )
 from lepton_kernels._int4 import check_offset
 from lepton_kernels.errors import KernelError, KernelTypeError
@@ -112,7 +111,8 @@ def quantize_blocks(
     *outer, n = values.shape
     blocks = (*outer, -(-n // size))
     shape = (*blocks, size // 2) if packed else values.shape
-    codes = output_codes(out, shape, "uint8" if packed or scheme == "asymmetric" else "int8")
+    dtype = "uint8" if packed or scheme == "asymmetric" else "int8"
+    codes = output_array(out, shape, dtype, values)
     scale = np.empty(blocks, np.float32)
     zero = np.empty(blocks, np.float32 if zero_point == "float" else np.uint8)
     _native.quantize_blocks(
@@ -136,17 +136,6 @@ def check_choice(name: str, given: str, accepted: tuple[str, ...]) -> None:
     if given not in accepted:
         names = ", ".join(f'"{choice}"' for choice in accepted)
         raise KernelError(f"{name} is {given!r}; accepted: {names}")
-
-
-def output_codes(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """The array for integers: `out`, if it fits, or a new one."""
-    check_out(out)
-    if out is None:
-        return np.empty(shape, dtype)
-    check_dtype(out, dtype)
-    if out.shape != shape:
-        raise KernelError(f"out has shape {out.shape}, needed is {shape}")
-    return out
 
 
 def check_scheme(scheme: str) -> None:
@@ -220,20 +209,23 @@ def dequantize_blocks(
         scale: Scales of shape ``(..., ceil(n / block_size))``.
         zero_point: Zero points of the same shape, integers or float32; None for 0.
         block_size: Values in a block.
-        threads: The largest number of threads; None uses all that the process may use.
+        threads: The largest number of threads; None uses all that the process may use. With
+            float32 zero points NumPy does the work, on one thread.
 
     Returns:
         float32 values of the shape of `codes`.
 
     Raises:
         KernelTypeError: A dtype is not supported.
-        KernelError: A shape, scale or zero point does not fit.
+        KernelError: A shape does not fit, a scale is not finite or below 2^-126 in magnitude, or
+            a zero point is not finite or out of range.
     """
     integers, scales = np.asarray(codes), np.asarray(scale)
     size = check_count("block_size", block_size, 1)
     if integers.ndim == 0:
         raise KernelError("codes has no dimension; blocks need at least one")
     *outer, n = integers.shape
+    size = min(size, max(n, 1))  # the one block of short rows is not filled up to its full length
     blocks = -(-n // size)
     zeros = np.zeros(scales.shape, np.int64) if zero_point is None else np.asarray(zero_point)
     for name, given in (("scale", scales), ("zero_point", zeros)):
@@ -259,6 +251,18 @@ def _dequantize_float(
         raise KernelTypeError(
             f"codes have dtype {rows.dtype} and scales {scale.dtype}; with float zero points "
             "needed are int8 or uint8, and float32"
+        )
+    bad = ~(np.isfinite(scale) & (np.abs(scale) >= np.finfo(np.float32).tiny))
+    if bad.any():
+        raise KernelError(
+            f"scale is {scale[bad][0]} for block {np.flatnonzero(bad)[0]} of {scale.size}; "
+            "accepted are finite scales of at least 2^-126 in magnitude"
+        )
+    bad = ~np.isfinite(zero)
+    if bad.any():
+        raise KernelError(
+            f"zero_point is {zero[bad][0]} for block {np.flatnonzero(bad)[0]} of {zero.size}; "
+            "accepted are finite numbers"
         )
     values = rows.astype(np.float32)
     with np.errstate(over="ignore"):  # what rounds past the largest float is infinite, as elsewhere

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_count, check_threads
+from lepton_kernels._arguments import check_count, check_threads, output_array
 from lepton_kernels._blocks import (
     BlockQuantized,
     SchemeName,
     check_choice,
     check_scheme,
-    output_codes,
 )
 from lepton_kernels.errors import KernelError, KernelTypeError
 
@@ -164,7 +164,8 @@ def gptq(
     size = max(inputs, 1) if block_size is None else check_count("block_size", block_size, 1)
     size = min(size, max(inputs, 1))
     factor, order = _factor(hessian, inputs, damp=damp, act_order=act_order, threads=threads)
-    codes = output_codes(out, values.shape, "uint8" if scheme == "asymmetric" else "int8")
+    dtype = "uint8" if scheme == "asymmetric" else "int8"
+    codes = output_array(out, values.shape, dtype, values)
     scale = np.empty((outputs, -(-inputs // size)), np.float32)
     zero = np.empty(scale.shape, np.uint8)
     _native.gptq(
@@ -193,7 +194,7 @@ def _factor(
         raise KernelTypeError(f"hessian has dtype {matrix.dtype}; accepted: float32, float64")
     if matrix.shape != (inputs, inputs):
         raise KernelError(f"hessian has shape {matrix.shape}, needed is {(inputs, inputs)}")
-    if not (isinstance(damp, (int, float)) and 0 <= damp < np.inf):
+    if not (isinstance(damp, Real) and 0 <= damp < np.inf):
         raise KernelError(f"damp is {damp!r}; accepted are finite numbers of at least 0")
     if not np.isfinite(matrix).all():
         raise KernelError("hessian holds NaN or infinite values; check the samples")
@@ -203,6 +204,6 @@ def _factor(
     reversed_ = matrix[np.ix_(back, back)] if act_order else matrix[::-1, ::-1]
     factor = np.array(reversed_, np.float64, order="C")
     if inputs:
-        factor[np.diag_indices(inputs)] += damp * diagonal.mean()
+        factor[np.diag_indices(inputs)] += float(damp) * diagonal.mean()
         _native.cholesky(factor, check_threads(threads))
     return factor.reshape(-1), order.astype(np.int64)

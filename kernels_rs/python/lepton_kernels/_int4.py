@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_count, check_dtype, check_out, check_threads
+from lepton_kernels._arguments import check_count, check_threads, output_array
 from lepton_kernels.errors import KernelError, KernelTypeError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def pack_int4(
             f"{low} to {high} for {integers.dtype}"
         )
     *outer, n = integers.shape
-    result = _packed_out(out, (*outer, -(-n // 2)))
+    result = output_array(out, (*outer, -(-n // 2)), "uint8", integers)
     flat = np.ascontiguousarray(integers).view(np.uint8).reshape(-1)
     if flat.size:
         _native.pack_int4(flat, n, check_offset(offset), result, check_threads(threads))
@@ -102,24 +102,9 @@ def unpack_int4(
             f"packed has shape {data.shape}; for length {n} the last axis must be {-(-n // 2)}"
         )
     shape = (*data.shape[:-1], n)
-    dtype = "int8" if signed else "uint8"
-    check_out(out)
-    result = np.empty(shape, dtype) if out is None else out
-    check_dtype(result, dtype)
-    if result.shape != shape:
-        raise KernelError(f"out has shape {result.shape}, needed is {shape}")
+    result = output_array(out, shape, "int8" if signed else "uint8", data)
     flat = np.ascontiguousarray(data).reshape(-1)
     if flat.size:
         bits = result.view(np.uint8)
         _native.unpack_int4(flat, n, check_offset(offset), signed, bits, check_threads(threads))
     return result
-
-
-def _packed_out(out: NDArray[np.uint8] | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    check_out(out)
-    if out is None:
-        return np.empty(shape, np.uint8)
-    check_dtype(out, "uint8")
-    if out.shape != shape:
-        raise KernelError(f"out has shape {out.shape}, needed is {shape}")
-    return out

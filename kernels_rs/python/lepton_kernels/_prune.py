@@ -11,10 +11,9 @@ import numpy as np
 from lepton_kernels import _native
 from lepton_kernels._arguments import (
     check_count,
-    check_dtype,
-    check_out,
     check_threads,
     normalise_axis,
+    output_array,
 )
 from lepton_kernels.errors import KernelError, KernelTypeError
 
@@ -29,14 +28,6 @@ def _kept(size: int, sparsity: float) -> int:
     if not 0 <= sparsity <= 1:
         raise KernelError(f"sparsity is {sparsity}; accepted are 0 to 1")
     return size - round(Fraction(repr(float(sparsity))) * size)
-
-
-def _mask_out(out: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    check_out(out)
-    if out is None:
-        return np.empty(shape, np.bool_)
-    check_dtype(out, "bool")
-    return out
 
 
 def magnitude_threshold(
@@ -93,12 +84,10 @@ def prune_mask(
     """
     values = np.asarray(x)
     axis = normalise_axis(axis, values.ndim)
-    mask = _mask_out(out, values.shape)
+    mask = output_array(out, values.shape, "bool", values)
     if axis is None:
         _cut([values], [mask], sparsity, threads)
         return mask
-    if mask.shape != values.shape:
-        raise KernelError(f"out has shape {mask.shape}, needed is {values.shape}")
     channels, masks = np.moveaxis(values, axis, 0), np.moveaxis(mask, axis, 0)
     for i in range(values.shape[axis]):
         channel, kept = channels[i, ...], masks[i, ...]
@@ -182,7 +171,7 @@ def nm_mask(
     values = np.asarray(x)
     if values.ndim == 0:
         raise KernelError("x has no dimension; groups need at least one")
-    mask = _mask_out(out, values.shape)
+    mask = output_array(out, values.shape, "bool", values)
     kept, group = check_count("n", n, 0), check_count("m", m, 1)
     _native.nm_mask(values, kept, group, mask.view(np.uint8), check_threads(threads))
     return mask
@@ -228,11 +217,7 @@ def block_mask(
     if order not in (1, 2):
         raise KernelError(f"order is {order}; accepted: 1, 2")
     height, width = (check_count("block", side, 1) for side in block)
-    mask = _mask_out(out, values.shape)
-    if mask.shape != values.shape:
-        raise KernelError(f"out has shape {mask.shape}, needed is {values.shape}")
-    if not mask.flags.c_contiguous:
-        raise KernelError("out cannot be used: it is not C-contiguous")
+    mask = output_array(out, values.shape, "bool", values)
     blocks = [-(-n // side) for n, side in zip(values.shape, (height, width), strict=True)]
     norms = _norms_buffer(mask, blocks)
     _native.block_norms(values, height, width, order == 2, norms, check_threads(threads))
@@ -299,14 +284,14 @@ def wanda_scores(
         weight: float32, float16 or bfloat16 weights of shape ``(outputs, inputs)``.
         input_norms: The L2 norm of every input over the calibration samples, of shape
             ``(inputs,)``; used as float32.
-        out: A float32 array of the shape of `weight`, which is filled and returned.
+        out: A C-contiguous float32 array of the shape of `weight`, which is filled and returned.
 
     Returns:
         float32 scores of the shape of `weight`; NaN where either side is.
 
     Raises:
         KernelTypeError: A dtype is not supported.
-        KernelError: A shape does not fit.
+        KernelError: A shape or `out` does not fit.
     """
     weights, norms = np.asarray(weight), np.asarray(input_norms)
     if weights.dtype.name not in ("float32", "float16", "bfloat16"):
@@ -318,10 +303,7 @@ def wanda_scores(
             f"weight has shape {weights.shape} and input_norms {norms.shape}; needed are "
             "(outputs, inputs) and (inputs,)"
         )
-    check_out(out)
-    scores = np.empty(weights.shape, np.float32) if out is None else out
-    if scores.dtype != np.float32 or scores.shape != weights.shape:
-        raise KernelError(f"out must be float32 of shape {weights.shape}")
+    scores = output_array(out, weights.shape, "float32", weights, norms)
     np.abs(weights.astype(np.float32, copy=False), out=scores)
     with np.errstate(all="ignore"):
         np.multiply(scores, norms.astype(np.float32), out=scores)

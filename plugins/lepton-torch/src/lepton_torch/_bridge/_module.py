@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from lepton_core.errors import ConversionError, LeptonError
 from lepton_torch._bridge._graph import Graph, live
 from lepton_torch._bridge._known import KNOWN, MOST
+from lepton_torch._bridge._names import named
 from lepton_torch._bridge._registry import OPERATORS, Node, Operator
 from lepton_torch._bridge._values import Known, Value, to_numpy, to_torch
 
@@ -39,20 +41,19 @@ class BridgeModule(nn.Module):
     the outputs in the graph's order.
     """
 
-    def __init__(self, graph: Graph, table: Mapping[str, Operator] | None = None) -> None:
+    def __init__(self, graph: Graph, overrides: Mapping[str, Operator] | None = None) -> None:
         """Fold what is constant; weights are registered by :meth:`register`.
 
         Args:
             graph: The graph.
-            table: Translations to use in the place of :data:`OPERATORS`, for a target that has
-                operators of its own (quantization).
+            overrides: Translations to use in the place of the table's, by operator.
 
         Raises:
             ConversionError: A constant node cannot be computed.
         """
         super().__init__()
-        self._table = OPERATORS if table is None else table
-        self._graph = fold(graph, self._table)
+        self._graph = fold(graph)
+        self._table = {**OPERATORS, **(overrides or {})}
         self._paths: dict[str, str] = {}
         self.used: set[str] = set()
 
@@ -70,9 +71,9 @@ class BridgeModule(nn.Module):
             given = [values[n] if n else None for n in node.inputs]
             results = evaluate(node, given, self._tensor, table=self._table)
             values.update(zip(node.outputs, results, strict=False))
-        given = {id(value) for value in inputs}
+        own = {id(value) for value in inputs}
         outputs = [self._tensor(values[s.name]) for s in graph.signature.outputs]
-        return tuple(out.clone() if id(out) in given else out for out in outputs)
+        return tuple(out.clone() if id(out) in own else out for out in outputs)
 
     def _tensor(self, value: Value) -> torch.Tensor:
         if isinstance(value, torch.Tensor):
@@ -106,6 +107,8 @@ class BridgeModule(nn.Module):
             while hasattr(owner, leaf):  # such as a method of the module's
                 leaf += "_"
             tensor = to_torch(constant.values)
+            own = replace(constant, values=to_numpy(tensor))  # the file's copy may go
+            self._graph.constants[name] = own
             if tensor.is_floating_point():
                 owner.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
             else:
@@ -123,7 +126,7 @@ def _path(name: str) -> list[str]:
     ]
 
 
-def fold(graph: Graph, table: Mapping[str, Operator] = OPERATORS) -> Graph:
+def fold(graph: Graph) -> Graph:
     """Compute the small nodes whose inputs are all constant, once.
 
     Large weights are left as they are: a transposed weight is a view when the program runs, and
@@ -138,7 +141,7 @@ def fold(graph: Graph, table: Mapping[str, Operator] = OPERATORS) -> Graph:
             continue
         inputs = [constants[n] if n else None for n in node.inputs]
         with torch.no_grad():
-            results = evaluate(node, inputs, _detached, known=False, table=table)
+            results = evaluate(node, inputs, _detached, known=False)
         if sum(_bytes(value) for value in results) > _FOLD_OUTPUT:
             kept.append(node)
             continue
@@ -204,7 +207,8 @@ def evaluate(
                 given.append(value)
             else:
                 given.append(as_tensor(value))
-        results = entry.compute(node, *given)
+        with named(node):
+            results = entry.compute(node, *given)
     except LeptonError:
         raise
     except Exception as error:
