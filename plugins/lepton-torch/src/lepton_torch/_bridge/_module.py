@@ -52,8 +52,8 @@ class BridgeModule(nn.Module):
             ConversionError: A constant node cannot be computed.
         """
         super().__init__()
-        self._graph = fold(graph)
         self._table = {**OPERATORS, **(overrides or {})}
+        self._graph = fold(graph, self._table)
         self._paths: dict[str, str] = {}
         self.used: set[str] = set()
 
@@ -126,7 +126,7 @@ def _path(name: str) -> list[str]:
     ]
 
 
-def fold(graph: Graph) -> Graph:
+def fold(graph: Graph, table: Mapping[str, Operator] = OPERATORS) -> Graph:
     """Compute the small nodes whose inputs are all constant, once.
 
     Large weights are left as they are: a transposed weight is a view when the program runs, and
@@ -141,7 +141,7 @@ def fold(graph: Graph) -> Graph:
             continue
         inputs = [constants[n] if n else None for n in node.inputs]
         with torch.no_grad():
-            results = evaluate(node, inputs, _detached, known=False)
+            results = evaluate(node, inputs, _detached, known=False, table=table)
         if sum(_bytes(value) for value in results) > _FOLD_OUTPUT:
             kept.append(node)
             continue
