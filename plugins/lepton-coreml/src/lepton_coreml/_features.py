@@ -74,7 +74,7 @@ def to_feature(spec: TensorSpec, feature: Feature, array: Array) -> Array:
                 remedy="Run fewer rows at a time, or convert with another bound: the options "
                 "max_batch and max_size.",
             )
-    kind = np.dtype(_ARRAYS[feature.dtype])
+    kind: Any = np.dtype(_ARRAYS[feature.dtype])
     if kind.kind == "i" and array.dtype.kind in "iu" and array.dtype.itemsize > 4 and array.size:
         limits = np.iinfo(kind)
         if array.min() < limits.min or array.max() > limits.max:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from onnx import ModelProto, TensorProto, helper
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from lepton_coreml._library import table
+from lepton_coreml._library import overrides
 from lepton_onnx import pivot
 from lepton_onnx._cleanup import replace_items
 from lepton_torch._bridge._export import capture_graph
 from lepton_torch._bridge._graph import read_graph
-from lepton_torch._bridge._module import BridgeModule
 from lepton_torch._chatter import captured
+from lepton_torch.bridge import BridgeModule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ def export(proto: ModelProto, *, dynamic: bool, max_batch: int, max_size: int) -
         ConversionError: LPT-CONV-111 … 117, the graph has no translation to torch.
     """
     graph = read_graph(proto)
-    module = BridgeModule(graph, table())
+    module = BridgeModule(graph, overrides())
     found, warnings = capture_graph(module, graph.signature, dynamic)
     with captured():  # torch warns about its own pytrees
         program = found.exported.run_decompositions({})

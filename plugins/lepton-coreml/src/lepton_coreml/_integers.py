@@ -125,10 +125,10 @@ def _weight(reader: _Reader, operation: Operation) -> Stored:
     codes = reader.argument(operation, "data")
     shaped = reader.argument(operation, "scale")
     offset = reader.argument(operation, "offset")
-    axis = next((i for i, d in enumerate(shaped.shape) if d > 1), None)
-    scale = shaped.reshape(-1) if axis is not None else shaped.reshape(())
+    wide = next((i for i, d in enumerate(shaped.shape) if d > 1), None)
+    scale = shaped.reshape(-1) if wide is not None else shaped.reshape(())
     zero = np.zeros(scale.shape, codes.dtype) if offset is None else offset.reshape(scale.shape)
-    return Stored(scale, zero, axis, codes)
+    return Stored(scale, zero, wide, codes)
 
 
 def read_blocks(program: Program) -> dict[str, Blocks]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lepton_torch._bridge._registry import OPERATORS, Node, Operator
+from lepton_torch.bridge import Node, Operator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ _SCHEMAS = (
 @functools.cache
 def library() -> Any:  # noqa: ANN401 - torch's own class
     """Define the operators, once for the process; the result keeps them alive."""
-    own = torch.library.Library(NAMESPACE, "DEF")
+    own: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
         own.define(schema)
     own.impl("quantize", _quantize, "CompositeExplicitAutograd")
@@ -87,17 +87,12 @@ def _dequantize(  # noqa: PLR0917 - torch passes them by position
     return wide.to(scale.dtype) * _along(scale, codes, axis, block)
 
 
-def table() -> Mapping[str, Operator]:
-    """Return the bridge's translations with these two in the place of its own."""
-    import lepton_torch._bridge.operators  # noqa: F401 - fills the table
-
+def overrides() -> Mapping[str, Operator]:
+    """Return translations of the two operators, to use in the place of the bridge's own."""
     library()
     quantize = Operator("QuantizeLinear", _quantize_node, (), (), "quantization")
-    return {
-        **OPERATORS,
-        "QuantizeLinear": quantize,
-        "DequantizeLinear": replace(quantize, name="DequantizeLinear", compute=_dequantize_node),
-    }
+    back = replace(quantize, name="DequantizeLinear", compute=_dequantize_node)
+    return {quantize.name: quantize, back.name: back}
 
 
 def _quantize_node(
@@ -121,4 +116,4 @@ def _dequantize_node(
     return result
 
 
-__all__ = ["BITS", "INPUTS", "NAMESPACE", "library", "table"]
+__all__ = ["BITS", "INPUTS", "NAMESPACE", "library", "overrides"]

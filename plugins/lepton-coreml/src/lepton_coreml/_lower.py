@@ -42,7 +42,13 @@ def lower(
         UnsupportedOperationError: LPT-CONV-508, it needs what the device has not.
     """
     lowered, facts = lower_recipe(
-        proto, path, digest, integer_ops=INTEGER_OPS, unsigned=False, dynamic=False
+        proto,
+        path,
+        digest,
+        integer_ops=INTEGER_OPS,
+        unsigned=False,
+        dynamic=False,
+        sparse_dtypes=(),
     )
     if facts["recipe"]["scheme"] == "int16-static":
         raise _refused("activations of 16 bits", "Core ML quantizes to 8 bits.")

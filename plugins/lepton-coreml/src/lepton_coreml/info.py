@@ -45,6 +45,12 @@ INFO = TargetInfo(
         "precision.int16": Capability(
             Support.UNSUPPORTED, note="Core ML quantizes activations to 8 bits"
         ),
+        "precision.sparse": Capability(
+            Support.NOT_IMPLEMENTED, note="Core ML has it; packages with it are read, not written"
+        ),
+        "precision.palette": Capability(
+            Support.NOT_IMPLEMENTED, note="Core ML has it; packages with it are read, not written"
+        ),
         "recipe": FULL,
         "shapes.dynamic-batch": Capability(
             Support.FULL, note="1 to 64 rows; the option max_batch=... sets another bound"

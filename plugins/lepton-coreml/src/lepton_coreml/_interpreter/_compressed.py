@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from lepton_coreml._interpreter._elementwise import DTYPES
 from lepton_coreml._interpreter._quantization import along
-from lepton_coreml._interpreter._registry import operator
+from lepton_coreml._interpreter._registry import Array, operator
 from lepton_coreml._mil._types import unpack
 
-Array = NDArray[Any]
 _BITS = {2: "uint1", 4: "uint2", 8: "uint3", 16: "uint4", 64: "uint6"}
 
 

@@ -6,11 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
-
-Array = NDArray[Any]
+from lepton_coreml._interpreter._registry import Array, operator
 
 _ERF = np.frompyfunc(math.erf, 1, 1)
 
@@ -39,11 +36,17 @@ DTYPES = {
 
 
 def _add_unary(name: str, function: Any) -> None:  # noqa: ANN401 - a ufunc
-    operator(name)(function)
+    def compute(x: Array) -> Array:  # MIL passes it by name, which a ufunc does not take
+        return function(x)
+
+    operator(name)(compute)
 
 
 def _add_binary(name: str, function: Any) -> None:  # noqa: ANN401 - a ufunc
-    operator(name)(function)
+    def compute(x: Array, y: Array) -> Array:
+        return function(x, y)
+
+    operator(name)(compute)
 
 
 for _name, _function in _UNARY.items():

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
-
-Array = NDArray[Any]
+from lepton_coreml._interpreter._registry import Array, operator
 
 
 def _checked(indices: Array, size: int) -> Array:

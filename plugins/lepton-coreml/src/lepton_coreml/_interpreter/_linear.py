@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
+from lepton_coreml._interpreter._registry import Array, operator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Array = NDArray[Any]
 _CHUNK_BYTES = 64 << 20
 """Memory that the unrolled windows of a convolution may take at once."""
 
@@ -119,7 +117,7 @@ def _windows_product(
     groups: int,
 ) -> Array:
     axes = tuple(range(2, x.ndim))
-    view = np.lib.stride_tricks.sliding_window_view(x, reach, axis=axes)
+    view: Any = np.lib.stride_tricks.sliding_window_view(x, reach, axis=axes)
     view = view[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
     view = view[(..., *(slice(None, None, d) for d in dilations))]
     spatial = view.shape[2 : x.ndim]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
-
-Array = NDArray[Any]
+from lepton_coreml._interpreter._registry import Array, operator
 
 
 def along(values: Array, axis: Array | None, ndim: int) -> Array:

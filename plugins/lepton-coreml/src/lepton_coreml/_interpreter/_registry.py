@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+Array = Any
+"""A NumPy array or scalar: MIL makes no difference between them."""
+
 OPERATORS: dict[str, Any] = {}
 """Functions by MIL's name; filled when the modules of the families are imported."""
 
@@ -33,4 +36,4 @@ def operator(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
-__all__ = ["FAMILIES", "OPERATORS", "operator"]
+__all__ = ["FAMILIES", "OPERATORS", "Array", "operator"]

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lepton_coreml._interpreter._registry import operator
+from lepton_coreml._interpreter._registry import Array, operator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Array = NDArray[Any]
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
 
 
@@ -144,7 +142,7 @@ def pad(
     around = [(0, 0)] * (x.ndim - len(pairs)) + pairs
     if mode == "constant":
         return np.pad(x, around, constant_values=constant_val)
-    return np.pad(x, around, mode=_MODES[mode])  # type: ignore[call-overload, no-any-return]
+    return np.pad(x, around, mode=_MODES[mode])  # type: ignore[call-overload]
 
 
 @operator("reverse")
