@@ -28,6 +28,7 @@ mod layout;
 mod long_search;
 mod matmul;
 mod metrics;
+mod narrow;
 mod nibbles;
 mod norms;
 mod observe;
