@@ -44,6 +44,7 @@ mod select_window;
 mod simd;
 mod symmetric;
 mod threshold;
+mod value_bins;
 mod view;
 mod zero_point;
 
