@@ -96,8 +96,8 @@ class RecipeStep:
         if yardstick.calibration is not None:
             samples = str(save(yardstick.calibration, context.workdir / "calibration"))
             options["held_out"] = str(yardstick.folder)
-        if precision in ("int8", "int16") and self._options.max_drop is not None:
-            options["recover"] = "auto"
+            if precision in ("int8", "int16") and self._options.max_drop is not None:
+                options["recover"] = "auto"
         return OptimizeRequest(
             target,
             ENGINE,
@@ -113,13 +113,15 @@ def losses(facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
     Args:
         facts: What the engine found out: ``diagnosis`` (a list of mechanisms with ``mechanism``,
-            ``text``, ``module``, ``cure``, ``gave_back``) and ``recovery`` (``text``), if it did.
+            ``text``, ``module``, ``place``, ``cure``, ``gave_back``) and ``recovery``
+            (``text``), if it did.
     """
     found = []
     for one in facts.get("diagnosis") or ():
         back = one.get("gave_back") or {}
         cure = f"cured by {back['method']}" if back else f"cure: {one['cure']}"
-        where = f" (module {one['module']})" if one.get("module") else ""
+        parts = [f"module {one['module']}" if one.get("module") else "", one.get("place", "")]
+        where = f" ({', '.join(filter(None, parts))})" if any(parts) else ""
         found.append(f"{one['mechanism']}: {one['text']}{where}; {cure}")
     return found, list((facts.get("recovery") or {}).get("text") or ())
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lepton_core._split import run_split
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lepton_core.context import Session
     from lepton_core.samples import Samples
     from lepton_core.types import Signature, TimingPoint
@@ -19,6 +21,8 @@ _MIN_RUNS = 20
 _MIN_LARGE_RUNS = 5
 _MAX_RUNS = 2000
 _FEEDS = 16
+_RESAMPLES = 2000
+_CONFIDENCE = 0.95
 
 
 def feeds(signature: Signature, samples: Samples, rows: int) -> list[dict[str, Any]]:
@@ -114,4 +118,20 @@ def _run_one(
     return times
 
 
-__all__ = ["feeds", "measure"]
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Return the bootstrap interval of the median at 95 % (percentile method; Efron 1979).
+
+    Args:
+        values: At least one.
+        seed: Of the resampling.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(np.asarray(values), size=(_RESAMPLES, len(values)))
+    tail = 100 * (1 - _CONFIDENCE) / 2
+    low, high = np.percentile(np.median(drawn, axis=1), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+__all__ = ["feeds", "interval", "measure"]

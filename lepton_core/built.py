@@ -80,9 +80,7 @@ def _is_artifact_of(path: Path, folder: Path) -> bool:
 
 
 def _of_passport(place: Path) -> Built:
-    from lepton_core.codec import from_data
     from lepton_core.passport import load_passport
-    from lepton_core.types import LineageStep, Model
 
     passport = load_passport(place)
     variant = passport["variant"]
@@ -96,15 +94,30 @@ def _of_passport(place: Path) -> Built:
             "passport",
             remedy="Build it again with `lepton port`.",
         )
-    model = _card_of(place.parent, variant["digest"]) or Model(
+    model = _card_of(place.parent, variant["digest"]) or model_of_passport(passport, path)
+    model = model.evolve(path=str(path.resolve()))
+    return Built(model, variant["target"], variant["precision"], passport, place)
+
+
+def model_of_passport(passport: Mapping[str, Any], path: Path) -> Model:
+    """Return what a passport says about the variant at *path*, which need not be there."""
+    from lepton_core.codec import from_data
+    from lepton_core.types import LineageStep, Model
+
+    variant = passport["variant"]
+    lineage = tuple(from_data(step, LineageStep) for step in variant["lineage"])
+    recipe = lineage[-1].request.get("recipe") if lineage else None
+    return Model(
         variant["format"],
         str(path),
         variant.get("entry"),
         digest=variant["digest"],
-        lineage=tuple(from_data(step, LineageStep) for step in variant["lineage"]),
+        lineage=lineage,
+        metadata={
+            "precision": variant["precision"],
+            **({"recipe": {"digest": recipe}} if recipe else {}),
+        },
     )
-    model = model.evolve(path=str(path.resolve()))
-    return Built(model, variant["target"], variant["precision"], passport, place)
 
 
 def _card_of(folder: Path, digest: str) -> Model | None:
@@ -198,4 +211,4 @@ def taken_in(model: Model, stage: Path) -> Model:
     return model if Path(model.path).is_relative_to(stage) else copy_artifact(model, stage)
 
 
-__all__ = ["Built", "find_built", "find_stored", "taken_in", "write_marker"]
+__all__ = ["Built", "find_built", "find_stored", "model_of_passport", "taken_in", "write_marker"]

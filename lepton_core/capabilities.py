@@ -238,10 +238,15 @@ def scheme_of(precision: str) -> str:
     """Return the capability that lowering a recipe of a precision needs (``"scheme.int8-static"``).
 
     ``int8-weight`` and ``int4`` store weights alone as integers; ``int16`` has activations of 16
-    bits and weights of 8; ``mixed`` has several of these in one recipe.
+    bits and weights of 8; ``mixed`` has several of these in one recipe. Weights that are ``sparse``
+    are float with zeros, those of a ``palette`` share a few values. What variants are called
+    (``palette4``, ``int8-sparse``) leads to the same.
     """
-    if precision == "mixed":
-        return "scheme.mixed"
+    precision = precision.removesuffix("-sparse")
+    if precision in ("mixed", "sparse"):
+        return f"scheme.{precision}"
+    if precision.startswith("palette"):
+        return "scheme.palette"
     bits = precision.removesuffix("-weight")
     weights_alone = precision.endswith("-weight") or bits == "int4"
     if weights_alone:

@@ -38,8 +38,6 @@ class KnownPlugin:
         return f"{self.title} is planned; this version of lepton has no plugin for it yet."
 
 
-_PLANNED = Support.NOT_IMPLEMENTED
-
 KNOWN = {
     known.id: known
     for known in (
@@ -56,8 +54,15 @@ KNOWN = {
             (".py:", ".pt2", "config.json"),
         ),
         KnownPlugin("openvino", "OpenVINO", "target", Support.FULL, "lepton-openvino"),
-        KnownPlugin("tflite", "LiteRT (TensorFlow Lite)", "target", _PLANNED),
-        KnownPlugin("coreml", "Core ML", "target", _PLANNED),
+        KnownPlugin(
+            "tflite",
+            "LiteRT (TensorFlow Lite)",
+            "target",
+            Support.FULL,
+            "lepton-tflite",
+            (".tflite",),
+        ),
+        KnownPlugin("coreml", "Core ML", "target", Support.FULL, "lepton-coreml"),
         KnownPlugin(
             "compress", "The compression engine", "engine", Support.FULL, "lepton-compress"
         ),

@@ -8,6 +8,10 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -107,6 +111,27 @@ def cpu_features() -> tuple[str, ...]:
     return ()
 
 
+WIDE_SUMS = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Instruction sets of x86 that add products of uint8 and int8 in 32 bits."""
+
+NARROW = 64
+"""Weights of at most this magnitude never saturate 16-bit sums: 2 * 255 * 64 < 2**15."""
+
+
+def sums_may_saturate(features: Collection[str] | None = None) -> bool:
+    """Tell whether this CPU may add two products of uint8 and int8 in 16 bits.
+
+    x86 before VNNI does (``vpmaddubsw``): two products of large values then saturate. Where the
+    system does not tell its instruction sets (Windows, macOS on Intel), the answer is yes.
+
+    Args:
+        features: Instruction sets of the CPU; those of this one by default.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return not set(WIDE_SUMS) & set(cpu_features() if features is None else features)
+
+
 @cache
 def cpu_name() -> str:
     """Return the CPU's marketing name, or the architecture if the system does not tell."""
@@ -149,6 +174,8 @@ def describe(*distributions: str) -> dict[str, object]:
 
 
 __all__ = [
+    "NARROW",
+    "WIDE_SUMS",
     "available_cpus",
     "available_memory",
     "cgroup_cpus",
@@ -156,6 +183,7 @@ __all__ = [
     "cpu_features",
     "cpu_name",
     "describe",
+    "sums_may_saturate",
     "version_of",
     "versions_of",
 ]

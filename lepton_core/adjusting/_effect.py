@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from lepton_core._timing import interval
 from lepton_core.adjusting._workload import live_rows
 from lepton_core.deployment._table import Opener
 
@@ -28,8 +29,6 @@ PAIRS = 21
 PAIR_SECONDS = 0.03
 LEAST_LIVE_CALLS = 50
 LIVE_TOLERANCE = 1.05
-CONFIDENCE = 0.95
-_RESAMPLES = 2000
 _POLL = 0.2
 
 
@@ -193,22 +192,6 @@ def difference(pairs: Sequence[tuple[Any, Any]]) -> float:
     return float(np.mean(old != new)) if old.size else 0.0
 
 
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """Return the bootstrap interval of the median at 95 %.
-
-    Args:
-        values: At least one.
-        seed: Of the resampling.
-    """
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    drawn = rng.choice(np.asarray(values), size=(_RESAMPLES, len(values)))
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(np.median(drawn, axis=1), [tail, 100 - tail])
-    return float(low), float(high)
-
-
 def _median(values: Sequence[float]) -> float:
     import statistics
 
@@ -281,4 +264,4 @@ def _means(data: Any) -> dict[int, tuple[int, float]]:  # noqa: ANN401 - an iter
     return found
 
 
-__all__ = ["LIVE_TOLERANCE", "Effect", "LiveWatch", "Probe", "difference", "interval"]
+__all__ = ["LIVE_TOLERANCE", "Effect", "LiveWatch", "Probe", "difference"]

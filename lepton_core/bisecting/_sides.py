@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core.bisecting._types import Side
 from lepton_core.errors import LeptonError, UsageError
-from lepton_core.types import LineageStep, Model, Target
+from lepton_core.types import Model, Target
 
 if TYPE_CHECKING:
     from lepton_core.built import Built
@@ -51,8 +51,7 @@ def side_of(text: str) -> Side:
 
 def _found(text: str) -> Built | None:
     """Return what lepton built there; a variant that was not kept, by what its passport says."""
-    from lepton_core.built import Built, find_built
-    from lepton_core.codec import from_data
+    from lepton_core.built import Built, find_built, model_of_passport
     from lepton_core.passport import load_passport
 
     try:
@@ -64,15 +63,7 @@ def _found(text: str) -> Built | None:
             raise
     passport = load_passport(place)
     variant = passport["variant"]
-    lineage = tuple(from_data(step, LineageStep) for step in variant["lineage"])
-    recipe = lineage[-1].request.get("recipe") if lineage else None
-    model = Model(
-        variant["format"], str(place.parent.absolute() / Path(variant["path"]).name),
-        digest=variant["digest"], lineage=lineage,
-        metadata={
-            "precision": variant["precision"], **({"recipe": {"digest": recipe}} if recipe else {})
-        },
-    )  # fmt: skip
+    model = model_of_passport(passport, place.parent.absolute() / Path(variant["path"]).name)
     return Built(model, variant["target"], variant["precision"], passport, place)
 
 

@@ -84,14 +84,18 @@ _PRUNING = "Pruning"
     help="Remove what this pruning.json says, in the place of a budget.",
 )
 @option(
-    "--rounds", group=_PRUNING, type=click.IntRange(1, 50), default=3, help="Rounds of pruning."
+    "--rounds",
+    group=_PRUNING,
+    type=click.IntRange(1, 50),
+    metavar="N",
+    help="Rounds of pruning; 3 by default.",
 )
 @option(
     "--recover-epochs",
     group=_PRUNING,
     type=click.IntRange(min=0),
-    default=60,
-    help="Passes over the samples that train what is left, all rounds together.",
+    metavar="N",
+    help="Passes over the samples that train what is left, all rounds together; 60 by default.",
 )
 @option(
     "--recover-seconds",

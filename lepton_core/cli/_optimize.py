@@ -10,6 +10,12 @@ from click.core import ParameterSource
 
 from lepton_core.cli._command import command, option
 from lepton_core.cli._search_options import cache_option, search_options
+from lepton_core.cli._sparse_options import (
+    SPARSE_OPTIONS,
+    default_precision,
+    sparse_options,
+    take_sparse_options,
+)
 from lepton_core.cli._types import SHARE_OR_SIZE, FiniteType
 from lepton_core.cli._verb import VerbWork, prepared, verb_options
 from lepton_core.errors import UsageError
@@ -26,6 +32,9 @@ if TYPE_CHECKING:
     lepton optimize model.onnx --to openvino --precision mixed --data samples.npz --max-drop 0.005
     # as accurate as 30 % of the size allow
     lepton optimize model.onnx --to onnxruntime --data samples.npz --max-size 30%
+    # half of the weights 0, the others int8; or float weights that share 16 values
+    lepton optimize model.onnx --to onnxruntime --precision int8 --sparsity 50% --data samples.npz
+    lepton optimize model.onnx --to openvino --palette 4 --data samples.npz --max-drop 0.005
     """,
 )
 @verb_options("lepton-optimized")
@@ -33,8 +42,9 @@ if TYPE_CHECKING:
 @option(
     "--precision",
     metavar="PRECISION",
-    help="Precision to reach: int8, int16, int8-weight, int4, mixed (one for each weight), auto; "
-    "int8 if not given, mixed with --max-size.",
+    help="Precision to reach: int8, int16, int8-weight, int4, mixed (one for each weight), sparse, "
+    "palette, auto; int8 if not given, mixed with --max-size, palette with --palette, sparse with "
+    "--sparsity or --pattern.",
 )
 @option(
     "--max-drop",
@@ -48,6 +58,7 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Largest accepted size: a share of the uncompressed one (0.3, 30%) or bytes (150K, 2M).",
 )
+@sparse_options
 @option("--data", metavar="SAMPLES", help="Real inputs for calibration.")
 @option(
     "--slices",
@@ -83,11 +94,13 @@ def optimize_command(
 
     if given["recipe"] is not None:
         _refuse_beside_recipe()
-    given["precision"] = given["precision"] or ("mixed" if given["max_size"] else "int8")
+    sparse = take_sparse_options(given)
+    usual = "mixed" if given["max_size"] else "int8"
+    given["precision"] = given["precision"] or default_precision(sparse) or usual
     work = VerbWork(app, given)
     if given["precision"] != "mixed" and not _is_given("cache"):
         cache = None  # nothing is kept of what is not searched
-    work.options = {**search_options(cache, slices), **work.options}
+    work.options = {**search_options(cache, slices), **sparse, **work.options}
     work.hooks.engine_owner("optimize", given["engine"])
     with work.stage() as (stage, context, scratch):
         source = work.load(model, scratch)
@@ -119,7 +132,7 @@ def _refuse_beside_recipe() -> None:
     Raises:
         UsageError: LPT-USE-112.
     """
-    names = ("precision", "max_drop", "max_size", "data", "slices", "cache")
+    names = ("precision", "max_drop", "max_size", "data", "slices", "cache", *SPARSE_OPTIONS)
     said = [f"--{name.replace('_', '-')}" for name in names if _is_given(name)]
     if said:
         raise UsageError(

@@ -60,7 +60,7 @@ def prune_request(given: dict[str, Any]) -> PruneRequest | None:
 
     Raises:
         UsageError: LPT-USE-008, both a budget and a recipe are given, or neither beside other
-            options that prune.
+            options that prune, or options that say what goes beside a recipe.
     """
     from lepton_core.cli._types import split_list
     from lepton_core.types import PruneRequest
@@ -78,27 +78,37 @@ def prune_request(given: dict[str, Any]) -> PruneRequest | None:
     }
     if budget is not None and recipe is not None:
         raise _one_of("--prune and --prune-recipe are both given")
+    if recipe is not None and (odd := _given(fields, _CHOOSING)):
+        raise _one_of(f"{odd} is given beside --prune-recipe, which says already what goes")
     if budget is None and recipe is None:
-        odd = _without_budget(fields)
+        odd = _given(fields, {**_CHOOSING, **_RECOVERING})
         if given.get("data") is not None:
             odd = odd or "--data"
         if odd:
             raise _one_of(f"{odd} is given, but nothing says how much to prune")
         return None
-    return PruneRequest(**(budget or {}), recipe=recipe, **fields)
+    given_fields = {key: value for key, value in fields.items() if value is not None}
+    return PruneRequest(**(budget or {}), recipe=recipe, **given_fields)
 
 
-def _without_budget(fields: Mapping[str, Any]) -> str:
-    """Return an option that is given and means nothing without a budget."""
-    unset = {
-        "importance": ("--prune-by", ""),
-        "multiple": ("--prune-multiple", 0),
-        "keep": ("--prune-keep", ()),
-        "seconds": ("--recover-seconds", None),
-        "rows": ("--recover-rows", None),
-        "max_drop": ("--max-drop", None),
-    }
-    return next((name for key, (name, empty) in unset.items() if fields[key] != empty), "")
+_CHOOSING = {
+    "importance": ("--prune-by", ""),
+    "multiple": ("--prune-multiple", 0),
+    "keep": ("--prune-keep", ()),
+    "rounds": ("--rounds", None),
+}
+"""Options that say what goes, by field: their name, and the value where they are not given."""
+_RECOVERING = {
+    "epochs": ("--recover-epochs", None),
+    "seconds": ("--recover-seconds", None),
+    "rows": ("--recover-rows", None),
+    "max_drop": ("--max-drop", None),
+}
+
+
+def _given(fields: Mapping[str, Any], options: Mapping[str, tuple[str, Any]]) -> str:
+    """Return one of these options that is given; empty if none is."""
+    return next((name for key, (name, empty) in options.items() if fields[key] != empty), "")
 
 
 def _one_of(cause: str) -> UsageError:

@@ -355,7 +355,8 @@ class Adjustment:
 
     def _compare_memory(self, change: Change) -> Effect:
         """Measure both tables again, each session in a process that has done nothing before."""
-        from lepton_core.adjusting._effect import Effect, interval
+        from lepton_core._timing import interval
+        from lepton_core.adjusting._effect import Effect
 
         versions = {v.id: v for v in self._store.versions(self._base.name)}
 

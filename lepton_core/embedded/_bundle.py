@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
 from importlib import resources
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import codec
@@ -15,6 +17,7 @@ from lepton_core.staging import MARKER, check_replaceable, staged
 from lepton_core.store._cas import digest_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
@@ -27,6 +30,10 @@ RUNTIME = "bundle_runtime.py"
 It defines ``load(path, threads=None)``, which returns a function from named arrays to named
 arrays, and ``REQUIREMENTS``, a tuple of what to install; it imports the runtime in ``load``.
 """
+
+FILES = "bundle_files"
+"""Module of a target's package with ``files(model, name)``: texts to ship beside it, by file name,
+such as a class that an app calls. A target may do without."""
 
 SUMS = "SHA256SUMS"
 check_place = check_replaceable
@@ -52,8 +59,23 @@ def runtime_file(registry: Registry, target: str) -> Traversable:
     )
 
 
+def own_files(registry: Registry, resolved: Resolved) -> dict[str, str]:
+    """Return the texts that a target adds to a bundle, by file name."""
+    entry = registry.record(resolved.version.target.partition(":")[0]).entry
+    if entry is None or not (resources.files(entry.package) / f"{FILES}.py").is_file():
+        return {}
+    module = importlib.import_module(f"{entry.package}.{FILES}")
+    return dict(module.files(resolved.version.model, resolved.name))
+
+
 def write_bundle(
-    store: Store, resolved: Resolved, runtime: Traversable, out: Path, *, force: bool
+    store: Store,
+    resolved: Resolved,
+    runtime: Traversable,
+    out: Path,
+    *,
+    force: bool,
+    own: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Write a version as a folder; it appears whole or not at all.
 
@@ -63,6 +85,7 @@ def write_bundle(
         runtime: The target's loading code.
         out: The folder; an earlier bundle there is replaced.
         force: Replace whatever is there.
+        own: Texts that the target adds, by file name.
 
     Returns:
         Digest of the bundle's ``SHA256SUMS``.
@@ -84,6 +107,8 @@ def write_bundle(
         _write_json(stage / "signature.json", codec.to_data(version.model.signature))
         _write_json(stage / "preprocessing.json", _contract(version))
         _write_json(stage / MARKER, _summary(resolved))
+        for name, text in own.items():
+            (stage / name).write_text(text, encoding="utf-8")
         sums = _sums(stage)
         (stage / SUMS).write_text(sums, encoding="utf-8")
     return hashlib.sha256(sums.encode()).hexdigest()
@@ -130,4 +155,4 @@ def _sums(folder: Path) -> str:
     return "".join(lines)
 
 
-__all__ = ["RUNTIME", "SUMS", "check_place", "runtime_file", "write_bundle"]
+__all__ = ["RUNTIME", "SUMS", "check_place", "own_files", "runtime_file", "write_bundle"]

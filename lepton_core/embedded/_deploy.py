@@ -113,9 +113,10 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
             )
             location, said = str(store.path), facts
             if request.kind == "bundle":
-                from lepton_core.embedded._bundle import write_bundle
+                from lepton_core.embedded._bundle import own_files, write_bundle
 
-                sums = write_bundle(store, added, runtime, out, force=options.force)
+                own = own_files(hooks.registry, added)
+                sums = write_bundle(store, added, runtime, out, force=options.force, own=own)
                 location = str(out.absolute())
                 store.record(
                     "bundle.write",

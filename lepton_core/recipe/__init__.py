@@ -16,6 +16,13 @@ from lepton_core.recipe._check import check_against, validate
 from lepton_core.recipe._io import dumps, loads, read, write
 from lepton_core.recipe._recovery import CORRECTIONS, RESCALINGS, Correction, Rescaled
 from lepton_core.recipe._sidecar import SIDECAR_SUFFIX, load_arrays, load_integers
+from lepton_core.recipe._sparse import (
+    LARGEST_GROUP,
+    PRUNINGS,
+    SCOPES,
+    PalettizedWeight,
+    PrunedWeight,
+)
 from lepton_core.recipe._types import (
     RULES,
     SCHEMA,
@@ -30,18 +37,23 @@ from lepton_core.recipe._types import (
 __all__ = [
     "CORRECTIONS",
     "LARGEST_BLOCK",
+    "LARGEST_GROUP",
     "METHODS",
+    "PRUNINGS",
     "RESCALINGS",
     "RULES",
     "SCHEMA",
     "SCHEMES",
+    "SCOPES",
     "SIDECAR_SUFFIX",
     "SMALLEST_BLOCK",
     "BlockWeight",
     "Calibration",
     "Correction",
     "Layer",
+    "PalettizedWeight",
     "PivotId",
+    "PrunedWeight",
     "Recipe",
     "Rescaled",
     "Tensor",

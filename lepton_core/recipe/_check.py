@@ -35,6 +35,7 @@ def validate(recipe: Recipe, name: str = "the recipe") -> None:
         if tensor.dtype == "int16" and recipe.scheme != "int16-static":
             raise _wrong(name, f"tensors[{value!r}] is int16 in the scheme {recipe.scheme}")
     _check_blocks(recipe, name)
+    _check_sparse(recipe, name)
     _check_recovery(recipe, name)
     for value, layer in recipe.layers.items():
         if layer.mode not in _MODES:
@@ -65,6 +66,33 @@ def _check_blocks(recipe: Recipe, name: str) -> None:
                 f"layers[{value!r}] is {layer.op} in mode {layer.mode!r}; a weight in blocks is "
                 f"read by {' and '.join(_PRODUCTS)} in mode 'weight'",
             )
+
+
+def _check_sparse(recipe: Recipe, name: str) -> None:
+    for value, pruned in recipe.pruned.items():
+        if pruned.problem():
+            raise _wrong(name, f"pruned[{value!r}]: {pruned.problem()}")
+    scaled = {n for entry in recipe.rescaled.values() for n in (*entry.divided, *entry.multiplied)}
+    for value, palette in recipe.palettes.items():
+        problem = palette.problem()
+        if value in recipe.tensors or value in recipe.blocks:
+            problem = "it is in tensors or blocks as well; a weight is stored in one way"
+        if value in scaled:
+            problem = "its channels are rescaled, and so would be the values that they share"
+        if problem:
+            raise _wrong(name, f"palettes[{value!r}]: {problem}")
+    _check_names_once(recipe, name)
+
+
+def _check_names_once(recipe: Recipe, name: str) -> None:
+    """Refuse an array of the sidecar that two entries would read with different meanings."""
+    seen: set[str] = set()
+    own = [entry.stored for entry in recipe.pruned.values()]
+    for stored in (*own, *(entry.stored for entry in recipe.palettes.values())):
+        for used in stored:
+            if used in seen:
+                raise _wrong(name, f"two entries name {used!r} in the sidecar")
+            seen.add(used)
 
 
 def _check_recovery(recipe: Recipe, name: str) -> None:
@@ -181,10 +209,11 @@ def check_against(
             )
     for value, tensor in recipe.tensors.items():
         _check_shape(value, tensor, shapes, name)
-    for value, entry in recipe.blocks.items():
-        problem = entry.shape_problem(shapes.get(value))
-        if problem:
-            raise _wrong(name, f"blocks[{value!r}]: {problem}")
+    for key in ("blocks", "pruned", "palettes"):
+        for value, entry in getattr(recipe, key).items():
+            problem = entry.shape_problem(shapes.get(value))
+            if problem:
+                raise _wrong(name, f"{key}[{value!r}]: {problem}")
     for key in ("rescaled", "corrections"):
         for value, recovery in getattr(recipe, key).items():
             problem = recovery.shape_problem(shapes)
@@ -194,6 +223,7 @@ def check_against(
 
 def _names(recipe: Recipe) -> list[str]:
     found = [*recipe.tensors, *recipe.blocks, *recipe.rescaled, *recipe.corrections]
+    found += [*recipe.pruned, *recipe.palettes]
     for entry in recipe.rescaled.values():
         found += [*entry.divided, *entry.multiplied]
     found += [entry.bias for entry in recipe.corrections.values()]

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 _ORDER = (
     "schema", "rules", "written_by", "pivot", "scheme", "requires", "calibration", "sidecar",
-    "notes", "rescaled", "corrections", "tensors", "blocks", "layers", "kept_float",
+    "notes", "pruned", "rescaled", "corrections", "tensors", "palettes", "blocks", "layers",
+    "kept_float",
 )  # fmt: skip
-_BY_NAME = ("rescaled", "corrections", "tensors", "blocks", "layers", "kept_float")
-_IF_ANY = ("rescaled", "corrections", "blocks")
+_BY_NAME = (
+    "pruned", "rescaled", "corrections", "tensors", "palettes", "blocks", "layers", "kept_float",
+)  # fmt: skip
+_IF_ANY = ("pruned", "rescaled", "corrections", "palettes", "blocks")
 _ALWAYS = {"kind", "scale", "zero_point", "dtype", "estimator", "rounding", "op", "output", "mode"}
 
 
@@ -102,9 +105,12 @@ def _refuse_unknown_fields(data: Mapping[str, Any], name: str) -> None:
 
     from lepton_core.recipe._blocks import BlockWeight
     from lepton_core.recipe._recovery import Correction, Rescaled
+    from lepton_core.recipe._sparse import PalettizedWeight, PrunedWeight
     from lepton_core.recipe._types import Layer
 
     kinds = {
+        "pruned": PrunedWeight,
+        "palettes": PalettizedWeight,
         "rescaled": Rescaled,
         "corrections": Correction,
         "tensors": Tensor,
@@ -153,7 +159,8 @@ def write(
         path: The JSON file; the sidecar stands beside it with the suffix ``.safetensors``.
         integers: Arrays of the entries that name some in the sidecar, by that name: int8 integers
             of ``tensors``; int8 or uint8 integers, float32 scales, uint8 zero points and float32
-            input scales of ``blocks``.
+            input scales of ``blocks``; uint8 masks of ``pruned``; uint8 indices and float32 tables
+            of ``palettes``.
 
     Returns:
         The path.

@@ -1,4 +1,4 @@
-"""Integers that no rule reproduces, in a safetensors file beside the recipe."""
+"""Arrays that no rule reproduces, in a safetensors file beside the recipe."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def _names(recipe: Recipe) -> dict[str, str]:
 def _dtypes(recipe: Recipe) -> dict[str, str]:
     """Return every array that a recipe names, with its dtype."""
     found = dict.fromkeys(_names(recipe), "int8")
-    for entry in recipe.blocks.values():
-        found |= entry.stored
+    for stored in recipe.stored:
+        found |= stored
     return found
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from lepton_core.recipe._blocks import BlockWeight  # noqa: TC001 - as above
 from lepton_core.recipe._recovery import Correction, Rescaled  # noqa: TC001 - as above
+from lepton_core.recipe._sparse import PalettizedWeight, PrunedWeight  # noqa: TC001 - as above
 
-SCHEMA = 3
-"""Newest version of the file's layout. 2 has ``blocks``, 3 ``rescaled`` or ``corrections``;
-a recipe without them is written as 1."""
+SCHEMA = 4
+"""Newest version of the file's layout. 2 has ``blocks``, 3 ``rescaled`` or ``corrections``, 4
+``pruned`` or ``palettes``; a recipe without them is written as 1."""
 
 RULES = 1
 """Version of the integer rules: how scales and integers follow from ranges and weights.
@@ -27,9 +28,11 @@ softmax and logistic outputs have 1/32768, and biases stay float32.
 
 SCHEMES = (
     "int8-static", "int16-static", "int8-dynamic", "int8-weight-only", "int4-weight-only", "mixed",
+    "sparse", "palette",
 )  # fmt: skip
-"""Ways to use integers: ranges known beforehand (with activations of 8 or 16 bits, weights of 8),
-ranges found at run time, storage alone, or layers of several of these side by side."""
+"""Ways to compress: integers with ranges known beforehand (activations of 8 or 16 bits, weights of
+8), with ranges found at run time, as storage alone, or layers of several of these side by side;
+float weights of which some are 0, or weights that share the values of a table."""
 
 KINDS = ("activation", "weight")
 
@@ -142,6 +145,8 @@ class Recipe:
         rescaled: Values whose channels were brought into one range, by name, in the order of the
             graph.
         corrections: What is added to the bias of a layer, by the layer's name in ``layers``.
+        pruned: Weights of which some values are 0, by name.
+        palettes: Weights that are stored as places in a table of few values, by name.
         kept_float: Operators that stay float, by first output, with the reason.
         requires: What a machine needs for exact integers (``{"cpu": {"any": ["vnni", ...]}}``).
         calibration: What ranges were observed on; ``None`` where nothing was calibrated.
@@ -168,18 +173,38 @@ class Recipe:
     blocks: Mapping[str, BlockWeight] = field(default_factory=dict)
     rescaled: Mapping[str, Rescaled] = field(default_factory=dict)
     corrections: Mapping[str, Correction] = field(default_factory=dict)
+    pruned: Mapping[str, PrunedWeight] = field(default_factory=dict)
+    palettes: Mapping[str, PalettizedWeight] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         needed = 3 if self.rescaled or self.corrections else 2 if self.blocks else 1
+        needed = 4 if self.pruned or self.palettes else needed
         if self.schema < needed:
             object.__setattr__(self, "schema", needed)
 
     @property
     def precision(self) -> str:
-        """What a model lowered from it is called: ``"int8"``, ``"int8-weight"``, ``"int4"``, …."""
+        """What a model lowered from it is called: ``"int8"``, ``"int8-weight"``, ``"palette4"``, ….
+
+        Where weights are pruned, ``-sparse`` is added, as in ``"int8-sparse"``; pruned weights in
+        float are ``"sparse"``.
+        """
+        name = self.scheme.partition("-")[0]
         if self.scheme == "int8-weight-only" and self.blocks:
-            return "int8-weight"
-        return self.scheme.partition("-")[0]
+            name = "int8-weight"
+        elif self.scheme == "palette" and self.palettes:
+            name += str(max(entry.bits for entry in self.palettes.values()))
+        return f"{name}-sparse" if self.pruned and name != "sparse" else name
+
+    @property
+    def stored(self) -> list[dict[str, str]]:
+        """Names in the sidecar with their dtypes, by entry, without those of ``tensors``.
+
+        Masks, indices and tables have names of their own; blocks may share input scales.
+        """
+        found = [entry.stored for entry in self.pruned.values()]
+        found += [entry.stored for entry in self.palettes.values()]
+        return found + [entry.stored for entry in self.blocks.values()]
 
     @property
     def digest(self) -> str:

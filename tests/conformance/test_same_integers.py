@@ -19,7 +19,7 @@ MODELS = Path(__file__).with_name("models.py")
 
 @pytest.fixture(scope="module")
 def ported(tmp_path_factory):
-    """The residual network as int8 on both runtimes, from one calibration."""
+    """The residual network as int8 on each runtime, from one calibration."""
     folder = tmp_path_factory.mktemp("integers")
     shutil.copy(MODELS, folder / "models.py")
     rows = np.random.default_rng(0).normal(size=(120, 3, 32, 32)).astype(np.float32)
@@ -27,7 +27,7 @@ def ported(tmp_path_factory):
     with WorkerPool() as pool:
         result = lepton.port(
             f"{folder / 'models.py'}:residual",
-            targets=["onnxruntime", "openvino"],
+            targets=["onnxruntime", "openvino", "tflite"],
             precisions=["int8"],
             samples=folder / "samples.npz",
             metric="rel_l2",
@@ -98,11 +98,32 @@ def test_the_recipe_says_the_same_numbers(ported):
     assert seen >= 8
 
 
-def test_both_lower_the_same_recipe(ported):
+def test_litert_holds_the_same_integers_and_scales(ported):
+    """Read back from the .tflite file: the weights' axes stand in another order there."""
+    import onnx
+
+    from lepton_core import recipe as recipes
+    from lepton_onnx import qdq
+    from lepton_tflite._integers import read_back
+
+    ours = read_back(ported["tflite"].model.path)
+    theirs = qdq.read_back(onnx.load(ported["onnxruntime"].model.path))
+    recipe = recipes.read(Path(ported["tflite"].model.path).parent / "recipe.json")
+    integers = {name: stored.integers for name, stored in theirs.items()}
+    assert qdq.compare(recipe, ours, integers) == []
+    shared = [name for name, stored in theirs.items() if stored.integers is not None]
+    assert len(shared) >= 8
+    for name in shared:
+        assert ours[name].integers.dtype == theirs[name].integers.dtype
+        assert ours[name].integers.tobytes() == theirs[name].integers.tobytes(), name
+        assert np.array_equal(ours[name].scale, theirs[name].scale), name
+
+
+def test_all_lower_the_same_recipe(ported):
     recipes = {v.model.metadata["recipe"]["digest"] for v in ported.values()}
     assert len(recipes) == 1
 
 
-def test_both_stay_within_the_limits_of_int8(ported):
+def test_all_stay_within_the_limits_of_int8(ported):
     for variant in ported.values():
         assert variant.passport["outputs"]["output"]["rel_l2"] < 0.15

@@ -12,8 +12,9 @@ import pytest
 
 import lepton_core
 from lepton_core import types
+from lepton_core._timing import interval
 from lepton_core.adjusting import explain, history, undo
-from lepton_core.adjusting._effect import Effect, LiveWatch, difference, interval
+from lepton_core.adjusting._effect import Effect, LiveWatch, difference
 from lepton_core.adjusting._history import Change, Tables, new_id
 from lepton_core.adjusting._observe import Observer, thread_counts
 from lepton_core.adjusting._workload import Load, fitted, workload

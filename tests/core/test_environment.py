@@ -102,3 +102,19 @@ def test_describe_is_plain_and_imports_nothing_it_names():
     assert facts["packages"].keys() >= {"pluggy", "numpy"}
     assert facts["cpus_available"] >= 1
     assert facts["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "may"),
+    [
+        ("x86_64", ("avx2",), True),
+        ("AMD64", (), True),
+        ("x86_64", ("avx2", "avx512_vnni"), False),
+        ("aarch64", ("asimd",), False),
+    ],
+)
+def test_only_x86_without_vnni_may_saturate(monkeypatch, machine, features, may):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(environment, "cpu_features", lambda: features)
+    assert environment.sums_may_saturate() is may
+    assert environment.sums_may_saturate(("avx_vnni",)) is False

@@ -272,7 +272,7 @@ def test_what_cannot_be_migrated_is_refused_with_what_is_possible(
     refused("LPT-STORE-009", migrate, UsageError, alias="stage")
     refused("LPT-STORE-007", migrate, UsageError, name="M")
     refused("LPT-USE-003", migrate, UsageError, target="nowhere")
-    refused("LPT-PLUG-001", migrate, target="tflite")
+    refused("LPT-PLUG-001", migrate, target="coreml")
     refused("LPT-USE-006", migrate, UsageError, target="faulty:gpu")
     refused("LPT-MIG-001", migrate, UsageError, speed=3)
     refused("LPT-MIG-001", migrate, UsageError, watch=-1)

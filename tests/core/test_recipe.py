@@ -54,7 +54,7 @@ def test_order_is_kept_and_nothing_empty_is_written():
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"schema": 4}, "LPT-OPT-002"),
+        ({"schema": 5}, "LPT-OPT-002"),
         ({"rules": 99}, "LPT-OPT-002"),
         ({"rules": "1"}, "LPT-OPT-002"),
         ({"colour": 1}, "LPT-OPT-001"),

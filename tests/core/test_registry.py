@@ -263,7 +263,8 @@ def test_an_extension_is_no_target(fakes):
     ("name", "support", "hint"),
     [
         ("onnxruntime", "full", 'pip install "lepton-onnxruntime[cpu]"'),
-        ("coreml", "not-implemented", "planned"),
+        ("coreml", "full", 'pip install "lepton-coreml"'),
+        ("tflite", "not-implemented", "planned"),
         ("no-such", "unknown", "lepton plugins"),
     ],
 )

@@ -15,7 +15,12 @@ from devtools.projects import ROOT, discover
 # One worker makes the environments, so that none is made twice.
 pytestmark = [pytest.mark.xdist_group("clean-environments"), pytest.mark.timeout(900)]
 
-FRAMEWORKS = frozenset({"torch", "onnx", "onnxruntime", "onnxscript", "openvino", "transformers"})
+FRAMEWORKS = frozenset(
+    {
+        "torch", "onnx", "onnxruntime", "onnxscript", "openvino", "transformers", "ai-edge-litert",
+        "litert-torch",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,13 @@ class Alone:
 
 
 CASES = (
-    Alone("lepton-ai", "lepton_ai", FRAMEWORKS),
+    Alone("lepton-ai", "lepton_ai", FRAMEWORKS - {"ai-edge-litert", "litert-torch"}),
     Alone("lepton-kernels", "lepton_kernels"),
     Alone("lepton-core", "lepton_core"),
     Alone("lepton-compress", "lepton_compress", frozenset({"onnx"})),
+    Alone(
+        "lepton-coreml", "lepton_coreml", frozenset({"torch", "onnx", "onnxscript", "coremltools"})
+    ),
     Alone("lepton-onnx", "lepton_onnx", frozenset({"onnx"})),
     Alone("lepton-onnxruntime", "lepton_onnxruntime", frozenset({"onnx"})),
     Alone(
@@ -45,6 +53,7 @@ CASES = (
         extras=("cpu",),
     ),
     Alone("lepton-openvino", "lepton_openvino", frozenset({"onnx", "openvino"})),
+    Alone("lepton-tflite", "lepton_tflite", frozenset({"onnx", "ai-edge-litert"})),
     Alone("lepton-torch", "lepton_torch", frozenset({"torch", "onnx", "onnxscript"})),
 )
 

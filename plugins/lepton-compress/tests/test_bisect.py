@@ -23,6 +23,7 @@ from lepton_compress._recover_sites import reader_sites
 from lepton_core import hooks
 from lepton_core import recipe as recipes
 from lepton_core.bisecting import bisect
+from lepton_core.built import find_built
 from lepton_core.cli import main as run
 from lepton_core.context import Context
 from lepton_core.errors import UsageError
@@ -105,6 +106,16 @@ def test_errors_that_add_up_are_not_blamed_on_one(ported, held_npz, tmp_path):
     assert (loose.culprit is None) == (owns[0] <= 0.999 * worst)
 
 
+def test_a_variant_without_its_card_is_known_by_its_passport(ported, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(ported, out)
+    (out / "openvino/int8/lepton.json").unlink()
+    (out / "openvino/int8/recipe.json").unlink()
+    model = find_built(out / "openvino/int8").model
+    wanted = recipes.read(ported / "openvino/int8/recipe.json").digest
+    assert (model.metadata["precision"], model.metadata["recipe"]["digest"]) == ("int8", wanted)
+
+
 def test_a_variant_that_was_not_kept_is_lowered_from_its_passport(
     ported, held_npz, tmp_path, capsys
 ):
@@ -115,6 +126,9 @@ def test_a_variant_that_was_not_kept_is_lowered_from_its_passport(
     for file in gone.iterdir():
         if not file.name.startswith("passport"):
             file.unlink()
+    passport = json.loads((gone / "passport.json").read_text())
+    passport["variant"]["path"] = str(gone / "model.xml")
+    (gone / "passport.json").write_text(json.dumps(passport))
     code = run(["bisect", str(out / "openvino/fp32"), str(gone), "--data", held_npz,
                 "--tolerance", "0.001", "--json"])  # fmt: skip
     data = json.loads(capsys.readouterr().out)

@@ -102,6 +102,30 @@ def test_int16_is_refused_where_it_cannot_be(net, images, context_of, tmp_path):
     assert failed.value.code == "LPT-OPT-015"
 
 
+def test_what_is_said_about_int16_counts_its_own_steps(graphs, images, context_of, tmp_path):
+    head = graphs.rand(6, 8, 1, 1, seed=5)
+    head[0] *= 100000
+    nodes = [
+        graphs.conv("x", "w1", "b1", "c1"), graphs.node("Relu", ["c1"], ["r1"]),
+        graphs.node("Conv", ["r1", "wh", "bh"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w1": graphs.convs["w1"], "b1": graphs.convs["b1"], "wh": head, "bh": graphs.rand(6)}
+    model = graphs.build(nodes, weights)
+    with pytest.raises(OptimizeError, match="No int16 variant") as failed:
+        options = {"metric": "rel_l2", "recover": "none"}
+        build(model, images, context_of, tmp_path, "onnxruntime", "int16",
+              max_drop=0.0, options=options)  # fmt: skip
+    assert failed.value.code == "LPT-OPT-014"
+    work = context_of("balanced")
+    samples, options = str(tmp_path / "x.npz"), {"recover": "balance"}
+    asked = OptimizeRequest("onnxruntime", precision="int16", samples=samples, options=options)
+    built = work.hooks.optimize(model, asked, work)
+    found = next(f for f in built.facts["diagnosis"] if f["mechanism"] == "mixed-head")
+    step = next(s for s in built.facts["recovery"]["steps"] if s["method"] == "balance")
+    assert found["text"].endswith("of 65534 steps")
+    assert step["levels"]["y"] == pytest.approx(found["numbers"]["levels_of_median"], abs=0.11)
+
+
 @pytest.mark.parametrize(
     "change", [{"zero_point": 3}, {"dtype": "int32"}, {"dtype": "int8", "zero_point": 0}]
 )

@@ -280,6 +280,33 @@ def test_auto_without_samples_keeps_int8_only_if_it_is_smaller(graphs, context, 
     assert result.facts["verdict"] == "weak"
 
 
+@pytest.mark.parametrize(
+    ("rows", "precision", "options", "says", "verdict"),
+    [
+        (0, "int8", {"recover": "auto"}, "there are no samples", "weak"),
+        (0, "int4", {}, "there are no samples", "weak"),
+        (2, "int8", {}, "2 samples cannot be divided", "unmeasured"),
+        (2, "int8-weight", {}, "2 samples cannot be divided", "unmeasured"),
+        (30, "int8", {"scheme": "dynamic"}, "the scheme dynamic is not measured", "unmeasured"),
+    ],
+)
+def test_a_budget_that_nothing_checks_is_said(
+    trained, digits, tmp_path, context, rows, precision, options, says, verdict
+):
+    np.savez(tmp_path / "few.npz", image=digits[0][:rows])
+    result = optimize(
+        trained("wide"), context, precision=precision, max_drop=0.01, options=options,
+        samples=str(tmp_path / "few.npz") if rows else None,
+    )  # fmt: skip
+    said = [text for text in result.warnings if text.startswith("The budget was not checked")]
+    assert len(said) == 1
+    assert says in said[0] and "--data" in said[0]
+    assert result.facts["verdict"] == verdict
+    assert any("Nothing was recovered" in text for text in result.warnings) is bool(
+        options.get("recover")
+    )
+
+
 def test_a_budget_that_cannot_be_met(trained, tmp_path, context_of, digits):
     # Labels that the float network always gives and noise that puts classes side by side: any
     # error of rounding changes answers, and no answer may change.

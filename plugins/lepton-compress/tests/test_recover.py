@@ -15,6 +15,7 @@ from onnx import ModelProto, numpy_helper
 
 import lepton_core as lepton
 from lepton_compress._balanced import balanced_error
+from lepton_compress._bench import Trial
 from lepton_compress._build import static_recipe
 from lepton_compress._calibrate import Range
 from lepton_compress._channels import Channels, observe_channels
@@ -29,10 +30,12 @@ from lepton_compress._diagnose_cpu import _places, saturation_findings
 from lepton_compress._graph import Graph
 from lepton_compress._options import RECOVERIES, read_options
 from lepton_compress._recover_bias import analytic, empirical
+from lepton_compress._recover_judge import saves_time
 from lepton_compress._recover_recipe import Recovery
-from lepton_compress._recover_scales import balance, equalize, merged, smooth
+from lepton_compress._recover_scales import WIDE_STEPS, balance, equalize, merged, smooth
 from lepton_compress._recover_sites import output_sites, reader_sites
 from lepton_core import recipe as recipes
+from lepton_core.environment import sums_may_saturate
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Correction, Layer, PivotId, Recipe, Rescaled, Tensor
 from lepton_core.samples import Samples, match
@@ -153,9 +156,12 @@ def test_outputs_of_different_scales_keep_their_names_and_values(graphs, images,
     seen = observe_channels(graph, {"y": 1}, samples_of(model, images), context)
     found = channel_findings(graph, sites, seen, head=True)
     assert [(f.mechanism, f.value) for f in found] == [("mixed-head", "y")]
+    assert not channel_findings(graph, sites, seen, head=True, steps=WIDE_STEPS)
     entries, _ = balance(sites, seen)
     recovery = Recovery(rescaled=entries)
     recipe, _ = recovery.recipe(_job(model, graph, context), samples_of(model, images), "minmax")
+    assert "y" in recipe.layers
+    assert "y" in recipe.rescaled
     expected = {"y": run(model, {"x": images}, context)}
     errors = []
     for name, one in (("plain", plain), ("balanced", recipe)):
@@ -172,6 +178,50 @@ def test_outputs_of_different_scales_keep_their_names_and_values(graphs, images,
     place = recipes.write(alone, work.workdir / "recipe.json")
     built = work.hooks.convert(model, ConvertRequest("onnxruntime", recipe=str(place)), work).model
     assert balanced_error(expected, {"y": run(built, {"x": images}, work)}) < 0.03
+
+
+def test_two_balanced_heads_keep_their_names(graphs, images, context_of):
+    def head(seed):
+        weight = graphs.rand(6, 8, 1, 1, seed=seed)
+        weight[:2] *= 2000
+        return weight
+
+    nodes = [graphs.conv("x", "w1", "b1", "c1"), graphs.node("Relu", ["c1"], ["r1"])]
+    nodes += [graphs.node("Conv", ["r1", f"wh{n}", f"bh{n}"], [f"y{n}"]) for n in (1, 2)]
+    weights = {"w1": graphs.convs["w1"], "b1": graphs.convs["b1"], "wh1": head(5), "wh2": head(6),
+               "bh1": graphs.rand(6), "bh2": graphs.rand(6, seed=2)}  # fmt: skip
+    model = graphs.build(nodes, weights, outputs=("y1", "y2"))
+    context = context_of("calibrate")
+    graph, plain = naive(model, images, context)
+    seen = observe_channels(graph, {"y1": 1, "y2": 1}, samples_of(model, images), context)
+    entries, _ = balance(output_sites(graph, plain.layers), seen)
+    assert set(entries) == {"y1", "y2"}
+    recovery = Recovery(rescaled=entries)
+    recipe, _ = recovery.recipe(_job(model, graph, context), samples_of(model, images), "minmax")
+    assert {"y1", "y2"} <= set(recipe.layers)
+    work = context_of("balanced")
+    place = recipes.write(recipe, work.workdir / "recipe.json")
+    built = work.hooks.convert(model, ConvertRequest("onnxruntime", recipe=str(place)), work).model
+    outputs = []
+    for one in (model, built):
+        with work.hooks.open(one, OpenRequest("onnxruntime", threads=1), work) as session:
+            outputs.append(session.run({"x": images}))
+    assert list(outputs[0]) == list(outputs[1]) == ["y1", "y2"]
+    assert balanced_error(*outputs) < 0.03
+
+
+def test_scales_and_weights_belong_together_where_readers_stay_float(chain, images, context):
+    graph, plain = naive(chain, images, context)
+    entries = equalize(graph, reader_sites(graph, plain.layers))
+    recovery = Recovery(rescaled={"p1": entries["p1"]}, keep=("c2",))
+    recipe, _ = recovery.recipe(_job(chain, graph, context), samples_of(chain, images), "minmax")
+    assert "w1" in recipe.tensors
+    assert "w2" not in recipe.tensors
+    copy = ModelProto()
+    copy.CopyFrom(graph.model)
+    qdq.rescale(copy, recipe.rescaled)
+    lowered = next(numpy_helper.to_array(t) for t in copy.graph.initializer if t.name == "w1")
+    assert np.allclose(recipe.tensors["w1"].scales, np.abs(lowered).max((1, 2, 3)) / 127)
 
 
 def test_smoothing_takes_norms_that_others_read_as_well(graphs, context_of):
@@ -306,6 +356,17 @@ def test_ways_of_recovery_are_options(given, read):
         read_options({"recover": "auto"}, "int4")
 
 
+@pytest.mark.parametrize("scheme", ["dynamic", "weight-only"])
+def test_only_static_integers_are_recovered(scheme):
+    with pytest.raises(OptimizeError, match="no option of the scheme") as failed:
+        read_options({"recover": "auto", "scheme": scheme})
+    assert failed.value.code == "LPT-OPT-015"
+    assert read_options({"recover": "none", "scheme": scheme}).recover == ()
+    with pytest.raises(OptimizeError, match="recover cannot be 5") as failed:
+        read_options({"recover": 5})
+    assert failed.value.code == "LPT-OPT-015"
+
+
 def test_the_balanced_error_sees_small_channels_beside_large_ones():
     random = np.random.default_rng(0)
     reference = random.standard_normal((100, 4)) * [1000, 1, 1, 1]
@@ -315,6 +376,7 @@ def test_the_balanced_error_sees_small_channels_beside_large_ones():
     assert balanced_error({"y": reference}, {"y": actual}) == pytest.approx(0.75, abs=0.01)
     assert balanced_error({"y": reference}, {"y": reference}) == 0
     assert balanced_error({"y": reference}, {"y": reference * np.nan}) == np.inf
+    assert balanced_error({"y": reference}, {"y/restored": reference}) == np.inf
 
 
 # --- mechanisms --------------------------------------------------------------------------------
@@ -352,6 +414,7 @@ def test_mechanisms_are_named_where_numbers_show_them(graphs):
     chosen = {n: Range(-high, high, -high, high) for n, high in (("s", 0.5), ("a", 40.0))}
     assert [f.value for f in concat_findings(graph, recipe, chosen)] == ["j"]
     assert not concat_findings(graph, recipe, chosen | {"s": chosen["a"]})
+    assert not concat_findings(graph, recipe, chosen, steps=WIDE_STEPS)
     assert [f.mechanism for f in weight_findings(graph, recipe)] == ["uneven-weights"]
     far = {"a": Range(-40, 70.0, -40, 70.0), "s": Range(-0.5, 7e4, 0, 0)}
     kinds = [(f.mechanism, f.value) for f in range_findings(graph, recipe, chosen, far)]
@@ -437,6 +500,7 @@ def test_collapsed_networks_come_back_without_labels(
     assert before - back <= 0.005
     found = {f["mechanism"]: f for f in result.facts["diagnosis"]}
     assert found[mechanism]["gave_back"]["method"] == method
+    assert "_standing_cases.py" in found[mechanism]["place"]
     kept = [s["method"] for s in result.facts["recovery"]["steps"] if s["kept"]]
     assert method in kept
     again = optimize("again", recipe=result.recipe)
@@ -498,3 +562,45 @@ def test_narrow_weights_fit_sums_of_16_bits(graphs, context):
     assert np.abs(qdq.weight_integers(weight, entry)).max() <= 64
     assert saturation_findings(graph, plain, seen, context, features=())
     assert saturation_findings(graph, recipe, seen, context, features=()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "budgeted", "kept"),
+    [
+        ({"p50_ms": 5.0}, False, True),
+        ({"p50_ms": 9.9}, False, False),
+        ({"p50_ms": None}, False, False),
+        ({"p50_ms": 5.0, "verdict": "fail"}, True, False),
+        ({"p50_ms": 5.0, "drop": 0.05}, True, False),
+        ({"p50_ms": 5.0, "balanced": 0.2}, False, False),
+        ({"p50_ms": 5.0, "balanced": 0.2}, True, True),
+    ],
+)
+def test_time_counts_where_nothing_is_lost(changes, budgeted, kept):
+    old = Trial("a", None, "minmax", (), "pass", "", 0.01, 0.02, 100, 10.0, balanced=0.1)
+    assert saves_time(replace(old, **changes), old, 1000, budgeted=budgeted) is kept
+    assert not saves_time(replace(old, **changes), replace(old, p50_ms=None), 1000, budgeted=True)
+
+
+@pytest.mark.skipif(not sums_may_saturate(), reason="this CPU sums products in 32 bits")
+def test_narrow_weights_bring_the_fast_kernels_back(graphs, context, tmp_path):
+    """They are tried where exact products take slow kernels, and what is kept runs on fast ones."""
+    weights = {"w0": graphs.rand(32, 3, 3, 3), "b0": graphs.rand(32)}
+    weights |= {"w1": graphs.rand(32, 32, 3, 3) / 4, "b1": graphs.rand(32, seed=1)}
+    nodes = [
+        graphs.conv("x", "w0", "b0", "c0"), graphs.node("Relu", ["c0"], ["r0"]),
+        graphs.conv("r0", "w1", "b1", "c1"), graphs.node("Relu", ["c1"], ["y"]),
+    ]  # fmt: skip
+    model = graphs.build(nodes, weights, shape=("n", 3, 32, 32))
+    rows = np.random.default_rng(0).random((64, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows)
+    request = OptimizeRequest(
+        "openvino", precision="int8", samples=str(tmp_path / "rows.npz"), max_drop=0.1
+    )
+    result = context.hooks.optimize(model, request, context)
+    step = result.facts["recovery"]["steps"][-1]
+    assert step["method"] == "narrow (faster kernels)"
+    assert step["p50_ms_before"] and step["p50_ms_after"]
+    with context.hooks.open(result.model, OpenRequest("openvino"), context) as session:
+        slow = "slower" in session.facts["integers"]
+    assert slow is not step["kept"]

@@ -166,6 +166,20 @@ def test_a_size_is_kept_and_filled(mlp, held_npz, context_of):
     assert loose.facts["search"]["chosen"]["error"] <= tight.facts["search"]["chosen"]["error"]
 
 
+def test_a_size_alone_is_judged_by_the_budget_of_a_passport(mlp, context, tmp_path):
+    """On noise few bits change more answers than a passport accepts; the size is kept to."""
+    noise = np.random.default_rng(0).normal(0, 1, (900, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "noise.npz", image=noise)
+    found = optimized(mlp, str(tmp_path / "noise.npz"), context, max_size=0.33)
+    search = found.facts["search"]
+    assert search["budget"] == 0.01
+    assert search["chosen"]["drop"] > 0.01
+    assert search["bound"] > 0.01
+    assert not search["proved"]
+    assert found.facts["verdict"] == "fail"
+    assert "over 0.01" in found.why
+
+
 def test_what_cannot_be_met_names_the_closest_and_what_limits_it(mlp, held_npz, context_of):
     with pytest.raises(OptimizeError) as error:
         optimized(mlp, held_npz, context_of("size"), max_size=0.05)
@@ -270,6 +284,14 @@ def test_the_marker_says_what_was_made(mlp, tmp_path, capsys):
     assert run([*asked, "--recipe", str(first / "recipe.json"), "--out", str(second)]) == 0
     for out in (first, second):
         assert json.loads((out / "lepton.json").read_text())["precision"] == "int8-weight"
+
+
+@pytest.mark.parametrize("budget", [{"max_drop": 0.1}, {"max_size": 0.5}])
+def test_a_recipe_takes_no_budget(mlp, context, tmp_path, budget):
+    with pytest.raises(OptimizeError, match=next(iter(budget))) as failed:
+        lepton.optimize(mlp, target="onnxruntime", recipe=str(tmp_path / "none.json"),
+                        context=context, **budget)  # fmt: skip
+    assert failed.value.code == "LPT-OPT-037"
 
 
 @pytest.mark.parametrize("text", ["130%", "0", "-1", "much"])

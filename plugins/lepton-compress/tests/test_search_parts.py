@@ -111,6 +111,21 @@ def test_a_loss_within_the_budget_is_not_enough_unless_the_bound_is():
     assert bound == pytest.approx(0.010 + 1.645 * 0.005, rel=1e-3)
 
 
+def test_nothing_is_proved_without_a_budget_or_beyond_one():
+    limits = Limits()
+    lossy = point(drop=0.2, worse=80)
+    free = check(lossy, None, share=True, limits=limits)
+    assert free.holds
+    assert not free.proved
+    assert not free.exceeds(None)
+    by_size = check(lossy, 0.01, share=True, limits=limits, required=False)
+    assert by_size.holds
+    assert not by_size.proved
+    assert by_size.exceeds(0.01)
+    beyond = point(error=0.2)
+    assert not check(beyond, 0.01, share=True, limits=limits, required=False).holds
+
+
 def test_a_sequence_ends_with_the_first_failure():
     losses = iter([0.0, 0.0, 0.5, 0.0])
     points = [point(size=s) for s in (400, 300, 200, 100)]

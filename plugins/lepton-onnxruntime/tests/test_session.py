@@ -209,19 +209,3 @@ def test_nothing_is_printed(pivot, half, context, capfd):
         with opened(model, context) as session:
             session.run({"x": np.ones((1, 8), "f4")})
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("machine", "features", "slower"),
-    [
-        ("x86_64", ("avx2",), True),
-        ("x86_64", ("avx2", "avx512_vnni"), False),
-        ("aarch64", ("asimd",), False),
-    ],
-)
-def test_integer_sums_stay_exact_without_vnni(monkeypatch, machine, features, slower):
-    from lepton_onnxruntime import _runtime
-
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr(_runtime, "cpu_features", lambda: features)
-    assert (_runtime.integer_kernels() == _runtime.SLOWER_EXACT) is slower

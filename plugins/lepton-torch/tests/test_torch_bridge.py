@@ -74,6 +74,18 @@ def test_weights_keep_their_names_and_are_shared(hooks, tmp_path):
         np.testing.assert_allclose(session.run({"x": x})["y"], x @ weight @ weight.T, rtol=1e-5)
 
 
+def test_a_weight_may_have_any_name(hooks, tmp_path):
+    """A module cannot hold what Python's grammar keeps for itself, such as ``in``."""
+    weight = np.eye(3, dtype="float32")
+    nodes = [helper.make_node("MatMul", ["x", "in.class.weight"], ["y"])]
+    model = graph_model(
+        tmp_path, nodes, [("x", ["b", 3])], [("y", ["b", 3])], [("in.class.weight", weight)]
+    )
+    with hooks.open(back(hooks, model).model) as session:
+        x = np.ones((2, 3), "float32")
+        np.testing.assert_array_equal(session.run({"x": x})["y"], x)
+
+
 def test_same_pivot_gives_the_same_bytes(hooks, digits_program):
     pivot = hooks.pivot(digits_program.model).model
     first, second = back(hooks, pivot).model, back(hooks, pivot).model

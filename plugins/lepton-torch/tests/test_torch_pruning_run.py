@@ -25,6 +25,9 @@ from lepton_torch._pruning._importance import CRITERIA, importance
 from lepton_torch._pruning._proof import traced
 from lepton_torch._pruning._recover import recover
 
+A, B = [16, 1, 3, 3], [16, 16, 3, 3]
+"""Shapes of the weights of :class:`Small`."""
+
 
 class Small(nn.Module):
     """Two convolutions and a head; the first one has four channels that do nothing."""
@@ -135,6 +138,8 @@ def test_the_same_request_gives_the_same_bytes(small, rows, hooks, pruned):
     mine, theirs = (json.loads((f / "pruning.json").read_text()) for f in (folder, pruned[1]))
     assert mine["weights"] == theirs["weights"]
     assert mine["groups"] == theirs["groups"]
+    first, second = (f / "pruning.json" for f in (folder, pruned[1]))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_recovery_gets_nearer_to_the_original(digits, digits_program, hooks):
@@ -170,9 +175,17 @@ def test_a_recipe_of_another_model_is_refused(small, hooks, pruned, tmp_path):
     place = tmp_path / "pruning.json"
     for change, cause in (
         ({"c.weight": data["weights"]["a.weight"]}, "no weight 'c.weight'"),
-        ({"head.weight": {"kept": {"0": [0, 1]}}}, "must stay"),
-        ({"a.weight": {"kept": {"0": [99]}}}, "no such indices"),
-        ({"a.weight": {"kept": {"0": [1, 2]}}, "b.weight": {"kept": {"1": [0]}}}, "lose more"),
+        ({"head.weight": {"shape": [4, 16], "kept": {"0": [0, 1]}}}, "must stay"),
+        ({"a.weight": {"shape": A, "kept": {"0": [99]}}}, "no such indices"),
+        ({"a.weight": {"shape": A, "kept": {"-4": [0, 1]}}}, "no such indices"),
+        (
+            {
+                "a.weight": {"shape": A, "kept": {"0": [1, 2]}},
+                "b.weight": {"shape": B, "kept": {"1": [0]}},
+            },
+            "lose more",
+        ),
+        ({"a.weight": {"shape": [32, 1, 3, 3], "kept": {"0": [0, 1]}}}, "written for 32"),
     ):
         place.write_text(json.dumps({**data, "weights": change}))
         with pytest.raises(AdaptError) as caught:
@@ -308,6 +321,10 @@ def test_what_cannot_be_met_is_refused_and_nothing_is_written(asked, code, small
         {}, {"share": 1.5}, {"share": 0.5, "metric": "flops"}, {"share": 0.5, "importance": "luck"},
         {"milliseconds": 2.0}, {"share": 0.5, "rounds": 0}, {"share": 0.5, "max_drop": 0.1},
         {"share": 0.5, "importance": "taylor"},
+        {"share": 0.5, "metric": "latency", "milliseconds": 1.0},
+        *[{"recipe": "pruning.json", **more} for more in (
+            {"keep": ("a",)}, {"multiple": 4}, {"importance": "l1"}, {"rounds": 2}, {"share": 0.5},
+        )],
     ],
 )  # fmt: skip
 def test_requests_that_make_no_sense_are_refused(asked, small, hooks):

@@ -11,7 +11,7 @@ from lepton_core.types import PruneRequest
 
 NOTHING = {
     "prune": None, "prune_recipe": None, "prune_by": None, "prune_multiple": None,
-    "prune_keep": (), "rounds": 3, "recover_epochs": 60, "recover_seconds": None,
+    "prune_keep": (), "rounds": None, "recover_epochs": None, "recover_seconds": None,
     "recover_rows": None, "max_drop": None, "data": None,
 }  # fmt: skip
 
@@ -48,6 +48,11 @@ def test_options_become_a_request_and_are_taken_out():
     assert given == {"data": "rows.npz"}
 
 
+def test_what_trains_may_stand_beside_a_recipe():
+    given = {**NOTHING, "prune_recipe": "pruning.json", "recover_epochs": 5, "max_drop": 0.1}
+    assert prune_request(given) == PruneRequest(recipe="pruning.json", epochs=5, max_drop=0.1)
+
+
 def test_without_a_budget_nothing_is_pruned():
     assert prune_request(dict(NOTHING)) is None
 
@@ -60,6 +65,17 @@ def test_without_a_budget_nothing_is_pruned():
         ({"prune_by": "l1"}, "--prune-by"),
         ({"max_drop": 0.0}, "--max-drop"),
         ({"prune_keep": ("a",)}, "--prune-keep"),
+        ({"rounds": 3}, "--rounds"),
+        ({"recover_epochs": 60}, "--recover-epochs"),
+        *[
+            ({"prune_recipe": "pruning.json", name: value}, option)
+            for name, value, option in (
+                ("prune_by", "l1", "--prune-by"),
+                ("prune_multiple", 4, "--prune-multiple"),
+                ("prune_keep", ("a",), "--prune-keep"),
+                ("rounds", 3, "--rounds"),
+            )
+        ],
     ],
 )
 def test_options_that_say_too_much_or_too_little(more, word):

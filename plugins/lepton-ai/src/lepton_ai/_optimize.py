@@ -36,7 +36,9 @@ class ModelOptimizer:
         target: Target string; by default the one that the model was made for, or else this
             machine (:func:`.default_target`).
         precision: ``"auto"``; ``"int8"``, which fails if the budget cannot be met; weights alone
-            in few bits, ``"int4"`` or ``"int8-weight"``; or ``"mixed"``, one for each weight.
+            in few bits, ``"int4"`` or ``"int8-weight"``; ``"mixed"``, one for each weight;
+            ``"sparse"`` (with the option ``sparsity`` or ``pattern``) or ``"palette"``, which
+            stay float.
         max_drop: Largest accepted loss in the metric's own unit (0.005 is half a point of
             top-1).
         max_size: Largest accepted size: bytes, or up to 1 as a share of the uncompressed one.

@@ -31,12 +31,14 @@ def balanced_error(
         actual: Outputs of the variant, of the same shapes.
 
     Returns:
-        0 to 1; infinite if an output is not finite; 0 without float outputs.
+        0 to 1; infinite if an output is missing or not finite; 0 without float outputs.
     """
     found: list[float] = []
     for name, expected in reference.items():
-        if not np.issubdtype(expected.dtype, np.floating) or name not in actual:
+        if not np.issubdtype(expected.dtype, np.floating):
             continue
+        if name not in actual:
+            return math.inf
         one, other = (_channels(a) for a in (expected, actual[name]))
         if one.shape != other.shape or not np.isfinite(other).all():
             return math.inf

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_compress._balanced import balanced_error
-from lepton_core import recipe as recipes
 from lepton_core.artifacts import artifact_size
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.passport import decode_number, make_passport
@@ -22,13 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from lepton_compress._job import Job
+    from lepton_core import recipe as recipes
     from lepton_core.dispatch import Hooks
     from lepton_core.samples import Samples
     from lepton_core.types import Model
 
 _SECONDS = 0.1
 _ROUNDS = 2
-_FASTER = 0.97
+FASTER = 0.97
 """A candidate is called faster if it needs less than this share of the time."""
 
 
@@ -49,6 +49,7 @@ class Trial:
         p50_ms: Median time of one request; ``None`` if not timed.
         gains: By how much it is smaller or faster than the float model; empty if it is neither.
         balanced: Error of the outputs with every channel counted alike, 0 to 1.
+        integers: How the session sums products of integers; empty if it computes none.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Trial:
     p50_ms: float | None
     gains: str = ""
     balanced: float = math.inf
+    integers: str = ""
 
     @property
     def passes(self) -> bool:
@@ -182,6 +184,7 @@ class Bench:
             p50,
             gains,
             balanced_error(self.reference, actual),
+            str(facts.get("integers", "")),
         )
 
     def _lower(
@@ -190,7 +193,7 @@ class Bench:
         folder = self._folder("trial")
         path = None
         if recipe is not None:
-            place = recipes.write(recipe, folder / "recipe.json", integers=arrays)
+            place = self.job.write(recipe, folder / "recipe.json", arrays)
             path = str(place)
         out = folder / "model"
         out.mkdir()
@@ -207,7 +210,7 @@ class Bench:
                 best[index] = min(best[index], self._time(one))
         size, before = artifact_size(model), artifact_size(self.plain)
         found = [f"{before / size:.2f}x smaller"] if size < before else []
-        if best[0] < _FASTER * best[1]:
+        if best[0] < FASTER * best[1]:
             found.append(f"{best[1] / best[0]:.2f}x faster")
         return best[0], " and ".join(found)
 
@@ -241,4 +244,4 @@ class Bench:
         return evaluate_isolated(self._hooks, model, request, inside).latency["p50_ms"]
 
 
-__all__ = ["Bench", "Trial"]
+__all__ = ["FASTER", "Bench", "Trial"]

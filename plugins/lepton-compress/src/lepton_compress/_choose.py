@@ -13,12 +13,12 @@ from lepton_compress._options import RECOVERIES
 from lepton_compress._recover import Recoverer
 from lepton_compress._recover_recipe import Recovery
 from lepton_compress._select import PRODUCTS
-from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.samples import split
 from lepton_core.types import OptimizeResult
 
 if TYPE_CHECKING:
+    from lepton_core import recipe as recipes
     from lepton_core.samples import Samples
 
 ESTIMATORS = ("minmax", "mse", "percentile:99.99")
@@ -71,7 +71,7 @@ class Search:
         recoverer = Recoverer(self.job, self.calibration, self.bench, trial.estimator, trial)
         recoverer.run(methods)
         self.recovered = recoverer.facts(trial)
-        self.diagnosis = [finding.facts() for finding in recoverer.findings]
+        self.diagnosis = recoverer.diagnosis()
         if recoverer.best is not trial:
             self.recovery, self.ranges = recoverer.recovery, {}
             self.trials.append(recoverer.best)
@@ -142,7 +142,7 @@ def choose(job: Job, samples: Samples) -> OptimizeResult:
     kept = search.run()
     facts = _facts(search, kept)
     if kept is not None and kept.recipe is not None:
-        place = recipes.write(kept.recipe, job.context.workdir / RECIPE)
+        place = job.write(kept.recipe, job.context.workdir / RECIPE)
         why = f"{kept.name}: {kept.gains}; {kept.why}"
         return OptimizeResult(lower(job, place), str(place), why, facts)
     why = _why_float(search)
@@ -160,6 +160,8 @@ def _facts(search: Search, kept: Trial | None) -> dict[str, Any]:
         "recovery": search.recovered,
         "diagnosis": search.diagnosis,
     }
+    if search.job.pruning is not None:
+        facts["pruning"] = search.job.pruning.facts
     if kept is not None and kept.recipe is not None:
         facts["recipe"] = {"digest": kept.recipe.digest, "scheme": kept.recipe.scheme}
         facts["float_layers"] = list(kept.float_layers)
@@ -180,7 +182,7 @@ def _budget_error(search: Search, max_drop: float | None, why: str) -> OptimizeE
     limit = f"; {worst[0][0]!r} alone causes a relative error of {worst[0][1]:.3g}" if worst else ""
     return OptimizeError(
         "LPT-OPT-014",
-        f"No int8 variant meets the budget of {max_drop}",
+        f"No {search.job.request.precision} variant meets the budget of {max_drop}",
         cause=f"{why.removeprefix('kept fp32, because ')}{limit}",
         remedy="Loosen --max-drop, give more samples, or ask for fp16 or auto.",
         details={

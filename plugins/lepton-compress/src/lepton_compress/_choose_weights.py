@@ -10,7 +10,6 @@ from lepton_compress._bench import Bench, Trial
 from lepton_compress._job import RECIPE, Job, lower
 from lepton_compress._products import choose_products
 from lepton_compress._weights import Compressed, build, facts_of, raised
-from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.samples import split
 from lepton_core.types import OptimizeResult
@@ -80,7 +79,7 @@ def _result(
         "calibrated_on": rows[0],
         "measured_on": rows[1],
     }
-    place = recipes.write(made.recipe, job.context.workdir / RECIPE, integers=made.arrays)
+    place = job.write(made.recipe, job.context.workdir / RECIPE, made.arrays)
     why = f"{trial.name}: {trial.gains}; {trial.why}"
     return OptimizeResult(lower(job, place), str(place), why, facts)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_compress._recover_scales import STEPS
 from lepton_compress._select import SAME_SCALE
 
 if TYPE_CHECKING:
@@ -18,15 +19,14 @@ if TYPE_CHECKING:
     from lepton_compress._recover_sites import Site
     from lepton_core.recipe import Recipe
 
-LEVELS = 255
 FEW_LEVELS = 32.0
-"""A channel that gets fewer of the 255 steps of its value is in danger."""
+"""A channel that gets fewer of the steps of its value is in danger."""
 
 CURED = ("outlier-channel", "uneven-channels", "mixed-head", "u8s8-saturation")
 """Mechanisms that recovery has a cure for."""
 
 _OUTLIER = 8.0
-_MIXED = 16.0
+_FEW_JOINED = 16.0
 _CANCELS = 8.0
 _BEYOND = 0.1
 LARGEST_HALF = 65504.0
@@ -61,15 +61,26 @@ class Finding:
     methods: tuple[str, ...] = ()
     gave_back: Mapping[str, Any] = field(default_factory=dict)
 
-    def facts(self) -> dict[str, Any]:
-        """Return plain data for the record."""
+    def facts(self, graph: Graph, places: Mapping[str, str]) -> dict[str, Any]:
+        """Return plain data for the record.
+
+        Args:
+            graph: The pivot.
+            places: The user's source line by name of a node, where it is known.
+        """
         names = ("mechanism", "value", "layer", "module", "text", "cure")
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
+        found["place"] = places.get(self.layer or _reader(graph, self.value), "")
         return found | {"numbers": dict(self.numbers), "gave_back": dict(self.gave_back)}
 
 
 def channel_findings(
-    graph: Graph, sites: Iterable[Site], channels: Mapping[str, Channels], *, head: bool
+    graph: Graph,
+    sites: Iterable[Site],
+    channels: Mapping[str, Channels],
+    *,
+    head: bool,
+    steps: int = STEPS,
 ) -> list[Finding]:
     """Find values whose channels have to share a scale that fits few of them.
 
@@ -78,6 +89,7 @@ def channel_findings(
         sites: Values with a channel axis.
         channels: What they look like over calibration rows.
         head: Whether they are outputs that float operators read.
+        steps: Steps that the range of a value has.
     """
     found = []
     for site in sites:
@@ -88,7 +100,7 @@ def channel_findings(
         if alive.size < 2:
             continue
         middle, largest = float(np.median(alive)), float(alive[-1])
-        levels = LEVELS * middle / largest
+        levels = steps * middle / largest
         if levels >= FEW_LEVELS:
             continue
         outliers = np.flatnonzero(peaks > _OUTLIER * middle)
@@ -103,7 +115,7 @@ def channel_findings(
         if few:
             numbers["outliers"] = [int(i) for i in outliers]
         methods = ("balance",) if head else (("equalize",) if site.product else ()) + ("smooth",)
-        text = _channel_text(kind, site, numbers)
+        text = _channel_text(kind, site, numbers, steps)
         found.append(
             finding(
                 graph, kind, site.value, numbers, text=text, cure=_cure(methods), methods=methods
@@ -112,8 +124,8 @@ def channel_findings(
     return found
 
 
-def _channel_text(kind: str, site: Site, numbers: Mapping[str, Any]) -> str:
-    share = f"the channel in the middle gets {numbers['levels_of_median']} of {LEVELS} steps"
+def _channel_text(kind: str, site: Site, numbers: Mapping[str, Any], steps: int) -> str:
+    share = f"the channel in the middle gets {numbers['levels_of_median']} of {steps} steps"
     if kind == "outlier-channel":
         places = ", ".join(map(str, numbers["outliers"][:5]))
         return (
@@ -135,7 +147,9 @@ def _cure(methods: Sequence[str]) -> str:
     return "--option recover=" + ",".join(methods)
 
 
-def concat_findings(graph: Graph, recipe: Recipe, ranges: Mapping[str, Range]) -> list[Finding]:
+def concat_findings(
+    graph: Graph, recipe: Recipe, ranges: Mapping[str, Range], *, steps: int = STEPS
+) -> list[Finding]:
     """Find integer concatenations of values whose ranges are far apart."""
     found = []
     for name, layer in recipe.layers.items():
@@ -145,14 +159,16 @@ def concat_findings(graph: Graph, recipe: Recipe, ranges: Mapping[str, Range]) -
             n: max(abs(ranges[n].low), abs(ranges[n].high)) for n in layer.inputs if n in ranges
         }
         alive = {n: width for n, width in widths.items() if width > 0}
-        if len(alive) < 2 or max(alive.values()) < _MIXED * min(alive.values()):
+        if len(alive) < 2:
             continue
         small = min(alive, key=lambda n: alive[n])
+        left = steps * alive[small] / max(alive.values())
+        if left >= _FEW_JOINED:
+            continue
         numbers = {"ranges": {n: _short(width) for n, width in alive.items()}}
         text = (
             f"{name}: it joins values up to {max(alive.values()):.4g} and {small!r}, up to "
-            f"{alive[small]:.4g}, which gets {LEVELS * alive[small] / max(alive.values()):.1f} of "
-            f"{LEVELS} steps"
+            f"{alive[small]:.4g}, which gets {left:.1f} of {steps} steps"
         )
         cure = f"--option keep={name}"
         found.append(finding(graph, "mixed-head", name, numbers, text=text, cure=cure))
@@ -171,7 +187,7 @@ def weight_findings(graph: Graph, recipe: Recipe) -> list[Finding]:
             continue
         peaks = np.abs(array).max(tuple(range(1, array.ndim)))
         alive = peaks[peaks > 0]
-        if alive.size < 2 or LEVELS / 2 * np.median(alive) / alive.max() >= FEW_LEVELS:
+        if alive.size < 2 or STEPS / 2 * np.median(alive) / alive.max() >= FEW_LEVELS:
             continue
         numbers = {"largest": _short(alive.max()), "median": _short(np.median(alive))}
         text = (
@@ -292,6 +308,11 @@ def module_of(graph: Graph, value: str) -> str:
             return current.rpartition("/")[0]
         current = node.input[0] if node.input else ""
     return ""
+
+
+def _reader(graph: Graph, value: str) -> str:
+    """Return the first node that reads a weight or an input; empty if none does."""
+    return next((n.name for n in graph.nodes.values() if value in n.input), "")
 
 
 def _short(value: float) -> float:

@@ -73,8 +73,8 @@ def saturation_findings(
                 "no instruction that adds them in 32"
             )
             cure = (
-                "--option recover=narrow where the runtime has no exact kernels; ONNX Runtime "
-                "takes them by itself, which is slower"
+                "--option recover=narrow, which the fast kernels sum exactly; without it sessions "
+                "take exact kernels, which are slower"
             )
             found.append(finding(graph, "u8s8-saturation", name, numbers, text=text, cure=cure))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from lepton_compress._build import unsampled_recipe
 from lepton_compress._coverage import coverage
 from lepton_compress._recover import recover
 from lepton_compress._recover_recipe import Recovery
+from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.origins import ORIGIN, keep_origin
 from lepton_core.samples import is_constant, load_samples, load_saved, match
@@ -18,14 +19,23 @@ from lepton_core.types import ConvertRequest
 from lepton_onnx import pivot
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
     from lepton_compress._graph import Graph
     from lepton_compress._options import Options
+    from lepton_compress._pruning import Pruning
     from lepton_core.context import Context
     from lepton_core.recipe import Recipe
     from lepton_core.samples import Samples
     from lepton_core.types import Model, OptimizeRequest
 
 RECIPE = "recipe.json"
+UNSAMPLED = "No samples: nothing was calibrated or measured; verdict weak."
+
+_FEW = 2
+"""Samples that are too few to be divided."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,13 @@ class Job:
     """One request.
 
     Attributes:
-        graph: The pivot's graph.
+        graph: The pivot's graph; pruned if weights are.
         base: The pivot.
         request: What was asked for.
         options: The engine's options.
         context: Where the result goes.
         scratch: Where everything else goes.
+        pruning: What was pruned before anything else is done; ``None`` if nothing is.
     """
 
     graph: Graph
@@ -47,6 +58,17 @@ class Job:
     options: Options
     context: Context
     scratch: Context
+    pruning: Pruning | None = None
+
+    def write(
+        self, recipe: Recipe, path: Path, arrays: Mapping[str, NDArray[Any]] | None = None
+    ) -> Path:
+        """Write a recipe with what was pruned, and its sidecar; return the path."""
+        stored = dict(arrays or {})
+        if self.pruning is not None:
+            recipe = replace(recipe, pruned=self.pruning.entries)
+            stored |= self.pruning.arrays
+        return recipes.write(recipe, path, integers=stored)
 
     @property
     def opset(self) -> int:
@@ -114,7 +136,7 @@ def make(job: Job, samples: Samples | None) -> tuple[Recipe, dict[str, Any], tup
         "engine": f"lepton-compress {__version__}",
         **tried,
     }
-    warnings = []
+    warnings = list(unchecked_budget(job, samples))
     if is_constant(samples) or samples.distinct == 1:
         facts["verdict"] = "weak"
         warnings.append(
@@ -141,10 +163,33 @@ def _unsampled(
         "verdict": "weak" if samples is None else "unmeasured",
         "engine": f"lepton-compress {__version__}",
     }
-    if samples is not None:
-        return recipe, facts, ()
-    warning = "No samples: nothing was calibrated or measured; verdict weak."
-    return recipe, facts, (warning,)
+    warnings = list(unchecked_budget(job, samples, scheme))
+    if samples is None:
+        warnings.insert(0, UNSAMPLED)
+        if job.options.recover:
+            warnings.append("Nothing was recovered: there are no samples; give --data.")
+    return recipe, facts, tuple(warnings)
 
 
-__all__ = ["RECIPE", "Job", "load", "lower", "make"]
+def divisible(samples: Samples | None) -> bool:
+    """Tell whether samples can be divided into rows to calibrate on and rows to measure."""
+    return samples is not None and len(samples) > _FEW
+
+
+def unchecked_budget(job: Job, samples: Samples | None, scheme: str = "static") -> tuple[str, ...]:
+    """Return a warning where ``max_drop`` was given and nothing can be measured against it."""
+    if job.request.max_drop is None:
+        return ()
+    if samples is None:
+        why, remedy = "there are no samples", "give --data"
+    elif not divisible(samples):
+        why = f"{len(samples)} samples cannot be divided into rows to calibrate and to measure on"
+        remedy = "give --data with more"
+    else:
+        why, remedy = f"the scheme {scheme} is not measured", "choose static, and give --data"
+    return (f"The budget was not checked: {why}; {remedy}.",)
+
+
+__all__ = [
+    "RECIPE", "UNSAMPLED", "Job", "divisible", "load", "lower", "make", "unchecked_budget",
+]  # fmt: skip

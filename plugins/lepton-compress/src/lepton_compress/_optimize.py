@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from lepton_compress._build import refuse_quantized
 from lepton_compress._graph import Graph
-from lepton_compress._job import RECIPE, Job, load, lower, make
+from lepton_compress._job import RECIPE, Job, divisible, load, lower, make
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, read_options
+from lepton_compress._sparse_options import SPARSE_PRECISIONS
 from lepton_core import recipe as recipes
 from lepton_core.artifacts import artifact_size
 from lepton_core.capabilities import scheme_of
 from lepton_core.errors import OptimizeError
+from lepton_core.samples import split
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
 from lepton_onnx import pivot
 from lepton_onnx.external import digest
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from lepton_core.samples import Samples
     from lepton_core.types import OptimizeRequest
 
-PRECISIONS = ("int8", "int16", "auto", MIXED, *BLOCK_PRECISIONS)
+PRECISIONS = ("int8", "int16", "auto", MIXED, *BLOCK_PRECISIONS, *SPARSE_PRECISIONS)
 
 
 def optimize(model: Model, request: OptimizeRequest, context: Context) -> OptimizeResult:
@@ -36,7 +38,9 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
     calibrated on (:mod:`lepton_compress._choose`). The precisions ``int4`` and ``int8-weight``
     store weights alone as integers, by block (:mod:`lepton_compress._weights`). ``mixed`` chooses
     a precision for each weight (:mod:`lepton_compress._search`), and with the option ``analyse``
-    only measures what each would cost (:mod:`lepton_compress._sensitivity`).
+    only measures what each would cost (:mod:`lepton_compress._sensitivity`). ``sparse`` and
+    ``palette`` keep weights float (:mod:`lepton_compress._sparse`); weights of the integer
+    precisions can be pruned as well (:mod:`lepton_compress._pruning`).
 
     Options: :class:`~lepton_compress._options.Options`.
 
@@ -44,9 +48,12 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         OptimizeError: ``LPT-OPT-001`` … ``006`` the recipe given does not fit, ``010`` the model
             is quantized already, ``011`` the precision is not offered, ``012`` nothing can be
             quantized, ``013`` values are not finite, ``014`` the budget cannot be met, ``015`` an
-            option, ``016`` the target lowers no recipes, ``030`` … ``034`` a search finds nothing.
+            option, ``016`` the target lowers no recipes, ``030`` … ``034`` a search finds nothing,
+            ``037`` a budget beside a recipe.
         SampleError: The samples do not fit the model.
     """
+    if request.recipe is not None:
+        _refuse_beside_recipe(request)
     options = read_options(request.options, request.precision)
     if request.precision not in PRECISIONS:
         raise OptimizeError(
@@ -63,15 +70,29 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
             remedy="Ask for --precision mixed.",
         )
     require_lowering(request.target, context, _scheme(request))
+    if options.prunes:
+        require_lowering(request.target, context, "scheme.sparse")
     _refuse_lowered(model)
     scratch = Path(tempfile.mkdtemp(prefix=".compress-", dir=context.workdir))
     try:
         inside = replace(context, workdir=scratch)
         base = to_pivot(model, request, inside)
         job = Job(Graph(pivot.load(base.path)), base, request, options, context, inside)
-        return _reproduce(job) if request.recipe else _search(job)
+        return _reproduce(job) if request.recipe else _named(_search(job))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_beside_recipe(request: OptimizeRequest) -> None:
+    said = [name for name in ("max_drop", "max_size") if getattr(request, name) is not None]
+    if said:
+        raise OptimizeError(
+            "LPT-OPT-037",
+            f"A recipe is given together with {' and '.join(said)}",
+            cause="a recipe is lowered as it is; nothing is chosen or checked",
+            remedy="Leave the recipe out to search; `lepton port` and `lepton verify` measure what "
+            "a recipe makes.",
+        )
 
 
 def _refuse_lowered(model: Model) -> None:
@@ -144,6 +165,12 @@ def _reproduce(job: Job) -> OptimizeResult:
 def _search(job: Job) -> OptimizeResult:
     refuse_quantized(job.graph)
     samples = load(job.request.samples, job.base)
+    if job.options.prunes:
+        job = _pruned(job, samples)
+    if job.request.precision in SPARSE_PRECISIONS:
+        from lepton_compress._sparse import compress_sparse
+
+        return compress_sparse(job, samples)
     if job.request.precision == MIXED:
         return _mixed(job, samples)
     if job.request.precision in BLOCK_PRECISIONS:
@@ -151,15 +178,37 @@ def _search(job: Job) -> OptimizeResult:
 
         return compress_weights(job, samples)
     wanted = job.request.max_drop is not None or job.request.precision == "auto"
-    if wanted and samples is not None and len(samples) > 2 and job.options.scheme in ("", "static"):
+    static = job.options.scheme in ("", "static")
+    if wanted and static and samples is not None and divisible(samples):
         from lepton_compress._choose import choose
 
         return choose(job, samples)
     recipe, facts, warnings = make(job, samples)
+    if job.pruning is not None:
+        facts["pruning"] = job.pruning.facts
     if job.request.precision == "auto" and (why := _not_smaller(job, recipe)):
         return OptimizeResult(lower(job, None), None, why, {"verdict": facts["verdict"]})
-    place = recipes.write(recipe, job.context.workdir / RECIPE)
+    place = job.write(recipe, job.context.workdir / RECIPE)
     return OptimizeResult(lower(job, place), str(place), facts.pop("why"), facts, warnings)
+
+
+def _pruned(job: Job, samples: Samples | None) -> Job:
+    """Prune the pivot before all else, by rows that nothing is measured on later."""
+    from lepton_compress._pruning import prune_weights
+
+    if samples is not None and divisible(samples):
+        samples = split(samples, seed=job.context.seed)[0] or samples
+    pruning = prune_weights(job.graph, job.options, samples, job.scratch)
+    return replace(job, graph=pruning.graph, pruning=pruning)
+
+
+def _named(result: OptimizeResult) -> OptimizeResult:
+    """Name the recipe in the facts as it was written, with what was pruned and its sidecar."""
+    if result.recipe is None:
+        return result
+    written = recipes.read(result.recipe)
+    named = {"digest": written.digest, "scheme": written.scheme}
+    return replace(result, facts={**result.facts, "recipe": named})
 
 
 def _not_smaller(job: Job, recipe: recipes.Recipe) -> str:
@@ -170,7 +219,7 @@ def _not_smaller(job: Job, recipe: recipes.Recipe) -> str:
     for name, made in (("float", None), ("int8", recipe)):
         inside = replace(job.scratch, workdir=job.scratch.workdir / f"size-{name}")
         inside.workdir.mkdir()
-        place = None if made is None else str(recipes.write(made, inside.workdir / RECIPE))
+        place = None if made is None else str(job.write(made, inside.workdir / RECIPE))
         asked = ConvertRequest(job.request.target, recipe=place)
         assert inside.hooks is not None  # noqa: S101 - checked before
         sizes.append(artifact_size(inside.hooks.convert(job.base, asked, inside).model))

@@ -6,7 +6,12 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress._calibrate import check_estimator
-from lepton_core.errors import OptimizeError
+from lepton_compress._sparse_options import (
+    OF_SPARSE,
+    SPARSE_PRECISIONS,
+    read_sparse_options,
+    refuse,
+)
 from lepton_core.recipe import LARGEST_BLOCK, METHODS, SMALLEST_BLOCK
 
 if TYPE_CHECKING:
@@ -56,6 +61,13 @@ class Options:
         slices: An .npy file with the name of each row's slice; classes by default.
         trials: Choices that a search measures at most, beside the sensitivities.
         analyse: Measure sensitivities and compress nothing.
+        sparsity: Share of a weight's values that become 0; 0 prunes nothing.
+        pattern: ``(n, m)``: of ``m`` consecutive inputs ``n`` stay, in place of a share.
+        prune: ``"magnitude"``, or ``"wanda"``: magnitude times the root mean square of the input.
+        scope: ``"layer"``, ``"row"`` or ``"global"``: what is ranked together; by default a layer
+            for magnitudes and a row for wanda.
+        palette: Bits of the indices of the precision ``palette``, 1 to 8.
+        group: Output channels that share a palette; 0 for one palette a weight.
     """
 
     scheme: str = ""
@@ -77,6 +89,17 @@ class Options:
     trials: int = 0
     analyse: bool = False
     recover: tuple[str, ...] | None = None
+    sparsity: float = 0.0
+    pattern: tuple[int, int] | None = None
+    prune: str = "magnitude"
+    scope: str = ""
+    palette: int = 0
+    group: int = 0
+
+    @property
+    def prunes(self) -> bool:
+        """Whether weights are to be pruned."""
+        return bool(self.sparsity) or self.pattern is not None
 
 
 def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
@@ -88,31 +111,26 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     known = [f.name for f in fields(Options)]
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise _wrong(f"There is no option {unknown[0]!r}", f"known are {', '.join(known)}")
+        raise refuse(f"There is no option {unknown[0]!r}", f"known are {', '.join(known)}")
     by_block = precision in BLOCK_PRECISIONS
     mixed = precision == MIXED
-    foreign = _OF_RANGES if by_block else _OF_BLOCKS
-    foreign = _NOT_OF_MIXED if mixed else (*foreign, *_OF_SEARCH)
-    odd = [name for name in given if name in foreign]
-    if odd:
-        wanted = "int8 and auto" if by_block or mixed else " and ".join(BLOCK_PRECISIONS)
-        wanted = MIXED if odd[0] in _OF_SEARCH else wanted
-        raise _wrong(f"{odd[0]!r} is no option of {precision}", f"it is one of {wanted}")
-    values = dict(given)
+    _refuse_foreign(given, precision)
+    values = {name: value for name, value in given.items() if name not in OF_SPARSE}
+    values |= read_sparse_options(given, precision)
     if isinstance(values.get("keep"), str):
         values["keep"] = [part for part in values["keep"].split(",") if part]
     values["keep"] = tuple(values.get("keep") or ())
     if values.get("scheme", "") not in ("", *SCHEMES):
-        raise _wrong(f"There is no scheme {values['scheme']!r}", f"known are {', '.join(SCHEMES)}")
+        raise refuse(f"There is no scheme {values['scheme']!r}", f"known are {', '.join(SCHEMES)}")
     if precision == "int16" and values.get("scheme", "") not in ("", "static"):
-        raise _wrong("int16 is static", "its ranges must be known beforehand")
+        raise refuse("int16 is static", "its ranges must be known beforehand")
     for name in ("threads", "bits", "block", "ends", "rows", "trials"):
         if values.get(name) is not None:
             values[name] = _number(name, values[name])
     if "estimator" in values:
         values["estimator"] = check_estimator(str(values["estimator"]))
     if "recover" in values:
-        values["recover"] = _recoveries(values["recover"])
+        values["recover"] = _recoveries(values["recover"], values.get("scheme", ""))
     for name in ("symmetric", "analyse"):
         if name in values:
             values[name] = _flag(name, values[name])
@@ -122,12 +140,24 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     return _checked_blocks(options, precision) if by_block else options
 
 
+def _refuse_foreign(given: Mapping[str, Any], precision: str) -> None:
+    foreign = _OF_RANGES if precision in BLOCK_PRECISIONS else _OF_BLOCKS
+    foreign = (*_OF_RANGES, *_OF_BLOCKS) if precision in SPARSE_PRECISIONS else foreign
+    foreign = _NOT_OF_MIXED if precision == MIXED else (*foreign, *_OF_SEARCH)
+    odd = [name for name in given if name in foreign]
+    if odd:
+        blocks = " and ".join(BLOCK_PRECISIONS)
+        wanted = "int8 and auto" if odd[0] in _OF_RANGES else blocks
+        wanted = MIXED if odd[0] in _OF_SEARCH else wanted
+        raise refuse(f"{odd[0]!r} is no option of {precision}", f"it is one of {wanted}")
+
+
 def _checked_mixed(options: Options) -> Options:
     for name in ("rows", "trials"):
         if getattr(options, name) < 0:
-            raise _wrong(f"{name} is {getattr(options, name)}", "it is a number of at least 1")
+            raise refuse(f"{name} is {getattr(options, name)}", "it is a number of at least 1")
     if options.method == "awq":
-        raise _wrong(
+        raise refuse(
             "The search does not take the method 'awq'",
             "its factors belong to all products of one value, which may have other precisions",
         )
@@ -162,7 +192,7 @@ def _checked_blocks(options: Options, precision: str) -> Options:
     )
     for wrong, message, cause in checks:
         if wrong:
-            raise _wrong(message, cause)
+            raise refuse(message, cause)
     return replace(options, bits=options.bits or high)
 
 
@@ -170,11 +200,23 @@ def _number(name: str, value: object) -> int:
     try:
         return int(value)  # type: ignore[call-overload,no-any-return]
     except (TypeError, ValueError) as error:
-        raise _wrong(f"{name} cannot be {value!r}", "a number is needed") from error
+        raise refuse(f"{name} cannot be {value!r}", "a number is needed") from error
 
 
-def _recoveries(value: object) -> tuple[str, ...] | None:
-    parts = value.split(",") if isinstance(value, str) else list(value or ())  # type: ignore[call-overload]
+def _recoveries(value: object, scheme: str) -> tuple[str, ...] | None:
+    names = _names_of_recoveries(value)
+    if names and scheme not in ("", "static"):
+        raise refuse(
+            f"'recover' is no option of the scheme {scheme}",
+            "what can be recovered is what static int8 and int16 lose",
+        )
+    return names
+
+
+def _names_of_recoveries(value: object) -> tuple[str, ...] | None:
+    if value is not None and not isinstance(value, str | list | tuple):
+        raise refuse(f"recover cannot be {value!r}", "names of ways are needed")
+    parts = value.split(",") if isinstance(value, str) else list(value or ())
     if parts in (["auto"], ["all"]):
         return RECOVERIES
     if parts in (["none"], []):
@@ -182,7 +224,7 @@ def _recoveries(value: object) -> tuple[str, ...] | None:
     odd = [part for part in parts if part not in RECOVERIES]
     if odd:
         known = ", ".join(("auto", "none", *RECOVERIES))
-        raise _wrong(f"There is no recovery {odd[0]!r}", f"known are {known}")
+        raise refuse(f"There is no recovery {odd[0]!r}", f"known are {known}")
     return tuple(name for name in RECOVERIES if name in parts)
 
 
@@ -190,13 +232,7 @@ def _flag(name: str, value: object) -> bool:
     text = str(value).lower()
     if text in ("true", "yes", "1", "false", "no", "0"):
         return text in ("true", "yes", "1")
-    raise _wrong(f"{name} cannot be {value!r}", "yes or no is needed")
-
-
-def _wrong(message: str, cause: str) -> OptimizeError:
-    return OptimizeError(
-        "LPT-OPT-015", message, cause=cause, remedy="Correct the option or leave it out."
-    )
+    raise refuse(f"{name} cannot be {value!r}", "yes or no is needed")
 
 
 __all__ = ["BLOCK_PRECISIONS", "MIXED", "RECOVERIES", "SCHEMES", "Options", "read_options"]

@@ -31,6 +31,7 @@ from lepton_compress._recover_bias import (
     correctable,
     empirical,
 )
+from lepton_compress._recover_judge import LITTLE, gains, saves_time
 from lepton_compress._recover_recipe import Recovery
 from lepton_compress._recover_scales import (
     STEPS,
@@ -42,6 +43,7 @@ from lepton_compress._recover_scales import (
     spread,
 )
 from lepton_compress._recover_sites import output_sites, reader_sites
+from lepton_core.origins import LOCATIONS
 from lepton_onnx import qdq
 
 if TYPE_CHECKING:
@@ -61,11 +63,8 @@ ROWS = 256
 UNEVEN = 0.25
 """Channels are uneven if the one in the middle reaches less than this share of the largest."""
 
-LITTLE = 0.01
-"""Error of the outputs, every channel counted alike, that nobody needs to get back."""
-
-_GAIN = 0.9
-_CHANCE = 0.01
+SLOWER = "slower"
+"""Word by which a session says that its exact products of integers take other kernels."""
 
 
 @dataclass
@@ -96,10 +95,15 @@ class Recoverer:
         """Try each of *methods* that may help here, in a fixed order.
 
         Where int8 as it is passes and the error of its outputs is below :data:`LITTLE`, there is
-        nothing to get back and nothing is tried.
+        nothing to get back and no method is tried for it. Time may still be: see
+        :meth:`_narrow_for_time`.
         """
-        if self.best.passes and self.best.balanced <= LITTLE:
-            return
+        if not (self.best.passes and self.best.balanced <= LITTLE):
+            self._recover(methods)
+        if "narrow" in methods:
+            self._narrow_for_time()
+
+    def _recover(self, methods: Collection[str]) -> None:
         self.findings = self._diagnose()
         attempts = {
             "equalize": self._equalize,
@@ -136,11 +140,23 @@ class Recoverer:
             "error_after": _number(self.best.balanced),
         }
 
+    def diagnosis(self) -> list[dict[str, Any]]:
+        """Return what the record keeps about why int8 loses here."""
+        places = self.job.base.metadata.get(LOCATIONS, {})
+        return [finding.facts(self.job.graph, places) for finding in self.findings]
+
     def _lines(self) -> list[str]:
         """Say for people what was kept and what it gave back."""
         lines = []
         for step in (s for s in self.steps if s["kept"]):
             drops = step["drop_before"], step["drop_after"]
+            if step.get("for") == "time":
+                lines.append(
+                    f"{step['method']}: {step['p50_ms_before']:.3g} -> {step['p50_ms_after']:.3g} "
+                    f"ms a request, error of the outputs {step['error_before']} -> "
+                    f"{step['error_after']}"
+                )
+                continue
             gained = "" if None in drops else f"{drops[0] - drops[1]:+.4g} of the metric, "
             lines.append(
                 f"{step['method']} gave back {gained}error of the outputs "
@@ -165,9 +181,9 @@ class Recoverer:
         rows = self.bench.samples
         after = observe(graph, list(chosen), rows, self.job.scratch, threads=self._threads)
         return [
-            *channel_findings(graph, readers, seen, head=False),
-            *channel_findings(graph, heads, seen, head=True),
-            *concat_findings(graph, recipe, chosen),
+            *channel_findings(graph, readers, seen, head=False, steps=self._steps),
+            *channel_findings(graph, heads, seen, head=True, steps=self._steps),
+            *concat_findings(graph, recipe, chosen, steps=self._steps),
             *weight_findings(graph, recipe),
             *sum_findings(graph, recipe, seen),
             *range_findings(graph, recipe, chosen, after, clips=self.estimator != "minmax"),
@@ -190,9 +206,7 @@ class Recoverer:
 
     def _smooth(self) -> None:
         sites = self._sites(outputs=False)
-        entries, left = smooth(
-            self._graph, sites, self._channels(sites), steps=WIDE_STEPS if self._wide else STEPS
-        )
+        entries, left = smooth(self._graph, sites, self._channels(sites), steps=self._steps)
         if not entries:
             self._skip("smooth", "no input of a product has channels so uneven that it would gain")
             return
@@ -212,7 +226,9 @@ class Recoverer:
         if not entries:
             self._skip("balance", "the channels of outputs have even ranges")
             return
-        self._try("balance", entries, levels={v: round(255 * s, 1) for v, s in before.items()})
+        self._try(
+            "balance", entries, levels={v: round(self._steps * s, 1) for v, s in before.items()}
+        )
 
     def _narrow(self) -> None:
         graph, names = self.recovery.on(self.job.graph)
@@ -229,6 +245,21 @@ class Recoverer:
         candidate = replace(self.recovery, narrow=weights)
         self._measure("narrow", candidate, {"values": [f.value for f in found]})
 
+    def _narrow_for_time(self) -> None:
+        """Try half the integers for all weights where the exact kernels are the slow ones."""
+        recipe, before = self.best.recipe, self.best
+        if recipe is None or SLOWER not in before.integers or not before.passes:
+            return
+        _, names = self.recovery.on(self.job.graph)
+        layers = names.recipe(recipe).layers.values()
+        weights = tuple(v.weight for v in layers if v.weight is not None and v.mode == "static")
+        candidate = replace(self.recovery, narrow=weights)
+        self._measure("narrow (faster kernels)", candidate, {"for": "time"}, self._saves_time)
+
+    def _saves_time(self, new: Trial) -> bool:
+        budgeted = self.job.request.max_drop is not None
+        return saves_time(new, self.best, self.bench.rows, budgeted=budgeted)
+
     def _bias(self) -> None:
         recipe = self.best.recipe
         graph, names = self.recovery.on(self.job.graph)
@@ -240,8 +271,7 @@ class Recoverer:
         axes = {v.inputs[0]: channel_axis(graph, v.inputs[0], v.op) for v in layers.values()}
         seen = observe_channels(graph, axes, self._rows, self.job.scratch, threads=self._threads)
         means = {name: one.mean for name, one in seen.items()}
-        if self._correct("bias (analytic)", analytic(graph, inside, means)):
-            recipe = replace(recipe, corrections={})
+        self._correct("bias (analytic)", analytic(graph, inside, means))
         if len(layers) > MOST_LAYERS:
             self._skip("bias (empirical)", f"there are more than {MOST_LAYERS} layers")
             return
@@ -266,13 +296,19 @@ class Recoverer:
         candidate = replace(self.recovery, corrections=corrections)
         return self._measure(method, candidate, {"layers": len(corrections)})
 
-    def _measure(self, method: str, candidate: Recovery, facts: dict[str, Any]) -> bool:
+    def _measure(
+        self,
+        method: str,
+        candidate: Recovery,
+        facts: dict[str, Any],
+        better: Callable[[Trial], bool] | None = None,
+    ) -> bool:
         recipe, _ = candidate.recipe(
             self.job, self.calibration, self.estimator, self.job.options.keep
         )
         name = f"{recipe.precision} ({self.estimator}, {method})"
         trial = self.bench.measure(name, recipe, self.estimator, ())
-        kept = gains(trial, self.best, self.bench.rows)
+        kept = better(trial) if better else gains(trial, self.best, self.bench.rows)
         self.steps.append(
             {
                 "method": method,
@@ -281,6 +317,8 @@ class Recoverer:
                 "drop_after": _number(trial.drop),
                 "error_before": _number(self.best.balanced),
                 "error_after": _number(trial.balanced),
+                "p50_ms_before": self.best.p50_ms,
+                "p50_ms_after": trial.p50_ms,
                 **facts,
             }
         )
@@ -306,8 +344,8 @@ class Recoverer:
     # --- what is looked at --------------------------------------------------------------------
 
     @property
-    def _wide(self) -> bool:
-        return self.job.request.precision == "int16"
+    def _steps(self) -> int:
+        return WIDE_STEPS if self.job.request.precision == "int16" else STEPS
 
     @property
     def _threads(self) -> int | None:
@@ -368,27 +406,12 @@ def recover(job: Job, samples: Samples) -> tuple[Recovery, dict[str, Any]]:
     plain = bench.measure(f"{recipe.precision} ({estimator})", recipe, estimator, ())
     recoverer = Recoverer(job, rows, bench, estimator, plain)
     recoverer.run(job.options.recover or ())
-    found = [finding.facts() for finding in recoverer.findings]
-    return recoverer.recovery, {"recovery": recoverer.facts(plain), "diagnosis": found}
-
-
-def gains(new: Trial, old: Trial, rows: int) -> bool:
-    """Tell whether a candidate is better on rows that it was not made with.
-
-    Two rows of the metric, at most a hundredth, are taken for chance; the error of the outputs,
-    channel by channel, has to fall by a tenth then. A metric that gains more must not cost the
-    outputs anything.
-    """
-    if math.isnan(new.drop) or math.isnan(new.balanced):
-        return False
-    chance = min(2.0 / max(rows, 1), _CHANCE)
-    if new.balanced < _GAIN * old.balanced:
-        return new.drop <= old.drop + chance
-    return new.drop < old.drop - chance and new.balanced <= old.balanced
+    facts = {"recovery": recoverer.facts(plain), "diagnosis": recoverer.diagnosis()}
+    return recoverer.recovery, facts
 
 
 def _number(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-__all__ = ["ROWS", "UNEVEN", "Recoverer", "gains", "recover"]
+__all__ = ["ROWS", "UNEVEN", "Recoverer", "recover"]

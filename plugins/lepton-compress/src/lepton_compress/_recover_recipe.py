@@ -77,7 +77,7 @@ class Recovery:
         rescaled = {
             value: entry
             for value, entry in self.rescaled.items()
-            if used & {*entry.multiplied, *(entry.divided if not entry.multiplied else ())}
+            if used & {*entry.multiplied, *entry.divided}
         }
         tensors = {n: _halved(t) if n in self.narrow else t for n, t in recipe.tensors.items()}
         corrections = {n: c for n, c in self.corrections.items() if n in recipe.layers}

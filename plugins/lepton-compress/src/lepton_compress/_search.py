@@ -28,7 +28,7 @@ from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.samples import split
 from lepton_core.types import OptimizeResult
-from lepton_core.verdicts import Limits
+from lepton_core.verdicts import Limits, budget_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +57,8 @@ class Search:
         plain: The float model.
         table: Sensitivities.
         finder: The search on search rows.
+        budget: Loss that held-out rows are judged by, as the passport judges; ``None`` where the
+            metric has none.
         checked: What was verified.
     """
 
@@ -69,6 +71,7 @@ class Search:
     plain: Point
     table: list[Sensitivity]
     finder: Finder
+    budget: float | None
     checked: list[Checked]
 
     @property
@@ -77,21 +80,20 @@ class Search:
         return self.meter.metric.metric.share
 
     def verify(self, best: Point) -> Checked | None:
-        """Verify choices from safe to small, ending with *best*; return the last that holds."""
-        budget = self.finder.budget
-        if budget is None:
-            found = check(self.held_out.of(best.chosen), float("inf"), share=self.share,
-                          limits=self.finder.limits)  # fmt: skip
-            self.checked = [found]
-            return found if found.holds else None
+        """Verify choices from safe to small, ending with *best*; return the last that holds.
+
+        Where a size alone was asked for, the choice may lose more than the judge's budget, and is
+        taken all the same: the result says so.
+        """
 
         def measured(point: Point) -> Checked:
             return check(
-                self.held_out.of(point.chosen), budget, share=self.share,
-                limits=self.finder.limits,
+                self.held_out.of(point.chosen), self.budget, share=self.share,
+                limits=self.finder.limits, required=self.finder.budget is not None,
             )  # fmt: skip
 
-        kept, self.checked = in_sequence(self._sequence(best), measured)
+        sequence = [best] if self.finder.budget is None else self._sequence(best)
+        kept, self.checked = in_sequence(sequence, measured)
         return kept
 
     def _sequence(self, best: Point) -> list[Point]:
@@ -157,9 +159,10 @@ def _prepare(job: Job, samples: Samples) -> Search:
     )  # fmt: skip
     few = meter.on_rows(job.options.rows or ROWS)
     plain, _, table = measure_all(space, few, back=False)
-    limits = Limits()
+    limits, metric = Limits(), meter.metric.metric
+    budget = budget_of(metric.name, limits.compressed, job.request.max_drop, share=metric.share)
     finder = Finder(
-        meter, costs_of(space, plain, table), _budget(job, meter, limits),
+        meter, costs_of(space, plain, table), _objective(job, budget),
         _bytes(job.request.max_size, plain.size), plain.size, limits,
     )  # fmt: skip
     if job.options.trials:
@@ -167,16 +170,14 @@ def _prepare(job: Job, samples: Samples) -> Search:
         finder.exhaustive = min(finder.exhaustive, job.options.trials)
     if few is meter:
         finder.add([plain, *(one.only for one in table)])
-    return Search(job, space, meter, few, last, cache, plain, table, finder, [])
+    return Search(job, space, meter, few, last, cache, plain, table, finder, budget, [])
 
 
-def _budget(job: Job, meter: Meter, limits: Limits) -> float | None:
-    if job.request.max_drop is not None:
-        return job.request.max_drop
-    if job.request.max_size is not None:
+def _objective(job: Job, budget: float | None) -> float | None:
+    """Return the loss within which the smallest is looked for; ``None`` where a size leads."""
+    if job.request.max_drop is None and job.request.max_size is not None:
         return None
-    metric = meter.metric.metric
-    return limits.compressed.max_drop if metric.share else float("inf")
+    return float("inf") if budget is None else budget
 
 
 def _bytes(wanted: float | None, plain: int) -> float | None:
@@ -200,7 +201,7 @@ def _result(made: Search, kept: Checked) -> OptimizeResult:
     assert recipe is not None  # noqa: S101 - it is smaller than float
     place = recipes.write(recipe, job.context.workdir / RECIPE, integers=arrays)
     facts = {
-        "verdict": "pass" if kept.proved else "unproved",
+        "verdict": "pass" if kept.proved else "fail" if kept.exceeds(made.budget) else "unproved",
         "recipe": {"digest": recipes.read(place).digest, "scheme": recipe.scheme},
         **_facts(made, kept),
     }
@@ -208,13 +209,14 @@ def _result(made: Search, kept: Checked) -> OptimizeResult:
 
 
 def _why(made: Search, kept: Checked) -> str:
-    point, budget = kept.point, made.finder.budget
+    point, budget = kept.point, made.budget
     text = f"{point.mix}: {made.plain.size / point.size:.2f}x smaller than fp32"
     name = made.meter.metric.metric.name
     text += f"; {name} loses {point.drop:.3g} on {point.rows} held-out rows"
-    if budget is not None and np.isfinite(budget):
+    if budget is not None:
         text += f", at most {kept.bound:.3g} at {100 * made.finder.limits.confidence:g} %"
-        text += f", within {budget:g}" if kept.proved else f"; not proved for {budget:g}"
+        unproved = f"; over {budget:g}" if kept.exceeds(budget) else f"; not proved for {budget:g}"
+        text += f", within {budget:g}" if kept.proved else unproved
     failed = [one for one in made.checked if not one.holds]
     if failed:
         text += f". Smaller was not borne out: {failed[0].point.size} bytes, {failed[0].why}"
@@ -228,7 +230,7 @@ def _facts(made: Search, kept: Checked | None) -> dict[str, Any]:
     meters = (made.meter, made.few, made.held_out)
     return {
         "search": {
-            "budget": _finite(finder.budget),
+            "budget": made.budget,
             "max_size": finder.max_size,
             "metric": made.meter.metric.metric.name,
             "chosen": None if chosen is None else chosen.to_dict(),
@@ -300,13 +302,13 @@ def _over_budget(made: Search, among: list[Point], why: str) -> OptimizeError:
     limit = made.limiting(closest)
     return OptimizeError(
         "LPT-OPT-030",
-        f"No choice of precisions meets the budget of {made.finder.budget}",
+        f"No choice of precisions meets the budget of {made.budget}",
         cause=f"the closest loses {closest.drop:.3g} on {closest.rows} rows with a relative error "
         f"of {closest.error:.3g} and {closest.size} bytes{why}"
         + (f"; {limit!r} costs most" if limit else ""),
         remedy="Loosen --max-drop, give more samples, or ask for fp16.",
         details={"closest": closest.to_dict(), "limited_by": limit or None,
-                 "max_drop": made.finder.budget, "pareto": _facts(made, None)["search"]["pareto"]},
+                 "max_drop": made.budget, "pareto": _facts(made, None)["search"]["pareto"]},
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ class Checked:
         bound: Upper bound of the loss at the confidence.
         proved: Whether the bound is within the budget.
         holds: Whether the choice may be taken.
-        why: Why not; empty if it may.
+        why: What speaks against it; empty if nothing does.
     """
 
     point: Point
@@ -43,6 +43,10 @@ class Checked:
     proved: bool
     holds: bool
     why: str = ""
+
+    def exceeds(self, budget: float | None) -> bool:
+        """Tell whether the rows themselves lose more than a budget."""
+        return budget is not None and self.point.drop > budget + _SLACK
 
 
 def bound_of(point: Point, *, share: bool, confidence: float) -> float:
@@ -69,7 +73,9 @@ def bound_of(point: Point, *, share: bool, confidence: float) -> float:
     return min(exact, (worse - better) / n + z * spread)
 
 
-def check(point: Point, budget: float, *, share: bool, limits: Limits) -> Checked:
+def check(
+    point: Point, budget: float | None, *, share: bool, limits: Limits, required: bool = True
+) -> Checked:
     """Judge a choice by held-out rows.
 
     It may be taken if the bound of its loss is within the budget. If the rows are so few that not
@@ -77,14 +83,18 @@ def check(point: Point, budget: float, *, share: bool, limits: Limits) -> Checke
 
     Args:
         point: The measurement on held-out rows.
-        budget: Largest accepted loss.
+        budget: Largest accepted loss; ``None`` where the metric has none, so that the numeric
+            limits alone decide, and nothing is proved.
         share: Whether the metric is a share of rows.
         limits: Numeric limits that hold besides, and the confidence.
+        required: Whether a choice over the budget may not be taken.
     """
     bound = bound_of(point, share=share, confidence=limits.confidence)
     numeric = beyond_limits(point, limits)
     if numeric:
         return Checked(point, bound, False, False, numeric)
+    if budget is None:
+        return Checked(point, bound, False, True)
     if bound <= budget + _SLACK:
         return Checked(point, bound, True, True)
     few = share and (
@@ -93,7 +103,7 @@ def check(point: Point, budget: float, *, share: bool, limits: Limits) -> Checke
     if few and point.drop <= _SLACK:
         return Checked(point, bound, False, True)
     why = f"it loses {point.drop:.3g} on {point.rows} held-out rows, at most {bound:.3g}"
-    return Checked(point, bound, False, False, why)
+    return Checked(point, bound, False, not required, why)
 
 
 def beyond_limits(point: Point, limits: Limits) -> str:

@@ -11,11 +11,10 @@ from lepton_compress import __version__
 from lepton_compress._build import in_order
 from lepton_compress._graph import Graph
 from lepton_compress._inputs import observe_inputs
-from lepton_compress._job import RECIPE, Job, lower
+from lepton_compress._job import RECIPE, UNSAMPLED, Job, divisible, lower, unchecked_budget
 from lepton_compress._products import Chosen, Product, choose_products, groups
 from lepton_compress._rounding import Rounded, round_group
 from lepton_compress._scales import weights as table_entries
-from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Calibration, PivotId, Recipe
 from lepton_core.types import OptimizeResult
@@ -59,18 +58,17 @@ def compress_weights(job: Job, samples: Samples | None) -> OptimizeResult:
         OptimizeError: ``LPT-OPT-012`` there is no weight to store so, ``013`` values are not
             finite, ``014`` the budget cannot be met, ``017`` the method needs samples.
     """
-    if job.request.max_drop is not None and samples is not None and len(samples) > 2:
+    if job.request.max_drop is not None and samples is not None and divisible(samples):
         from lepton_compress._choose_weights import choose_weights
 
         return choose_weights(job, samples)
     made = build(job, samples, choose_products(job.graph, job.options))
-    place = recipes.write(made.recipe, job.context.workdir / RECIPE, integers=made.arrays)
+    place = job.write(made.recipe, job.context.workdir / RECIPE, made.arrays)
     facts = facts_of(job, made, "weak" if samples is None else "unmeasured")
     why = facts.pop("why")
-    warnings = ()
-    if samples is None:
-        warnings = ("No samples: nothing was calibrated or measured; verdict weak.",)
-    return OptimizeResult(lower(job, place), str(place), why, facts, warnings)
+    warnings = [] if samples is not None else [UNSAMPLED]
+    warnings += unchecked_budget(job, samples)
+    return OptimizeResult(lower(job, place), str(place), why, facts, tuple(warnings))
 
 
 def facts_of(job: Job, made: Compressed, verdict: str) -> dict[str, Any]:
@@ -87,6 +85,8 @@ def facts_of(job: Job, made: Compressed, verdict: str) -> dict[str, Any]:
         "verdict": verdict,
         "engine": f"lepton-compress {__version__}",
     }
+    if job.pruning is not None:
+        found["pruning"] = job.pruning.facts
     if worst is not None:
         found["largest_layer_error"] = {"weight": worst[0], "relative": worst[1]}
     return found
@@ -98,7 +98,8 @@ def build(job: Job, samples: Samples | None, chosen: Chosen) -> Compressed:
     With samples, products are walked in order, and each sees inputs as the products before it, in
     few bits already, make them.
     """
-    method = job.options.method or ("mse" if samples is None else "gptq")
+    by_rule = samples is None or job.pruning is not None  # gptq would move zeros
+    method = job.options.method or ("mse" if by_rule else "gptq")
     if method in _SAMPLED and samples is None:
         raise OptimizeError(
             "LPT-OPT-017",

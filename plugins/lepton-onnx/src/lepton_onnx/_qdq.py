@@ -14,6 +14,7 @@ from lepton_onnx._block_writer import write_blocks
 from lepton_onnx._protobuf import opset_of
 from lepton_onnx._qdq_writer import Writer
 from lepton_onnx._rescale import correct, rescale
+from lepton_onnx._sparse_writer import prune, write_palettes, write_sparse
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -38,6 +39,8 @@ class Lowered:
         weight_layers: Layers whose weight alone is stored as integers.
         pairs: Number of Q/DQ pairs on activations.
         block_layers: Layers whose weight is stored in few bits, with a scale for each block.
+        pruned_weights: Weights of which some values were set to 0.
+        palette_weights: Weights that share the values of a table.
     """
 
     model: ModelProto
@@ -45,6 +48,8 @@ class Lowered:
     weight_layers: int
     pairs: int
     block_layers: int = 0
+    pruned_weights: int = 0
+    palette_weights: int = 0
 
 
 def lower(
@@ -58,6 +63,7 @@ def lower(
     dynamic: bool = True,
     float_outputs: bool = True,
     unsigned: bool = False,
+    sparse_dtypes: Collection[str] = ("float32", "int8"),
 ) -> Lowered:
     """Write *recipe* into *model*.
 
@@ -72,7 +78,7 @@ def lower(
         recipe: A recipe for it.
         digest: The pivot's digest.
         integers: Integers from the recipe's sidecar, by weight name.
-        arrays: What the sidecar holds for ``blocks``, by name there.
+        arrays: What the sidecar holds for ``blocks``, ``pruned`` and ``palettes``, by name there.
         integer_ops: Operators that the runtime computes with integers; layers of other operators
             keep an integer weight and compute in float. All by default.
         dynamic: Whether the runtime quantizes inputs at run time (DynamicQuantizeLinear and
@@ -81,6 +87,8 @@ def lower(
             optional values are left unquantized.
         unsigned: Write activations as uint8, the same integers plus 128, for runtimes whose
             kernels take uint8 activations with int8 weights.
+        sparse_dtypes: dtypes of pruned weights that are written as a mask and values where that is
+            smaller; the runtime has to put them together before it chooses kernels.
 
     Returns:
         The lowered model, checked by ONNX's checker.
@@ -105,6 +113,7 @@ def lower(
             cause=f"{'integers of 16 bits' if wide else 'scales per channel'} need opset {lowest}",
             remedy="Convert the source with --opset 21.",
         )
+    pruned = prune(copy, recipe, arrays or {})
     rescaling = rescale(copy, recipe.rescaled)
     correct(copy, (c for n, c in recipe.corrections.items() if n in recipe.layers))
     recipe = rescaling.recipe(recipe)
@@ -113,6 +122,8 @@ def lower(
     writer = Writer(copy, usable, dict(integers or {}), float_outputs, unsigned)
     writer.write()
     rescaling.finish()
+    palettes = write_palettes(copy, recipe, arrays or {})
+    write_sparse(copy, recipe.pruned, sparse_dtypes)
     _check(copy)
     static = [layer.op for layer in usable.layers.values() if layer.mode != "weight"]
     return Lowered(
@@ -121,6 +132,8 @@ def lower(
         sum(layer.mode == "weight" for layer in usable.layers.values()),
         writer.pairs,
         blocks,
+        pruned,
+        palettes,
     )
 
 

@@ -120,8 +120,7 @@ def _scale_weight(
 def _restore(result: Rescaling, value: str, entry: Rescaled) -> None:
     """Multiply a divided value back for everything that its weights were not changed for."""
     graph = result.model.graph
-    result.renamed |= dict.fromkeys(_between(graph.node, value, entry), "")
-    result.renamed = {v: f"{v}{RESCALED}" for v in result.renamed}
+    result.renamed |= {v: f"{v}{RESCALED}" for v in _between(graph.node, value, entry)}
     others = [n for n in graph.node if not set(n.input) & set(entry.multiplied)]
     readers = [n for n in others if value in n.input]
     outputs = [o for o in graph.output if o.name == value]
@@ -136,6 +135,8 @@ def _restore(result: Rescaling, value: str, entry: Rescaled) -> None:
             if source == value:
                 node.input[index] = name
     for output in outputs:
+        # The value is an inner one from now on, whose type must still be known.
+        graph.value_info.add().CopyFrom(output)
         output.name = name
     _insert(result.model, value, name, entry, +1)
     result.renamed[name] = value

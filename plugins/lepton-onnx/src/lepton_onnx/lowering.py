@@ -12,12 +12,20 @@ if TYPE_CHECKING:
 
 
 def lower_recipe(
-    proto: ModelProto, path: str, digest: str, *, integer_ops: tuple[str, ...]
+    proto: ModelProto,
+    path: str,
+    digest: str,
+    *,
+    integer_ops: tuple[str, ...],
+    sparse_dtypes: tuple[str, ...] = ("float32", "int8"),
+    unsigned: bool = True,
+    dynamic: bool = True,
+    float_outputs: bool = True,
 ) -> tuple[ModelProto, dict[str, Any]]:
     """Write the recipe at *path* into a pivot.
 
-    Activations are uint8 in the file, the recipe's int8 plus 128, and weights int8: the pair that
-    the integer kernels of CPUs multiply.
+    Unless asked otherwise, activations are uint8 in the file, the recipe's int8 plus 128, and
+    weights int8: the pair that the integer kernels of CPUs multiply.
 
     Args:
         proto: The pivot with its weights in memory; it is not changed.
@@ -25,11 +33,16 @@ def lower_recipe(
         digest: Digest of the pivot.
         integer_ops: Operators that the target computes with integers; around others no pairs are
             written.
+        sparse_dtypes: dtypes of pruned weights that the target puts together from a mask and
+            values before it chooses kernels.
+        unsigned: Whether activations are uint8.
+        dynamic: As for :func:`lepton_onnx.qdq.lower`.
+        float_outputs: As for :func:`lepton_onnx.qdq.lower`.
 
     Returns:
         The lowered model, and facts for the record: ``recipe`` (digest, scheme, what the CPU
         needs), ``integer_layers``, ``weight_only_layers``, ``block_layers`` (stored in few bits),
-        ``kept_in_fp32``, ``qdq_pairs``.
+        ``pruned_weights``, ``palette_weights``, ``kept_in_fp32``, ``qdq_pairs``.
 
     Raises:
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit.
@@ -39,7 +52,8 @@ def lower_recipe(
     integers = {n: arrays[t.integers] for n, t in recipe.tensors.items() if t.integers}
     lowered = qdq.lower(
         proto, recipe, digest=digest, integers=integers, arrays=arrays, integer_ops=integer_ops,
-        unsigned=True,
+        unsigned=unsigned, dynamic=dynamic, float_outputs=float_outputs,
+        sparse_dtypes=sparse_dtypes,
     )  # fmt: skip
     facts = {
         "recipe": {
@@ -51,6 +65,8 @@ def lower_recipe(
         "integer_layers": dict(lowered.integer_layers),
         "weight_only_layers": lowered.weight_layers,
         "block_layers": lowered.block_layers,
+        "pruned_weights": lowered.pruned_weights,
+        "palette_weights": lowered.palette_weights,
         "kept_in_fp32": dict(recipe.kept_float),
         "qdq_pairs": lowered.pairs,
     }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from lepton_core.environment import available_cpus, cpu_features, versions_of
+from lepton_core.environment import available_cpus, sums_may_saturate, versions_of
 from lepton_core.errors import PluginDependencyError, SessionError
 from lepton_onnxruntime.info import DISTRIBUTIONS
 
@@ -76,11 +75,7 @@ def integer_kernels() -> str:
     x86 without VNNI adds pairs of products in 16 bits, which saturates where both are large. ONNX
     Runtime has kernels that avoid it, but only uses them when told to.
     """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return EXACT
-    features = cpu_features()
-    wide = any(name in features for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-    return EXACT if wide else SLOWER_EXACT
+    return SLOWER_EXACT if sums_may_saturate() else EXACT
 
 
 def providers(request: OpenRequest) -> list[Any]:

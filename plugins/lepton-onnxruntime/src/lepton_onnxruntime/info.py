@@ -61,6 +61,14 @@ INFO = TargetInfo(
         "scheme.int4-weight-only": FULL,
         "precision.mixed": Capability(Support.FULL, note="from a recipe; one for each weight"),
         "scheme.mixed": FULL,
+        "precision.sparse": Capability(
+            Support.FULL, note="from a recipe; a smaller file, as fast and as large in memory"
+        ),
+        "scheme.sparse": FULL,
+        "precision.palette": Capability(
+            Support.FULL, note="from a recipe; a smaller file, as fast and as large in memory"
+        ),
+        "scheme.palette": FULL,
         "shapes.dynamic-batch": FULL,
         "shapes.dynamic": FULL,
         "device.cuda": Capability(Support.FULL, note="pip install lepton-onnxruntime[gpu]"),

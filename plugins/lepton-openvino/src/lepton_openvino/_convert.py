@@ -17,7 +17,7 @@ from lepton_onnx.lowering import lower_recipe
 from lepton_openvino import __version__
 from lepton_openvino._dtypes import storage_facts, unsupported
 from lepton_openvino._half import out_of_range
-from lepton_openvino._integers import INTEGER_OPS
+from lepton_openvino._integers import INTEGER_OPS, SPARSE_DTYPES
 from lepton_openvino._ir import GRAPH_FILE, VALUES_FILE, write_ir
 from lepton_openvino._messages import explain, failed_node, operators_without_rule
 from lepton_openvino._ports import indices
@@ -68,8 +68,9 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     precision = request.precision
     if request.recipe:
         proto, lowered = lower_recipe(
-            pivot.load(source), request.recipe, parent, integer_ops=INTEGER_OPS
-        )
+            pivot.load(source), request.recipe, parent, integer_ops=INTEGER_OPS,
+            sparse_dtypes=SPARSE_DTYPES,
+        )  # fmt: skip
         facts |= lowered
         precision = lowered["recipe"]["precision"]
         converted = _read_lowered(proto, signature, context.workdir)

@@ -16,6 +16,7 @@ from lepton_openvino._dtypes import NUMPY_NAMES, storage_facts
 from lepton_openvino._execution import computing_layers, sentence
 from lepton_openvino._messages import explain, operators_without_rule
 from lepton_openvino._ports import indices, signature_of
+from lepton_openvino._products import apply_products, products_fact
 from lepton_openvino._settings import check_request, compiled_facts, device_name, properties
 from lepton_openvino._shapes import ShapeGuard
 from lepton_openvino._telemetry import openvino
@@ -136,7 +137,8 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OpenVi
 
     Options: ``inference_precision`` (``"f32"`` by default, ``"bf16"``, ``"f16"``), ``pinning``
     (bind threads to cores; off), ``cache`` (keep the compiled model under ``context.workdir``;
-    off).
+    off), ``integer_products`` (``"exact"`` by default; ``"fast"`` keeps kernels whose sums may
+    saturate on a CPU without VNNI).
 
     Raises:
         SourceError: The pivot cannot be read.
@@ -153,6 +155,8 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OpenVi
     _check_device(core, device)
     try:
         network = core.read_model(path)
+        products = products_fact(network, request)
+        apply_products(core, products)
         compiled = core.compile_model(network, device, properties(request, context.workdir))
     except Exception as error:
         raise _refused(path, device, error) from error
@@ -162,6 +166,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OpenVi
         "runtime_version": version_of("openvino"),
         **compiled_facts(compiled, request),
         **storage,
+        **({"integers": products} if products else {}),
     }
     layers = computing_layers(compiled)
     facts["execution_precision"] = sentence(layers, storage["storage_precision"])

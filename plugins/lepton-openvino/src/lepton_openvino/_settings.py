@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core.environment import available_cpus
 from lepton_core.errors import SessionError
+from lepton_openvino._products import CHOICES, OPTION
 from lepton_openvino._telemetry import openvino
 from lepton_openvino.info import INFO
 
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 
     from lepton_core.types import OpenRequest
 
-OPTIONS = ("inference_precision", "pinning", "cache")
 PRECISIONS = ("f32", "bf16", "f16")
+_CHOICES = {"inference_precision": PRECISIONS, OPTION: CHOICES}
+OPTIONS = ("inference_precision", "pinning", "cache", OPTION)
 CACHE_FOLDER = "openvino-cache"
 
 
@@ -40,13 +42,14 @@ def check_request(request: OpenRequest) -> None:
                 f"openvino has no option {key!r} for opening",
                 remedy=f"Options are {', '.join(OPTIONS)}.",
             )
-    precision = request.options.get("inference_precision", "f32")
-    if precision not in PRECISIONS:
-        raise SessionError(
-            "LPT-RUN-307",
-            f"The option inference_precision cannot be {precision!r}",
-            remedy=f"It is one of {', '.join(PRECISIONS)}.",
-        )
+    for key, choices in _CHOICES.items():
+        given = request.options.get(key, choices[0])
+        if given not in choices:
+            raise SessionError(
+                "LPT-RUN-307",
+                f"The option {key} cannot be {given!r}",
+                remedy=f"It is one of {', '.join(choices)}.",
+            )
     if request.threads is not None and request.threads < 1:
         raise SessionError(
             "LPT-RUN-310",

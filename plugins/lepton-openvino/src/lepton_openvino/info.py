@@ -51,6 +51,14 @@ INFO = TargetInfo(
         "scheme.int4-weight-only": FULL,
         "precision.mixed": Capability(Support.FULL, note="from a recipe; one for each weight"),
         "scheme.mixed": FULL,
+        "precision.sparse": Capability(
+            Support.FULL, note="from a recipe; a smaller file, as fast and as large in memory"
+        ),
+        "scheme.sparse": FULL,
+        "precision.palette": Capability(
+            Support.FULL, note="from a recipe; a smaller file, as fast and as large in memory"
+        ),
+        "scheme.palette": FULL,
         "recipe": FULL,
         "shapes.dynamic-batch": FULL,
         "shapes.dynamic": FULL,

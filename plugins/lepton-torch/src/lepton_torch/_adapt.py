@@ -77,7 +77,7 @@ def adapt(model: Model, request: AdaptRequest, context: Context) -> AdaptResult 
         ConversionError: It cannot be exported.
         UsageError: LPT-ADAPT-003, LPT-ADAPT-004, LPT-ADAPT-012, LPT-ADAPT-022: a size, option or
             budget is wrong.
-        AdaptError: LPT-ADAPT-005 to LPT-ADAPT-021: it cannot be adapted; says where and why.
+        AdaptError: LPT-ADAPT-005 to LPT-ADAPT-023: it cannot be adapted; says where and why.
     """
     if model.format not in _FORMATS:
         return None
@@ -113,7 +113,8 @@ def adapt(model: Model, request: AdaptRequest, context: Context) -> AdaptResult 
         changes = (*pruned.changes, *changes)
         reports.insert(0, RewriteReport("prune", pruned.changes, pruned.left, why="asked for"))
     result = model
-    if changes or model.format != "torch.export":  # a file that needs no change stays as it is
+    cut = pruned is not None and pruned.cut
+    if changes or cut or model.format != "torch.export":  # a file that needs no change stays
         step = _step(source.digest, request, plan, changes)
         result = _result(model, adapted, step, request, context)
     task.finish()
@@ -135,8 +136,10 @@ def _pruned(
     samples = None
     if request.samples is not None:
         from lepton_core.samples import load_samples, match
+        from lepton_torch._pruning._data import divide
 
-        samples = match(load_samples(request.samples), source.program.signature)
+        found = match(load_samples(request.samples), source.program.signature)
+        samples = divide(found, source.program, asked.rows, context.seed)
     settings = read_settings(asked, constraints, samples is not None)
     return prune(
         source.program, settings, samples, target=request.target, digest=source.digest,

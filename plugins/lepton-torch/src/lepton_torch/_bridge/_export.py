@@ -66,6 +66,7 @@ def export_program(model: Model, request: ConvertRequest, context: Context) -> C
     graph = read_graph(load(model.path))
     context.checkpoint()
     program, warnings = capture_graph(BridgeModule(graph), graph.signature, request.dynamic_batch)
+    warnings = [*graph.notes, *warnings]
     context.checkpoint()
     program.notes = _notes(model, program, graph.opset, warnings)
     path = context.workdir / "model.pt2"

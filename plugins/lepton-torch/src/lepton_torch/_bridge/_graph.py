@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,18 +10,19 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from lepton_core.errors import ConversionError
+from lepton_torch._bridge._narrow import NAMES, STANDS_IN, Narrow, bits_of, widened
 from lepton_torch._bridge._registry import OPERATORS, Node
 from lepton_torch._bridge._values import DTYPES, Known
+from lepton_torch._bridge.catalogue import EXPANDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lepton_core.types import Signature
+    from lepton_core.types import Signature, TensorSpec
 
 OLDEST, NEWEST = 13, 24
 """Versions of ONNX's operators that the translations follow."""
 
-_FOUR_BITS = {TensorProto.INT4: np.int8, TensorProto.UINT4: np.uint8}
 _REASONS = {
     **dict.fromkeys(("If", "Loop", "Scan"), "control flow: which nodes run depends on values"),
     **dict.fromkeys(
@@ -49,12 +50,14 @@ class Graph:
         constants: By name: initializers, and what ``Constant`` nodes hold.
         signature: Inputs and outputs.
         opset: Version of ONNX's operators.
+        notes: What the user should know about the translation.
     """
 
     nodes: list[Node]
     constants: dict[str, Known]
     signature: Signature
     opset: int
+    notes: list[str] = field(default_factory=list)
 
 
 def read_graph(model: onnx.ModelProto) -> Graph:
@@ -69,25 +72,81 @@ def read_graph(model: onnx.ModelProto) -> Graph:
     from lepton_onnx.pivot import signature
 
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    model = _expanded(model, opset)
     _refuse_operators(model, opset)
     constants = {t.name: _constant(t, t.name) for t in model.graph.initializer}
     if model.graph.sparse_initializer:
         name = model.graph.sparse_initializer[0].values.name
         raise _refused_value(name, "it is sparse", "Store it as a dense tensor.")
-    contract = signature(model)
+    contract, notes = _in_bytes(signature(model))
     types = {str(d).removeprefix("torch.").replace("float8_", "float8") for d in DTYPES.values()}
     for spec in (*contract.inputs, *contract.outputs):
         if spec.dtype not in types:
             raise _refused_value(spec.name, f"it is of type {spec.dtype}", "")
     nodes = []
+    narrow = Narrow(model.graph)
     for proto in model.graph.node:
-        node = _node(proto, opset, place(proto))
+        node = _typed(_node(proto, opset, place(proto)), narrow.made_by(proto))
         if node.operator == "Constant":
             constants[node.outputs[0]] = _literal(proto, node.outputs[0])
         else:
             nodes.append(node)
     wanted = [spec.name for spec in contract.outputs]
-    return Graph(live(nodes, wanted), constants, contract, opset)
+    return Graph(live(nodes, wanted), constants, contract, opset, notes)
+
+
+def _expanded(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Replace operators that have a body of others in ONNX's definition by that body."""
+    from onnx.inliner import inline_selected_functions
+
+    names = frozenset(EXPANDED.split())
+    while any(_own(n) and n.op_type in names for n in model.graph.node):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        for node in copy.graph.node:
+            if _own(node) and node.op_type in names:  # bodies refer to attributes, not defaults
+                node.attribute.extend(_defaults(node, opset))
+        wanted = [("", name) for name in sorted(names)]
+        model = inline_selected_functions(copy, wanted, inline_schema_functions=True)
+    return model
+
+
+def _own(node: onnx.NodeProto) -> bool:
+    return node.domain in ("", "ai.onnx")
+
+
+def _defaults(node: onnx.NodeProto, opset: int) -> list[AttributeProto]:
+    """Return the attributes that a node leaves to their defaults."""
+    given = {a.name for a in node.attribute}
+    known = onnx.defs.get_schema(node.op_type, opset, "").attributes.values()
+    return [a.default_value for a in known if a.default_value.name and a.name not in given]
+
+
+def _in_bytes(contract: Signature) -> tuple[Signature, list[str]]:
+    """Let inputs and outputs of a narrow type stand in a wider one; tell which do."""
+    wider = {name: str(STANDS_IN[kind]).removeprefix("torch.") for name, kind in NAMES.items()}
+    notes: list[str] = []
+
+    def told(spec: TensorSpec) -> TensorSpec:
+        stands = wider.get(spec.dtype, "").replace("float8_", "float8")
+        if not stands:
+            return spec
+        notes.append(f"{spec.name!r} of type {spec.dtype} stands in {stands}.")
+        return replace(spec, dtype=stands)
+
+    inputs = tuple(told(spec) for spec in contract.inputs)
+    outputs = tuple(told(spec) for spec in contract.outputs)
+    return replace(contract, inputs=inputs, outputs=outputs), notes
+
+
+def _typed(node: Node, kind: int) -> Node:
+    """Write the narrow type that a node makes into it, where an input's type tells it."""
+    if node.operator == "CastLike" and kind:
+        return replace(node, operator="Cast", attributes={**node.attributes, "to": kind},
+                       inputs=node.inputs[:1])  # fmt: skip
+    if node.operator == "QuantizeLinear" and kind:
+        return replace(node, attributes={**node.attributes, "output_dtype": kind})
+    return node
 
 
 def live(nodes: list[Node], wanted: Iterable[str]) -> list[Node]:
@@ -123,7 +182,7 @@ def _refuse_operators(model: onnx.ModelProto, opset: int) -> None:
 
 def _gap(node: onnx.NodeProto, opset: int) -> tuple[onnx.NodeProto, str] | None:
     """Return the node with the reason why it cannot be translated, if that is so."""
-    if node.domain not in ("", "ai.onnx"):
+    if not _own(node):
         return node, f"the domain {node.domain!r} is not ONNX's own"
     if node.op_type in _REASONS:
         return node, _REASONS[node.op_type]
@@ -167,10 +226,9 @@ def _refused_value(name: str, cause: str, remedy: str) -> ConversionError:
 
 
 def _constant(tensor: TensorProto, name: str) -> Known:
-    if tensor.data_type in _FOUR_BITS:
-        wide = numpy_helper.to_array(tensor).astype(_FOUR_BITS[tensor.data_type])
-        dtype = DTYPES[TensorProto.INT8 if tensor.data_type == TensorProto.INT4 else 2]
-        return Known(wide, dtype, name, bits=4)
+    if tensor.data_type in STANDS_IN:
+        array = widened(numpy_helper.to_array(tensor), tensor.data_type)
+        return Known(array, STANDS_IN[tensor.data_type], name, bits=bits_of(tensor.data_type))
     if tensor.data_type not in DTYPES:
         kind = TensorProto.DataType.Name(tensor.data_type).lower()
         raise _refused_value(name, f"it is of type {kind}", "")

@@ -49,8 +49,33 @@ def _divide(left: Any, right: Any) -> Any:  # noqa: ANN401 - numbers and symboli
     if isinstance(left, float | torch.SymFloat) or isinstance(right, float | torch.SymFloat):
         return left / right
     if isinstance(left, torch.SymInt) or isinstance(right, torch.SymInt):
-        return left // right  # sizes are not negative
+        return _divide_symbolic(left, right)
     return int(abs(left) // abs(right)) * (1 if (left < 0) == (right < 0) else -1)
+
+
+def _divide_symbolic(left: Any, right: Any) -> Any:  # noqa: ANN401 - sizes, or differences of them
+    """Divide toward zero; Python's division alone would round a negative difference down.
+
+    Raises:
+        ArithmeticError: The divisor may be negative or zero.
+    """
+    from torch.fx.experimental.symbolic_shapes import statically_known_true as always
+
+    if not always(right > 0):
+        msg = "the sign of the divisor is not known"
+        raise ArithmeticError(msg)
+    if always(left >= 0):
+        return left // right
+    return torch.sym_max(left, 0) // right - torch.sym_max(-left, 0) // right
+
+
+def _modulo(node: Node, left: Known, right: Known) -> Known | None:
+    if node.get("fmod", 0):
+        return None  # the remainder of C, with the sign of the dividend
+    return _REMAINDER(node, left, right)
+
+
+_REMAINDER = _binary(python.mod)
 
 
 def _smaller(left: Any, right: Any) -> Any:  # noqa: ANN401
@@ -165,8 +190,11 @@ def _split(node: Node, data: Known, lengths: Known | None = None) -> list[Known]
 
 def _fold(function: Callable[[Any, Any], Any], start: Any) -> Callable[..., Known | None]:  # noqa: ANN401
     def compute(node: Node, data: Known, axes: Known | None = None) -> Known | None:
-        if data.values.ndim != 1 or _axes_of(node, axes) not in (None, (0,), (-1,)):
+        over = _axes_of(node, axes)
+        if data.values.ndim != 1 or over not in (None, (0,), (-1,)):
             return None
+        if over is None and node.get("noop_with_empty_axes", 0):
+            return None  # nothing is reduced
         result = start
         for value in data.list():
             result = value if result is None else function(result, value)
@@ -230,7 +258,7 @@ KNOWN: dict[str, Callable[..., Known | list[Known] | None]] = {
     "LessOrEqual": _binary(python.le, torch.bool),
     "Max": _binary(_larger),
     "Min": _binary(_smaller),
-    "Mod": _binary(python.mod),
+    "Mod": _modulo,
     "Mul": _binary(python.mul),
     "Neg": _unary(python.neg),
     "Not": _unary(lambda a: not bool(a)),

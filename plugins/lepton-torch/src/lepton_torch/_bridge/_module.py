@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,11 +14,12 @@ from torch import nn
 from lepton_core.errors import ConversionError, LeptonError
 from lepton_torch._bridge._graph import Graph, live
 from lepton_torch._bridge._known import KNOWN, MOST
-from lepton_torch._bridge._registry import OPERATORS, Node
+from lepton_torch._bridge._names import named
+from lepton_torch._bridge._registry import OPERATORS, Node, Operator
 from lepton_torch._bridge._values import Known, Value, to_numpy, to_torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _FOLD_INPUT = 1 << 16
 _FOLD_OUTPUT = 1 << 20
@@ -38,14 +41,19 @@ class BridgeModule(nn.Module):
     the outputs in the graph's order.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, overrides: Mapping[str, Operator] | None = None) -> None:
         """Fold what is constant; weights are registered by :meth:`register`.
+
+        Args:
+            graph: The graph.
+            overrides: Translations to use in the place of the table's, by operator.
 
         Raises:
             ConversionError: A constant node cannot be computed.
         """
         super().__init__()
-        self._graph = fold(graph)
+        self._table = {**OPERATORS, **(overrides or {})}
+        self._graph = fold(graph, self._table)
         self._paths: dict[str, str] = {}
         self.used: set[str] = set()
 
@@ -60,11 +68,12 @@ class BridgeModule(nn.Module):
         values: dict[str, Value] = dict(graph.constants)
         values.update(zip((s.name for s in graph.signature.inputs), inputs, strict=True))
         for node in graph.nodes:
-            results = evaluate(node, [values[n] if n else None for n in node.inputs], self._tensor)
+            given = [values[n] if n else None for n in node.inputs]
+            results = evaluate(node, given, self._tensor, table=self._table)
             values.update(zip(node.outputs, results, strict=False))
-        given = {id(value) for value in inputs}
+        own = {id(value) for value in inputs}
         outputs = [self._tensor(values[s.name]) for s in graph.signature.outputs]
-        return tuple(out.clone() if id(out) in given else out for out in outputs)
+        return tuple(out.clone() if id(out) in own else out for out in outputs)
 
     def _tensor(self, value: Value) -> torch.Tensor:
         if isinstance(value, torch.Tensor):
@@ -80,6 +89,11 @@ class BridgeModule(nn.Module):
         assert isinstance(found, torch.Tensor)  # noqa: S101 - what register put there
         return found
 
+    @property
+    def initializers(self) -> dict[str, str]:
+        """Name in the graph of every parameter and buffer, by its own name."""
+        return {path: name for name, path in self._paths.items()}
+
     def register(self) -> None:
         """Make a parameter or buffer of every constant that :meth:`forward` used as a tensor."""
         for name in sorted(self.used):
@@ -93,6 +107,8 @@ class BridgeModule(nn.Module):
             while hasattr(owner, leaf):  # such as a method of the module's
                 leaf += "_"
             tensor = to_torch(constant.values)
+            own = replace(constant, values=to_numpy(tensor))  # the file's copy may go
+            self._graph.constants[name] = own
             if tensor.is_floating_point():
                 owner.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
             else:
@@ -104,10 +120,13 @@ def _path(name: str) -> list[str]:
     """Split an initializer's name into the modules that hold it and its own name."""
     cleaned = "".join(c if c.isalnum() or c in "_." else "_" for c in name)
     parts = [part for part in cleaned.split(".") if part] or ["weight"]
-    return [f"w{p}" if p in ("forward", "training") or p.startswith("_") else p for p in parts]
+    taken = ("forward", "training")  # and what Python's own grammar keeps for itself
+    return [
+        f"w{p}" if p in taken or p.startswith("_") or keyword.iskeyword(p) else p for p in parts
+    ]
 
 
-def fold(graph: Graph) -> Graph:
+def fold(graph: Graph, table: Mapping[str, Operator] = OPERATORS) -> Graph:
     """Compute the small nodes whose inputs are all constant, once.
 
     Large weights are left as they are: a transposed weight is a view when the program runs, and
@@ -122,7 +141,7 @@ def fold(graph: Graph) -> Graph:
             continue
         inputs = [constants[n] if n else None for n in node.inputs]
         with torch.no_grad():
-            results = evaluate(node, inputs, _detached, known=False)
+            results = evaluate(node, inputs, _detached, known=False, table=table)
         if sum(_bytes(value) for value in results) > _FOLD_OUTPUT:
             kept.append(node)
             continue
@@ -162,6 +181,7 @@ def evaluate(
     inputs: Sequence[Value | None],
     as_tensor: Callable[[Value], torch.Tensor],
     known: bool = True,
+    table: Mapping[str, Operator] = OPERATORS,
 ) -> list[Value]:
     """Compute a node.
 
@@ -170,6 +190,7 @@ def evaluate(
         inputs: Its inputs; ``None`` where one is left out.
         as_tensor: Turns a constant into its tensor.
         known: Whether shape arithmetic may stay outside of tensors.
+        table: Translations by operator.
 
     Raises:
         ConversionError: It has no translation in this form, or torch refuses it.
@@ -177,7 +198,7 @@ def evaluate(
     try:
         if known and (results := _known_results(node, inputs)) is not None:
             return results
-        entry = OPERATORS[node.operator]
+        entry = table[node.operator]
         given: list[Value | None] = []
         for i, value in enumerate(inputs):
             if i in entry.known:
@@ -186,7 +207,8 @@ def evaluate(
                 given.append(value)
             else:
                 given.append(as_tensor(value))
-        results = entry.compute(node, *given)
+        with named(node):
+            results = entry.compute(node, *given)
     except LeptonError:
         raise
     except Exception as error:

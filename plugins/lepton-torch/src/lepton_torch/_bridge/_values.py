@@ -58,7 +58,7 @@ class Known:
         values: NumPy array; of dtype object where it may hold ``torch.SymInt``.
         dtype: What ONNX says that it is.
         name: Name of the constant in the graph; empty for computed values.
-        bits: 4 for a four-bit type, whose values stand in bytes here; else 0.
+        bits: 4 or 2 for a type of less than a byte, which stands in a wider one here; else 0.
     """
 
     values: np.ndarray

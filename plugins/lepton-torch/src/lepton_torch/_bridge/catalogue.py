@@ -11,6 +11,7 @@ FAMILIES: dict[str, str] = {
         "Celu Dropout Elu Gelu HardSigmoid HardSwish Hardmax LeakyRelu LogSoftmax Mish PRelu "
         "Relu Selu Shrink Sigmoid Softmax Softplus Softsign Swish ThresholdedRelu"
     ),
+    "attention": "Attention RotaryEmbedding",
     "elementwise": (
         "Abs Acos Acosh Add Asin Asinh Atan Atanh Cast CastLike Ceil Clip Cos Cosh CumSum Div "
         "Erf Exp Floor Identity Log Max Mean Min Mod Mul Neg Pow Reciprocal Round Sign Sin "
@@ -48,7 +49,12 @@ FAMILIES: dict[str, str] = {
 }
 """Names of operators, separated by blanks, by the file that translates them."""
 
-NAMES = frozenset(name for names in FAMILIES.values() for name in names.split()) | {"Constant"}
+EXPANDED = (
+    "BlackmanWindow HammingWindow HannWindow NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss"
+)
+"""Names of operators that are replaced by the body that ONNX defines for them."""
+
+NAMES = frozenset(" ".join((*FAMILIES.values(), EXPANDED, "Constant")).split())
 """Every operator that a graph may use."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from lepton_torch._pruning._trace import Structure
 
 _TINY = 1e-12
+_ROUNDING = 1e-12
+"""Relative error of a share that is itself a quotient of counts, such as one that was reached."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def choose(
     """
     count = counted(structure, metric)
     total = count(None)
+    allowed = math.floor(share * total * (1.0 + _ROUNDING) + 1e-6)
     gone = set(removed)
     now = count(Cut(structure.classes, sorted(gone)))
     queues = [
@@ -84,7 +88,7 @@ def choose(
     taken: list[list[int]] = []
     heap = [(found[0], n) for n in range(len(groups)) if (found := score(n)) is not None]
     heapq.heapify(heap)
-    while now > share * total and heap:
+    while now > allowed and heap:
         _, number = heapq.heappop(heap)
         found = score(number)
         if found is None:
@@ -106,11 +110,11 @@ def choose(
         if any(set(later) & _group_of(groups, block) for later in taken[number + 1 :] if later):
             continue
         back = count(Cut(structure.classes, sorted(gone - set(block))))
-        if back <= share * total:
+        if back <= allowed:
             gone -= set(block)
             taken[number], now = [], back
     limit = ""
-    if now > share * total:
+    if now > allowed:
         limit = "every group has reached its smallest width" if groups else "nothing can be removed"
     return Chosen(tuple(sorted(gone)), now / total if total else 1.0, limit)
 

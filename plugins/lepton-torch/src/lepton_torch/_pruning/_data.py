@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
-from lepton_torch._pruning._importance import float_leaves
+from lepton_core.errors import AdaptError, UsageError
 from lepton_torch._retrace import constants, placeholders, tensor_inputs
 
 if TYPE_CHECKING:
@@ -20,6 +21,67 @@ _VALIDATION = 0.15
 _TEACHER_BATCH = 64
 
 
+def divide(
+    samples: Samples, program: Program, rows: int | None, seed: int
+) -> tuple[Samples, Samples]:
+    """Divide samples into those to prune with and those that are held out.
+
+    Args:
+        samples: Rows, as :func:`lepton_core.samples.match` returns them.
+        program: What they are for.
+        rows: How many to prune with; by default as many as a calibration takes.
+        seed: Seed of the division, the same as that of ``lepton port``.
+
+    Raises:
+        UsageError: LPT-ADAPT-022, there are too few rows.
+        SampleError: LPT-DATA-020, *rows* leaves nothing held out.
+        AdaptError: LPT-ADAPT-023, the program has no output to train towards.
+    """
+    from lepton_core.samples import split
+    from lepton_core.samples._split import default_calibration
+
+    row_outputs(program)
+    training, held_out = split(samples, seed=seed, calibration=rows)
+    if training is None:
+        least = 2 if rows else next(n for n in range(1, 1000) if default_calibration(n) > 0)
+        kinds = len(set(samples.row_keys))
+        raise UsageError(
+            "LPT-ADAPT-022",
+            "The model cannot be pruned with these samples",
+            cause=f"{len(samples)} {'row' if len(samples) == 1 else 'rows'}, {kinds} of them "
+            "different, leave nothing to train on beside what is held out",
+            remedy=f"Give at least {least} different rows, better some hundreds; without --data "
+            "channels go by their weights alone.",
+            details={"rows": len(samples), "different": kinds, "least": least},
+        )
+    return training, held_out
+
+
+def row_outputs(program: Program) -> list[int]:
+    """Return which outputs are floats with one entry per row of the input.
+
+    Raises:
+        AdaptError: LPT-ADAPT-023, there is none.
+    """
+    signature = program.signature
+    first = signature.inputs[0].shape[:1]
+    found = [
+        number
+        for number, spec in enumerate(signature.outputs)
+        if "float" in spec.dtype and first and spec.shape[:1] == first
+    ]
+    if not found:
+        raise AdaptError(
+            "LPT-ADAPT-023",
+            "The model has no output to train what is left towards",
+            cause=f"none holds floats, one entry for each row of {signature.inputs[0].name}; the "
+            f"model is {signature}",
+            remedy="Let it return scores or features with the batch first, or prune without "
+            "--data: channels go by their weights alone then.",
+        )
+    return found
+
+
 class Rows:
     """Rows as tensors, divided into those to train on and those that choose the checkpoint.
 
@@ -30,8 +92,11 @@ class Rows:
         seed: Seed of the division.
 
     Attributes:
-        teacher: The original's outputs of floats, rows first.
+        teacher: The original's outputs of floats that have rows first.
         labels: Class indices, if the samples have some.
+
+    Raises:
+        AdaptError: LPT-ADAPT-023, there is no such output.
     """
 
     def __init__(
@@ -48,6 +113,7 @@ class Rows:
         first = signature.inputs[0].shape
         self.fixed = int(first[0]) if first and isinstance(first[0], int) else None
         self._graph: Any = graph_module
+        self._outputs = row_outputs(program)
         self.labels = _classes(samples.labels)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(samples), generator=generator)
@@ -75,13 +141,17 @@ class Rows:
         found: list[list[torch.Tensor]] = []
         for index in self._parts(torch.arange(count), _TEACHER_BATCH):
             found.append(self.answer(self.inputs(index)))
-        joined = [torch.cat(parts)[:count] for parts in zip(*found, strict=True)]
-        return [t for t in joined if len(t) == count]
+        return [torch.cat(parts)[:count] for parts in zip(*found, strict=True)]
+
+    def leaves(self, result: Any) -> list[torch.Tensor]:  # noqa: ANN401 - whatever a graph returns
+        """Return the outputs of floats that have rows first, of what a graph returned."""
+        found = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        return [found[n] for n in self._outputs]
 
     def answer(self, inputs: list[Any]) -> list[torch.Tensor]:
-        """Return the original's outputs of floats."""
+        """Return the original's outputs of floats that have rows first."""
         with torch.no_grad():
-            return float_leaves(self._graph(*inputs))
+            return self.leaves(self._graph(*inputs))
 
     def _parts(self, order: torch.Tensor, size: int) -> list[torch.Tensor]:
         """Divide rows into batches; where the size is fixed, the last is filled up with others."""
@@ -135,4 +205,4 @@ def _classes(labels: Any) -> torch.Tensor | None:  # noqa: ANN401 - numpy's arra
     return torch.from_numpy(array.astype(np.int64))
 
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "divide", "row_outputs"]

@@ -69,7 +69,8 @@ def find_groups(
     Args:
         structure: What can be removed.
         multiple: Widths become multiples of this.
-        keep: Names of weights, or of modules that hold them, that keep their width.
+        keep: Names of weights, or of modules that hold them, that keep their width; with a scale,
+            shift or bias stays what it belongs to.
     """
     classes = structure.classes
     untouched: list[Untouched] = []
@@ -86,8 +87,10 @@ def find_groups(
             if layer not in layers:
                 layers.append(layer)
     groups = []
-    for found, layers in parts.values():
-        kept = next((one.name for one in layers if _is_named(one.name, keep)), None)
+    apart = standalone(structure)
+    for axes, (found, layers) in parts.items():
+        names = [one.name for one in layers] + sorted(name for name, _ in axes if name in apart)
+        kept = next((name for name in names if _is_named(name, keep)), None)
         group = _group(structure, found, layers, multiple)
         if kept is not None:
             why = (
@@ -119,6 +122,22 @@ def _places(structure: Structure) -> dict[int, set[tuple[str, int]]]:
     return found
 
 
+def standalone(structure: Structure) -> set[str]:
+    """Return the weights that no layer makes or adds up channels with: norms, biases, tables."""
+    products = {layer.name for layer in structure.layers} | {r.weight for r in structure.readers}
+    return {
+        name
+        for name, axes in structure.weights.items()
+        if name not in products and any(ids is not None for ids in axes)
+    }
+
+
+def unknown_names(structure: Structure, keep: Collection[str]) -> list[str]:
+    """Return the names that no weight of a width has."""
+    names = {layer.name for layer in structure.layers} | standalone(structure)
+    return [name for name in keep if not any(_is_named(one, (name,)) for one in names)]
+
+
 def _is_named(name: str, keep: Collection[str]) -> bool:
     return any(name == k or name.startswith(f"{k}.") for k in keep)
 
@@ -142,4 +161,4 @@ def _group(structure: Structure, found: set[int], layers: list[Layer], multiple:
     return Group(tuple(layers), np.array(list(ordered), np.int64), step, least, kind)
 
 
-__all__ = ["SMALLEST_SHARE", "Group", "Untouched", "find_groups"]
+__all__ = ["SMALLEST_SHARE", "Group", "Untouched", "find_groups", "standalone", "unknown_names"]

@@ -11,7 +11,7 @@ from torch.fx import Interpreter, Node
 from lepton_torch._pruning._cut import tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch.fx import GraphModule
 
@@ -31,6 +31,7 @@ def importance(
     criterion: str,
     *,
     batches: Sequence[Sequence[Any]] = (),
+    leaves: Callable[[Any], list[torch.Tensor]] | None = None,
     seed: int = 0,
 ) -> dict[int, float]:
     """Return the importance of every class that is left.
@@ -49,10 +50,12 @@ def importance(
         cut: What is gone already.
         criterion: One of :data:`CRITERIA`.
         batches: Inputs in the order of the placeholders; what is not ``l1`` or ``l2`` needs them.
+        leaves: Chooses the outputs that count; all of floats by default.
         seed: Seed of the projections.
     """
     if criterion == "taylor":
-        raw = _taylor(structure, graph_module, cut, batches, seed)
+        runs = (leaves or float_leaves, batches)
+        raw = _taylor(structure, graph_module, cut, runs, seed)
     elif criterion == "activation":
         raw = _activation(structure, graph_module, cut, batches)
     else:
@@ -118,9 +121,10 @@ def _taylor(
     structure: Structure,
     graph_module: GraphModule,
     cut: Cut,
-    batches: Sequence[Sequence[Any]],
+    runs: tuple[Callable[[Any], list[torch.Tensor]], Sequence[Sequence[Any]]],
     seed: int,
 ) -> dict[int, float]:
+    leaves, batches = runs
     weights = _parameters(structure, graph_module)
     generator = torch.Generator().manual_seed(seed)
     found: dict[int, float] = {}
@@ -137,11 +141,11 @@ def _taylor(
         weight.requires_grad_(True)
     try:
         for inputs in batches:
-            outputs = float_leaves(graph_module(*inputs))
+            outputs = leaves(graph_module(*inputs))
             total = torch.zeros(())
             for output in outputs:
                 noise = torch.randn(output.shape, generator=generator)
-                total = total + (output.float() * noise).sum() / (output.detach().std() + _TINY)
+                total = total + (output.float() * noise).sum() / _scale(output.detach().float())
             grads = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
             moved = {
                 name: (weight.detach() * grad).double().numpy()
@@ -155,6 +159,12 @@ def _taylor(
         for weight in weights.values():
             weight.requires_grad_(False)
     return found
+
+
+def _scale(output: torch.Tensor) -> float:
+    """Return how far an output's values vary; their size where all are equal."""
+    spread = float(output.std(correction=0))
+    return spread if spread > 0.0 else float(output.square().mean().sqrt()) + _TINY
 
 
 class _Sizes(Interpreter):

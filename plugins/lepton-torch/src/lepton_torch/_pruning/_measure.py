@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_core.errors import LeptonError
+from lepton_core._timing import interval
+from lepton_core.errors import LeptonError, OperationCancelledError
 from lepton_core.types import ConvertRequest, Model, OpenRequest
 from lepton_torch._archive import save_program
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 _ROUNDS = 21
 _SLICE = 0.015
 """Seconds of one model's turn in a round."""
-_RESAMPLES = 2000
+_LARGE = 32
+"""Rows of the larger of the requests that are timed."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,27 @@ def build(program: Program, target: str, folder: Path, context: Context) -> tupl
             )
             with context.hooks.open(made.model, OpenRequest(target), context):
                 return Built(made.model, target, artifact_size(made.model)), ""
+        except OperationCancelledError:
+            raise
         except LeptonError as error:
             problem = str(error)
     return Built(plain, "torch", artifact_size(plain)), problem
+
+
+def build_both(
+    before: Program, after: Program, target: str, folder: Path, context: Context
+) -> tuple[Built, Built, str]:
+    """Convert two programs for a target; both for torch where one of them cannot be had there.
+
+    Returns:
+        The artifacts, which one runtime runs, and why it is not the target's; empty if it is.
+    """
+    old, problem = build(before, target, folder / "before", context)
+    new, later = build(after, target, folder / "after", context)
+    if new.runtime != old.runtime:
+        old, _ = build(before, "torch", folder / "before-torch", context)
+        new, _ = build(after, "torch", folder / "after-torch", context)
+    return old, new, problem or later
 
 
 @contextlib.contextmanager
@@ -120,7 +140,7 @@ def _compare(pair: tuple[Session, Session], feeds: list[dict[str, Any]], seed: i
         "before_ms": float(np.median(times[:, 0]) * 1000),
         "after_ms": float(np.median(times[:, 1]) * 1000),
         "speedup": float(np.median(ratios)),
-        "interval": list(interval(ratios, seed)),
+        "interval": list(interval(ratios.tolist(), seed)),
         "rows": next((len(a) for a in feeds[0].values() if a.ndim), 1),
         "runtime": str(pair[1].facts.get("runtime", "")),
     }
@@ -136,14 +156,6 @@ def _turn(session: Session, feeds: list[dict[str, Any]], calls: int) -> float:
     return float(np.median(times))
 
 
-def interval(ratios: Any, seed: int) -> tuple[float, float]:  # noqa: ANN401 - numpy's array
-    """Return the bootstrap interval of a median at 95 %."""
-    rng = np.random.default_rng(seed)
-    drawn = np.median(rng.choice(ratios, (_RESAMPLES, len(ratios))), axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def _calls(session: Session, feeds: list[dict[str, Any]]) -> int:
     """Warm up and return how many calls fill a slice."""
     for turn in range(3):
@@ -152,6 +164,16 @@ def _calls(session: Session, feeds: list[dict[str, Any]]) -> int:
     session.run(feeds[0])
     once = time.perf_counter() - began
     return int(min(max(_SLICE / max(once, 1e-6), 1), 500))
+
+
+def request_rows(program: Program) -> tuple[int, ...]:
+    """Return the rows of the requests that are timed: one, and 32 where the batch is open."""
+    first = program.signature.inputs[0].shape[:1]
+    if not first or not isinstance(first[0], str):
+        return (1,)
+    least, most = program.bounds.get(first[0], (1, None))
+    few, many = max(1, least), min(_LARGE, most or _LARGE)
+    return (few, many) if many > few else (few,)
 
 
 def feeds_for(program: Program, samples: Samples | None, rows: int, seed: int) -> Any:  # noqa: ANN401
@@ -196,4 +218,13 @@ def accuracy(
     }
 
 
-__all__ = ["Built", "accuracy", "build", "compare_latency", "feeds_for", "outputs_of"]
+__all__ = [
+    "Built",
+    "accuracy",
+    "build",
+    "build_both",
+    "compare_latency",
+    "feeds_for",
+    "outputs_of",
+    "request_rows",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import UsageError
@@ -39,6 +40,8 @@ class Settings:
 
     def asked(self) -> dict[str, Any]:
         """Return what a record keeps, JSON types."""
+        if self.recipe is not None:
+            return {"recipe": Path(self.recipe).name, "epochs": self.epochs}
         found: dict[str, Any] = {
             "metric": self.metric,
             "share": self.share,
@@ -55,10 +58,16 @@ class Settings:
 def read_settings(request: PruneRequest, constraints: Constraints, sampled: bool) -> Settings:
     """Check a request and fill in its defaults.
 
+    Args:
+        request: What was asked for.
+        constraints: What the target likes.
+        sampled: Whether there are rows to train on and rows held out.
+
     Raises:
         UsageError: LPT-ADAPT-022, something in it makes no sense.
     """
     criterion = request.importance or ("taylor" if sampled else "l2")
+    odd = _beside_recipe(request) if request.recipe is not None else ""
     checks = (
         (request.metric not in METRICS, f"budgets are in {', '.join(METRICS)}"),
         (criterion not in CRITERIA, f"importance is one of {', '.join(CRITERIA)}"),
@@ -82,6 +91,14 @@ def read_settings(request: PruneRequest, constraints: Constraints, sampled: bool
             request.recipe is None and request.share is None and request.milliseconds is None,
             "neither a budget nor a recipe is given",
         ),
+        (
+            request.share is not None and request.milliseconds is not None,
+            "a share and milliseconds are both given",
+        ),
+        (
+            odd != "",
+            f"a recipe says what goes, and {odd} beside it would mean nothing",
+        ),
         (request.multiple < 0, "a multiple is at least 1"),
         (not 1 <= request.rounds <= 50, "rounds are 1 to 50"),
         (request.epochs < 0, "epochs are 0 or more"),
@@ -103,6 +120,13 @@ def read_settings(request: PruneRequest, constraints: Constraints, sampled: bool
         request.multiple or constraints.channel_multiple, request.rounds, request.epochs,
         request.seconds, request.rows, tuple(request.keep), request.max_drop, request.recipe,
     )  # fmt: skip
+
+
+def _beside_recipe(request: PruneRequest) -> str:
+    """Return a field that is given and means nothing beside a recipe."""
+    plain = type(request)()
+    names = ("share", "milliseconds", "importance", "multiple", "rounds", "keep")
+    return next((n for n in names if getattr(request, n) != getattr(plain, n)), "")
 
 
 __all__ = ["METRICS", "Settings", "read_settings"]

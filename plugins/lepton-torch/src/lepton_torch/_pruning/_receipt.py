@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_torch._pruning._measure import (
     accuracy,
-    build,
+    build_both,
     compare_latency,
     feeds_for,
     outputs_of,
+    request_rows,
 )
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from lepton_torch._pruning._options import Settings
     from lepton_torch._pruning._recover import Recovery
     from lepton_torch._pruning._trace import Structure
-
-_LARGE = 32
-"""Rows of the larger of the requests that are timed."""
 
 
 def make_receipt(
@@ -54,16 +52,14 @@ def make_receipt(
         "parameters": _pair(structure.parameters(), structure.parameters(cut)),
     }
     with tempfile.TemporaryDirectory(dir=context.workdir, prefix=".receipt-") as scratch:
-        old, problem = build(before, target, Path(scratch) / "before", context)
-        new, later = build(after, target, Path(scratch) / "after", context)
-        if new.runtime != old.runtime:
-            old, _ = build(before, new.runtime, Path(scratch) / "again", context)
+        old, new, problem = build_both(before, after, target, Path(scratch), context)
         receipt["size_bytes"] = _pair(old.size, new.size)
-        counts = (1, _LARGE) if "batch" in before.bounds else (1,)
-        requests = [feeds_for(before, held_out, rows, context.seed) for rows in counts]
+        requests = [
+            feeds_for(before, held_out, rows, context.seed) for rows in request_rows(before)
+        ]
         receipt["latency"] = compare_latency(old, new, requests, context, context.seed)
-        if problem or later:
-            receipt["note"] = f"timed on torch, not on {target}: {problem or later}"
+        if problem:
+            receipt["note"] = f"timed on torch, not on {target}: {problem}"
     if held_out is not None:
         reference, outputs = outputs_of(before, held_out), outputs_of(after, held_out)
         receipt["accuracy"] = accuracy(reference, outputs, held_out, before.notes)

@@ -59,10 +59,21 @@ def describe_groups(
                 "after": cut.count(first.ids),
                 "units": [len(group.classes), len(group.classes) - len(gone)],
                 "removed": [places[c] for c in gone],
-                "least_important_kept": min(left, default=0.0),
-                "most_important_removed": max(importance.get(c, 0.0) for c in gone),
             }
         )
+        if importance:  # a recipe measures none
+            found[-1]["least_important_kept"] = min(left, default=0.0)
+            found[-1]["most_important_removed"] = max(importance.get(c, 0.0) for c in gone)
+    return found
+
+
+def without_times(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a receipt without what differs from run to run."""
+    found = {key: value for key, value in receipt.items() if key != "latency"}
+    found["recovery"] = [
+        {key: value for key, value in one.items() if key != "seconds"}
+        for one in receipt["recovery"]
+    ]
     return found
 
 
@@ -104,11 +115,15 @@ def read(path: str) -> dict[str, Any]:
             str(name): {int(axis): [int(i) for i in kept] for axis, kept in entry["kept"].items()}
             for name, entry in data["weights"].items()
         }
+        shapes = {
+            str(name): [int(size) for size in entry["shape"]]
+            for name, entry in data["weights"].items()
+        }
         if int(data["schema"]) > SCHEMA:
             raise _unreadable(path, f"it has schema {data['schema']}, {SCHEMA} is known")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(path, f"{type(error).__name__}: {error}") from error
-    return {**data, "weights": weights}
+    return {**data, "weights": weights, "shapes": shapes}
 
 
 def _unreadable(path: str, cause: str) -> AdaptError:
@@ -132,7 +147,15 @@ def removed_by(data: Mapping[str, Any], structure: Structure, path: str) -> tupl
         if held is None:
             raise _foreign(path, f"the model has no weight {name!r}")
         for axis, kept in axes.items():
-            ids = held[axis] if axis < len(held) else None
+            ids = held[axis] if 0 <= axis < len(held) else None
+            shape = data["shapes"][name]
+            if ids is not None and (axis >= len(shape) or shape[axis] != len(ids)):
+                written = shape[axis] if axis < len(shape) else "nothing"
+                raise _foreign(
+                    path,
+                    f"{name!r} has {len(ids)} channels along axis {axis}, and the recipe was "
+                    f"written for {written}",
+                )
             if ids is None or not kept or max(kept) >= len(ids) or min(kept) < 0:
                 raise _foreign(path, f"{name!r} has no such indices along axis {axis}")
             lost = np.setdiff1d(np.arange(len(ids)), kept)
@@ -158,4 +181,13 @@ def _foreign(path: str, cause: str) -> AdaptError:
     )
 
 
-__all__ = ["FILE", "SCHEMA", "describe_groups", "kept_indices", "read", "removed_by", "write"]
+__all__ = [
+    "FILE",
+    "SCHEMA",
+    "describe_groups",
+    "kept_indices",
+    "read",
+    "removed_by",
+    "without_times",
+    "write",
+]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-
-from lepton_torch._pruning._importance import float_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,14 +45,13 @@ class Recovery:
     best_epoch: int = 0
     stopped: str = ""
     restarts: int = 0
-    losses: list[float] = field(default_factory=list)
 
 
 class Loss:
     """Distance of a model's outputs from the original's, and from labels where there are some.
 
-    Each output of floats counts by its squared error over its variance; one that looks like class
-    scores also by the divergence of the softened distributions (Hinton et al. 2015).
+    Each output of floats with rows counts by its squared error over its variance; one that looks
+    like class scores also by the divergence of the softened distributions (Hinton et al. 2015).
 
     Args:
         teacher: The original's outputs on the rows.
@@ -62,7 +59,7 @@ class Loss:
     """
 
     def __init__(self, teacher: list[torch.Tensor], labels: torch.Tensor | None) -> None:
-        self._scales = [float(t.float().var()) + 1e-8 for t in teacher]
+        self._scales = [float(t.float().var(correction=0)) + 1e-8 for t in teacher]
         scores = [n for n, t in enumerate(teacher) if t.ndim == 2 and t.shape[1] > 1]
         fits = [n for n in scores if labels is not None and int(labels.max()) < teacher[n].shape[1]]
         self._scores = scores
@@ -138,7 +135,6 @@ def recover(
                 result.restarts += 1
                 break
             result.epochs += 1
-            result.losses.append(value)
             if value < result.after:
                 result.after, result.best_epoch = value, epoch + 1
                 best = [w.detach().clone() for w in weights]
@@ -181,10 +177,10 @@ def _epoch(
             group["lr"] = _rate((epoch + number / len(batches)) / epochs, peak)
         optimiser.zero_grad()
         inputs, teacher, labels = rows.at(batch)
-        value = loss(float_leaves(graph_module(*inputs)), teacher, labels)
+        value = loss(rows.leaves(graph_module(*inputs)), teacher, labels)
         mixed = rows.mixed(batch, generator)
         if mixed is not None:
-            value = value + loss(float_leaves(graph_module(*mixed[0])), mixed[1])
+            value = value + loss(rows.leaves(graph_module(*mixed[0])), mixed[1])
         if not torch.isfinite(value):
             return False
         torch.autograd.backward(value)
@@ -201,7 +197,7 @@ def _validate(graph_module: Any, rows: Rows, loss: Loss) -> float:  # noqa: ANN4
     with torch.no_grad():
         for batch in rows.validation_batches(_BATCH):
             inputs, teacher, _ = rows.at(batch)
-            value = float(loss(float_leaves(graph_module(*inputs)), teacher))
+            value = float(loss(rows.leaves(graph_module(*inputs)), teacher))
             total, count = total + value * len(batch), count + len(batch)
     return total / max(count, 1)
 

@@ -10,11 +10,6 @@ from torch.fx import Node
 from lepton_torch._pruning._trace import Axes, Axis, Tracer, arguments, nothing, rule
 
 
-def _rows(tracer: Tracer, node: Node) -> list[tuple[int, Axis]]:
-    """Return the sizes of a result as factors of a cost."""
-    return list(zip(tracer.shape(node), tracer.axes(node), strict=True))
-
-
 @rule("linear")
 def linear(tracer: Tracer, node: Node) -> Axes:
     """Join the last axis with the weight's inputs; its outputs come out."""

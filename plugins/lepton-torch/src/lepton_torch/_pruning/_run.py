@@ -16,12 +16,13 @@ from lepton_torch._pruning._choose import Chosen, choose
 from lepton_torch._pruning._classes import Cut
 from lepton_torch._pruning._cut import State, cut_graph, select, tensor
 from lepton_torch._pruning._data import Rows
-from lepton_torch._pruning._groups import Group, Untouched, find_groups
+from lepton_torch._pruning._groups import Group, Untouched, find_groups, unknown_names
 from lepton_torch._pruning._importance import importance
 from lepton_torch._pruning._latency import share_for_latency
 from lepton_torch._pruning._proof import Prover, traced
 from lepton_torch._pruning._receipt import make_receipt
 from lepton_torch._pruning._recover import Recovery, recover
+from lepton_torch._pruning._time import load_of, missed, unclear
 from lepton_torch._retrace import retrace
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 _SMALL = 2_000_000
 """Trained values up to which a model is small."""
+_MARGIN = 0.95
+"""Of the share that a missed time asks for: time falls more slowly than multiply-accumulates."""
 _LOOKED_AT = 256
 """Rows that importance is measured on."""
 
@@ -49,6 +52,7 @@ class Pruned:
         left: One line for every layer that was not, with the reason.
         receipt: What it gained and lost (JSON types).
         warnings: What the user should know.
+        cut: Whether anything was removed.
     """
 
     program: Program
@@ -56,6 +60,7 @@ class Pruned:
     left: tuple[str, ...]
     receipt: dict[str, Any]
     warnings: tuple[str, ...]
+    cut: bool = True
 
 
 @dataclass
@@ -87,7 +92,7 @@ class _Work:
 def prune(
     program: Program,
     settings: Settings,
-    samples: Samples | None,
+    samples: tuple[Samples, Samples] | None,
     *,
     target: str,
     digest: str,
@@ -103,14 +108,14 @@ def prune(
     Args:
         program: The original; it is not changed.
         settings: What was asked for.
-        samples: Rows that fit the program, or ``None``: one round by the weights alone then, and
-            nothing is trained.
+        samples: Rows to prune with and rows held out (:func:`._data.divide`), or ``None``: one
+            round by the weights alone then, and nothing is trained.
         target: Target id that time is measured on.
         digest: Digest of the model that went in.
         context: Seed, progress, where ``pruning.json`` goes.
 
     Raises:
-        AdaptError: LPT-ADAPT-015 to LPT-ADAPT-019: nothing can be removed, the budget or the limit
+        AdaptError: LPT-ADAPT-015 to LPT-ADAPT-021: nothing can be removed, the budget or the limit
             on the loss cannot be met, or a recipe does not fit.
     """
     with _threads(program):
@@ -132,7 +137,7 @@ def _threads(program: Program) -> Iterator[None]:
 def _prune(
     program: Program,
     settings: Settings,
-    samples: Samples | None,
+    samples: tuple[Samples, Samples] | None,
     *,
     target: str,
     digest: str,
@@ -143,32 +148,42 @@ def _prune(
     if settings.recipe is not None:
         data = _recipe.read(settings.recipe)
         work.removed = _recipe.removed_by(data, work.structure, settings.recipe)
-        _prove(work, work.removed)
-        _recover_round(work, settings.epochs, "recover", began)
+        if work.removed:
+            _prove(work, work.removed)
+            _recover_round(work, settings.epochs, "recover", began)
+        else:
+            work.warnings.append("The recipe removes nothing.")
     else:
         _rounds(work, target, began)
-    graph_module = cut_graph(work.structure, work.cut, work.state)
-    made = retrace(graph_module, program)
-    receipt = make_receipt(
-        program, made, work.structure, work.cut, settings,
-        target=target, held_out=work.held_out, recoveries=work.recoveries, context=context,
-    )  # fmt: skip
+    made, receipt = _measured(work, target)
+    if settings.recipe is None and settings.metric == "latency":
+        made, receipt = _in_time(work, made, receipt, target, began)
     _judge(work, receipt)
     return _result(work, made, receipt, digest)
 
 
-def _begin(
-    program: Program, settings: Settings, samples: Samples | None, context: Context
-) -> _Work:
-    from lepton_core.samples import split
+def _measured(work: _Work, target: str) -> tuple[Program, dict[str, Any]]:
+    """Return what is left as a program, and its receipt."""
+    made = retrace(cut_graph(work.structure, work.cut, work.state), work.program)
+    receipt = make_receipt(
+        work.program, made, work.structure, work.cut, work.settings, target=target,
+        held_out=work.held_out, recoveries=work.recoveries, context=work.context,
+    )  # fmt: skip
+    return made, receipt
 
+
+def _begin(
+    program: Program,
+    settings: Settings,
+    samples: tuple[Samples, Samples] | None,
+    context: Context,
+) -> _Work:
     structure = traced(program, context.seed)
     prover = Prover(program, structure, context.seed)
-    groups, untouched = find_groups(structure, settings.multiple, settings.keep)
+    multiple = settings.multiple if settings.recipe is None else 1  # a recipe may leave any width
+    groups, untouched = find_groups(structure, multiple, settings.keep)
     _check_names(structure, settings)
-    training, held_out = None, None
-    if samples is not None and len(samples) > 1:
-        training, held_out = split(samples, seed=context.seed, calibration=settings.rows)
+    training, held_out = samples if samples is not None else (None, None)
     work = _Work(
         program, settings, context, structure, prover, groups, untouched, training, held_out
     )
@@ -182,15 +197,15 @@ def _begin(
 
 
 def _check_names(structure: Structure, settings: Settings) -> None:
-    for name in settings.keep:
-        if not any(w == name or w.startswith(f"{name}.") for w in structure.weights):
-            known = ", ".join(sorted({layer.name for layer in structure.layers})[:8])
-            raise AdaptError(
-                "LPT-ADAPT-017",
-                f"The model has no weight or module {name!r} to keep",
-                cause=f"its layers are {known}",
-                remedy="Name one of these, or the module that holds it.",
-            )
+    for name in unknown_names(structure, settings.keep):
+        layers = sorted({layer.name for layer in structure.layers})
+        raise AdaptError(
+            "LPT-ADAPT-017",
+            f"The model has no weight or module {name!r} whose width could be kept",
+            cause=f"its layers are {', '.join(layers[:8])}{', …' if len(layers) > 8 else ''}",
+            remedy="Name one of these, or the module that holds it.",
+            details={"layers": layers},
+        )
 
 
 def _rounds(work: _Work, target: str, began: float) -> None:
@@ -206,10 +221,11 @@ def _rounds(work: _Work, target: str, began: float) -> None:
     _measure_importance(work)
     wanted = settings.share if settings.share is not None else 1.0
     if settings.metric == "latency":
-        wanted = share_for_latency(
+        wanted, notes = share_for_latency(
             work.program, work.structure, work.groups, work.importance, settings,
             target=target, samples=work.held_out, context=work.context,
         )  # fmt: skip
+        work.warnings += notes
     rounds = settings.rounds if work.rows is not None else 1
     for number in range(1, rounds + 1):
         work.context.checkpoint()
@@ -244,7 +260,8 @@ def _measure_importance(work: _Work) -> None:
     batches = work.rows.first(_LOOKED_AT, 32) if work.rows is not None else []
     work.importance |= importance(
         work.structure, work.groups, graph_module, work.cut, work.settings.criterion,
-        batches=batches, seed=work.context.seed,
+        batches=batches, leaves=work.rows.leaves if work.rows is not None else None,
+        seed=work.context.seed,
     )  # fmt: skip
 
 
@@ -266,8 +283,8 @@ def _prove(work: _Work, removed: tuple[int, ...]) -> None:
             "LPT-ADAPT-019",
             "Taking these channels out is not the same as setting them to zero; nothing is written",
             cause=f"outputs differ by {difference:.1e}",
-            remedy="Keep the layers that are named in the recipe one by one with --prune-keep, and "
-            "report it to the makers of lepton-torch.",
+            remedy="Report it to the makers of lepton-torch. Until then keep one layer after "
+            "another with --prune-keep, or leave its group out of the recipe.",
         )
 
 
@@ -328,6 +345,45 @@ def _unmet(work: _Work, chosen: Chosen, wanted: float) -> AdaptError:
     )
 
 
+def _in_time(
+    work: _Work, made: Program, receipt: dict[str, Any], target: str, began: float
+) -> tuple[Program, dict[str, Any]]:
+    """Compare the time that was measured with the budget; cut once more where it is missed.
+
+    Raises:
+        AdaptError: LPT-ADAPT-020, the whole interval misses it.
+    """
+    load = load_of(receipt["latency"][0], work.settings)
+    limit = ""
+    if load.low > 1.0:
+        limit = _cut_further(work, load.middle, began)
+        if not limit:
+            made, receipt = _measured(work, target)
+            load = load_of(receipt["latency"][0], work.settings)
+    if load.low > 1.0:
+        left = f"{receipt['macs']['share']:.1%} of the MACs are left"
+        stuck = [f"{u.name}: {u.why}" for u in work.untouched[:3]]
+        note = [receipt["note"]] if "note" in receipt else []
+        raise missed(work.settings, load, [limit or left, *note, *stuck])
+    if load.high > 1.0:
+        work.warnings.append(unclear(work.settings, load))
+    return made, receipt
+
+
+def _cut_further(work: _Work, load: float, began: float) -> str:
+    """Repeat the last round with a share that is lower by what was missed; or say why it cannot."""
+    _measure_importance(work)
+    share = work.structure.macs(work.cut) / work.structure.macs() / load * _MARGIN
+    chosen = _prove_or_leave(work, _choose(work, share), share)
+    if set(chosen.removed) == set(work.removed):
+        return chosen.limit or "no channels are left that could go"
+    _apply(work, chosen.removed)
+    rounds = work.settings.rounds if work.rows is not None else 1
+    epochs = _share_of_epochs(work.settings.epochs, rounds, rounds)
+    _recover_round(work, epochs, "Recover, one round more for the time", began)
+    return ""
+
+
 def _judge(work: _Work, receipt: dict[str, Any]) -> None:
     """Refuse a loss above the limit; say where nothing was gained.
 
@@ -335,7 +391,7 @@ def _judge(work: _Work, receipt: dict[str, Any]) -> None:
         AdaptError: LPT-ADAPT-021.
     """
     found, limit = receipt.get("accuracy"), work.settings.max_drop
-    if limit is not None and found is not None and found["drop"] > limit:
+    if limit is not None and found is not None and not found["drop"] <= limit:
         raise AdaptError(
             "LPT-ADAPT-021",
             f"Pruning loses {found['drop']:.4g} of {found['metric']}, more than {limit:g}; nothing "
@@ -369,7 +425,7 @@ def _result(work: _Work, made: Program, receipt: dict[str, Any], digest: str) ->
             "groups": groups,
             "untouched": untouched,
             "not_understood": odd,
-            "receipt": receipt,
+            "receipt": _recipe.without_times(receipt),
         },
     )
     made.notes = {**made.notes, "pruning": {"asked": settings.asked(), "file": _recipe.FILE}}
@@ -378,7 +434,7 @@ def _result(work: _Work, made: Program, receipt: dict[str, Any], digest: str) ->
     left = tuple(f"{one['layer']}: {one['why']}" for one in untouched)
     left += tuple(f"{one['operator']}: {one['why']}" for one in odd)
     receipt = {**receipt, "groups": groups, "recipe": _recipe.FILE}
-    return Pruned(made, changes, left, receipt, tuple(work.warnings))
+    return Pruned(made, changes, left, receipt, tuple(work.warnings), bool(work.removed))
 
 
 def _line(group: dict[str, Any]) -> str:

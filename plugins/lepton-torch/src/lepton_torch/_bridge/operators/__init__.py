@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lepton_torch._bridge.operators import (  # noqa: F401 - each registers its functions
     _activation,
+    _attention,
     _elementwise,
     _indexing,
     _linear,

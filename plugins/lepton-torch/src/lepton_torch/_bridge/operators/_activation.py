@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from lepton_torch._bridge._registry import operator
+from lepton_torch._bridge._values import Known
 
 if TYPE_CHECKING:
     from lepton_torch._bridge._registry import Node
@@ -138,10 +139,12 @@ def hardmax(node: Node, x: torch.Tensor) -> torch.Tensor:
 
 @operator("Dropout", either=(1, 2))
 def dropout(
-    node: Node, x: torch.Tensor, _ratio: Value | None = None, training: Value | None = None
+    node: Node, x: torch.Tensor, ratio: Value | None = None, training: Value | None = None
 ) -> tuple[torch.Tensor, ...]:
-    """Return the input, as at inference; the mask keeps everything."""
-    if isinstance(training, torch.Tensor) or (training is not None and training.item()):
+    """Return the input, as at inference or with a ratio of 0; the mask keeps everything."""
+    drops = isinstance(training, torch.Tensor) or (training is not None and training.item())
+    keeps = isinstance(ratio, Known) and not ratio.item()
+    if drops and not keeps:
         node.refuse("it drops values at random, as in training", "Export the model in eval mode.")
     if len(node.outputs) == 1:
         return (x,)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
 
+from lepton_torch._bridge._narrow import STANDS_IN, to_narrow
 from lepton_torch._bridge._registry import operator
 from lepton_torch._bridge._values import DTYPES
 from lepton_torch._bridge.operators._support import widened
@@ -156,24 +158,29 @@ _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.
 
 def cast_to(x: torch.Tensor, dtype: torch.dtype, saturate: bool = True) -> torch.Tensor:
     """Convert as ONNX does: to float8 with values beyond the range at its end."""
-    if dtype not in _FLOAT8 or not saturate:
+    if dtype not in _FLOAT8:
         return x.to(dtype)
     wide = x.float()
     limit = torch.finfo(dtype).max
-    return torch.where(wide.isnan(), wide, wide.clamp(-limit, limit)).to(dtype)
+    if saturate:
+        wide = torch.where(wide.isnan(), wide, wide.clamp(-limit, limit))
+    elif dtype == torch.float8_e4m3fn:  # torch saturates here, whoever asks
+        spacing = 2.0 ** (math.floor(math.log2(limit)) - 3)
+        wide = torch.where(wide.abs() > limit + spacing / 2, math.nan, wide)
+    return wide.to(dtype)
 
 
 def _cast(node: Node, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    saturate = bool(node.get("saturate", 1))
-    if dtype == torch.float8_e4m3fn and not saturate:
-        node.refuse("values beyond float8 are to become NaN, which torch does not do")
-    return cast_to(x, dtype, saturate)
+    return cast_to(x, dtype, bool(node.get("saturate", 1)))
 
 
 @operator("Cast")
 def cast(node: Node, x: torch.Tensor) -> torch.Tensor:
     """Convert to the type ``to``."""
-    dtype = DTYPES.get(node.get("to"))
+    number = node.get("to")
+    if number in STANDS_IN:
+        return to_narrow(x, number)
+    dtype = DTYPES.get(number)
     if dtype is None:
         node.refuse("torch has no tensors of the type asked for")
     return _cast(node, x, dtype)

@@ -10,24 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.ao.quantization.fx._decomposed
 
+from lepton_torch._bridge._narrow import RANGES, STANDS_IN, to_narrow
 from lepton_torch._bridge._registry import operator
-from lepton_torch._bridge._values import DTYPES, Known
+from lepton_torch._bridge._values import DTYPES
 from lepton_torch._bridge.operators._elementwise import cast_to
 from lepton_torch._bridge.operators._linear import conv
 from lepton_torch._bridge.operators._support import positive
 
 if TYPE_CHECKING:
     from lepton_torch._bridge._registry import Node
-    from lepton_torch._bridge._values import Value
-
-_FOUR_BITS = {21: (torch.uint8, 0, 15), 22: (torch.int8, -8, 7)}
-"""Types of four bits by ONNX's number: they stand in bytes."""
-
-
-def _tensor(value: Value | None) -> torch.Tensor | None:
-    return value.tensor() if isinstance(value, Known) else value
 
 
 def _per_axis(node: Node, x: torch.Tensor, values: torch.Tensor, axis: int) -> torch.Tensor:
@@ -46,30 +38,24 @@ def _range(dtype: torch.dtype) -> tuple[int, int]:
     return info.min, info.max
 
 
-@operator("QuantizeLinear", either=(2,))
+@operator("QuantizeLinear")
 def quantize(
-    node: Node, x: torch.Tensor, scale: torch.Tensor, zero: Value | None = None
+    node: Node, x: torch.Tensor, scale: torch.Tensor, points: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return clamp(round(x / scale) + zero), ties to even."""
     number = node.get("output_dtype", 0)
-    four = number if number in _FOUR_BITS else 0
-    if isinstance(zero, Known) and zero.bits:
-        four = 22 if zero.dtype == torch.int8 else 21
-    points = _tensor(zero)
-    if four:
-        dtype, low, high = _FOUR_BITS[four]
-    else:
-        dtype = DTYPES.get(number, points.dtype if points is not None else torch.uint8)
-        if not number and points is not None:
-            dtype = points.dtype
-        if dtype.is_floating_point:
-            axis = positive(node.get("axis", 1), max(x.ndim, 1))
-            return cast_to(
-                x / _per_axis(node, x, scale, axis), dtype, bool(node.get("saturate", 1))
-            )
-        low, high = _range(dtype)
     axis = positive(node.get("axis", 1), max(x.ndim, 1))
     divisor = _per_axis(node, x, scale, axis)
+    if number in STANDS_IN:
+        dtype = STANDS_IN[number]
+        if dtype.is_floating_point:
+            return to_narrow(x / divisor, number)
+        low, high = RANGES[number]
+    else:
+        dtype = DTYPES.get(number, points.dtype if points is not None else torch.uint8)
+        if dtype.is_floating_point:
+            return cast_to(x / divisor, dtype, bool(node.get("saturate", 1)))
+        low, high = _range(dtype)
     wide = torch.round(x / divisor) if x.is_floating_point() else torch.round(x.float() / divisor)
     if points is not None:
         offset = _per_axis(node, x, points.to(torch.int32), axis)

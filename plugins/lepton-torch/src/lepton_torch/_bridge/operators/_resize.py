@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,11 +70,14 @@ def _resize(
         still = isinstance(length, int) and isinstance(size, int) and size == length
         if still and factor == 1 and mode != "tf_crop_and_resize":
             continue
-        if node.get("antialias", 0):
-            node.refuse("it is smoothed against aliasing", "Export it with antialias=False.")
+        if node.get("antialias", 0) and not isinstance(factor, int | float):
+            node.refuse(
+                "it is smoothed against aliasing by a factor that follows from a symbolic size",
+                "Fix the sizes of the inputs.",
+            )
         corner = (roi[i], roi[i + len(axes)]) if roi is not None else (0.0, 1.0)
         places = _places(mode, size, length, factor, corner)
-        result = _along(node, result, axis, places, mode)
+        result = _along(node, result, axis, places, mode, factor)
     return result if result.dtype == dtype else torch.round(result).to(dtype)
 
 
@@ -149,6 +153,7 @@ def _along(
     axis: int,
     places: torch.Tensor,
     mode: str,
+    factor: Any,  # noqa: ANN401 - a number, maybe symbolic
 ) -> torch.Tensor:
     """Resample one axis at fractional places."""
     length = x.shape[axis]
@@ -156,7 +161,7 @@ def _along(
     if kind == "nearest":
         result = x.index_select(axis, _nearest(node, places).clamp(0, length - 1))
     else:
-        index, weight = _kernel(node, places, kind)
+        index, weight = _kernel(node, places, kind, factor)
         if node.get("exclude_outside", 0):
             weight = torch.where((index < 0) | (index >= length), 0.0, weight)
             weight = weight / weight.sum(0, keepdim=True)
@@ -187,19 +192,31 @@ def _nearest(node: Node, places: torch.Tensor) -> torch.Tensor:
     return found.to(torch.int64)
 
 
-def _kernel(node: Node, places: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the neighbours of every place and their weights, one row per neighbour."""
+def _kernel(
+    node: Node,
+    places: torch.Tensor,
+    kind: str,
+    factor: Any,  # noqa: ANN401 - a number, maybe symbolic
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the neighbours of every place and their weights, one row per neighbour.
+
+    With ``antialias`` the kernel is as much wider as the image gets smaller.
+    """
     taps = 1 if kind == "linear" else 2
-    steps = torch.arange(1 - taps, taps + 1).unsqueeze(1)
+    stretch = min(factor, 1.0) if node.get("antialias", 0) else 1.0
+    reach = taps if stretch == 1.0 else math.ceil(taps / stretch)
+    steps = torch.arange(1 - reach, reach + 1).unsqueeze(1)
     index = torch.floor(places).to(torch.int64).unsqueeze(0) + steps
-    distance = (places.unsqueeze(0) - index).abs()
+    distance = (places.unsqueeze(0) - index).abs() * stretch
     if kind == "linear":
         weight = (1 - distance).clamp(min=0)
     else:
         a = node.get("cubic_coeff_a", -0.75)
         near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
         far = a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a
-        weight = torch.where(distance <= 1, near, far)
+        weight = torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
+    if stretch != 1.0:
+        weight = weight / weight.sum(0, keepdim=True)
     return index, weight
 
 

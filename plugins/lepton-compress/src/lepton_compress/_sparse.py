@@ -1,0 +1,178 @@
+"""Weights that stay float and become smaller: pruned, or places in tables of few values.
+
+A file gets smaller by them, and by nothing else: the runtimes put weights together as they load a
+model, and compute with them as with any others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lepton_compress import __version__
+from lepton_compress._bench import Bench, Trial
+from lepton_compress._build import in_order
+from lepton_compress._job import RECIPE, Job, divisible, lower, unchecked_budget
+from lepton_compress._palettes import Palettes, palettize_weights
+from lepton_compress._prunable import find_sites
+from lepton_compress._pruning import input_powers
+from lepton_compress._sparse_options import PALETTE
+from lepton_core.artifacts import artifact_size
+from lepton_core.errors import OptimizeError
+from lepton_core.recipe import Calibration, PivotId, Recipe
+from lepton_core.samples import split
+from lepton_core.types import ConvertRequest, OptimizeResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lepton_core.samples import Samples
+
+NO_GAIN = "It is neither smaller nor faster here than the float model"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to do what was asked for.
+
+    Attributes:
+        name: What it is, for people.
+        recipe: Its recipe, without what was pruned.
+        palettes: Its palettes, if it has any.
+    """
+
+    name: str
+    recipe: Recipe
+    palettes: Palettes | None
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What the recipe's sidecar holds."""
+        return dict(self.palettes.arrays) if self.palettes else {}
+
+
+def compress_sparse(job: Job, samples: Samples | None) -> OptimizeResult:
+    """Build, measure and lower what was pruned, or palettes.
+
+    With samples that can be divided, the result is measured on rows that nothing was found on,
+    against the model as it was; a budget must be kept there, and something gained. Palettes are
+    tried with and without errors weighed by inputs; the one of less error is taken.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-012`` there is no weight to palettize, ``LPT-OPT-014`` the budget
+            is not met, or met by what is neither smaller nor faster.
+    """
+    seen = _seen(job, samples)
+    variants = [_variant(job, seen, weigh=False)]
+    facts: dict[str, Any] = {"engine": f"lepton-compress {__version__}"}
+    if samples is not None and divisible(samples):
+        if job.request.precision == PALETTE:
+            variants.append(_variant(job, seen, weigh=True))
+        bench = Bench.prepare(job, split(samples, seed=job.context.seed)[1])
+        plain = bench.measure_float()
+        tried = [bench.measure(v.name, v.recipe, "", (), v.arrays) for v in variants]
+        trial = min(tried, key=lambda t: (not t.passes, t.error))
+        made = variants[tried.index(trial)]
+        facts |= {"verdict": trial.verdict, "measured_on": bench.rows,
+                  "trials": [t.summary() for t in (plain, *tried)]}  # fmt: skip
+        if job.request.max_drop is not None and not (trial.passes and trial.gains):
+            raise _unmet(job, trial, made)
+        why = f"{made.name}: {trial.gains or 'no gain'}; {trial.why}"
+        warnings = () if trial.gains else (f"{NO_GAIN}.",)
+    else:
+        facts["verdict"] = "weak" if samples is None else "unmeasured"
+        made = variants[0]
+        why, warnings = made.name, _unmeasured(job, samples, made)
+    if job.pruning is not None:
+        facts["pruning"] = job.pruning.facts
+    if made.palettes is not None:
+        facts["palettes"] = made.palettes.facts
+    place = job.write(made.recipe, job.context.workdir / RECIPE, made.arrays)
+    return OptimizeResult(lower(job, place), str(place), why, facts, warnings)
+
+
+def _seen(job: Job, samples: Samples | None) -> Samples | None:
+    """Return the rows that may be looked at before anything is measured."""
+    if samples is None or not divisible(samples):
+        return samples
+    return split(samples, seed=job.context.seed)[0] or samples
+
+
+def _variant(job: Job, seen: Samples | None, *, weigh: bool) -> Variant:
+    palettes = None
+    if job.request.precision == PALETTE:
+        powers = None
+        if weigh and seen is not None:
+            sites, _ = find_sites(job.graph, job.options.keep, tables=True)
+            powers = input_powers(job.graph, sites, seen, job.scratch, job.options)
+        pruned = frozenset(job.pruning.entries if job.pruning else ())
+        palettes = palettize_weights(job.graph, job.options, pruned, powers)
+    wanda = job.pruning is not None and job.options.prune == "wanda"
+    calibration = None
+    if seen is not None and (weigh or wanda):
+        calibration = Calibration(
+            len(seen), seen.digest, "wanda" if wanda else "power", seen.origin
+        )
+    entries = in_order(job.graph, dict(palettes.entries)) if palettes else {}
+    recipe = Recipe(
+        PivotId(job.base.digest, job.opset),
+        job.request.precision,
+        {},
+        {},
+        calibration=calibration,
+        written_by=f"lepton-compress {__version__}",
+        palettes=entries,
+    )
+    return Variant(_name(job, palettes), recipe, palettes)
+
+
+def _name(job: Job, palettes: Palettes | None) -> str:
+    parts = []
+    if palettes is not None:
+        group = f" for every {job.options.group} channels" if job.options.group else ""
+        weighed = " weighed by inputs" if palettes.weighed else ""
+        parts.append(f"palettes of {job.options.palette} bits{group}{weighed}")
+    if job.pruning is not None:
+        found = job.pruning.facts
+        how = found["pattern"] or f"{100 * found['sparsity']:.3g} %"
+        parts.append(f"{how} pruned by {found['method']} ({found['scope']})")
+    return ", ".join(parts)
+
+
+def _unmeasured(job: Job, samples: Samples | None, made: Variant) -> tuple[str, ...]:
+    warnings = [] if samples is not None else ["No samples: nothing was measured; verdict weak."]
+    warnings += unchecked_budget(job, samples, job.request.precision)
+    if not job.options.recipe_only:
+        sizes = [_size(job, one) for one in (made, None)]
+        if sizes[0] >= sizes[1]:
+            warnings.append(f"{NO_GAIN}: {sizes[0]} bytes instead of {sizes[1]}.")
+    return tuple(warnings)
+
+
+def _size(job: Job, made: Variant | None) -> int:
+    folder = job.scratch.workdir / ("size-float" if made is None else "size")
+    out = folder / "model"
+    out.mkdir(parents=True)
+    place = None if made is None else str(job.write(made.recipe, folder / RECIPE, made.arrays))
+    asked = ConvertRequest(job.request.target, recipe=place)
+    inside = replace(job.scratch, workdir=out)
+    assert inside.hooks is not None  # noqa: S101 - checked before
+    return artifact_size(inside.hooks.convert(job.base, asked, inside).model)
+
+
+def _unmet(job: Job, trial: Trial, made: Variant) -> OptimizeError:
+    why = "it is neither smaller nor faster here" if trial.passes else trial.why
+    limit, palettes = "", made.palettes
+    if palettes is not None:
+        limit = f"; {palettes.facts['largest_weight_error']['weight']!r} loses most in itself"
+    less = "more bits or smaller groups" if palettes else "less sparsity"
+    return OptimizeError(
+        "LPT-OPT-014",
+        f"This {job.request.precision} variant does not meet the budget of {job.request.max_drop}",
+        cause=f"{trial.name}: {why}{limit}",
+        remedy=f"Loosen --max-drop, ask for {less}, or keep names float with --option keep.",
+        details={"closest": trial.summary(), "max_drop": job.request.max_drop},
+    )
+
+
+__all__ = ["NO_GAIN", "compress_sparse"]

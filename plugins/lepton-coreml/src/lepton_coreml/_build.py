@@ -1,0 +1,125 @@
+"""Calling coremltools: from an exported program to a package as coremltools writes it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_core.environment import versions_of
+from lepton_core.errors import ConversionError
+from lepton_coreml._coremltools import captured, coremltools
+from lepton_coreml._integers import Names
+from lepton_coreml._shims import installed
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from lepton_coreml._frontend import Exported
+
+TARGETS = {"ios17": "iOS17", "ios18": "iOS18"}
+"""Deployment target of coremltools by device."""
+
+_MOVING_SCALES = {
+    "common::int_op_canonicalization",
+    "common::nullify_redundant_quantization_zero_point",
+    "common::dequantize_quantize_pair_elimination",
+    "common::distributive_quantized_binary_op_scale_normalization",
+    "common::fuse_matmul_weight_bias",
+    "common::fuse_linear_bias",
+}
+"""Passes that change scales, zero points or layouts of integers, or take pairs away. A recipe's
+numbers are to stand in the package as they stand in the recipe."""
+
+
+def build(
+    exported: Exported,
+    out: Path,
+    *,
+    device: str,
+    half: bool,
+    keep: Collection[str] = (),
+    recipe: bool = False,
+    without: tuple[str, ...] = (),
+) -> str:
+    """Convert and save.
+
+    Args:
+        exported: The program.
+        out: Folder to write, ending in ``.mlpackage``.
+        device: ``"ios17"`` or ``"ios18"``.
+        half: Whether to compute in float16.
+        keep: MIL operators, or names of operations, that stay float32 then.
+        recipe: Whether the program holds a recipe's integers.
+        without: Shims to leave out.
+
+    Returns:
+        Text of the note that names quantized values; empty if there are none.
+
+    Raises:
+        ConversionError: LPT-CONV-504 (an operator without a translation), 505 (coremltools fails
+            on an operator, or altogether).
+    """
+    ct = coremltools()
+    names = Names(exported.weights)
+    precision = ct.precision.FLOAT32
+    if half:
+        precision = ct.transform.FP16ComputePrecision(
+            lambda op: op.op_type not in keep and op.name not in keep
+        )
+    pipeline = ct.PassPipeline.DEFAULT
+    if recipe:
+        pipeline.remove_passes(_MOVING_SCALES)
+    with captured() as chatter, installed(names, without):
+        try:
+            model = ct.convert(
+                exported.program,
+                # Without this a float16 program also gives float16, which cuts large outputs.
+                outputs=[ct.TensorType(dtype=np.dtype(name).type) for name in exported.outputs],
+                convert_to="mlprogram",
+                minimum_deployment_target=getattr(ct.target, TARGETS[device]),
+                compute_precision=precision,
+                pass_pipeline=pipeline,
+                skip_model_load=True,
+            )
+            model.save(str(out))
+        except Exception as error:
+            said = [*chatter.records, *chatter.printed.getvalue().splitlines()]
+            raise _failure(error, said) from error
+    return names.note() if names.values else ""
+
+
+_WHERE = re.compile(r"converting '([^']+)' op \(located at: '([^']*)'\)")
+_UNKNOWN = re.compile(r"Unsupported fx node (\S+?),? kind (\S+)")
+_NOT_THERE = re.compile(r"PyTorch convert function for op '([^']+)' not implemented")
+
+
+def _failure(error: Exception, said: list[str]) -> ConversionError:
+    version = versions_of("coremltools").get("coremltools", "")
+    text = " ".join(str(error).split())[:500]
+    unknown = _UNKNOWN.search(text) or _NOT_THERE.search(text)
+    if unknown:
+        operator = unknown.groups()[-1]
+        return ConversionError(
+            "LPT-CONV-504",
+            f"coremltools {version} has no translation of the operator {operator!r}",
+            cause=text,
+            remedy="Replace it in the model, or choose another target.",
+            details={"operator": operator},
+        )
+    found = next((m for line in reversed(said) if (m := _WHERE.search(line))), None)
+    operator, place = found.groups() if found else ("", "")
+    return ConversionError(
+        "LPT-CONV-505",
+        f"coremltools {version} cannot convert "
+        + (f"{operator!r} at {place!r}" if operator else "the model"),
+        cause=f"{type(error).__name__}: {text}",
+        remedy="Convert with static shapes (dynamic_batch off) if it names a size; else choose "
+        "another target.",
+        details={"operator": operator, "where": place},
+    )
+
+
+__all__ = ["TARGETS", "build"]

@@ -1,0 +1,56 @@
+"""``lepton_check``: will a source fit, judged from its inspection alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lepton_core.types import CheckRequest, CheckResult, InspectResult, Model
+from lepton_coreml._features import unsupported
+from lepton_coreml.info import INFO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def check(model: Model, request: CheckRequest) -> CheckResult:
+    """Judge whether a model can become an ML Program, without importing coremltools.
+
+    An ONNX source is judged by the operators that the bridge translates to torch; any other source
+    by whether each operator has a way to the pivot. What coremltools cannot translate after that
+    is found when the model is converted.
+    """
+    found = request.inspection
+    reasons = list(_onnx_reasons(found) if found.domain == "onnx" else _other_reasons(found))
+    signature = found.model.signature or model.signature
+    for spec in unsupported(signature):
+        reasons.append(f"{spec} is of a kind that Core ML's arrays cannot hold.")
+    if reasons:
+        return CheckResult("impossible", tuple(reasons))
+    return CheckResult("fits", precisions=INFO.precisions)
+
+
+def _onnx_reasons(found: InspectResult) -> Iterator[str]:
+    from lepton_torch._bridge import catalogue
+
+    for use in found.operators:
+        if not catalogue.covered(use.name):
+            place = f", first at {use.where}" if use.where else ""
+            yield (
+                f"{use.name} ({use.count} times{place}) is an operator that has no translation "
+                "to torch, and Core ML is reached through it."
+            )
+    yield from found.problems
+
+
+def _other_reasons(found: InspectResult) -> Iterator[str]:
+    reasons = [
+        f"{use.name} at {use.where or 'an unknown place'} has no way to ONNX"
+        + (f": {use.note}" if use.note else ".")
+        for use in found.operators
+        if use.convertible is False
+    ]
+    yield from reasons
+    yield from (problem for problem in found.problems if problem not in reasons)
+
+
+__all__ = ["check"]

@@ -1,0 +1,251 @@
+"""``lepton_convert`` for the edge pivot -> coreml."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_core.environment import versions_of
+from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.files import digest_path, disk_errors
+from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
+from lepton_coreml import __version__
+from lepton_coreml._features import SIGNATURE_NOTE, signature_note, unsupported
+from lepton_coreml._integers import VALUES_NOTE
+from lepton_coreml._prove import constants_record, kept_in_fp32, run_once
+from lepton_coreml.info import INFO
+from lepton_onnx import pivot
+from lepton_onnx.external import digest, verify_external
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from lepton_core.context import Context
+    from lepton_core.types import Signature
+    from lepton_coreml._frontend import Exported
+
+PACKAGE = "model.mlpackage"
+DEVICE = "ios18"
+"""Deployment target where none is asked for."""
+_OPTIONS = {"keep": (list, tuple), "max_batch": int, "max_size": int}
+_GRAPH_PROOF = (
+    "Graph proof, not device proof: the numbers come from a reference interpreter of the program; "
+    "no Apple device has run it."
+)
+
+
+def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertResult:
+    """Write ``model.mlpackage`` under ``context.workdir``.
+
+    The signature is that of the pivot. Arrays of Core ML are float32, float16 or int32: a session
+    converts other types at the border. The same pivot gives the same bytes.
+
+    Args:
+        model: Of format ``pivot``.
+        request: ``precision`` is ``fp32`` or ``fp16``, or a ``recipe`` says which values are
+            integers. ``device`` is ``ios17`` or ``ios18`` (the default). Options: ``keep`` (MIL
+            operators or names of operations that stay float32 in a float16 program),
+            ``max_batch`` (64) and ``max_size`` (1024), the largest sizes of a symbolic first and
+            of another dimension.
+        context: Where to write.
+
+    Returns:
+        A model of format ``coreml`` at the package.
+
+    Raises:
+        UnsupportedOperationError: LPT-CONV-501 (precision), 502 (a recipe and fp16), 503 (an
+            option or a device), 508 (the device cannot hold the recipe).
+        OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit the pivot.
+        ConversionError: LPT-CONV-111 … 117 (no translation to torch), 504 (coremltools has none
+            for an operator), 505 (it fails on one), 506 (other inputs or outputs), 507 (a type
+            that cannot be passed), 509 (the package does not run).
+        SourceError: The pivot cannot be read.
+        StorageError: The result cannot be written.
+    """
+    device = _refuse_what_is_not_done(request)
+    source = Path(model.path)
+    proto = pivot.load(source)
+    verify_external(proto, source)
+    signature = pivot.signature(proto)
+    _check_dtypes(signature)
+    parent = model.digest or digest(source)
+    context.checkpoint()
+    facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"], "device": device}
+    precision = request.precision
+    lowered = proto
+    if request.recipe:
+        from lepton_coreml._lower import lower
+
+        lowered, found = lower(proto, request.recipe, parent, device)
+        facts |= found
+        precision = found["recipe"]["precision"]
+    bar = context.reporter.task("Convert with coremltools")
+    out = context.workdir / PACKAGE
+    exported = _write(lowered, signature, request, device=device, context=context, out=out)
+    bar.finish()
+    facts |= {"symbols": {k: list(v) for k, v in sorted(exported.symbols.items())}}
+    facts |= _check_result(out, proto, request)
+    warnings = [*exported.warnings, _GRAPH_PROOF]
+    written = Model(
+        format=INFO.artifact,
+        path=str(out),
+        signature=signature,
+        digest=digest_path(out),
+        lineage=(*model.lineage, _step(request, facts, parent, precision, device)),
+        metadata=_metadata(model, facts, precision, request),
+    )
+    return ConvertResult(written, facts=facts, warnings=tuple(warnings))
+
+
+def _write(
+    lowered: ModelProto,
+    signature: Signature,
+    request: ConvertRequest,
+    *,
+    device: str,
+    context: Context,
+    out: Path,
+) -> Exported:
+    from lepton_coreml._build import build
+    from lepton_coreml._frontend import boundary, export
+    from lepton_coreml._mil._write import feature_names, finish
+
+    exported = export(
+        boundary(lowered),
+        dynamic=request.dynamic_batch,
+        max_batch=int(request.options.get("max_batch", 64)),
+        max_size=int(request.options.get("max_size", 1024)),
+    )
+    context.checkpoint()
+    names = feature_names([s.name for s in (*signature.inputs, *signature.outputs)])
+    count = len(signature.inputs)
+    with (
+        disk_errors(f"the package in {context.workdir}"),
+        tempfile.TemporaryDirectory(dir=context.workdir, prefix=".coreml-") as scratch,
+    ):
+        raw, ready = Path(scratch) / "raw.mlpackage", Path(scratch) / PACKAGE
+        values = build(
+            exported,
+            raw,
+            device=device,
+            half=request.precision == "fp16",
+            keep=tuple(request.options.get("keep", ())),
+            recipe=bool(request.recipe),
+        )
+        context.checkpoint()
+        notes = {SIGNATURE_NOTE: signature_note(signature)}
+        if values:
+            notes[VALUES_NOTE] = values
+        try:
+            finish(raw, ready, inputs=names[:count], outputs=names[count:], notes=notes)
+        except ValueError as error:
+            raise ConversionError(
+                "LPT-CONV-506",
+                "The ML Program has other inputs or outputs than the pivot",
+                cause=f"{error}; the pivot is {signature}.",
+                remedy="Report this model as a bug.",
+            ) from error
+        run_once(ready)
+        ready.rename(out)
+    return exported
+
+
+def _check_result(out: Path, proto: ModelProto, request: ConvertRequest) -> dict[str, Any]:
+    """Return what is recorded about the constants, compared with those of the pivot."""
+    half = request.precision == "fp16"
+    record = constants_record(out, proto, half=half)
+    more: dict[str, Any] = {}
+    if half:
+        more["kept_in_fp32"] = kept_in_fp32(out, request.options.get("keep", ()))
+    return {
+        **more,
+        "storage_precision": record.pop("storage_precision"),
+        "weights": record,
+        "proof": "graph, not device",
+    }
+
+
+def _metadata(
+    model: Model, facts: dict[str, Any], precision: str, request: ConvertRequest
+) -> dict[str, Any]:
+    held = {k: v for k, v in model.metadata.items() if k != "external_files"}
+    return {
+        **held,
+        "opset": facts["opset"],
+        "precision": precision,
+        "storage_precision": facts["storage_precision"],
+        "device": facts["device"],
+        "symbols": facts["symbols"],
+        "weights_sha256": facts["weights"]["sha256"],
+        "proof": facts["proof"],
+        **({"recipe": facts["recipe"]} if request.recipe else {}),
+    }
+
+
+def _step(
+    request: ConvertRequest, facts: dict[str, Any], parent: str, precision: str, device: str
+) -> LineageStep:
+    asked: dict[str, Any] = {"precision": precision, "device": device}
+    if request.options:
+        asked["options"] = json.loads(json.dumps(dict(request.options), default=list))
+    if request.recipe:
+        asked["recipe"] = facts["recipe"]["digest"]
+    return LineageStep(
+        step=f"convert pivot -> coreml ({precision})",
+        owner=f"lepton-coreml {__version__}",
+        parent=parent,
+        request=asked,
+        tools=versions_of("coremltools", "torch", "onnx"),
+    )
+
+
+def _refuse_what_is_not_done(request: ConvertRequest) -> str:
+    """Return the deployment target, or refuse the request."""
+    if request.recipe and request.precision in ("fp16", "bf16"):
+        raise UnsupportedOperationError(
+            "LPT-CONV-502",
+            f"A recipe and the precision {request.precision} do not go together",
+            cause=f"{request.recipe} says which values are integers; the others stay fp32.",
+            remedy="Leave the precision out, or convert without the recipe.",
+        )
+    if request.precision not in INFO.precisions and not request.recipe:
+        raise UnsupportedOperationError(
+            "LPT-CONV-501",
+            f"coreml cannot be built as {request.precision!r}",
+            cause=f"It is built as {' or '.join(INFO.precisions)}.",
+            remedy="Choose one of these; int8 and int4 are made by `lepton optimize`.",
+        )
+    device = request.device or DEVICE
+    if device not in INFO.devices:
+        raise _bad_option(f"the device {device!r}", "ios17 and ios18 are known")
+    for name, value in request.options.items():
+        kinds = _OPTIONS.get(name)
+        if kinds is None:
+            raise _bad_option(f"the option {name!r}", f"it has {', '.join(_OPTIONS)}")
+        if not isinstance(value, kinds) or (isinstance(value, int) and value < 1):  # type: ignore[arg-type]
+            raise _bad_option(f"{name}={value!r}", "sizes are numbers from 1 on, keep is a list")
+    return DEVICE if device == "reference" else device
+
+
+def _bad_option(what: str, cause: str) -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        "LPT-CONV-503",
+        f"coreml cannot be converted with {what}",
+        cause=f"{cause}.",
+        remedy="Leave it out, or choose one of these.",
+    )
+
+
+def _check_dtypes(signature: Signature) -> None:
+    wrong = unsupported(signature)
+    if wrong:
+        raise ConversionError(
+            "LPT-CONV-507",
+            f"{wrong[0]} is of a kind that Core ML's arrays cannot hold",
+            remedy="Keep strings, sequences and bfloat16 inside the model, or outside of it.",
+        )
+
+
+__all__ = ["PACKAGE", "convert"]

@@ -1,0 +1,113 @@
+"""Between a signature and a package's inputs and outputs: names, types, bounds."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_core.codec import from_data, to_data
+from lepton_core.errors import SessionError
+from lepton_core.types import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from lepton_coreml._mil._program import Feature, Program
+
+    Array = NDArray[Any]
+
+SIGNATURE_NOTE = "lepton.signature"
+"""Note of the program that holds the signature as JSON."""
+
+_PASSED = {
+    "float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "uint16", "bool",
+}  # fmt: skip
+_ARRAYS = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32, "fp64": np.float64}
+
+
+def unsupported(signature: Signature | None) -> tuple[TensorSpec, ...]:
+    """Return inputs and outputs that Core ML's arrays cannot hold."""
+    if signature is None:
+        return ()
+    return tuple(s for s in (*signature.inputs, *signature.outputs) if s.dtype not in _PASSED)
+
+
+def signature_note(signature: Signature) -> str:
+    """Return the text of the program's note."""
+    return json.dumps(to_data(signature), sort_keys=True, separators=(",", ":"))
+
+
+def recorded_signature(program: Program) -> Signature:
+    """Return the signature that lepton recorded; else what the package itself declares."""
+    text = program.metadata.get(SIGNATURE_NOTE)
+    if text is not None:
+        return from_data(json.loads(text), Signature)
+    return Signature(
+        tuple(_spec(f) for f in program.inputs), tuple(_spec(f) for f in program.outputs)
+    )
+
+
+def _spec(feature: Feature) -> TensorSpec:
+    dims = tuple(
+        d if isinstance(d, int) else f"{feature.name}_{i}" for i, d in enumerate(feature.shape)
+    )
+    return TensorSpec(feature.name, np.dtype(_ARRAYS[feature.dtype]).name, dims)
+
+
+def to_feature(spec: TensorSpec, feature: Feature, array: Array) -> Array:
+    """Return an input as the package takes it.
+
+    Raises:
+        SessionError: LPT-RUN-507 (an integer beyond 32 bits), 508 (a size beyond the bounds).
+    """
+    shape = array.shape or (1,)
+    for axis, (have, bound) in enumerate(zip(shape, feature.shape, strict=False)):
+        low, high = (bound, bound) if isinstance(bound, int) else bound
+        if have < low or (high >= 0 and have > high):
+            raise SessionError(
+                "LPT-RUN-508",
+                f"Axis {axis} of {spec.name!r} is {have}; this package takes {low} to {high}",
+                remedy="Run fewer rows at a time, or convert with another bound: the options "
+                "max_batch and max_size.",
+            )
+    kind = np.dtype(_ARRAYS[feature.dtype])
+    if kind.kind == "i" and array.dtype.kind in "iu" and array.dtype.itemsize > 4 and array.size:
+        limits = np.iinfo(kind)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise SessionError(
+                "LPT-RUN-507",
+                f"{spec.name!r} holds integers beyond 32 bits, and Core ML has no wider ones",
+                cause=f"They reach from {array.min()} to {array.max()}.",
+                remedy="Pass smaller integers.",
+            )
+    return np.ascontiguousarray(array.astype(kind, copy=False).reshape(shape))
+
+
+def from_feature(spec: TensorSpec, array: Array) -> Array:
+    """Return an output as the signature states it."""
+    shaped = array.reshape(()) if not spec.shape and array.size == 1 else array
+    return np.array(shaped.astype(spec.dtype, copy=False))
+
+
+def named(program: Program, signature: Signature) -> Mapping[str, Feature]:
+    """Return the package's features by the signature's names, in its order."""
+    pairs = (
+        *zip(signature.inputs, program.inputs, strict=True),
+        *zip(signature.outputs, program.outputs, strict=True),
+    )
+    return {spec.name: feature for spec, feature in pairs}
+
+
+__all__ = [
+    "SIGNATURE_NOTE",
+    "from_feature",
+    "named",
+    "recorded_signature",
+    "signature_note",
+    "to_feature",
+    "unsupported",
+]

@@ -1,0 +1,124 @@
+"""Torch operators for quantization that coremltools keeps as such.
+
+The bridge writes quantization in plain operators, which would be folded into floats. Here the two
+operators of ONNX become one torch operator each, with the recipe's scale, zero point and integers
+as they are; :mod:`lepton_coreml._translate` turns them into MIL's ``quantize``, ``dequantize`` and
+``constexpr_blockwise_shift_scale``. (``torch.ops.quantized_decomposed`` will not do: coremltools
+9.0 has no translation of its ``quantize_per_channel`` with this order of arguments, its
+``dequantize`` cannot have a scale for each block, and it multiplies by the reciprocal of the
+scale where ONNX divides.)
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lepton_torch._bridge._registry import OPERATORS, Node, Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NAMESPACE = "lepton_coreml"
+BITS = "lepton_bits"
+"""Attribute of DequantizeLinear: bits of the integers, where they are fewer than their type's."""
+INPUTS = "lepton_inputs"
+"""Attribute of DequantizeLinear: inputs of the product, where blocks are filled up."""
+
+_SCHEMAS = (
+    "quantize(Tensor x, Tensor scale, Tensor zero_point, int axis) -> Tensor",
+    "dequantize(Tensor codes, Tensor scale, Tensor? zero_point, int axis, int block, int bits,"
+    " int inputs) -> Tensor",
+)
+
+
+@functools.cache
+def library() -> Any:  # noqa: ANN401 - torch's own class
+    """Define the operators, once for the process; the result keeps them alive."""
+    own = torch.library.Library(NAMESPACE, "DEF")
+    for schema in _SCHEMAS:
+        own.define(schema)
+    own.impl("quantize", _quantize, "CompositeExplicitAutograd")
+    own.impl("dequantize", _dequantize, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::quantize", lib=own)(
+        lambda x, scale, zero_point, axis: torch.empty_like(x, dtype=zero_point.dtype)
+    )
+    torch.library.register_fake(f"{NAMESPACE}::dequantize", lib=own)(
+        lambda codes, scale, zero_point, axis, block, bits, inputs: torch.empty_like(
+            codes, dtype=scale.dtype
+        )
+    )
+    return own
+
+
+def _along(values: torch.Tensor, x: torch.Tensor, axis: int, block: int) -> torch.Tensor:
+    if values.ndim == 0 or values.numel() == 1:
+        return values.reshape(())
+    if not block:
+        return values.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
+    return values.repeat_interleave(block, dim=axis)
+
+
+def _quantize(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, axis: int
+) -> torch.Tensor:
+    limits = torch.iinfo(zero_point.dtype)
+    whole = torch.round(x / _along(scale, x, axis, 0))
+    shifted = whole + _along(zero_point, x, axis, 0).to(whole.dtype)
+    return torch.clamp(shifted, limits.min, limits.max).to(zero_point.dtype)
+
+
+def _dequantize(  # noqa: PLR0917 - torch passes them by position
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    axis: int,
+    block: int,
+    bits: int,
+    inputs: int,
+) -> torch.Tensor:
+    del bits, inputs  # how it is stored
+    wide = codes.to(torch.int32)
+    if zero_point is not None:
+        wide = wide - _along(zero_point, codes, axis, block).to(torch.int32)
+    return wide.to(scale.dtype) * _along(scale, codes, axis, block)
+
+
+def table() -> Mapping[str, Operator]:
+    """Return the bridge's translations with these two in the place of its own."""
+    import lepton_torch._bridge.operators  # noqa: F401 - fills the table
+
+    library()
+    quantize = Operator("QuantizeLinear", _quantize_node, (), (), "quantization")
+    return {
+        **OPERATORS,
+        "QuantizeLinear": quantize,
+        "DequantizeLinear": replace(quantize, name="DequantizeLinear", compute=_dequantize_node),
+    }
+
+
+def _quantize_node(
+    node: Node, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None = None
+) -> torch.Tensor:
+    if zero is None or zero.dtype not in (torch.int8, torch.uint8):
+        node.refuse("Core ML quantizes to 8 bits, with a zero point")
+    axis = -1 if scale.ndim == 0 else int(node.get("axis", 1))
+    result: torch.Tensor = torch.ops.lepton_coreml.quantize(x, scale, zero, axis)
+    return result
+
+
+def _dequantize_node(
+    node: Node, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None = None
+) -> torch.Tensor:
+    axis = -1 if scale.ndim == 0 else int(node.get("axis", 1))
+    block, bits = int(node.get("block_size", 0)), int(node.get(BITS, 0))
+    result: torch.Tensor = torch.ops.lepton_coreml.dequantize(
+        x, scale, zero, axis, block, bits, int(node.get(INPUTS, 0))
+    )
+    return result
+
+
+__all__ = ["BITS", "INPUTS", "NAMESPACE", "library", "table"]

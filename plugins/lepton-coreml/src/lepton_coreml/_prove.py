@@ -1,0 +1,187 @@
+"""What can be shown about a package without a device: it runs, and its constants are the pivot's.
+
+Numbers alone miss a flipped bit of a late weight (it moves an output by 1e-7), so every constant
+is compared with those of the pivot as well, and the SHA-256 of the file of weights is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_core.errors import ConversionError, LeptonError
+from lepton_core.files import digest_path
+from lepton_coreml._interpreter import Interpreter, OperatorError
+from lepton_coreml._mil._package import open_package
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from lepton_coreml._mil._program import Feature, Program
+
+    Array = NDArray[Any]
+
+_ARRAYS = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32, "fp64": np.float64}
+_STORAGE = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "uint8": "int8", "int4": "int4",
+            "uint4": "int4"}  # fmt: skip
+_SMALL = 16
+"""Constants of fewer elements are parameters of operators as often as weights."""
+_LISTED = 12
+
+
+def example(feature: Feature, rows: int) -> Array:
+    """Return zeros (ones for integers, which are lengths and indices) that fit an input."""
+    shape = [d if isinstance(d, int) else _size(d, rows) for d in feature.shape]
+    return np.zeros(shape, _ARRAYS[feature.dtype])
+
+
+def _size(bounds: tuple[int, int], rows: int) -> int:
+    low, high = bounds
+    return max(low, rows) if high < 0 else min(max(low, rows), high)
+
+
+def run_once(path: Path) -> None:
+    """Open a package and run it on zeros, with the smallest size and a larger one.
+
+    Raises:
+        ConversionError: LPT-CONV-509, it does not run; the operator is named.
+    """
+    try:
+        program = open_package(path).program()
+        interpreter = Interpreter(program)
+        open_sizes = any(not isinstance(d, int) for f in program.inputs for d in f.shape)
+        for rows in (1, 3) if open_sizes else (1,):
+            interpreter.run({f.name: example(f, rows) for f in program.inputs})
+    except OperatorError as error:
+        what = "is not known to" if error.unknown else "fails in"
+        raise ConversionError(
+            "LPT-CONV-509",
+            f"The converted program cannot be proved: {error.operation.kind} "
+            f"({error.operation.name!r}) {what} the reference interpreter",
+            cause=error.cause,
+            remedy="Replace the operator in the model, or choose another target.",
+            details={"operator": error.operation.kind, "where": error.operation.name},
+        ) from error
+    except LeptonError as error:
+        raise ConversionError(
+            "LPT-CONV-509",
+            "The converted package cannot be read back",
+            cause=f"{error.message}: {error.cause}",
+            remedy="Report this model as a bug.",
+        ) from error
+
+
+def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, Any]:
+    """Compare a package's constants with the pivot's weights.
+
+    A constant counts as found if the pivot holds the same values, in any order of axes; what
+    coremltools computed from weights (a folded normalisation) is listed as derived.
+
+    Args:
+        path: The package.
+        proto: The pivot with its weights in memory.
+        half: Whether float32 weights were rounded to float16.
+
+    Returns:
+        ``sha256`` of the file of weights, ``constants``, ``found``, ``derived`` (names, the first
+        twelve), ``elements`` and ``elements_found``, and ``storage_precision``.
+    """
+    from onnx import numpy_helper
+
+    package = open_package(path)
+    program = package.program()
+    known = set()
+    for tensor in proto.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        known.add(fingerprint(values))
+        if half and values.dtype == np.float32:
+            with np.errstate(over="ignore"):
+                known.add(fingerprint(values.astype(np.float16)))
+    found, derived, elements, hit = 0, [], 0, 0
+    kinds: Counter[str] = Counter()
+    for name, array, kind in stored_arrays(program):
+        kinds[_STORAGE.get(kind, kind)] += array.size
+        if array.dtype.kind != "f":
+            continue
+        elements += array.size
+        if fingerprint(array) in known:
+            found += 1
+            hit += array.size
+        else:
+            derived.append(name)
+    files = package.weight_files()
+    main = kinds.most_common(1)[0][0] if kinds else "fp32"
+    return {
+        "sha256": digest_path(files[0]) if files else "",
+        "constants": found + len(derived),
+        "found": found,
+        "derived": derived[:_LISTED],
+        "elements": elements,
+        "elements_found": hit,
+        "storage_precision": _narrowest(kinds) or main,
+    }
+
+
+def kept_in_fp32(path: Path, asked: Collection[str]) -> dict[str, str]:
+    """Return operations of a float16 package that yield float32, with the reason.
+
+    Args:
+        path: The package.
+        asked: Operators and names of operations that were to stay.
+    """
+    kept = {}
+    for operation in open_package(path).program().block.operations:
+        if operation.kind in ("const", "cast") or operation.outputs[0][1].dtype != "fp32":
+            continue
+        why = (
+            "asked for"
+            if operation.kind in asked or operation.name in asked
+            else "a constant is beyond the range of float16, or it has no float16 form"
+        )
+        kept[operation.name] = f"{operation.kind}: {why}"
+    return kept
+
+
+def _narrowest(kinds: Counter[str]) -> str:
+    """Return integers' type where there are any, as recipes name what they store."""
+    return next((k for k in ("int4", "int8") if kinds.get(k)), "")
+
+
+def stored_arrays(program: Program) -> list[tuple[str, Array, str]]:
+    """Return name, values and element type of every constant that is large enough to be a weight.
+
+    Raises:
+        SessionError: A constant cannot be read.
+    """
+    return [
+        (name, constant.value, constant.type.dtype)
+        for name, constant in program.constants()
+        if isinstance(constant.value, np.ndarray)
+        and constant.value.size >= _SMALL
+        and constant.value.dtype.kind in "fiu"
+        and (constant.value.dtype.kind == "f" or constant.value.dtype.itemsize == 1)
+    ]
+
+
+def fingerprint(values: Array) -> str:
+    """Return a digest of an array's values that does not depend on the order of its axes."""
+    flat = np.sort(np.ascontiguousarray(values).reshape(-1), kind="stable")
+    text = f"{flat.dtype.str}:{flat.size}:".encode()
+    return hashlib.sha256(text + flat.tobytes()).hexdigest()
+
+
+__all__ = [
+    "constants_record",
+    "example",
+    "fingerprint",
+    "kept_in_fp32",
+    "run_once",
+    "stored_arrays",
+]

@@ -1,0 +1,64 @@
+"""``lepton_check``: will a source fit, judged from its inspection alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lepton_core.types import CheckRequest, CheckResult, InspectResult, Model
+from lepton_tflite._ports import unsupported
+from lepton_tflite.info import INFO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SORTING = ("aten.topk", "aten.sort", "aten.argsort")
+
+
+def check(model: Model, request: CheckRequest) -> CheckResult:
+    """Judge whether a model will run on LiteRT, without importing the converter.
+
+    An ONNX source is judged by its operators and by its opset; any other by whether each operator
+    has a way to the pivot and on. Dimensions other than the batch need a size.
+    """
+    found = request.inspection
+    if found.domain == "tflite":
+        return CheckResult("fits", precisions=(str(found.facts.get("storage_precision", "")),))
+    reasons = list(_onnx_reasons(found) if found.domain == "onnx" else _other_reasons(found))
+    signature = found.model.signature or model.signature
+    reasons += [
+        f"{spec} is of a kind that a LiteRT session cannot pass." for spec in unsupported(signature)
+    ]
+    if reasons:
+        return CheckResult("impossible", tuple(dict.fromkeys(reasons)))
+    return CheckResult("fits", precisions=INFO.precisions)
+
+
+def _onnx_reasons(found: InspectResult) -> Iterator[str]:
+    from lepton_tflite._operators import why_not
+
+    for use in found.operators:
+        reason = why_not(use.name)
+        if reason:
+            place = f", first at {use.where}" if use.where else ""
+            yield f"{use.name} ({use.count} times{place}) cannot be run: {reason}."
+    yield from found.problems
+
+
+def _other_reasons(found: InspectResult) -> Iterator[str]:
+    reasons = [
+        f"{use.name} at {use.where or 'an unknown place'} has no way to ONNX"
+        + (f": {use.note}" if use.note else ".")
+        for use in found.operators
+        if use.convertible is False
+    ]
+    yield from reasons
+    for use in found.operators:
+        if use.name.startswith(_SORTING):
+            yield (
+                f"{use.name} at {use.where or 'an unknown place'} becomes a sort, for which the "
+                "LiteRT runtime has no kernel."
+            )
+    yield from (problem for problem in found.problems if problem not in reasons)
+
+
+__all__ = ["check"]

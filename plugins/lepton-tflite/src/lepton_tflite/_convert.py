@@ -1,0 +1,214 @@
+"""``lepton_convert`` for the edge pivot -> tflite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_core.environment import versions_of
+from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.files import digest_path, write_atomic
+from lepton_core.types import ConvertResult, LineageStep, Model
+from lepton_onnx import pivot
+from lepton_onnx.external import digest
+from lepton_tflite import __version__
+from lepton_tflite._build import ROWS, Built, Plan, build
+from lepton_tflite._edgetpu import refuse_floats
+from lepton_tflite._execution import storage_facts
+from lepton_tflite._finish import finish, float_ports, integer_ports
+from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
+from lepton_tflite._half import LIMIT as HALF_LIMIT
+from lepton_tflite._half import store_half
+from lepton_tflite._integers import check_integers
+from lepton_tflite._lower import LIMIT, lower
+from lepton_tflite._ports import EDGETPU, Ports, check_dtypes, parse_options
+from lepton_tflite._reproduce import reproducer
+from lepton_tflite.info import INFO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from onnx import ModelProto
+
+    from lepton_core.context import Context
+    from lepton_core.types import ConvertRequest
+
+_TOOLS = ("litert-torch", "litert-converter", "ai-edge-litert", "torch", "onnx")
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a conversion led to.
+
+    Attributes:
+        parent: Digest of the pivot.
+        ports: What it was converted for.
+        built: The file.
+        facts: For the record.
+    """
+
+    parent: str
+    ports: Ports
+    built: Built
+    facts: dict[str, Any]
+
+
+def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertResult:
+    """Write ``model.tflite`` under ``context.workdir``.
+
+    Names, order and symbolic batch of inputs and outputs are those of the pivot; 64-bit types are
+    32-bit in the file, and sessions pass them exactly. Where it can be proved on the model, the
+    batch stays open; else the file takes one row, and sessions loop over the rows of a batch.
+
+    Args:
+        model: Of format ``pivot``.
+        request: ``precision``, or a ``recipe`` that says which values are integers. Options:
+            ``batch`` (``"auto"``; ``"open"`` refuses any other; a number fixes it), ``shapes``
+            (sizes of other symbolic dimensions, ``"tokens=128"``), and with a recipe ``io``
+            (``"float"``, or ``"int8"`` for integers at the border).
+        context: Where to write.
+
+    Returns:
+        A model of format ``tflite``.
+
+    Raises:
+        UnsupportedOperationError: LPT-CONV-407 (precision), 408 (an option), 412 (a
+            recipe's scheme), 413 (a recipe and fp16), 414 (an Edge TPU without a recipe).
+        ConversionError: LPT-CONV-402 … 406 (:func:`._build.build`), 409 (dtypes that cannot be
+            passed), 410 (a symbolic dimension without a size), 411 (other integers than the
+            recipe's), 415 (floats in a file for an Edge TPU); LPT-CONV-111 … 116, the graph has
+            no translation to torch.
+        PluginDependencyError: LPT-CONV-401, the converter is not installed.
+        SourceError: The pivot cannot be read.
+    """
+    options = parse_options(request)
+    _refuse_what_is_not_done(request)
+    source = Path(model.path)
+    proto = pivot.load(source)
+    signature = pivot.signature(proto)
+    check_dtypes(signature)
+    parent = model.digest or digest(source)
+    ports = options.settle(signature, dynamic=request.dynamic_batch)
+    context.checkpoint()
+    with reproducer(source, ports) as saved:
+        try:
+            built, facts = _built(proto, parent, ports, request, context)
+        except ConversionError as error:
+            raise saved.named(error) from error
+    return _written(model, request, context, _Made(parent, ports, built, facts))
+
+
+def _refuse_what_is_not_done(request: ConvertRequest) -> None:
+    if request.device == EDGETPU and not request.recipe:
+        raise UnsupportedOperationError(
+            "LPT-CONV-414",
+            f"An Edge TPU takes int8 alone, not {request.precision}",
+            remedy="Build it with --precision int8, or lower a recipe with --recipe.",
+        )
+    if request.recipe and request.precision in ("fp16", "bf16"):
+        raise UnsupportedOperationError(
+            "LPT-CONV-413",
+            f"A recipe and the precision {request.precision} do not go together",
+            cause=f"{request.recipe} says which values are integers; the others stay fp32.",
+            remedy="Leave the precision out, or convert without the recipe.",
+        )
+    if request.precision not in INFO.precisions and not request.recipe:
+        raise UnsupportedOperationError(
+            "LPT-CONV-407",
+            f"tflite cannot be built as {request.precision!r}",
+            cause=f"It is built as {' or '.join(INFO.precisions)}.",
+            remedy="Choose one of these; int8 is made by `lepton optimize`.",
+        )
+
+
+def _built(
+    proto: ModelProto, parent: str, ports: Ports, request: ConvertRequest, context: Context
+) -> tuple[Built, dict[str, Any]]:
+    """Convert, with a recipe or without; returns facts for the record too."""
+    facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"]}
+    plan = Plan(
+        proto, ports.signature, ports.symbol, demand_open=ports.demand_open,
+        checkpoint=context.checkpoint,
+    )  # fmt: skip
+    if not request.recipe:
+        if request.precision == "fp16":
+            kept: list[str] = []
+            plan = replace(plan, limit=HALF_LIMIT, edit=lambda m: kept.extend(store_half(m)))
+            built = build(plan)
+            return built, {**facts, "out_of_fp16_range": sorted(set(kept))}
+        return build(plan), facts
+    lowered, recipe, said = lower(proto, request.recipe, parent)
+    facts |= said
+
+    def edit(model: Any) -> None:  # noqa: ANN401 - a generated class
+        weights = check_integers(model, lowered, recipe)
+        for name, note in weights.items():
+            note["axis"] = recipe.tensors[name].axis
+        facts["notes"] = {"weights": weights, "recipe": said["recipe"]["digest"]}
+        float_ports(model, ports.signature)
+
+    plan = replace(plan, proto=lowered, integer=True, limit=LIMIT, edit=edit)
+    return build(plan), facts
+
+
+def _written(model: Model, request: ConvertRequest, context: Context, made: _Made) -> ConvertResult:
+    ports, built, facts = made.ports, made.built, made.facts
+    precision = facts.get("recipe", {}).get("precision", request.precision)
+    signature = ports.signature
+    if ports.integer:
+        signature = integer_ports(built.model, signature)
+    if request.device == EDGETPU:
+        refuse_floats(built.model, signature)
+    notes = {"batch": built.batch, "precision": precision, **facts.pop("notes", {})}
+    finish(built.model, signature, notes)
+    data = pack(built.model)
+    out = context.workdir / FILE
+    write_atomic(out, data)
+    facts |= storage_facts(stored_values(root_of(data)))
+    facts |= {"batch": built.batch, "difference_to_torch": built.difference}
+    if built.closed:
+        facts["batch_closed_because"] = list(built.closed)
+    step = LineageStep(
+        step=f"convert pivot -> tflite ({precision})",
+        owner=f"lepton-tflite {__version__}",
+        parent=made.parent,
+        request={"precision": precision, "batch": built.batch, **_recipe_digest(facts)},
+        tools=versions_of(*_TOOLS),
+    )
+    kept = ("opset", "storage_precision", "batch", "recipe")
+    written = Model(
+        format=INFO.artifact,
+        path=str(out),
+        signature=signature,
+        digest=digest_path(out),
+        lineage=(*model.lineage, step),
+        metadata={
+            **model.metadata,
+            "precision": precision,
+            **{key: facts[key] for key in kept if key in facts},
+        },
+    )
+    return ConvertResult(written, facts=facts, warnings=tuple(_warnings(made)))
+
+
+def _warnings(made: _Made) -> Iterator[str]:
+    yield from made.ports.warnings
+    if made.facts.get("out_of_fp16_range"):
+        first, *others = made.facts["out_of_fp16_range"]
+        yield (
+            f"{1 + len(others)} constants hold values beyond float16 and stay float32, the first "
+            f"is {first!r}."
+        )
+    if made.built.batch == ROWS:
+        yield (
+            "The batch cannot stay open, so sessions run it row by row: "
+            f"{'; '.join(made.built.closed)}."
+        )
+
+
+def _recipe_digest(facts: dict[str, Any]) -> dict[str, str]:
+    return {"recipe": facts["recipe"]["digest"]} if "recipe" in facts else {}
+
+
+__all__ = ["convert"]

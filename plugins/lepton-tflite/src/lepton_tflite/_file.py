@@ -1,0 +1,131 @@
+"""Reading a .tflite file that may be anybody's: what it is, and whether the runtime can run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lepton_core.codec import from_data
+from lepton_core.errors import SessionError
+from lepton_core.types import Signature, TensorSpec
+from lepton_tflite import _flatbuffer as flat
+from lepton_tflite._execution import (
+    computing_layers,
+    custom_operators,
+    operator_names,
+    sentence,
+    storage_facts,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NO_FILE = "Convert the model again: lepton convert MODEL --to tflite"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What a file says about itself.
+
+    Attributes:
+        signature: As lepton recorded it, else as the file's first signature says.
+        batch: ``"open"``, ``"rows"`` or ``"fixed"``.
+        operators: How often each operator is used.
+        facts: How values are stored and in which precision operators compute.
+        notes: What lepton wrote into it; empty for a file of somebody else's.
+        ports: Names of the file's own inputs and outputs in the signature's order; ``None``
+            where they are the same.
+    """
+
+    signature: Signature
+    batch: str
+    operators: dict[str, int]
+    facts: dict[str, Any]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def read_file(path: Path) -> File:
+    """Read a file without the runtime.
+
+    Raises:
+        SessionError: LPT-RUN-402 (no LiteRT file, or a damaged one), 403 (Flex or custom
+            operators), 404 (several subgraphs that are entries of their own).
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _no_file(path, str(error)) from error
+    if not flat.is_tflite(data):
+        raise _no_file(path, "It does not carry the identifier TFL3 of such files.")
+    try:
+        root = flat.root_of(data)
+        foreign = custom_operators(root)
+        if foreign:
+            raise _foreign(path, foreign)
+        notes = flat.read_notes(root)
+        recorded = notes.get("signature")
+        signature = from_data(recorded, Signature) if recorded else signature_of(root)
+        stored = storage_facts(flat.stored_values(root))
+        layers = computing_layers(root)
+        operators = operator_names(root)
+    except flat.MALFORMED as error:
+        raise _no_file(path, f"It is damaged: {error}") from error
+    facts = {
+        **stored,
+        "execution_precision": sentence(layers, stored["storage_precision"]),
+        "execution_layers": layers,
+    }
+    symbolic = any(not isinstance(d, int) for s in signature.inputs for d in s.shape)
+    batch = str(notes.get("batch", "open" if symbolic else "fixed"))
+    return File(signature, batch, operators, facts, notes)
+
+
+def _no_file(path: Path, cause: str) -> SessionError:
+    return SessionError(
+        "LPT-RUN-402", f"{path} cannot be read as a LiteRT file", cause=cause, remedy=_NO_FILE
+    )
+
+
+def _foreign(path: Path, operators: list[str]) -> SessionError:
+    flex = [name for name in operators if name.startswith("Flex")]
+    kind = "TensorFlow's own operators (Flex)" if flex else "custom operators"
+    return SessionError(
+        "LPT-RUN-403",
+        f"{path} needs {kind}, which the LiteRT runtime does not have",
+        cause=f"It uses {', '.join(operators)}.",
+        remedy="Convert the model without them; lepton never writes such files.",
+        details={"operators": operators},
+    )
+
+
+def signature_of(root: Any) -> Signature:  # noqa: ANN401 - a generated class
+    """Return the signature of a file that is read in place, of its first entry."""
+    graph = root.Subgraphs(0)
+    if root.SignatureDefsLength():
+        port = root.SignatureDefs(0)
+        graph = root.Subgraphs(port.SubgraphIndex())
+        inputs = [(port.Inputs(i).Name(), port.Inputs(i).TensorIndex())
+                  for i in range(port.InputsLength())]  # fmt: skip
+        outputs = [(port.Outputs(i).Name(), port.Outputs(i).TensorIndex())
+                   for i in range(port.OutputsLength())]  # fmt: skip
+    else:
+        inputs = [(graph.Tensors(i).Name(), i) for i in graph.InputsAsNumpy()]
+        outputs = [(graph.Tensors(i).Name(), i) for i in graph.OutputsAsNumpy()]
+    return Signature(
+        tuple(_spec(graph, flat.text(name), int(i)) for name, i in inputs),
+        tuple(_spec(graph, flat.text(name), int(i)) for name, i in outputs),
+    )
+
+
+def _spec(graph: Any, name: str, index: int) -> TensorSpec:  # noqa: ANN401 - a generated class
+    tensor = graph.Tensors(index)
+    signed = tensor.ShapeSignatureLength()
+    get, length = (
+        (tensor.ShapeSignature, signed) if signed else (tensor.Shape, tensor.ShapeLength())
+    )
+    dims = tuple(int(get(i)) for i in range(length))
+    shape = tuple(("batch" if i == 0 else None) if dim < 0 else dim for i, dim in enumerate(dims))
+    return TensorSpec(name, flat.DTYPES.get(tensor.Type(), "unknown"), shape)
+
+
+__all__ = ["File", "read_file", "signature_of"]

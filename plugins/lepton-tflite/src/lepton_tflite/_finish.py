@@ -1,0 +1,203 @@
+"""From the converter's file to the one that is shipped: names, order, notes, the same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from lepton_core.codec import to_data
+from lepton_core.errors import ConversionError
+from lepton_core.types import Signature
+from lepton_tflite._flatbuffer import (
+    DTYPES,
+    NOTES,
+    add_tensor,
+    make_operator,
+    operator_code,
+    operator_name,
+    set_notes,
+    text,
+)
+
+_NARROWED = {"int64": "int32", "uint64": "uint32", "float64": "float32"}
+KEY = "serving_default"
+
+
+def file_dtype(dtype: str) -> str:
+    """Return the type that an input or output has in the file; 64 bits become 32."""
+    return _NARROWED.get(dtype, dtype)
+
+
+def name_ports(model: Any, signature: Signature) -> None:  # noqa: ANN401 - a generated class
+    """Give inputs and outputs the names and the order of the pivot.
+
+    Args:
+        model: ``ModelT`` as the converter made it, with the ports ``args_0`` … and ``output_0`` ….
+        signature: The pivot's.
+
+    Raises:
+        ConversionError: LPT-CONV-403, the file has other inputs or outputs.
+    """
+    graph, port = model.subgraphs[0], model.signatureDefs[0]
+    for maps, specs, prefix in (
+        (port.inputs, signature.inputs, "args_"),
+        (port.outputs, signature.outputs, "output_"),
+    ):
+        found = {text(m.name): m for m in maps}
+        wanted = [f"{prefix}{i}" for i in range(len(specs))]
+        if set(found) != set(wanted):
+            raise _other_ports(f"It has {', '.join(found)}; {len(specs)} are wanted.")
+        ordered = []
+        for spec, key in zip(specs, wanted, strict=True):
+            entry = found[key]
+            entry.name = spec.name.encode()
+            ordered.append(entry)
+            tensor = graph.tensors[entry.tensorIndex]
+            kind = DTYPES.get(tensor.type, "")
+            if kind not in (file_dtype(spec.dtype), "int8"):
+                raise _other_ports(f"{spec} is {kind} in the file.")
+        maps[:] = ordered
+    inputs = [m.tensorIndex for m in port.inputs]
+    if len(set(inputs)) != len(inputs):
+        raise _other_ports("Two inputs share a tensor.")
+    graph.inputs = np.asarray([m.tensorIndex for m in port.inputs], np.int32)
+    graph.outputs = np.asarray([m.tensorIndex for m in port.outputs], np.int32)
+    for maps in (port.inputs, port.outputs):
+        for entry in maps:
+            graph.tensors[entry.tensorIndex].name = entry.name
+    graph.name = b"main"
+    port.signatureKey = KEY.encode()
+
+
+def _other_ports(cause: str) -> ConversionError:
+    return ConversionError(
+        "LPT-CONV-403",
+        "The converter's file has other inputs or outputs than the pivot",
+        cause=cause,
+        remedy="Report this model as a bug.",
+    )
+
+
+def finish(model: Any, signature: Signature, notes: dict[str, Any]) -> None:  # noqa: ANN401
+    """Write the notes, and take out what tells of the converter's run.
+
+    Args:
+        model: ``ModelT``; it is changed.
+        signature: What sessions take and give.
+        notes: What else is written down, JSON types.
+    """
+    kept = ("min_runtime_version", NOTES)
+    model.metadata = [m for m in model.metadata or [] if text(m.name) in kept]
+    model.description = b"made by lepton"
+    set_notes(model, {**notes, "signature": to_data(signature)})
+    _drop_unused_buffers(model)
+
+
+def _drop_unused_buffers(model: Any) -> None:  # noqa: ANN401 - a generated class
+    """Keep the buffers that tensors and metadata use, in their order; the first stays empty."""
+    for graph in model.subgraphs:
+        _drop_unused_tensors(model, graph)
+    used = {0} | {t.buffer for g in model.subgraphs for t in g.tensors}
+    used |= {m.buffer for m in model.metadata or []}
+    place = {old: new for new, old in enumerate(sorted(used))}
+    model.buffers = [model.buffers[old] for old in sorted(used)]
+    model.metadataBuffer = None
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.buffer = place[tensor.buffer]
+    for entry in model.metadata or []:
+        entry.buffer = place[entry.buffer]
+
+
+def _drop_unused_tensors(model: Any, graph: Any) -> None:  # noqa: ANN401 - generated classes
+    used = {int(i) for i in (*graph.inputs, *graph.outputs)}
+    for operator in graph.operators:
+        for indices in (operator.inputs, operator.outputs, operator.intermediates):
+            used |= {int(i) for i in (indices if indices is not None else ()) if i >= 0}
+    place = {old: new for new, old in enumerate(sorted(used))}
+
+    def moved(indices: Any) -> Any:  # noqa: ANN401 - an array or None
+        if indices is None:
+            return None
+        return np.asarray([place.get(int(i), -1) for i in indices], np.int32)
+
+    graph.tensors = [graph.tensors[old] for old in sorted(used)]
+    graph.inputs, graph.outputs = moved(graph.inputs), moved(graph.outputs)
+    for operator in graph.operators:
+        operator.inputs, operator.outputs = moved(operator.inputs), moved(operator.outputs)
+        operator.intermediates = moved(operator.intermediates)
+    number = model.subgraphs.index(graph)
+    for port in model.signatureDefs or []:
+        if port.subgraphIndex == number:
+            for entry in (*port.inputs, *port.outputs):
+                entry.tensorIndex = place[entry.tensorIndex]
+
+
+def float_ports(model: Any, signature: Signature) -> int:  # noqa: ANN401 - a generated class
+    """Put QUANTIZE behind integer inputs and DEQUANTIZE before integer outputs that are float.
+
+    Returns:
+        How many were put in.
+    """
+    graph, port = model.subgraphs[0], model.signatureDefs[0]
+    count = 0
+    for maps, specs, number in (
+        (port.inputs, signature.inputs, schema.BuiltinOperator.QUANTIZE),
+        (port.outputs, signature.outputs, schema.BuiltinOperator.DEQUANTIZE),
+    ):
+        incoming = maps is port.inputs
+        for entry, spec in zip(maps, specs, strict=True):
+            inner = int(entry.tensorIndex)
+            tensor = graph.tensors[inner]
+            if spec.dtype != "float32" or DTYPES.get(tensor.type) != "int8":
+                continue
+            outer = add_tensor(graph, spec.name, "float32", tensor.shape, tensor.shapeSignature)
+            tensor.name = f"{spec.name}/int8".encode()
+            code = operator_code(model, number)
+            ends = ([outer], [inner]) if incoming else ([inner], [outer])
+            place = 0 if incoming else len(graph.operators)
+            graph.operators.insert(place, make_operator(code, *ends))
+            entry.tensorIndex = outer
+            count += 1
+    graph.inputs = np.asarray([m.tensorIndex for m in port.inputs], np.int32)
+    graph.outputs = np.asarray([m.tensorIndex for m in port.outputs], np.int32)
+    return count
+
+
+def integer_ports(model: Any, signature: Signature) -> Signature:  # noqa: ANN401
+    """Take out the QUANTIZE and DEQUANTIZE at the border, so that ports are integers.
+
+    Returns:
+        The signature with the ports' new types; what they stand for is in the file's tensors.
+    """
+    graph, port = model.subgraphs[0], model.signatureDefs[0]
+    numbers = {"QUANTIZE": "inputs", "DEQUANTIZE": "outputs"}
+    changed: dict[str, dict[str, str]] = {"inputs": {}, "outputs": {}}
+    for operator in list(graph.operators):
+        side = numbers.get(operator_name(model.operatorCodes[operator.opcodeIndex]))
+        if side is None:
+            continue
+        outer, inner = int(operator.inputs[0]), int(operator.outputs[0])
+        if side == "outputs":
+            outer, inner = inner, outer
+        readers = sum(outer in other.inputs for other in graph.operators)
+        for entry in getattr(port, side):
+            alone = side == "outputs" or readers == 1
+            if entry.tensorIndex == outer and alone:
+                entry.tensorIndex = inner
+                changed[side][text(entry.name)] = DTYPES[graph.tensors[inner].type]
+                graph.operators.remove(operator)
+    graph.inputs = np.asarray([m.tensorIndex for m in port.inputs], np.int32)
+    graph.outputs = np.asarray([m.tensorIndex for m in port.outputs], np.int32)
+    return Signature(
+        *(
+            tuple(replace(s, dtype=changed[side].get(s.name, s.dtype)) for s in specs)
+            for side, specs in (("inputs", signature.inputs), ("outputs", signature.outputs))
+        )
+    )
+
+
+__all__ = ["KEY", "file_dtype", "finish", "float_ports", "integer_ports", "name_ports"]

@@ -1,0 +1,51 @@
+"""Weights stored as float16, and computed with as float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+from lepton_tflite import _flatbuffer as flat
+
+_LARGEST = float(np.finfo(np.float16).max)
+LIMIT = 2e-2
+"""Largest relative L2 difference between such a file and the float32 module."""
+
+
+def store_half(model: Any) -> list[str]:  # noqa: ANN401 - a generated class
+    """Store float32 constants as float16, with a DEQUANTIZE that the runtime folds when it loads.
+
+    Single numbers, and constants that hold a value beyond float16's range, stay float32.
+
+    Args:
+        model: ``ModelT``; it is changed.
+
+    Returns:
+        Names of constants that stayed because of their range.
+    """
+    kept = []
+    for graph in model.subgraphs:
+        added = []
+        for index in range(len(graph.tensors)):
+            tensor = graph.tensors[index]
+            values = flat.array_of(model, tensor)
+            if values is None or values.dtype != np.float32 or values.size < 2:
+                continue
+            if index in graph.outputs:
+                continue
+            if bool((np.abs(values[np.isfinite(values)]) > _LARGEST).any()):
+                kept.append(flat.text(tensor.name))
+                continue
+            name = flat.text(tensor.name)
+            half = flat.add_tensor(graph, f"{name}/float16", "float16", values.shape)
+            flat.set_array(model, graph.tensors[half], values.astype(np.float16))
+            tensor.buffer = 0
+            code = flat.operator_code(model, BuiltinOperator.DEQUANTIZE, 3)
+            added.append(flat.make_operator(code, [half], [index]))
+        graph.operators = [*added, *graph.operators]
+    return kept
+
+
+__all__ = ["LIMIT", "store_half"]

@@ -1,0 +1,213 @@
+"""Integers, scales and zero points of a file: held against the recipe, named, and read back.
+
+litert-torch is given scales and zero points and quantizes the weights itself. So after it has
+done so, every weight is looked up in the file by its integers, in whatever order of axes it stands
+there, and gets the name that the ONNX lowering gives it (``conv.weight/int8``). A weight that is
+not there to the last bit, or an activation with other numbers than the recipe's, ends the run.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import numpy_helper
+
+from lepton_core.errors import ConversionError
+from lepton_onnx.qdq import Stored
+from lepton_tflite import _flatbuffer as flat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from lepton_core.recipe import Layer, Recipe
+
+INTEGER_OPS = (
+    "Add", "AveragePool", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm",
+    "GlobalAveragePool", "MatMul", "MaxPool", "Mul", "Reshape", "Resize", "Sigmoid", "Softmax",
+    "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
+"""Operators that LiteRT's kernels compute with int8."""
+
+_WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+"""Operators whose second input is a weight."""
+
+
+def check_integers(model: Any, lowered: ModelProto, recipe: Recipe) -> dict[str, Any]:  # noqa: ANN401
+    """Hold a converted file against the graph that it was made from, and name its tensors.
+
+    Args:
+        model: ``ModelT``; names of tensors and integers of biases are changed.
+        lowered: The recipe's Q/DQ graph.
+        recipe: The recipe.
+
+    Returns:
+        How each weight stands in the file, for the notes: ``order`` (axes) and ``shape``.
+
+    Raises:
+        ConversionError: LPT-CONV-411, the file holds other numbers.
+    """
+    constants = {t.name: numpy_helper.to_array(t) for t in lowered.graph.initializer}
+    graph = model.subgraphs[0]
+    found: dict[str, Any] = {}
+    places: dict[int, str] = {}
+    for name, codes in constants.items():
+        weight = name.removesuffix("/int8")
+        if weight == name or weight not in recipe.tensors:
+            continue
+        index, order = _find(model, graph, codes, np.asarray(recipe.tensors[weight].scale))
+        if index < 0:
+            raise _differs(f"The weight {weight!r} does not stand in the file as it should.")
+        graph.tensors[index].name = name.encode()
+        places[index] = weight
+        found[weight] = {"order": list(order), "shape": list(codes.shape)}
+    _check_layers(model, graph, places, recipe, constants)
+    _check_activations(graph, recipe)
+    return found
+
+
+def _differs(cause: str) -> ConversionError:
+    return ConversionError(
+        "LPT-CONV-411",
+        "The converted file holds other integers or scales than the recipe",
+        cause=cause,
+        remedy="Report this model as a bug; another target may lower the recipe.",
+    )
+
+
+def _numbers(tensor: Any) -> tuple[NDArray[np.float32], NDArray[Any]] | None:  # noqa: ANN401
+    """Return scales and zero points of a tensor, if it has them."""
+    own = tensor.quantization
+    if own is None or own.scale is None or not len(own.scale):
+        return None
+    scale = np.asarray(own.scale, np.float32)
+    zero = own.zeroPoint if own.zeroPoint is not None else np.zeros(len(scale))
+    return scale, np.asarray(zero, np.int64)
+
+
+def _find(
+    model: Any,  # noqa: ANN401 - a generated class
+    graph: Any,  # noqa: ANN401 - a generated class
+    codes: NDArray[Any],
+    scale: NDArray[Any],
+) -> tuple[int, tuple[int, ...]]:
+    """Return the tensor with these integers and scales, and the order of axes that it has."""
+    wanted = np.ravel(scale).astype(np.float32)
+    for index, tensor in enumerate(graph.tensors):
+        numbers = _numbers(tensor)
+        if numbers is None or flat.DTYPES.get(tensor.type) != "int8":
+            continue
+        values = flat.array_of(model, tensor)
+        if values is None or values.size != codes.size:
+            continue
+        if not np.array_equal(numbers[0], wanted) or numbers[1].any():
+            continue
+        for order in _orders(codes.shape, values.shape):
+            if np.array_equal(codes.transpose(order).reshape(values.shape), values):
+                return index, order
+    return -1, ()
+
+
+def _orders(shape: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yield orders of axes in which an array may stand as another; axes of 1 come and go."""
+    squeezed = [d for d in other if d != 1]
+    for order in permutations(range(len(shape))):
+        if [shape[i] for i in order if shape[i] != 1] == squeezed:
+            yield order
+
+
+def _check_layers(
+    model: Any,  # noqa: ANN401
+    graph: Any,  # noqa: ANN401
+    places: dict[int, str],
+    recipe: Recipe,
+    constants: dict[str, Any],
+) -> None:
+    """Check what goes into and comes out of each layer with a weight, and its bias."""
+    layers = {v.weight: (k, v) for k, v in recipe.layers.items() if v.weight}
+    shared = [v.weight for v in recipe.layers.values() if v.weight]
+    for operator in graph.operators:
+        name = flat.operator_name(model.operatorCodes[operator.opcodeIndex])
+        weight = places.get(int(operator.inputs[1])) if name in _WEIGHTED else None
+        if weight is None or shared.count(weight) != 1:
+            continue
+        key, layer = layers[weight]
+        _check_ends(graph, operator, name, layer, recipe)
+        bias = int(operator.inputs[2]) if len(operator.inputs) > 2 else -1
+        codes = constants.get(f"{key}/bias/int32")
+        if name != "TRANSPOSE_CONV" and bias >= 0 and codes is not None:
+            flat.set_values(model, graph.tensors[bias], codes.astype(np.int32))
+            graph.tensors[bias].name = f"{key}/bias/int32".encode()
+
+
+def _check_ends(graph: Any, operator: Any, name: str, layer: Layer, recipe: Recipe) -> None:  # noqa: ANN401
+    source = operator.inputs[2 if name == "TRANSPOSE_CONV" else 0]
+    for index, value in ((source, layer.inputs[0]), (operator.outputs[0], layer.output)):
+        tensor = graph.tensors[index]
+        numbers, wanted = _numbers(tensor), recipe.tensors.get(value)
+        if numbers is None or wanted is None or flat.DTYPES.get(tensor.type) != "int8":
+            continue
+        if numbers[0][0] != np.float32(wanted.scales[0]) or numbers[1][0] != wanted.zero_point:
+            raise _differs(f"{value!r} has the scale {numbers[0][0]} and zero {numbers[1][0]}.")
+        if index == operator.outputs[0]:
+            tensor.name = f"{value}/int8".encode()
+
+
+def _check_activations(graph: Any, recipe: Recipe) -> None:  # noqa: ANN401 - a generated class
+    """Check that no activation has numbers that the recipe does not know."""
+    known = {
+        (np.float32(t.scales[0]), t.zero_point)
+        for t in recipe.tensors.values()
+        if t.kind == "activation"
+    }
+    for tensor in graph.tensors:
+        numbers = _numbers(tensor)
+        if numbers is None or tensor.buffer or flat.DTYPES.get(tensor.type) != "int8":
+            continue
+        pair = (numbers[0][0], int(numbers[1][0]))
+        if pair not in known:
+            raise _differs(f"{flat.text(tensor.name)!r} has the scale and zero {pair}.")
+
+
+def read_back(path: str | Path) -> dict[str, Stored]:
+    """Return how a file stores weights and values, by value name of the pivot.
+
+    Args:
+        path: A .tflite file that lepton lowered a recipe to.
+
+    Returns:
+        Weights with integers in the pivot's order of axes, activations without; biases are found
+        as ``"<layer>/bias"``.
+    """
+    data = Path(path).read_bytes()
+    model, weights = flat.unpack(data), flat.read_notes(flat.root_of(data)).get("weights", {})
+    found: dict[str, Stored] = {}
+    for tensor in model.subgraphs[0].tensors:
+        name, numbers = flat.text(tensor.name), _numbers(tensor)
+        if numbers is None or not name.endswith(("/int8", "/int32")):
+            continue
+        value = name.rpartition("/")[0]
+        codes = flat.array_of(model, tensor)
+        note = weights.get(value)
+        if note is not None and codes is not None:
+            codes = _restored(codes, note["order"], note["shape"])
+        scale, zero = numbers
+        axis = note.get("axis") if note else None
+        single = len(scale) == 1 and axis is None
+        found.setdefault(
+            value, Stored(scale[0] if single else scale, zero[0] if single else zero, axis, codes)
+        )
+    return found
+
+
+def _restored(codes: NDArray[Any], order: list[int], shape: list[int]) -> NDArray[Any]:
+    turned = codes.reshape([shape[i] for i in order])
+    return np.ascontiguousarray(turned.transpose(np.argsort(order)))
+
+
+__all__ = ["INTEGER_OPS", "check_integers", "read_back"]

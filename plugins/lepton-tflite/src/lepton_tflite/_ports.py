@@ -1,0 +1,174 @@
+"""Which sizes and types a file takes, from the pivot's signature and what was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.types import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lepton_core.types import ConvertRequest
+
+EDGETPU = "edgetpu"
+"""Device whose compiler takes files of int8 alone, border included, for a fixed batch."""
+
+OPTIONS = ("batch", "shapes", "io")
+_PASSABLE = {
+    "float32", "int8", "uint8", "int16", "int32", "int64", "bool",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What is converted for.
+
+    Attributes:
+        signature: Inputs and outputs; the batch is the only symbol.
+        symbol: The batch's name, ``None`` where every size is fixed.
+        demand_open: Whether another batch than an open one is refused.
+        integer: Whether quantized inputs and outputs are integers.
+        warnings: What the user should know.
+    """
+
+    signature: Signature
+    symbol: str | None
+    demand_open: bool = False
+    integer: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for.
+
+    Attributes:
+        batch: ``"auto"``, ``"open"``, or a number of rows.
+        shapes: Sizes of symbolic dimensions.
+        integer: Whether quantized inputs and outputs are integers.
+    """
+
+    batch: str | int
+    shapes: Mapping[str, int]
+    integer: bool = False
+
+    def settle(self, signature: Signature, *, dynamic: bool) -> Ports:
+        """Give every symbolic dimension but the batch a size.
+
+        Args:
+            signature: The pivot's.
+            dynamic: Whether the batch should stay open at all.
+
+        Raises:
+            ConversionError: LPT-CONV-410, a dimension has no size.
+        """
+        sizes = dict(self.shapes)
+        batch = next((s.shape[0] for s in signature.inputs if s.shape
+                      and isinstance(s.shape[0], str)), None)  # fmt: skip
+        warnings = []
+        if isinstance(self.batch, int) and batch is not None:
+            sizes[batch] = self.batch
+        elif not dynamic and batch is not None and batch not in sizes:
+            sizes[batch] = 1
+        symbol = batch if batch is not None and batch not in sizes else None
+        if symbol is not None and not _rows(signature, symbol):
+            warnings.append(f"The batch {symbol} is fixed at 1: not every input and output has it.")
+            sizes[symbol], symbol = 1, None
+        known = Signature(
+            tuple(_sized(s, sizes) for s in signature.inputs),
+            tuple(_sized(s, sizes) for s in signature.outputs),
+        )
+        _refuse_symbols(known, symbol)
+        return Ports(known, symbol, self.batch == "open", self.integer, tuple(warnings))
+
+
+def _rows(signature: Signature, symbol: str) -> bool:
+    """Tell whether the first dimension of every input and output is the batch."""
+    return all(s.shape and s.shape[0] == symbol for s in (*signature.inputs, *signature.outputs))
+
+
+def _sized(spec: TensorSpec, sizes: Mapping[str, int]) -> TensorSpec:
+    return replace(spec, shape=tuple(sizes.get(str(d), d) for d in spec.shape))
+
+
+def _refuse_symbols(signature: Signature, symbol: str | None) -> None:
+    for spec in signature.inputs:
+        for dim in spec.shape:
+            if isinstance(dim, int) or dim == symbol:
+                continue
+            raise ConversionError(
+                "LPT-CONV-410",
+                f"Input {spec} has a dimension without a size, and tflite files have fixed ones",
+                cause=f"{dim or 'A dimension without a name'} is neither a number nor the batch.",
+                remedy=f"Give it a size: --option shapes={dim or 'NAME'}=128, or fix it in the "
+                "source with `lepton adapt --shape`.",
+                details={"symbol": dim or ""},
+            )
+
+
+def parse_options(request: ConvertRequest) -> Options:
+    """Read the options of a request.
+
+    Raises:
+        UnsupportedOperationError: LPT-CONV-408, an option or its value is not known.
+    """
+    for key in request.options:
+        if key not in OPTIONS:
+            raise _wrong(f"tflite has no option {key!r} for converting",
+                         f"Options are {', '.join(OPTIONS)}.")  # fmt: skip
+    batch = request.options.get("batch", "auto")
+    if isinstance(batch, str) and batch.isdigit():
+        batch = int(batch)
+    if batch not in ("auto", "open") and not (isinstance(batch, int) and batch > 0):
+        raise _wrong(f"The option batch cannot be {batch!r}", "It is auto, open, or a number.")
+    io = request.options.get("io", "float")
+    if io not in ("float", "int8"):
+        raise _wrong(f"The option io cannot be {io!r}", "It is float or int8.")
+    shapes = _shapes(request.options.get("shapes", {}))
+    if request.device == EDGETPU:
+        return Options(1 if batch == "auto" else batch, shapes, integer=True)
+    return Options(batch, shapes, io == "int8")
+
+
+def _shapes(given: object) -> dict[str, int]:
+    if isinstance(given, str):
+        given = dict(part.partition("=")[::2] for part in given.split(",") if part)
+    try:
+        found = {str(k): int(v) for k, v in dict(given).items()}  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        found = {"": 0}
+    if any(size < 1 for size in found.values()):
+        raise _wrong(f"The option shapes cannot be {given!r}", "Write it as tokens=128,height=224.")
+    return found
+
+
+def _wrong(message: str, remedy: str) -> UnsupportedOperationError:
+    return UnsupportedOperationError("LPT-CONV-408", message, remedy=remedy)
+
+
+def unsupported(signature: Signature | None) -> list[TensorSpec]:
+    """Return the inputs and outputs that a session cannot pass."""
+    if signature is None:
+        return []
+    return [s for s in (*signature.inputs, *signature.outputs) if s.dtype not in _PASSABLE]
+
+
+def check_dtypes(signature: Signature) -> None:
+    """Refuse inputs and outputs that a session cannot pass.
+
+    Raises:
+        ConversionError: LPT-CONV-409.
+    """
+    wrong = unsupported(signature)
+    if wrong:
+        raise ConversionError(
+            "LPT-CONV-409",
+            f"{wrong[0]} is of a kind that a LiteRT session cannot pass",
+            remedy=f"Use one of {', '.join(sorted(_PASSABLE))} at the model's border.",
+        )
+
+
+__all__ = ["EDGETPU", "OPTIONS", "Options", "Ports", "check_dtypes", "parse_options", "unsupported"]

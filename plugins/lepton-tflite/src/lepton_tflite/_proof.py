@@ -1,0 +1,140 @@
+"""Every file is run and compared with the torch module that it was made from before it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_tflite._runtime import make_interpreter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+
+    from lepton_core.types import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Inputs of one size, and what the torch module gives for them.
+
+    Attributes:
+        inputs: By name.
+        outputs: By name.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+
+def example(signature: Signature, sizes: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:
+    """Return one array per input: normal floats; 0 and 1 for integers, which may be indices.
+
+    Args:
+        signature: Inputs with dtypes and shapes.
+        sizes: Size of every symbolic dimension.
+        seed: Seed of the values.
+    """
+    rng = np.random.default_rng(seed)
+    found = {}
+    for spec in signature.inputs:
+        shape = [d if isinstance(d, int) else sizes[str(d)] for d in spec.shape]
+        kind = np.dtype(spec.dtype)
+        values = rng.normal(size=shape) if kind.kind == "f" else rng.integers(0, 2, size=shape)
+        found[spec.name] = values.astype(kind)
+    return found
+
+
+def run_torch(
+    module: torch.nn.Module, signature: Signature, inputs: Mapping[str, np.ndarray]
+) -> Trial:
+    """Return what a module gives."""
+    import torch
+
+    with torch.no_grad():
+        outputs = module(*(torch.from_numpy(inputs[s.name].copy()) for s in signature.inputs))
+    values = {s.name: t.numpy() for s, t in zip(signature.outputs, outputs, strict=True)}
+    return Trial(inputs, values)
+
+
+class LoadError(Exception):
+    """The runtime does not load a file, or does not run it."""
+
+
+class Runner:
+    """Runs a file's bytes on named arrays of 64-bit types, as a session does.
+
+    Raises:
+        LoadError: The runtime refuses the file.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            self._interpreter: Any = make_interpreter(data, 1)
+            self._interpreter.allocate_tensors()
+            runner = self._interpreter.get_signature_runner()
+            self._inputs = runner.get_input_details()
+            self._outputs = runner.get_output_details()
+        except (ValueError, RuntimeError) as error:
+            raise LoadError(" ".join(str(error).split())) from error
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return one array per output."""
+        interpreter = self._interpreter
+        try:
+            for name, details in self._inputs.items():
+                current = interpreter.get_tensor(details["index"]).shape
+                if tuple(current) != inputs[name].shape:
+                    interpreter.resize_tensor_input(details["index"], inputs[name].shape)
+            interpreter.allocate_tensors()
+            for name, details in self._inputs.items():
+                interpreter.set_tensor(details["index"], inputs[name].astype(details["dtype"]))
+            interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise LoadError(" ".join(str(error).split())) from error
+        return {n: interpreter.get_tensor(d["index"]) for n, d in self._outputs.items()}
+
+    def run_rows(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run row by row, and put the rows together."""
+        rows = len(next(iter(inputs.values())))
+        parts = [self.run({n: a[i : i + 1] for n, a in inputs.items()}) for i in range(rows)]
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def difference(found: Mapping[str, np.ndarray], trial: Trial) -> tuple[float, str]:
+    """Compare outputs with a trial's.
+
+    Returns:
+        Largest relative L2 difference (infinite for another shape), and the output's name.
+    """
+    worst, where = 0.0, ""
+    for name, wanted in trial.outputs.items():
+        got = found[name]
+        if got.shape != wanted.shape:
+            return float("inf"), name
+        one, two = got.astype(np.float64), wanted.astype(np.float64)
+        if not np.array_equal(np.isfinite(one), np.isfinite(two)):
+            return float("inf"), name
+        finite = np.isfinite(two)
+        scale = float(np.linalg.norm(two[finite])) or 1.0
+        distance = float(np.linalg.norm(one[finite] - two[finite])) / scale
+        if distance > worst:
+            worst, where = distance, name
+    return worst, where
+
+
+def worst_of(data: bytes, trials: Sequence[Trial], *, by_rows: bool = False) -> tuple[float, str]:
+    """Return the largest difference over several trials, and the output where it is.
+
+    Raises:
+        LoadError: The runtime refuses the file.
+    """
+    runner = Runner(data)
+    run = runner.run_rows if by_rows else runner.run
+    return max(difference(run(trial.inputs), trial) for trial in trials)
+
+
+__all__ = ["LoadError", "Runner", "Trial", "difference", "example", "run_torch", "worst_of"]

@@ -1,0 +1,262 @@
+"""Sessions on the LiteRT runtime."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_core.environment import available_cpus, version_of
+from lepton_core.errors import SessionError
+from lepton_onnx.arrays import checked_inputs
+from lepton_tflite._execution import delegated
+from lepton_tflite._file import File, read_file
+from lepton_tflite._litert import quiet
+from lepton_tflite._runtime import make_interpreter
+from lepton_tflite.info import INFO
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from lepton_core.context import Context
+    from lepton_core.types import Model, OpenRequest, Signature
+
+OPTIONS = ("xnnpack",)
+
+
+class TfliteSession:
+    """A model on LiteRT; calls of several threads take turns, as an interpreter runs one.
+
+    Args:
+        interpreter: The runtime's, with tensors allocated.
+        signature: Named inputs and outputs.
+        by_rows: Whether the file takes one row, and batches are run row by row.
+        facts: What is known about the session.
+    """
+
+    def __init__(
+        self,
+        interpreter: Any,  # noqa: ANN401 - a class of the runtime
+        signature: Signature,
+        by_rows: bool,
+        facts: dict[str, Any],
+    ) -> None:
+        self.signature = signature
+        self.facts: Mapping[str, Any] = facts
+        self._by_rows = by_rows
+        self._lock = threading.Lock()
+        self._interpreter: Any = interpreter
+        self._inputs, self._outputs = _ports(interpreter, signature)
+        self._shapes: dict[int, tuple[int, ...]] = {}
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once, or once per row where the file takes one row.
+
+        Args:
+            inputs: One array per input, of the dtype and shape that the signature states. 64-bit
+                integers are passed as 32 bits, exactly.
+
+        Returns:
+            One array per output, in the signature's order; they belong to the caller.
+
+        Raises:
+            SessionError: LPT-RUN-201 to 204 (an input is missing, unknown, or of a wrong dtype or
+                shape), 405 (an integer needs more than 32 bits), 406 (the runtime failed), 407
+                (closed), 408 (a batch without rows).
+        """
+        arrays = {
+            name: _narrowed(name, array, self._inputs[name]["dtype"])
+            for name, array in checked_inputs(self.signature, inputs).items()
+        }
+        with self._lock:
+            if self._interpreter is None:
+                raise SessionError(
+                    "LPT-RUN-407", "The session is closed", remedy="Open the model again."
+                )
+            found = self._run_rows(arrays) if self._by_rows else self._run(arrays)
+        return {s.name: found[s.name].astype(s.dtype, copy=False) for s in self.signature.outputs}
+
+    def _run_rows(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = len(next(iter(arrays.values())))
+        parts = [self._run({n: a[i : i + 1] for n, a in arrays.items()}) for i in range(rows)]
+        if not parts:
+            raise _empty()
+        if rows == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if any(0 in array.shape for array in arrays.values()):
+            raise _empty()
+        interpreter = self._interpreter
+        try:
+            self._resize(arrays)
+            for name, array in arrays.items():
+                interpreter.set_tensor(self._inputs[name]["index"], np.ascontiguousarray(array))
+            interpreter.invoke()
+            return {n: interpreter.get_tensor(d["index"]) for n, d in self._outputs.items()}
+        except (ValueError, RuntimeError) as error:
+            raise SessionError(
+                "LPT-RUN-406",
+                "LiteRT cannot run the model on these inputs",
+                cause=" ".join(str(error).split())[:500],
+                remedy="Check the sizes of the inputs against each other, and indices against the "
+                "tables that they point into.",
+            ) from error
+
+    def _resize(self, arrays: dict[str, np.ndarray]) -> None:
+        wanted = {self._inputs[n]["index"]: a.shape for n, a in arrays.items()}
+        if wanted == self._shapes:
+            return
+        self._shapes = {}
+        for index, shape in wanted.items():
+            if tuple(self._interpreter.get_tensor(index).shape) != shape:
+                self._interpreter.resize_tensor_input(index, shape)
+        self._interpreter.allocate_tensors()
+        self._shapes = wanted
+
+    def close(self) -> None:
+        """Free the runtime's resources; calling it again does nothing."""
+        with self._lock:
+            self._interpreter = None
+
+    def __enter__(self) -> TfliteSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _empty() -> SessionError:
+    return SessionError(
+        "LPT-RUN-408",
+        "LiteRT does not run a batch without rows",
+        remedy="Pass at least one row.",
+    )
+
+
+def _narrowed(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:  # noqa: ANN401 - a type
+    """Return an array in the file's own type, exactly."""
+    wanted = np.dtype(dtype)
+    if array.dtype == wanted:
+        return array
+    if wanted.kind in "iu" and array.size:
+        limits = np.iinfo(wanted)
+        low, high = int(array.min()), int(array.max())
+        if low < limits.min or high > limits.max:
+            raise SessionError(
+                "LPT-RUN-405",
+                f"Input {name!r} holds {low if low < limits.min else high}, which does not fit "
+                f"into {wanted.name}",
+                cause=f"The file computes {array.dtype.name} with 32 bits.",
+                remedy="Map such values into the range of 32 bits before the model.",
+            )
+    return array.astype(wanted)
+
+
+def _ports(interpreter: Any, signature: Signature) -> tuple[Any, Any]:  # noqa: ANN401
+    """Return the runtime's details of each input and output, by the signature's names."""
+    if interpreter.get_signature_list():
+        runner = interpreter.get_signature_runner()
+        inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    else:
+        inputs = {d["name"]: d for d in interpreter.get_input_details()}
+        outputs = {d["name"]: d for d in interpreter.get_output_details()}
+    for found, specs in ((inputs, signature.inputs), (outputs, signature.outputs)):
+        if set(found) != {spec.name for spec in specs}:
+            raise SessionError(
+                "LPT-RUN-404",
+                "The file has other inputs or outputs than its signature",
+                cause=f"It has {', '.join(found)}; the signature says {signature}.",
+                remedy="Convert the model again: lepton convert MODEL --to tflite",
+            )
+    return inputs, outputs
+
+
+def check_request(request: OpenRequest) -> None:
+    """Check what was asked for, before anything is read.
+
+    Raises:
+        SessionError: LPT-RUN-409 (device), 410 (an option), 411 (threads).
+    """
+    device = request.device or "cpu"
+    if device not in INFO.devices:
+        raise SessionError(
+            "LPT-RUN-409",
+            f"LiteRT has no device {request.device!r}",
+            remedy=f"Use one of {', '.join(INFO.devices)}; all of them run on the CPU here.",
+        )
+    for key in request.options:
+        if key not in OPTIONS:
+            raise SessionError(
+                "LPT-RUN-410",
+                f"tflite has no option {key!r} for opening",
+                remedy=f"Options are {', '.join(OPTIONS)}.",
+            )
+    if request.threads is not None and request.threads < 1:
+        raise SessionError(
+            "LPT-RUN-411",
+            f"{request.threads} threads were asked for",
+            remedy="Ask for 1 or more, or leave it out to use what the container allows.",
+        )
+
+
+def open_session(model: Model, request: OpenRequest, context: Context) -> TfliteSession:
+    """Open a .tflite file.
+
+    Options: ``xnnpack`` (on; off runs LiteRT's own kernels, as the yardstick does).
+
+    Raises:
+        SessionError: LPT-RUN-402 (no such file), 403 (Flex or custom operators), 404 (other
+            inputs or outputs), 409 (device), 410 (option), 411 (threads), 412 (the runtime
+            refuses the file).
+        PluginDependencyError: LPT-RUN-401, the runtime is not there.
+    """
+    check_request(request)
+    path = Path(model.path)
+    found = read_file(path)
+    context.checkpoint()
+    threads = request.threads or available_cpus()
+    use = bool(request.options.get("xnnpack", True)) and not request.reference
+    printed: list[str] = []
+    try:
+        with quiet(printed):
+            interpreter = make_interpreter(str(path), threads, delegate=use)
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise SessionError(
+            "LPT-RUN-412",
+            f"LiteRT {_version()} refuses {path}",
+            cause=" ".join(str(error).split())[:500],
+            remedy="Convert the model again; `lepton check` tells which operators the target has.",
+        ) from error
+    return TfliteSession(
+        interpreter, found.signature, found.batch == "rows", _facts(found, interpreter, threads)
+    )
+
+
+def _version() -> str:
+    return version_of("ai-edge-litert") or ""
+
+
+def _facts(found: File, interpreter: Any, threads: int) -> dict[str, Any]:  # noqa: ANN401
+    return {
+        "runtime": "litert",
+        "runtime_version": _version(),
+        "device": "cpu",
+        "threads": threads,
+        "batch": found.batch,
+        "delegate": delegated(interpreter),
+        **found.facts,
+    }
+
+
+__all__ = ["OPTIONS", "TfliteSession", "check_request", "open_session"]

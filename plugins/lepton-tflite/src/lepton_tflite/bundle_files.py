@@ -1,0 +1,99 @@
+"""What a bundle for LiteRT ships besides the model: a Kotlin class that an Android app calls.
+
+The class follows from the signature alone. It reads and fills direct buffers, by the names that
+the file's own signature holds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lepton_core.types import Model, TensorSpec
+
+_BYTES = {"float32": 4, "int32": 4, "int64": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
+"""Size of an element in the file; 64-bit integers have 32 bits there."""
+
+_PAGE = """// Made by lepton from the model's signature.
+// build.gradle: implementation("com.google.ai.edge.litert:litert:1.4.0"), and
+// androidResources {{ noCompress += "tflite" }}; put {file} into src/main/assets.
+package {package}
+
+import android.content.Context
+import org.tensorflow.lite.Interpreter
+import java.io.FileInputStream
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import java.nio.channels.FileChannel
+
+/** {signature} */
+class {name}(context: Context, threads: Int = 2) : AutoCloseable {{
+    private val interpreter: Interpreter
+
+    init {{
+        val asset = context.assets.openFd("{file}")
+        val model = FileInputStream(asset.fileDescriptor).use {{
+            it.channel.map(FileChannel.MapMode.READ_ONLY, asset.startOffset, asset.declaredLength)
+        }}
+        interpreter = Interpreter(model, Interpreter.Options().setNumThreads(threads))
+    }}
+
+    /** Buffers of inputs by name, to be filled in row-major order. */
+    val inputs: Map<String, ByteBuffer> = mapOf(
+{inputs}
+    )
+
+    /** Buffers of outputs by name, filled by [run]. */
+    val outputs: Map<String, ByteBuffer> = mapOf(
+{outputs}
+    )
+
+    /** Run on one row: what stands in [inputs]. */
+    fun run() {{
+        (inputs.values + outputs.values).forEach {{ it.rewind() }}
+        interpreter.runSignature(inputs, outputs, "serving_default")
+        outputs.values.forEach {{ it.rewind() }}
+    }}
+
+    override fun close() = interpreter.close()
+
+    private fun buffer(bytes: Int): ByteBuffer =
+        ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
+}}
+"""
+
+
+def files(model: Model, name: str) -> dict[str, str]:
+    """Return what to write beside a model, by file name.
+
+    Args:
+        model: The .tflite file with its signature.
+        name: Name of the deployment; the class is called after it.
+    """
+    if model.signature is None:
+        return {}
+    words = re.findall(r"[A-Za-z0-9]+", name)
+    title = "".join(word[:1].upper() + word[1:] for word in words) or "Model"
+    title = title if title[0].isalpha() else f"Model{title}"
+    page = _PAGE.format(
+        package=f"lepton.{title.lower()}",
+        name=title,
+        file=model.path.replace("\\", "/").rpartition("/")[2],
+        signature=str(model.signature).replace("*/", "* /"),
+        inputs="\n".join(map(_entry, model.signature.inputs)),
+        outputs="\n".join(map(_entry, model.signature.outputs)),
+    )
+    return {f"{title}.kt": page}
+
+
+def _entry(spec: TensorSpec) -> str:
+    count = 1
+    for dim in spec.shape:
+        count *= dim if isinstance(dim, int) else 1
+    key = spec.name.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    kind = {"int64": "int32"}.get(spec.dtype, spec.dtype)
+    return f'        "{key}" to buffer({count * _BYTES.get(spec.dtype, 4)}),  // {kind}, {spec}'
+
+
+__all__ = ["files"]

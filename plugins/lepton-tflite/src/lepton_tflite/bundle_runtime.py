@@ -1,0 +1,78 @@
+"""Load a .tflite file with LiteRT's runtime alone; bundles ship this file as ``runtime.py``.
+
+Runs on ai-edge-litert, or on tflite-runtime where that is what a board has.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+REQUIREMENTS = ("numpy", "ai-edge-litert")
+
+
+def load(
+    path: str | Path, threads: int | None = None
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Open a model.
+
+    Args:
+        path: The ``.tflite`` file.
+        threads: Threads of the kernels; the runtime's own choice by default.
+
+    Returns:
+        A function from named input arrays to named output arrays; calls take turns.
+    """
+    import numpy as np
+
+    here = Path(__file__).with_name("signature.json")
+    signature = json.loads(here.read_text(encoding="utf-8"))
+    interpreter = _interpreter(str(path), threads)
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner()
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    symbolic = any(isinstance(spec["shape"][:1] and spec["shape"][0], str)
+                   for spec in signature["inputs"])  # fmt: skip
+    opened = any(-1 in details["shape_signature"] for details in inputs.values())
+    lock = threading.Lock()
+
+    def once(arrays: Mapping[str, Any]) -> dict[str, Any]:
+        for name, details in inputs.items():
+            if tuple(interpreter.get_tensor(details["index"]).shape) != arrays[name].shape:
+                interpreter.resize_tensor_input(details["index"], arrays[name].shape)
+        interpreter.allocate_tensors()
+        for name, details in inputs.items():
+            interpreter.set_tensor(details["index"], arrays[name].astype(details["dtype"]))
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(d["index"]) for name, d in outputs.items()}
+
+    def run(arrays: Mapping[str, Any]) -> dict[str, Any]:
+        if set(arrays) != set(inputs):
+            raise ValueError(f"the inputs are {', '.join(inputs)}, not {', '.join(arrays)}")
+        given = {name: np.asarray(array) for name, array in arrays.items()}
+        for name, details in inputs.items():
+            if not np.array_equal(given[name], given[name].astype(details["dtype"])):
+                raise ValueError(f"{name!r} does not fit into {np.dtype(details['dtype'])}")
+        with lock:
+            if symbolic and not opened:  # the file takes one row
+                rows = range(len(next(iter(given.values()))))
+                parts = [once({n: a[i : i + 1] for n, a in given.items()}) for i in rows]
+                found = {name: np.concatenate([p[name] for p in parts]) for name in outputs}
+            else:
+                found = once(given)
+        return {s["name"]: found[s["name"]].astype(s["dtype"]) for s in signature["outputs"]}
+
+    return run
+
+
+def _interpreter(path: str, threads: int | None) -> Any:  # noqa: ANN401 - the package has no types
+    try:
+        from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
+    except ImportError:
+        from tflite_runtime.interpreter import Interpreter  # type: ignore[import-not-found]
+    return Interpreter(model_path=path, num_threads=threads)

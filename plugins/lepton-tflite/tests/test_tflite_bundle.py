@@ -1,0 +1,85 @@
+"""A bundle for LiteRT runs where lepton is not, and carries a class for Android."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import lepton_core
+from lepton_core.types import Model, Signature, TensorSpec
+from lepton_tflite.bundle_files import files
+
+pytestmark = pytest.mark.xdist_group("tflite")
+
+CODE = """
+import sys
+class No:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0].startswith(('lepton', 'onnx', 'torch')):
+            raise ImportError(f'{name} must not be needed')
+sys.meta_path.insert(0, No())
+"""
+
+
+@pytest.fixture
+def bundle(single, tmp_path):
+    out = tmp_path / "bundle"
+    lepton_core.deploy(
+        single.model, name="small-net", target="tflite:android-arm64", kind="bundle",
+        options={"store": str(tmp_path / "store"), "out": str(out)},
+    )  # fmt: skip
+    return out
+
+
+def run(out, code):
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, "-B", "-P", "-c", CODE + code],
+        cwd=out, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_it_runs_without_lepton_and_gives_the_sessions_numbers(bundle, single, opened, graphs):
+    inputs = graphs.inputs(3)
+    np.savez(bundle.parent / "inputs.npz", **inputs)
+    done = run(
+        bundle,
+        "import numpy as np; sys.path.insert(0, '.'); from run import load\n"
+        "given = dict(np.load('../inputs.npz'))\n"
+        "np.savez('../outputs.npz', **load(threads=1)(given))",
+    )
+    assert done.returncode == 0, done.stderr
+    found = dict(np.load(bundle.parent / "outputs.npz"))
+    for name, wanted in opened(single.model).run(inputs).items():
+        assert found[name].dtype == wanted.dtype
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-6)
+
+
+def test_a_changed_file_is_noticed(bundle):
+    with (bundle / "SmallNet.kt").open("a") as stream:
+        stream.write("//")
+    done = run(bundle, "import runpy; runpy.run_path('run.py', run_name='__main__')")
+    assert done.returncode
+    assert "SmallNet.kt" in done.stderr
+
+
+def test_the_class_names_what_the_file_names(bundle):
+    text = (bundle / "SmallNet.kt").read_text()
+    assert "class SmallNet(" in text
+    assert '"image" to buffer(256)' in text  # 1 x 1 x 8 x 8 floats
+    assert '"kind" to buffer(4)' in text  # int64 has 32 bits in the file
+    assert '"scores" to buffer(20)' in text
+    assert '"serving_default"' in text
+    assert "model.tflite" in text
+
+
+def test_names_are_quoted_as_kotlin_wants():
+    spec = TensorSpec('a"$b', "float32", (1,))
+    model = Model("tflite", "/x/model.tflite", signature=Signature((spec,), (spec,)))
+    (name, text), *_ = files(model, "3-net v2").items()
+    assert name == "Model3NetV2.kt"
+    assert '"a\\"\\$b" to buffer(4)' in text

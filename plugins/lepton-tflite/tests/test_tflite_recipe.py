@@ -1,0 +1,231 @@
+"""A recipe becomes integer kernels with exactly its integers, scales and zero points."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_core import recipe as recipes
+from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.types import ConvertRequest
+from lepton_onnx import pivot as pivots
+from lepton_onnx import qdq
+from lepton_tflite import _flatbuffer as flat
+from lepton_tflite import plugin
+from lepton_tflite._integers import INTEGER_OPS, check_integers, read_back
+
+pytestmark = pytest.mark.xdist_group("tflite")
+
+
+def integer_net(graphs):
+    """Convolution, activation, pool, product without and with bias: integers from end to end."""
+    rng = np.random.default_rng(0)
+    node = graphs.node
+    return graphs.model(
+        [
+            node("Conv", ["image", "conv.weight", "conv.bias"], ["c"], pads=[1, 1, 1, 1]),
+            node("Relu", ["c"], ["r"]),
+            node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+            node("Flatten", ["p"], ["f"]),
+            node("MatMul", ["f", "mix.weight"], ["m"]),
+            node("Gemm", ["m", "fc.weight", "fc.bias"], ["scores"], transB=1),
+        ],
+        [graphs.value("image", ["batch", 3, 8, 8])],
+        [graphs.value("scores", ["batch", 5])],
+        [
+            graphs.weight("conv.weight", rng.normal(size=(4, 3, 3, 3)).astype("f4")),
+            graphs.weight("conv.bias", rng.normal(size=4).astype("f4")),
+            graphs.weight("mix.weight", (rng.normal(size=(64, 6)) / 8).astype("f4")),
+            graphs.weight("fc.weight", (rng.normal(size=(5, 6)) / 2).astype("f4")),
+            graphs.weight("fc.bias", rng.normal(size=5).astype("f4")),
+        ],
+    )
+
+
+def weight_entry(array, axis):
+    other = tuple(i for i in range(array.ndim) if i != axis)
+    scale = (np.abs(array).max(axis=other) / 127).astype("f4")
+    return {
+        "kind": "weight", "scale": [float(s) for s in scale], "zero_point": 0, "dtype": "int8",
+        "axis": axis, "observed": [float(array.min()), float(array.max())],
+        "estimator": "absmax", "rounding": "half-even",
+    }  # fmt: skip
+
+
+def activation(scale, zero, same_as=None):
+    entry = {
+        "kind": "activation", "scale": scale, "zero_point": zero, "dtype": "int8",
+        "observed": [-1.0, 1.0], "estimator": "minmax", "rounding": "half-even",
+    }  # fmt: skip
+    return entry | ({"same_as": same_as} if same_as else {})
+
+
+def static(op, inputs, output, **more):
+    return {"op": op, "output": output, "inputs": inputs, "mode": "static", **more}
+
+
+@pytest.fixture(scope="session")
+def quantized(graphs, to_pivot, tmp_path_factory):
+    """A pivot, and a recipe for it."""
+    from onnx import numpy_helper
+
+    pivot = to_pivot(integer_net(graphs))
+    loaded = pivots.load(pivot.path)
+    values = {t.name: numpy_helper.to_array(t) for t in loaded.graph.initializer}
+    data = {
+        "schema": 1, "rules": 1, "written_by": "test", "scheme": "int8-static",
+        "pivot": {"digest": pivot.digest, "opset": 21}, "requires": {}, "calibration": None,
+        "sidecar": None, "notes": [], "kept_float": {},
+        "tensors": {
+            "image": activation(0.031, 3),
+            "conv.weight": weight_entry(values["conv.weight"], 0),
+            "r": activation(0.057, -128),
+            "p": activation(0.057, -128, "r"),
+            "f": activation(0.057, -128, "r"),
+            "mix.weight": weight_entry(values["mix.weight"], 1),
+            "m": activation(0.11, 5),
+            "fc.weight": weight_entry(values["fc.weight"], 0),
+            "scores": activation(0.23, -7),
+        },
+        "layers": {
+            "c": static("Conv", ["image"], "r", weight="conv.weight", bias="conv.bias",
+                        fused=["r"]),
+            "p": static("MaxPool", ["r"], "p"),
+            "f": static("Flatten", ["p"], "f"),
+            "m": static("MatMul", ["f"], "m", weight="mix.weight"),
+            "scores": static("Gemm", ["m"], "scores", weight="fc.weight", bias="fc.bias"),
+        },
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("recipe") / "recipe.json"
+    path.write_text(json.dumps(data))
+    return pivot, str(path)
+
+
+@pytest.fixture(scope="session")
+def lowered(quantized, convert):
+    pivot, path = quantized
+    return convert(pivot, recipe=path)
+
+
+def onnx_lowering(quantized):
+    pivot, path = quantized
+    recipe = recipes.read(path)
+    proto = qdq.lower(
+        pivots.load(pivot.path), recipe, digest=pivot.digest, integer_ops=INTEGER_OPS,
+        float_outputs=False,
+    ).model  # fmt: skip
+    return recipe, proto
+
+
+def test_every_layer_is_an_integer_kernel(lowered):
+    assert lowered.facts["batch"] == "open"
+    assert lowered.facts["storage_precision"] == "int8"
+    root = flat.root_of(Path(lowered.model.path).read_bytes())
+    from lepton_tflite._execution import computing_layers, operator_names
+
+    assert computing_layers(root) == {"int8": 4}
+    names = operator_names(root)
+    assert names["QUANTIZE"] == names["DEQUANTIZE"] == 1  # at the border, and nowhere else
+    assert set(names) <= {
+        "QUANTIZE", "TRANSPOSE", "CONV_2D", "MAX_POOL_2D", "RESHAPE", "FULLY_CONNECTED",
+        "DEQUANTIZE", "PAD",
+    }  # fmt: skip
+
+
+def test_integers_scales_and_zero_points_are_the_recipes_and_the_onnx_files(lowered, quantized):
+    recipe, proto = onnx_lowering(quantized)
+    ours, theirs = read_back(lowered.model.path), qdq.read_back(proto)
+    integers = {name: stored.integers for name, stored in theirs.items()}
+    assert qdq.compare(recipe, ours, integers) == []
+    weights = {"conv.weight", "mix.weight", "fc.weight", "c/bias", "scores/bias"}
+    assert weights <= set(ours)
+    assert {"image", "r", "m", "scores"} <= set(ours)
+    for name in weights:
+        assert ours[name].integers.dtype == theirs[name].integers.dtype
+        np.testing.assert_array_equal(ours[name].integers, theirs[name].integers)
+        np.testing.assert_array_equal(ours[name].scale, theirs[name].scale)
+
+
+def test_outputs_are_those_of_the_onnx_lowering_within_a_unit(lowered, quantized, opened):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    _, proto = onnx_lowering(quantized)
+    x = np.random.default_rng(1).normal(size=(50, 3, 8, 8)).astype("f4")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (wanted,) = session.run(None, {"image": x})
+    found = opened(lowered.model).run({"image": x})["scores"]
+    units = np.rint(np.abs(found - wanted) / 0.23)
+    assert units.max() <= 1
+    assert (units == 0).mean() > 0.98
+
+
+def test_the_border_is_integer_on_request(quantized, convert, opened, lowered):
+    pivot, path = quantized
+    made = convert(pivot, recipe=path, options={"io": "int8", "batch": 2})
+    signature = made.model.signature
+    assert (signature.inputs[0].dtype, signature.outputs[0].dtype) == ("int8", "int8")
+    x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype("f4")
+    codes = np.clip(np.rint(x / np.float32(0.031)) + 3, -128, 127).astype("i1")
+    got = opened(made.model).run({"image": codes})["scores"]
+    wanted = opened(lowered.model).run({"image": x})["scores"]
+    np.testing.assert_allclose((got.astype("f4") + 7) * np.float32(0.23), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fault", ["integer", "scale", "zero"])
+def test_a_file_with_other_numbers_does_not_pass(lowered, quantized, fault):
+    recipe, proto = onnx_lowering(quantized)
+    model = flat.unpack(Path(lowered.model.path).read_bytes())
+    tensor = next(t for t in model.subgraphs[0].tensors if t.name == b"conv.weight/int8")
+    if fault == "integer":
+        values = flat.array_of(model, tensor).copy()
+        values[1, 2, 0, 1] += 1
+        flat.set_values(model, tensor, values)
+    elif fault == "scale":
+        scale = np.array(tensor.quantization.scale, "f4")
+        scale[2] = np.nextafter(scale[2], np.float32(1))
+        tensor.quantization.scale = scale
+    else:
+        act = next(t for t in model.subgraphs[0].tensors if t.name == b"r/int8")
+        act.quantization.zeroPoint = np.array([-127])
+    with pytest.raises(ConversionError) as caught:
+        check_integers(model, proto, recipe)
+    assert caught.value.code == "LPT-CONV-411"
+
+
+def test_other_schemes_are_refused(quantized, tmp_path, context):
+    pivot, path = quantized
+    data = json.loads(Path(path).read_text())
+    data["scheme"] = "int8-weight-only"
+    data["layers"] = {}
+    other = tmp_path / "recipe.json"
+    other.write_text(json.dumps(data))
+    with pytest.raises(UnsupportedOperationError) as caught:
+        plugin.lepton_convert(pivot, ConvertRequest("tflite", recipe=str(other)), context)
+    assert caught.value.code == "LPT-CONV-412"
+
+
+def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pivot):
+    wanted, path = quantized
+    made = convert(wanted, recipe=path, device="edgetpu")
+    assert made.model.signature.inputs[0].shape == (1, 3, 8, 8)
+    assert {s.dtype for s in (*made.model.signature.inputs, *made.model.signature.outputs)} == {
+        "int8"
+    }
+    root = flat.root_of(Path(made.model.path).read_bytes())
+    assert set(flat.stored_values(root)) == {"int8", "int32"}
+    with pytest.raises(UnsupportedOperationError) as caught:
+        plugin.lepton_convert(pivot, ConvertRequest("tflite", device="edgetpu"), context)
+    assert caught.value.code == "LPT-CONV-414"
+    from lepton_tflite._edgetpu import refuse_floats
+
+    model = flat.unpack(Path(single.model.path).read_bytes())
+    with pytest.raises(ConversionError) as caught:
+        refuse_floats(model, single.model.signature)
+    assert caught.value.code == "LPT-CONV-415"
+    assert "FULLY_CONNECTED" in caught.value.cause

@@ -1,0 +1,171 @@
+"""Sessions: threads, types, errors; and files that are somebody else's or damaged."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from lepton_core.errors import SessionError, SourceError
+from lepton_core.types import InspectRequest, Model
+from lepton_tflite import _flatbuffer as flat
+from lepton_tflite import plugin
+
+pytestmark = pytest.mark.xdist_group("tflite")
+
+
+def test_facts_say_what_runs_where(single, opened):
+    facts = opened(single.model, threads=1).facts
+    assert facts["runtime_version"].startswith("2.")
+    assert facts["threads"] == 1
+    assert facts["storage_precision"] == "fp32"
+    assert facts["execution_layers"] == {"fp32": sum(facts["execution_layers"].values())}
+    delegate = facts["delegate"]
+    assert delegate["name"] == "XNNPACK"
+    assert 0 < delegate["operators"] < delegate["of"]
+    assert opened(single.model, options={"xnnpack": False}).facts["delegate"] == {}
+    assert opened(single.model, reference=True).facts["delegate"] == {}
+
+
+def test_the_batch_may_change_from_call_to_call_in_any_thread(single, opened, graphs):
+    session = opened(single.model)
+    wanted = {n: session.run(graphs.inputs(n, seed=n)) for n in (1, 2, 5)}
+    wrong = []
+
+    def work(rows):
+        for _ in range(10):
+            found = session.run(graphs.inputs(rows, seed=rows))
+            if not np.array_equal(found["scores"], wanted[rows]["scores"]):
+                wrong.append(rows)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in wanted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_outputs_belong_to_the_caller(single, opened, graphs):
+    session = opened(single.model)
+    first = session.run(graphs.inputs(2))["scores"]
+    kept = first.copy()
+    session.run(graphs.inputs(2, seed=9))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_integers_beyond_32_bits_are_refused(single, opened, graphs):
+    inputs = {**graphs.inputs(2), "kind": np.array([1, 2**40])}
+    with pytest.raises(SessionError) as caught:
+        opened(single.model).run(inputs)
+    assert caught.value.code == "LPT-RUN-405"
+    assert str(2**40) in caught.value.message
+
+
+def test_no_rows_and_a_closed_session_are_said(single, opened, graphs):
+    session = opened(single.model)
+    with pytest.raises(SessionError) as caught:
+        session.run(graphs.inputs(0))
+    assert caught.value.code == "LPT-RUN-408"
+    session.close()
+    with pytest.raises(SessionError) as caught:
+        session.run(graphs.inputs(1))
+    assert caught.value.code == "LPT-RUN-407"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "code"),
+    [
+        ({"device": "gpu"}, "LPT-RUN-409"),
+        ({"options": {"speed": 1}}, "LPT-RUN-410"),
+        ({"threads": 0}, "LPT-RUN-411"),
+    ],
+)
+def test_what_cannot_be_asked_for(single, opened, wanted, code):
+    with pytest.raises(SessionError) as caught:
+        opened(single.model, **wanted)
+    assert caught.value.code == code
+    assert caught.value.remedy
+
+
+def test_files_for_phones_open_here(single, opened, graphs):
+    opened(single.model, device="android-arm64").run(graphs.inputs(1))
+
+
+# --- files of somebody else's, and damaged ones -----------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [0, 3, 20, 500, -4])
+def test_a_truncated_file_is_refused(single, opened, tmp_path, keep):
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(Path(single.model.path).read_bytes()[:keep])
+    with pytest.raises(SessionError) as caught:
+        opened(Model("tflite", str(path)))
+    assert caught.value.code in ("LPT-RUN-402", "LPT-RUN-412")
+    assert caught.value.remedy
+
+
+def test_a_file_of_another_kind_is_refused(opened, tmp_path):
+    path = tmp_path / "other.tflite"
+    path.write_bytes(b"\x10\x00\x00\x00ARKX" + bytes(100))
+    with pytest.raises(SessionError) as caught:
+        opened(Model("tflite", str(path)))
+    assert caught.value.code == "LPT-RUN-402"
+    with pytest.raises(SourceError) as caught:
+        plugin.lepton_inspect(Model("tflite", str(path)), InspectRequest(), None)
+    assert caught.value.code == "LPT-SRC-401"
+    with pytest.raises(SessionError):
+        opened(Model("tflite", str(tmp_path / "none.tflite")))
+
+
+@pytest.mark.parametrize("name", ["FlexErf", "AcmeOperator"])
+def test_custom_and_flex_operators_are_named(single, opened, tmp_path, name):
+    built = flat.unpack(Path(single.model.path).read_bytes())
+    code = built.operatorCodes[0]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode = name.encode()
+    path = tmp_path / "custom.tflite"
+    path.write_bytes(flat.pack(built))
+    with pytest.raises(SessionError) as caught:
+        opened(Model("tflite", str(path)))
+    assert caught.value.code == "LPT-RUN-403"
+    assert name in caught.value.cause
+    assert ("Flex" in caught.value.message) == name.startswith("Flex")
+
+
+def test_a_file_without_our_notes_is_read_by_its_own_signature(single, opened, tmp_path, graphs):
+    built = flat.unpack(Path(single.model.path).read_bytes())
+    built.metadata = None
+    path = tmp_path / "plain.tflite"
+    path.write_bytes(flat.pack(built))
+    source = Model("tflite", str(path))
+    found = plugin.lepton_inspect(source, InspectRequest(), None)
+    assert [str(s) for s in found.model.signature.inputs] == [
+        "image: float32[batch, 1, 8, 8]",
+        "kind: int32[batch]",
+    ]
+    assert found.domain == "tflite"
+    assert {use.name for use in found.operators} >= {
+        "tflite.FULLY_CONNECTED",
+        "tflite.MAX_POOL_2D",
+    }
+    inputs = graphs.inputs(3)
+    ours = opened(single.model).run(inputs)
+    inputs["kind"] = inputs["kind"].astype("i4")
+    theirs = opened(source).run(inputs)
+    np.testing.assert_array_equal(ours["scores"], theirs["scores"])
+
+
+def test_a_file_without_a_signature_is_read_by_its_tensors(single, opened, tmp_path, graphs):
+    built = flat.unpack(Path(single.model.path).read_bytes())
+    built.metadata = built.signatureDefs = None
+    path = tmp_path / "bare.tflite"
+    path.write_bytes(flat.pack(built))
+    session = opened(Model("tflite", str(path)))
+    assert [s.name for s in session.signature.inputs] == ["image", "kind"]
+    inputs = graphs.inputs(2)
+    inputs["kind"] = inputs["kind"].astype("i4")
+    assert session.run(inputs)["scores"].shape == (2, 5)
