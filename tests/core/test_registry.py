@@ -264,7 +264,7 @@ def test_an_extension_is_no_target(fakes):
     [
         ("onnxruntime", "full", 'pip install "lepton-onnxruntime[cpu]"'),
         ("coreml", "full", 'pip install "lepton-coreml"'),
-        ("tflite", "not-implemented", "planned"),
+        ("tflite", "full", 'pip install "lepton-tflite"'),
         ("no-such", "unknown", "lepton plugins"),
     ],
 )
