@@ -48,10 +48,8 @@ fn magnitude_masks(
         return Err(kernel_error(Error::InvalidOutput(why)));
     }
     for (i, (x, mask)) in arrays.iter().zip(&masks).enumerate() {
-        let others = masks[..i].iter().chain(&arrays);
-        others
-            .map(|other| refuse_overlap(other, mask))
-            .collect::<PyResult<()>>()?;
+        let mut others = masks[..i].iter().chain(&arrays);
+        others.try_for_each(|other| refuse_overlap(other, mask))?;
         inputs.push(float_array(x)?);
         outputs.push(output::<u8>(mask, x.shape())?);
     }
