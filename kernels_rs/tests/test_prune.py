@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 from kernel_strategies import axes, floats, lay_out
 
 import lepton_kernels as lk
-from lepton_kernels import reference
+from lepton_kernels import _native, reference
 
 SHARES = [0, 0.1, 0.5, 0.55, 0.9, 1]
 
@@ -47,14 +47,33 @@ def test_channels_rank_for_themselves(data):
 
 
 def test_large_masks_do_not_depend_on_threads():
-    x = np.random.default_rng(0).standard_normal((700, 1000), dtype=np.float32)
-    for values in (x, np.round(x), x.T, np.ones_like(x)):
+    x = np.random.default_rng(0).standard_normal((1100, 1000), dtype=np.float32)
+    for values in (x, x.astype(np.float16), np.round(x), x.T, np.ones_like(x)):
         want = reference.prune_masks([values], 0.3)[0]
         for threads in (1, 2, 3):
             np.testing.assert_array_equal(lk.prune_mask(values, 0.3, threads=threads), want)
             np.testing.assert_array_equal(
                 lk.nm_mask(values, threads=threads), reference.nm_mask(values, 2, 4)
             )
+
+
+def test_masks_of_large_arrays_together():
+    x = np.random.default_rng(0).standard_normal((1100, 1000), dtype=np.float32)
+    parts = [x[:700], x[700:701].astype(np.float16), x[701:].T]
+    want = reference.prune_masks(parts, 0.3)
+    for threads in (1, 3):
+        for mask, expected in zip(lk.prune_masks(parts, 0.3, threads=threads), want, strict=True):
+            np.testing.assert_array_equal(mask, expected)
+
+
+def test_masks_share_no_memory():
+    x, mask = np.ones(4, np.float32), np.zeros(4, np.uint8)
+    for masks in ([mask, mask], [mask, x.view(np.uint8)[:4]]):
+        with pytest.raises(lk.KernelError, match="shares memory"):
+            _native.magnitude_masks([x, x.copy()], 3, masks, 1)
+    with pytest.raises(lk.KernelError, match="2 arrays and 1 masks"):
+        _native.magnitude_masks([x, x.copy()], 3, [mask], 1)
+    np.testing.assert_array_equal(x, 1)
 
 
 @given(data=st.data())

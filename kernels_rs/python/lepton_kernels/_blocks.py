@@ -244,7 +244,7 @@ def dequantize_blocks(
 
 
 def _dequantize_float(
-    rows: NDArray[Any], scale: NDArray[Any], zero: NDArray[np.float32]
+    rows: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any]
 ) -> NDArray[np.float32]:
     """``(row - zero) * scale`` in float32, for zero points that are no integers."""
     if rows.dtype not in (np.int8, np.uint8) or scale.dtype != np.float32:

@@ -11,7 +11,6 @@ __all__ = [
     "block_norms",
     "cast_float",
     "cholesky",
-    "cut_mask",
     "dequantize",
     "entropy_threshold",
     "error_sums",
@@ -19,6 +18,7 @@ __all__ = [
     "gptq",
     "histogram_edges",
     "magnitude_cut",
+    "magnitude_masks",
     "matmul_u8s8",
     "minmax",
     "nm_mask",
@@ -185,13 +185,12 @@ def entropy_threshold(counts: NDArray[np.uint64], levels: int) -> tuple[int, flo
 def magnitude_cut(
     arrays: list[NDArray[np.generic]], keep: int, threads: int | None
 ) -> tuple[float, int]: ...
-def cut_mask(
-    x: NDArray[np.generic],
-    threshold: float,
-    ties: int,
-    out: NDArray[np.uint8],
+def magnitude_masks(
+    arrays: list[NDArray[np.generic]],
+    keep: int,
+    masks: list[NDArray[np.uint8]],
     threads: int | None,
-) -> int: ...
+) -> None: ...
 def nm_mask(
     x: NDArray[np.generic], n: int, m: int, out: NDArray[np.uint8], threads: int | None
 ) -> None: ...

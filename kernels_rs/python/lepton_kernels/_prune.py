@@ -132,13 +132,7 @@ def _cut(
 ) -> None:
     count = check_threads(threads)
     keep = _kept(sum(part.size for part in values), sparsity)
-    threshold, ties = _native.magnitude_cut(list(values), keep, count)
-    if keep == 0:
-        for mask in masks:
-            mask.fill(False)
-        return
-    for part, mask in zip(values, masks, strict=True):
-        ties = _native.cut_mask(part, threshold, ties, mask.view(np.uint8), count)
+    _native.magnitude_masks(list(values), keep, [mask.view(np.uint8) for mask in masks], count)
 
 
 def nm_mask(

@@ -3,7 +3,7 @@
 use lepton_quant as quant;
 use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use quant::{AxisLayout, Cut};
+use quant::{AxisLayout, Error};
 
 use crate::arrays::{float_array, output, readonly_slice, refuse_overlap};
 use crate::border::{detached, kernel_error};
@@ -27,23 +27,34 @@ fn magnitude_cut(
     Ok((cut.threshold, cut.ties))
 }
 
-/// Write which values of `x` are kept into the bool array `out`; the ties left for the next array.
+/// Write which of the values of all arrays together are kept into one bool array for each.
 #[pyfunction]
-#[pyo3(signature = (x, threshold, ties, out, threads))]
-fn cut_mask(
+#[pyo3(signature = (arrays, keep, masks, threads))]
+fn magnitude_masks(
     py: Python<'_>,
-    x: &Bound<'_, PyUntypedArray>,
-    threshold: f32,
-    ties: usize,
-    out: &Bound<'_, PyUntypedArray>,
+    arrays: Vec<Bound<'_, PyUntypedArray>>,
+    keep: usize,
+    masks: Vec<Bound<'_, PyUntypedArray>>,
     threads: Option<usize>,
-) -> PyResult<usize> {
-    let input = float_array(x)?;
-    refuse_overlap(x, out)?;
-    let out = output::<u8>(out, input.shape())?;
-    let cut = Cut { threshold, ties };
+) -> PyResult<()> {
+    let mut inputs = Vec::with_capacity(arrays.len());
+    let mut outputs = Vec::with_capacity(arrays.len());
+    if arrays.len() != masks.len() {
+        let why = format!(
+            "there are {} arrays and {} masks",
+            arrays.len(),
+            masks.len()
+        );
+        return Err(kernel_error(Error::InvalidOutput(why)));
+    }
+    for (i, (x, mask)) in arrays.iter().zip(&masks).enumerate() {
+        let mut others = masks[..i].iter().chain(&arrays);
+        others.try_for_each(|other| refuse_overlap(other, mask))?;
+        inputs.push(float_array(x)?);
+        outputs.push(output::<u8>(mask, x.shape())?);
+    }
     detached(py, threads, |control| {
-        quant::cut_mask(&input, cut, out, control)
+        quant::magnitude_masks(&inputs, keep, &mut outputs, control)
     })
 }
 
@@ -126,7 +137,7 @@ fn matmul_u8s8(
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(magnitude_cut, module)?)?;
-    module.add_function(wrap_pyfunction!(cut_mask, module)?)?;
+    module.add_function(wrap_pyfunction!(magnitude_masks, module)?)?;
     module.add_function(wrap_pyfunction!(nm_mask, module)?)?;
     module.add_function(wrap_pyfunction!(power_sums, module)?)?;
     module.add_function(wrap_pyfunction!(block_norms, module)?)?;

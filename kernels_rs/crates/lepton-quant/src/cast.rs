@@ -4,17 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::affine::check_len;
 use crate::array::Scratch;
+use crate::narrow::{narrow_bf16, narrow_e4m3fn, narrow_e5m2, narrow_f16};
 use crate::parallel::{Grain, run};
-use crate::simd::multiversion;
 use crate::{Control, Error, FloatArray};
 
 const GRAIN: Grain = Grain {
     items: 1 << 16,
     per_thread: 1 << 18,
 };
-
-const ABS: u32 = 0x7fff_ffff;
-const INFINITY: u32 = 0x7f80_0000;
 
 /// Where the bits of a cast go, by format.
 #[derive(Debug)]
@@ -87,146 +84,11 @@ fn cast_tiles<B: Send>(
     })
 }
 
-multiversion! {
-    /// Answers the overflows and the underflows; a tile has fewer than 2^32 values.
-    fn narrow_f16(x: &[f32], saturate: bool, out: &mut [u16]) -> (u32, u32) = narrow_f16_body;
-}
-
-#[inline(always)]
-fn narrow_f16_body(x: &[f32], saturate: bool, out: &mut [u16]) -> (u32, u32) {
-    narrow(
-        x,
-        saturate,
-        out,
-        small_bits::<10, 15, 0x7c00>,
-        0x7c00,
-        false,
-    )
-}
-
-multiversion! {
-    fn narrow_bf16(x: &[f32], saturate: bool, out: &mut [u16]) -> (u32, u32) = narrow_bf16_body;
-}
-
-#[inline(always)]
-fn narrow_bf16_body(x: &[f32], saturate: bool, out: &mut [u16]) -> (u32, u32) {
-    narrow(x, saturate, out, bf16_bits, 0x7f80, false)
-}
-
-multiversion! {
-    fn narrow_e4m3fn(x: &[f32], saturate: bool, out: &mut [u8]) -> (u32, u32) = narrow_e4m3fn_body;
-}
-
-#[inline(always)]
-fn narrow_e4m3fn_body(x: &[f32], saturate: bool, out: &mut [u8]) -> (u32, u32) {
-    // 0x7f, where an infinity would be, is the only NaN.
-    narrow(x, saturate, out, small_bits::<3, 7, 0x7f>, 0x7f, true)
-}
-
-multiversion! {
-    fn narrow_e5m2(x: &[f32], saturate: bool, out: &mut [u8]) -> (u32, u32) = narrow_e5m2_body;
-}
-
-#[inline(always)]
-fn narrow_e5m2_body(x: &[f32], saturate: bool, out: &mut [u8]) -> (u32, u32) {
-    narrow(x, saturate, out, small_bits::<2, 15, 0x7c>, 0x7c, true)
-}
-
-/// The bits of a format, the sign in the highest.
-trait Bits: Copy {
-    const WIDTH: u32;
-    fn from_u32(bits: u32) -> Self;
-}
-
-impl Bits for u16 {
-    const WIDTH: u32 = 16;
-    #[inline(always)]
-    fn from_u32(bits: u32) -> Self {
-        bits as Self
-    }
-}
-
-impl Bits for u8 {
-    const WIDTH: u32 = 8;
-    #[inline(always)]
-    fn from_u32(bits: u32) -> Self {
-        bits as Self
-    }
-}
-
-/// `infinity` is also the number of finite magnitudes, so that the one below it is the largest;
-/// `infinities` says whether they saturate too.
-#[inline(always)]
-fn narrow<B: Bits>(
-    x: &[f32],
-    saturate: bool,
-    out: &mut [B],
-    bits_of: impl Fn(u32) -> u32,
-    infinity: u32,
-    infinities: bool,
-) -> (u32, u32) {
-    let (mut overflow, mut underflow) = (0_u32, 0_u32);
-    let limit = if saturate { infinity - 1 } else { infinity };
-    let least_kept = if infinities { INFINITY + 1 } else { INFINITY };
-    for (out, x) in out.iter_mut().zip(x) {
-        let magnitude = x.to_bits() & ABS;
-        let sign = (x.to_bits() >> 31) << (B::WIDTH - 1);
-        let bits = bits_of(magnitude);
-        let over = (bits == infinity) & (magnitude < INFINITY);
-        let under = (bits == 0) & (magnitude != 0);
-        overflow = overflow.wrapping_add(u32::from(over));
-        underflow = underflow.wrapping_add(u32::from(under));
-        let cut = (bits == infinity) & (magnitude < least_kept);
-        let bits = if cut { limit } else { bits };
-        *out = B::from_u32(bits | sign);
-    }
-    (overflow, underflow)
-}
-
-/// The bits of a magnitude, given by its binary32 bits, in a format of `MANTISSA` bits after the
-/// point and of the given exponent bias; `INF` is the first code beyond the finite ones.
-#[inline(always)]
-fn small_bits<const MANTISSA: u32, const BIAS: u32, const INF: u32>(magnitude: u32) -> u32 {
-    let shift = 23 - MANTISSA;
-    let smallest_normal = (127 + 1 - BIAS) << 23;
-    let rebias = (127 - BIAS) << MANTISSA;
-    // Half a unit of the result less one, and one more if the result would be odd: ties to even.
-    let rounded = magnitude
-        .wrapping_add((1 << (shift - 1)) - 1)
-        .wrapping_add((magnitude >> shift) & 1);
-    let normal = (rounded >> shift).wrapping_sub(rebias).min(INF);
-    // Next to this number the unit of binary32 is the smallest result: the addition rounds.
-    let coarse = (127 + 1 + 23 - BIAS - MANTISSA) << 23;
-    let shifted = f32::from_bits(magnitude) + f32::from_bits(coarse);
-    let subnormal = shifted.to_bits().wrapping_sub(coarse);
-    let finite = if magnitude < smallest_normal {
-        subnormal
-    } else {
-        normal
-    };
-    let quiet = 1 << (MANTISSA - 1);
-    let nan = INF | quiet | ((magnitude >> shift) & ((1 << MANTISSA) - 1));
-    if magnitude > INFINITY { nan } else { finite }
-}
-
-/// The bfloat16 bits of a magnitude given by its binary32 bits.
-#[inline(always)]
-fn bf16_bits(magnitude: u32) -> u32 {
-    let rounded = magnitude
-        .wrapping_add(0x7fff)
-        .wrapping_add((magnitude >> 16) & 1);
-    let nan = (magnitude >> 16) | 0x40;
-    if magnitude > INFINITY {
-        nan
-    } else {
-        rounded >> 16
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::View;
+    use crate::narrow::samples;
     use half::{bf16, f16};
 
     fn cast<B: Clone + Default>(
@@ -241,15 +103,6 @@ mod tests {
         (out, counts)
     }
 
-    /// Every exponent with mantissas around every rounding boundary, and odd ones besides.
-    fn samples() -> Vec<f32> {
-        let steps = (0..=u32::MAX >> 12).flat_map(|high| {
-            let base = high << 12;
-            [base, base + 1, base.wrapping_sub(1), base ^ 0x5a5]
-        });
-        steps.map(f32::from_bits).collect()
-    }
-
     #[test]
     fn equals_the_half_crate() {
         let x = samples();
@@ -262,6 +115,26 @@ mod tests {
             }
             assert_eq!(a, f16::from_f32(x).to_bits(), "{x:e}");
             assert_eq!(b, bf16::from_f32(x).to_bits(), "{x:e}");
+        }
+    }
+
+    #[test]
+    fn one_value_beyond_leaves_its_neighbours_exact() {
+        let small: Vec<f32> = (0..1100_u32).map(|i| (i as f32 - 500.0) * 3e-5).collect();
+        for beyond in [1e9, -f32::NAN, f32::INFINITY] {
+            for place in [0, 511, 512, 1024, 1099] {
+                let mut x = small.clone();
+                x[place] = beyond;
+                for saturate in [false, true] {
+                    let (want, lost) = cast(&small, |out| CastSlice::F8E4m3fn(out), saturate);
+                    let (got, now) = cast(&x, |out| CastSlice::F8E4m3fn(out), saturate);
+                    assert_eq!(got[..place], want[..place]);
+                    assert_eq!(got[place + 1..], want[place + 1..]);
+                    let mine = u64::from(small[place] != 0.0 && want[place] & 0x7f == 0);
+                    assert_eq!(now.underflow, lost.underflow - mine);
+                    assert_eq!(now.overflow, u64::from(beyond == 1e9));
+                }
+            }
         }
     }
 

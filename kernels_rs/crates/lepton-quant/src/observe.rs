@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::array::Scratch;
 use crate::parallel::{Grain, run};
 use crate::range::extent_of;
-use crate::simd::multiversion;
+use crate::value_bins::{Bins, GROUP, LANES, Table, count_groups};
 use crate::{Control, Error, FloatArray, Grid};
 
 const GRAIN: Grain = Grain {
@@ -149,15 +149,8 @@ pub fn value_histogram(
     Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Neighbouring values often share a bin; four counters for each spare one the wait for the other.
-const LANES: usize = 4;
-
-/// Values whose bins are found at once.
+/// Values after which the counters may be full.
 const CHUNK: usize = 1024;
-
-/// As many entries as an index of 16 bits can name, so that none needs a check; memory that is
-/// never touched costs nothing.
-type Table = [[u16; LANES]; 1 << 16];
 
 /// What one thread keeps.
 struct Counter {
@@ -184,25 +177,25 @@ impl Counter {
     }
 
     fn add(&mut self, x: &[f32]) {
+        for x in x.chunks(CHUNK) {
+            let counted = self.count(x);
+            if counted < x.len() {
+                self.add_beyond(&x[counted..]);
+            }
+        }
+    }
+
+    /// Counts values of which some are not finite or lie beyond those seen so far.
+    #[cold]
+    fn add_beyond(&mut self, x: &[f32]) {
         let extent = extent_of(x);
         if extent.magnitude >= INFINITY {
             return self.add_finite(x);
         }
-        if x.is_empty() {
-            return;
-        }
-        if extent.min < self.total.min || extent.max > self.total.max {
-            // Before the bins move.
-            self.flush();
-            self.total.cover(extent.min, extent.max);
-        }
-        for x in x.chunks(CHUNK) {
-            if self.pending + CHUNK > usize::from(u16::MAX) {
-                self.flush();
-            }
-            self.count(x);
-        }
-        self.total.count += x.len() as u64;
+        // Before the bins move.
+        self.flush();
+        self.total.cover(extent.min, extent.max);
+        self.count(x);
     }
 
     #[cold]
@@ -219,23 +212,26 @@ impl Counter {
         self.finite = finite;
     }
 
-    fn count(&mut self, x: &[f32]) {
-        let mut index = [0; CHUNK];
-        let index = &mut index[..x.len()];
-        let mask = if self.total.magnitudes { ABS } else { !0 };
-        self.total.zeros += u64::from(find_bins(x, mask, self.total.grid, index));
-        let (chunks, tail) = index.as_chunks::<LANES>();
-        for chunk in chunks {
-            for (lane, &i) in chunk.iter().enumerate() {
-                let count = &mut self.table[usize::from(i)][lane];
-                *count = count.wrapping_add(1);
-            }
+    /// Counts at most [`CHUNK`] values, up to the first group with one that is NaN or not between
+    /// the smallest and the largest seen so far; answers how many.
+    fn count(&mut self, x: &[f32]) -> usize {
+        if self.total.min > self.total.max {
+            return 0;
         }
-        for &i in tail {
-            let count = &mut self.table[usize::from(i)][0];
-            *count = count.wrapping_add(1);
+        if self.pending + CHUNK / LANES + GROUP > usize::from(u16::MAX) {
+            self.flush();
         }
-        self.pending += x.len().div_ceil(LANES) + LANES;
+        self.pending += CHUNK / LANES + GROUP;
+        let bins = Bins {
+            min: self.total.min,
+            max: self.total.max,
+            mask: if self.total.magnitudes { ABS } else { !0 },
+            grid: self.total.grid,
+        };
+        let (counted, zeros) = count_groups(x, bins, &mut self.table);
+        self.total.count += counted as u64;
+        self.total.zeros += u64::from(zeros);
+        counted
     }
 
     fn flush(&mut self) {
@@ -245,31 +241,6 @@ impl Counter {
         }
         self.pending = 0;
     }
-}
-
-multiversion! {
-    /// Writes the bin of each value, whose bits `mask` may rid of the sign; answers the number of
-    /// zeros. The values must lie in the bins of the grid.
-    fn find_bins(x: &[f32], mask: u32, grid: Grid, out: &mut [u16]) -> u32 = find_bins_body;
-}
-
-#[inline(always)]
-fn find_bins_body(x: &[f32], mask: u32, grid: Grid, out: &mut [u16]) -> u32 {
-    let power = |exponent: i32| f32::from_bits(((127 + exponent) << 23).cast_unsigned());
-    let (width, reciprocal) = (power(grid.exponent), power(-grid.exponent));
-    let mut zeros = 0_u32;
-    for (out, x) in out.iter_mut().zip(x) {
-        let x = f32::from_bits(x.to_bits() & mask);
-        // The product is exact, or so small that it is cut to 0 anyway.
-        // SAFETY: the bins of a grid lie within 2^25 widths of 0, so that the value of x in its
-        // range fits; `as` would test every value for NaN and overflow.
-        let place: i32 = unsafe { (x * reciprocal).to_int_unchecked() };
-        // Compared with x itself, because a tiny negative product may have become -0.
-        let place = place.wrapping_sub(i32::from(place as f32 * width > x));
-        *out = place.wrapping_sub(grid.first) as u16;
-        zeros = zeros.wrapping_add(u32::from(x == 0.0));
-    }
-    zeros
 }
 
 #[cfg(test)]

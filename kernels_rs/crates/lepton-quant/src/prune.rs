@@ -25,7 +25,7 @@ const INFINITY: u32 = 0x7f80_0000;
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] if `out` has another length, [`Error::Interrupted`].
-pub fn cut_mask(
+pub(crate) fn cut_mask(
     x: &FloatArray<'_>,
     cut: Cut,
     out: &mut [u8],
@@ -185,7 +185,7 @@ fn keep_in_chunk<const LEN: usize>(x: &[f32; LEN], n: u32, out: &mut [u8; LEN]) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{View, magnitude_cut};
+    use crate::{View, magnitude_cut, magnitude_masks};
 
     fn values(n: u32) -> Vec<f32> {
         (0..n)
@@ -204,15 +204,14 @@ mod tests {
         for keep in [0, 1, 2, 1000, 200_000, 330_000, 400_002, 400_003] {
             for threads in [1, 3] {
                 let control = &mut Control::threads(threads);
-                let mut cut = magnitude_cut(&arrays, keep, control).expect("no NaN");
+                let cut = magnitude_cut(&arrays, keep, control).expect("no NaN");
                 if keep > 0 {
                     assert_eq!(cut.threshold, sorted[keep - 1]);
                 }
                 let mut mask = vec![9; x.len()];
                 let (mask_first, mask_second) = mask.split_at_mut(first.len());
-                cut.ties = cut_mask(&arrays[0], cut, mask_first, control).expect("fits");
-                let left = cut_mask(&arrays[1], cut, mask_second, control).expect("fits");
-                assert_eq!(left, 0);
+                let masks = &mut [mask_first, mask_second];
+                magnitude_masks(&arrays, keep, masks, control).expect("fits");
                 assert_eq!(mask.iter().map(|&m| usize::from(m)).sum::<usize>(), keep);
                 let tied = x
                     .iter()

@@ -61,7 +61,7 @@ pub fn magnitude_cut(
 }
 
 /// A radix selection: each reading decides the next bits of the threshold.
-fn cut_by_digits(
+pub(crate) fn cut_by_digits(
     arrays: &[FloatArray<'_>],
     keep: usize,
     control: &mut Control<'_>,
@@ -92,7 +92,7 @@ fn cut_by_digits(
 }
 
 /// Values below which a sample does not pay.
-const LARGE: usize = 1 << 20;
+pub(crate) const LARGE: usize = 1 << 20;
 
 /// A sample is this many stretches of neighbours.
 const STRETCHES: usize = 4096;
@@ -135,20 +135,29 @@ fn cut_by_sample(
         refuse_nan(arrays, control)?;
     }
     // Too many ties: some were left out, and the count of the rest is no use.
-    if inside.len() >= room || keep <= above || keep > above + inside.len() {
+    if inside.len() >= room {
         return Ok(None);
+    }
+    Ok(cut_within(&mut inside, above, keep))
+}
+
+/// The cut, if the threshold is among the magnitudes `inside` a window, whose bits are reordered;
+/// `above` it are as many others.
+pub(crate) fn cut_within(inside: &mut [u32], above: usize, keep: usize) -> Option<Cut> {
+    if keep <= above || keep > above + inside.len() {
+        return None;
     }
     let left = keep - above;
     let (larger, &mut threshold, _) = inside.select_nth_unstable_by(left - 1, |a, b| b.cmp(a));
     let beyond = larger.iter().filter(|&&m| m > threshold).count();
-    Ok(Some(Cut {
+    Some(Cut {
         threshold: f32::from_bits(threshold),
         ties: left - beyond,
-    }))
+    })
 }
 
 /// Two magnitudes (as bits) between which the threshold is likely to lie.
-fn bracket(arrays: &[FloatArray<'_>], keep: usize, total: usize) -> (u32, u32) {
+pub(crate) fn bracket(arrays: &[FloatArray<'_>], keep: usize, total: usize) -> (u32, u32) {
     let mut sample = Vec::with_capacity(STRETCHES * STRETCH);
     let mut scratch = Scratch::default();
     for x in arrays {

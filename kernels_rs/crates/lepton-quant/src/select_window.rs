@@ -51,29 +51,41 @@ multiversion! {
 
 #[inline(always)]
 fn gather_body(x: &[f32], least: u32, most: u32, out: &mut [u32]) -> usize {
-    const GROUP: usize = 16;
     let mut n = 0;
-    let mut look = |group: &[f32; GROUP]| {
-        // Few values lie inside, so that most groups end here.
-        let mut places = 0_u32;
-        for (i, x) in group.iter().enumerate() {
-            let inside = (x.to_bits() & ABS).wrapping_sub(least) <= most.wrapping_sub(least);
-            places |= u32::from(inside) << i;
-        }
-        while places != 0 {
-            let value = group[places.trailing_zeros() as usize];
-            if let Some(out) = out.get_mut(n) {
-                *out = value.to_bits() & ABS;
-            }
-            n += 1;
-            places &= places.wrapping_sub(1);
-        }
-    };
     let (groups, tail) = x.as_chunks::<GROUP>();
-    groups.iter().for_each(&mut look);
+    for group in groups {
+        n = gather_group(group, least, most, out, n);
+    }
     // A NaN lies beyond every magnitude.
     let mut last = [f32::NAN; GROUP];
     last[..tail.len()].copy_from_slice(tail);
-    look(&last);
+    gather_group(&last, least, most, out, n)
+}
+
+const GROUP: usize = 16;
+
+/// Writes from place `n` on; answers the place behind.
+#[inline(always)]
+fn gather_group(
+    group: &[f32; GROUP],
+    least: u32,
+    most: u32,
+    out: &mut [u32],
+    mut n: usize,
+) -> usize {
+    // Few values lie inside, so that most groups end here.
+    let mut places = 0_u32;
+    for (i, x) in group.iter().enumerate() {
+        let inside = (x.to_bits() & ABS).wrapping_sub(least) <= most.wrapping_sub(least);
+        places |= u32::from(inside) << i;
+    }
+    while places != 0 {
+        let value = group[places.trailing_zeros() as usize];
+        if let Some(out) = out.get_mut(n) {
+            *out = value.to_bits() & ABS;
+        }
+        n += 1;
+        places &= places.wrapping_sub(1);
+    }
     n
 }
