@@ -443,3 +443,27 @@ def test_lowering_needs_the_recipe_to_fit_in_convert_too(trained, held_npz, cont
 def test_match_is_what_the_engine_uses(held_npz, trained):
     samples = match(load_samples(held_npz), pivot.signature(trained("cnn").path))
     assert len(samples) == 897
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_products_may_share_a_weight(graphs, context, tmp_path, target):
+    """ONNX Runtime refuses to make two readers of one int8 weight exact on a CPU without VNNI."""
+    node = graphs.node
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]), node("Relu", ["a"], ["r"]),
+        node("MatMul", ["r", "w"], ["y"]),
+    ]  # fmt: skip
+    model = graphs.build(nodes, {"w": graphs.rand(48, 48)}, shape=("n", 48))
+    rows = np.random.default_rng(0).standard_normal((60, 48)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows)
+    request = OptimizeRequest(target, precision="int8", samples=str(tmp_path / "rows.npz"))
+    made = context.hooks.optimize(model, request, context)
+    assert [la.weight for la in recipes.read(made.recipe).layers.values() if la.weight] == [
+        "w",
+        "w",
+    ]
+    outputs = []
+    for artifact in (model, made.model):
+        with context.hooks.open(artifact, OpenRequest(target), context) as session:
+            outputs.append(session.run({"x": rows})["y"])
+    assert np.linalg.norm(outputs[1] - outputs[0]) < 0.05 * np.linalg.norm(outputs[0])

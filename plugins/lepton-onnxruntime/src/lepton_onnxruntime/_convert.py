@@ -14,7 +14,7 @@ from lepton_onnx.lowering import lower_recipe
 from lepton_onnxruntime import __version__
 from lepton_onnxruntime._execution import storage_facts
 from lepton_onnxruntime._half import write_half
-from lepton_onnxruntime._integers import INTEGER_OPS
+from lepton_onnxruntime._integers import INTEGER_OPS, separate_weights
 from lepton_onnxruntime._runtime import accepts_opset, explain, onnxruntime
 from lepton_onnxruntime.info import DISTRIBUTIONS, INFO
 
@@ -58,6 +58,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         )  # fmt: skip
         facts |= found
         precision = found["recipe"]["precision"]
+        separate_weights(proto)
         pivot.save(proto, out)
     elif precision == "fp16":
         keep = (*request.options.get("keep", ()), *_without_half_kernels(proto))
