@@ -22,6 +22,8 @@ from lepton_core.registry import Registry
 from lepton_core.store import Store
 from lepton_core.workers import WorkerPool
 
+pytestmark = pytest.mark.xdist_group("migration-corpus")  # one worker ports
+
 DIGITS = Path(__file__).parents[2] / "docs" / "examples" / "digits.py"
 
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.xdist_group("clean-environments"), pytest.mark.timeout
 FRAMEWORKS = frozenset(
     {
         "torch", "onnx", "onnxruntime", "onnxscript", "openvino", "transformers", "ai-edge-litert",
-        "litert-torch",
+        "litert-torch", "coremltools",
     }
 )  # fmt: skip
 
@@ -37,7 +37,7 @@ class Alone:
 
 
 CASES = (
-    Alone("lepton-ai", "lepton_ai", FRAMEWORKS - {"ai-edge-litert", "litert-torch"}),
+    Alone("lepton-ai", "lepton_ai", FRAMEWORKS - {"ai-edge-litert", "litert-torch", "coremltools"}),
     Alone("lepton-kernels", "lepton_kernels"),
     Alone("lepton-core", "lepton_core"),
     Alone("lepton-compress", "lepton_compress", frozenset({"onnx"})),
@@ -125,7 +125,7 @@ def test_first_party_ranges_share_one_form(wheelhouse):
     }
     assert ranges
     for requirement in ranges:
-        name, bounds = re.match(r"([a-z-]+)(?:\[[a-z,]+\])?(.*)", requirement).groups()
+        name, bounds = re.match(r"([a-z-]+)(?:\[[a-z,]+\])?([^;]*)", requirement).groups()
         assert name in wheelhouse
         assert sorted(bounds.split(",")) == ["<1", ">=0.1"]
 

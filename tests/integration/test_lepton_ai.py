@@ -11,7 +11,12 @@ import sys
 import pytest
 from devtools.projects import ROOT
 
-pytestmark = [pytest.mark.xdist_group("clean-environments"), pytest.mark.timeout(900)]
+# What the lines do is tested with the sources as well; this repeats it with wheels alone.
+pytestmark = [
+    pytest.mark.conformance,
+    pytest.mark.xdist_group("clean-environments"),
+    pytest.mark.timeout(900),
+]
 
 PAGE = ROOT / "docs/how-to/adapt-convert-optimize.md"
 AFTER = """

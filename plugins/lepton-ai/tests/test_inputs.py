@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 import lepton_core
+import lepton_core.registry as registry
 from lepton_ai import ModelAdapter, ModelConverter, ModelDeployer, ModelOptimizer, default_target
 from lepton_ai._inputs import describe
+from lepton_core.capabilities import Support
+from lepton_core.catalogue import KnownPlugin
 from lepton_core.errors import (
     LeptonError,
     PluginError,
@@ -112,9 +115,11 @@ def test_a_runtime_that_is_missing_makes_its_target_unusable(monkeypatch):
 
 @pytest.mark.parametrize(
     ("target", "error"),
-    [("opnvino", UnknownTargetError), ("coreml", PluginError), (" ", UsageError)],
+    [("opnvino", UnknownTargetError), ("acme", PluginError), (" ", UsageError)],
 )
-def test_targets_that_cannot_be_used(here, small_onnx, target, error):
+def test_targets_that_cannot_be_used(here, small_onnx, monkeypatch, target, error):
+    absent = KnownPlugin("acme", "Acme", "target", Support.FULL, "lepton-acme")
+    monkeypatch.setattr(registry, "KNOWN", {**registry.KNOWN, "acme": absent})
     with pytest.raises(error):
         ModelConverter(target).convert(small_onnx)
     assert not [*here.iterdir()]
