@@ -81,8 +81,9 @@ def run_once(path: Path) -> None:
 def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, Any]:
     """Compare a package's constants with the pivot's weights.
 
-    A constant counts as found if the pivot holds the same values, in any order of axes; what
-    coremltools computed from weights (a folded normalisation) is listed as derived.
+    A constant counts as found if the pivot holds the same values in any order, those of an LSTM
+    by direction; what coremltools computed from weights (a folded normalisation, the sum of two
+    biases) is listed as derived.
 
     Args:
         path: The package.
@@ -97,13 +98,15 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
 
     package = open_package(path)
     program = package.program()
+    recurrent = {n for node in proto.graph.node if node.op_type == "LSTM" for n in node.input[1:3]}
     known = set()
     for tensor in proto.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        known.add(fingerprint(values))
-        if half and values.dtype == np.float32:
-            with np.errstate(over="ignore"):
-                known.add(fingerprint(values.astype(np.float16)))
+        for part in (values, *(values if tensor.name in recurrent else ())):
+            known.add(fingerprint(part))
+            if half and part.dtype == np.float32:
+                with np.errstate(over="ignore"):
+                    known.add(fingerprint(part.astype(np.float16)))
     found, derived, elements, hit = 0, [], 0, 0
     kinds: Counter[str] = Counter()
     for name, array, kind in stored_arrays(program):
