@@ -22,7 +22,10 @@ from lepton_core.registry import Registry
 from lepton_core.store import Store
 from lepton_core.workers import WorkerPool
 
-pytestmark = pytest.mark.xdist_group("migration-corpus")  # one worker ports
+pytestmark = [
+    pytest.mark.conformance,
+    pytest.mark.xdist_group("migration-corpus"),  # one worker ports
+]
 
 DIGITS = Path(__file__).parents[2] / "docs" / "examples" / "digits.py"
 

@@ -14,7 +14,10 @@ from lepton_core.dispatch import Hooks
 from lepton_core.registry import Registry
 from lepton_core.workers import WorkerPool
 
-pytestmark = pytest.mark.xdist_group("same-blocks")  # one worker ports
+pytestmark = [
+    pytest.mark.conformance,
+    pytest.mark.xdist_group("same-blocks"),  # one worker ports
+]
 
 MODELS = Path(__file__).with_name("models.py")
 

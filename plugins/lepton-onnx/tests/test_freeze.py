@@ -266,6 +266,7 @@ def test_a_refused_place_leaves_nothing(tmp_path, graphs):
 
 
 @pytest.mark.slow
+@pytest.mark.conformance
 def test_more_than_two_gibibytes(tmp_path, graphs):
     """A sparse file stands in for the weights: read, checked and signed without loading them."""
     size = 2_200_000_000 // 4

@@ -144,7 +144,7 @@ def with_blocks(source, kind, target):
 
 
 @pytest.mark.parametrize("kind", ["INT4", "UINT4"])
-@pytest.mark.parametrize("name", ["wide", "encoder"])
+@pytest.mark.parametrize("name", ["wide", pytest.param("encoder", marks=pytest.mark.conformance)])
 def test_whole_models_of_four_bits_in_blocks(hooks, tmp_path, name, kind):
     program = hooks.materialise(Model("torch.factory", str(MODELS), name)).model
     pivot, replaced = with_blocks(hooks.pivot(program).model.path, kind, tmp_path / "small.onnx")
