@@ -98,6 +98,12 @@ def optimize_command(
     usual = "mixed" if given["max_size"] else "int8"
     given["precision"] = given["precision"] or default_precision(sparse) or usual
     work = VerbWork(app, given)
+    if "recipe_only" in work.options:
+        raise UsageError(
+            "LPT-USE-113",
+            "`lepton optimize` always lowers what it makes; recipe_only is an option of the hook",
+            remedy="Leave it out: recipe.json stands beside the result.",
+        )
     if given["precision"] != "mixed" and not _is_given("cache"):
         cache = None  # nothing is kept of what is not searched
     work.options = {**search_options(cache, slices), **sparse, **work.options}

@@ -263,6 +263,7 @@ def test_the_commands_show_it_and_write_a_page(mlp, held_npz, tmp_path, capsys):
         (["--recipe", "RECIPE", "--max-drop", "0.1"], "LPT-USE-112"),
         (["--recipe", "RECIPE", "--data", "DATA"], "LPT-USE-112"),
         (["--recipe", "RECIPE", "--precision", "int8"], "LPT-USE-112"),
+        (["--data", "DATA", "--option", "recipe_only=yes"], "LPT-USE-113"),
         (["--data", "DATA", "--slices", "DATA"], "LPT-OPT-015"),
         (["--data", "DATA", "--cache", "here"], "LPT-OPT-015"),
     ],

@@ -207,6 +207,28 @@ def test_an_operator_without_translation_is_named(graphs, tmp_path, context):
     assert list(context.workdir.iterdir()) == []
 
 
+def test_activations_of_four_bits_are_refused_and_not_clamped_at_eight(graphs, tmp_path, context):
+    from onnx import TensorProto, helper
+
+    proto = graphs.model(
+        [
+            graphs.node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            graphs.node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+        ],
+        [graphs.value("x", ["n", 4])],
+        [graphs.value("y", ["n", 4])],
+        [
+            helper.make_tensor("s", TensorProto.FLOAT, [], [0.1]),
+            helper.make_tensor("z", TensorProto.INT4, [], [0]),
+        ],
+    )
+    pivot = graphs.to_pivot(proto, tmp_path / "four")
+    with pytest.raises(LeptonError) as caught:
+        plugin.lepton_convert(pivot, ConvertRequest("coreml"), context)
+    assert caught.value.code == "LPT-CONV-112"
+    assert "8 bits" in str(caught.value)
+
+
 def test_nothing_is_printed(pivots, context, capfd):
     plugin.lepton_convert(pivots("perceptron"), ConvertRequest("coreml"), context)
     assert capfd.readouterr() == ("", "")

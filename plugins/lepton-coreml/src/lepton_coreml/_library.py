@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from onnx import TensorProto
 
 from lepton_torch.bridge import Node, Operator
 
@@ -98,7 +99,9 @@ def overrides() -> Mapping[str, Operator]:
 def _quantize_node(
     node: Node, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None = None
 ) -> torch.Tensor:
-    if zero is None or zero.dtype not in (torch.int8, torch.uint8):
+    # Integers of fewer bits stand in int8 as well; their true type is an attribute then.
+    whole = node.get("output_dtype", 0) in (0, TensorProto.INT8, TensorProto.UINT8)
+    if zero is None or zero.dtype not in (torch.int8, torch.uint8) or not whole:
         node.refuse("Core ML quantizes to 8 bits, with a zero point")
     axis = -1 if scale.ndim == 0 else int(node.get("axis", 1))
     result: torch.Tensor = torch.ops.lepton_coreml.quantize(x, scale, zero, axis)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.ao.quantization.fx._decomposed
+from onnx import TensorProto
 from torch import nn
 
 from lepton_torch.bridge import Known, Node, Operator, Value
@@ -29,7 +30,9 @@ def _one(value: Known) -> Any:  # noqa: ANN401 - a number
 
 def _quantize(node: Node, x: Value, scale: Known, zero: Known) -> torch.Tensor:
     x = x.tensor() if isinstance(x, Known) else x
-    if zero.dtype not in _LIMITS or scale.values.size != 1:
+    # Integers of fewer bits stand in int8 as well; their true type is an attribute then.
+    whole = node.get("output_dtype", 0) in (0, TensorProto.INT8, TensorProto.INT16)
+    if zero.dtype not in _LIMITS or scale.values.size != 1 or not whole:
         node.refuse(f"LiteRT has no activations of type {zero.dtype} with several scales")
     low, high = _LIMITS[zero.dtype]
     return _ops.quantize_per_tensor.default(
