@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lepton_core.reasons import without_a_way
 from lepton_core.types import CheckRequest, CheckResult, InspectResult, Model
 from lepton_coreml._features import unsupported
 from lepton_coreml.info import INFO
@@ -20,7 +21,7 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
     is found when the model is converted.
     """
     found = request.inspection
-    reasons = list(_onnx_reasons(found) if found.domain == "onnx" else _other_reasons(found))
+    reasons = list(_onnx_reasons(found) if found.domain == "onnx" else without_a_way(found))
     signature = found.model.signature or model.signature
     for spec in unsupported(signature):
         reasons.append(f"{spec} is of a kind that Core ML's arrays cannot hold.")
@@ -40,17 +41,6 @@ def _onnx_reasons(found: InspectResult) -> Iterator[str]:
                 "to torch, and Core ML is reached through it."
             )
     yield from found.problems
-
-
-def _other_reasons(found: InspectResult) -> Iterator[str]:
-    reasons = [
-        f"{use.name} at {use.where or 'an unknown place'} has no way to ONNX"
-        + (f": {use.note}" if use.note else ".")
-        for use in found.operators
-        if use.convertible is False
-    ]
-    yield from reasons
-    yield from (problem for problem in found.problems if problem not in reasons)
 
 
 __all__ = ["check"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lepton_core.errors import PluginDependencyError
+from lepton_core.reasons import without_a_way
 from lepton_core.types import CheckRequest, CheckResult, InspectResult, Model
 from lepton_onnxruntime import _runtime
 from lepton_onnxruntime.info import INFO
@@ -21,7 +22,7 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
     the pivot. Symbolic dimensions fit.
     """
     found = request.inspection
-    reasons = _onnx_reasons(found) if found.domain == "onnx" else _other_reasons(found)
+    reasons = _onnx_reasons(found) if found.domain == "onnx" else without_a_way(found)
     if reasons:
         return CheckResult("impossible", tuple(reasons))
     return CheckResult("fits", precisions=INFO.precisions)
@@ -57,13 +58,3 @@ def _is_known(use: OperatorUse, known: dict[str, frozenset[str]]) -> bool:
     if not known:
         return domain in INFO.constraints.domains
     return operator in known.get("" if domain == "ai.onnx" else domain, frozenset())
-
-
-def _other_reasons(found: InspectResult) -> list[str]:
-    reasons = [
-        f"{use.name} at {use.where or 'an unknown place'} has no way to ONNX"
-        + (f": {use.note}" if use.note else ".")
-        for use in found.operators
-        if use.convertible is False
-    ]
-    return [*reasons, *(p for p in found.problems if p not in reasons)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lepton_core.reasons import without_a_way
 from lepton_core.types import CheckRequest, CheckResult, InspectResult, Model
 from lepton_openvino._dtypes import unsupported
 from lepton_openvino._operators import is_known
@@ -20,7 +21,7 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
     for; any other source by whether each operator has a way to the pivot. Symbolic dimensions fit.
     """
     found = request.inspection
-    reasons = list(_onnx_reasons(found) if found.domain == "onnx" else _other_reasons(found))
+    reasons = list(_onnx_reasons(found) if found.domain == "onnx" else without_a_way(found))
     signature = found.model.signature or model.signature
     for spec in unsupported(signature):
         reasons.append(f"{spec} is of a kind that OpenVINO's session cannot pass.")
@@ -42,17 +43,6 @@ def _onnx_reasons(found: InspectResult) -> Iterator[str]:
                 "conversion rule for."
             )
     yield from found.problems
-
-
-def _other_reasons(found: InspectResult) -> Iterator[str]:
-    reasons = [
-        f"{use.name} at {use.where or 'an unknown place'} has no way to ONNX"
-        + (f": {use.note}" if use.note else ".")
-        for use in found.operators
-        if use.convertible is False
-    ]
-    yield from reasons
-    yield from (problem for problem in found.problems if problem not in reasons)
 
 
 __all__ = ["check"]

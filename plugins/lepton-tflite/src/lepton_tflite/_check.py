@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lepton_core.reasons import without_a_way
 from lepton_core.types import CheckRequest, CheckResult, InspectResult, Model
 from lepton_tflite._ports import unsupported
 from lepton_tflite.info import INFO
@@ -45,20 +46,13 @@ def _onnx_reasons(found: InspectResult) -> Iterator[str]:
 
 
 def _other_reasons(found: InspectResult) -> Iterator[str]:
-    reasons = [
-        f"{use.name} at {use.where or 'an unknown place'} has no way to ONNX"
-        + (f": {use.note}" if use.note else ".")
-        for use in found.operators
-        if use.convertible is False
-    ]
-    yield from reasons
+    yield from without_a_way(found)
     for use in found.operators:
         if use.name.startswith(_SORTING):
             yield (
                 f"{use.name} at {use.where or 'an unknown place'} becomes a sort, for which the "
                 "LiteRT runtime has no kernel."
             )
-    yield from (problem for problem in found.problems if problem not in reasons)
 
 
 __all__ = ["check"]
