@@ -263,8 +263,8 @@ def _tensor(message: Any, spec: TypeSpec) -> Any:  # noqa: ANN401 - an array or 
         array = np.array(held, dtype=numpy_of(spec.dtype))
         return array.reshape(shape)
     count = int(np.prod(shape, dtype=np.int64))
-    if spec.dtype in PACKED and len(held) == count:
-        # Written value by value rather than packed; both are seen.
+    if spec.dtype in PACKED and len(held) == count > 1:
+        # Written value by value rather than packed; both are seen. One value is read alike.
         return np.frombuffer(held, STORED["int8" if spec.dtype == "int4" else "uint8"]).reshape(
             shape
         )
