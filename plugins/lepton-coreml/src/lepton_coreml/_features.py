@@ -12,7 +12,7 @@ from lepton_core.errors import SessionError
 from lepton_core.types import Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,7 +26,10 @@ SIGNATURE_NOTE = "lepton.signature"
 _PASSED = {
     "float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "uint16", "bool",
 }  # fmt: skip
-_ARRAYS = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32, "fp64": np.float64}
+ARRAYS = {
+    "fp32": np.float32, "fp16": np.float16, "int32": np.int32, "fp64": np.float64, "int8": np.int8
+}  # fmt: skip
+"""NumPy's types of a model's inputs and outputs by MIL's name."""
 
 
 def unsupported(signature: Signature | None) -> tuple[TensorSpec, ...]:
@@ -42,20 +45,31 @@ def signature_note(signature: Signature) -> str:
 
 
 def recorded_signature(program: Program) -> Signature:
-    """Return the signature that lepton recorded; else what the package itself declares."""
+    """Return the signature that lepton recorded; else what the package itself declares.
+
+    Outputs of others' packages often have no shape in the description: it is the program's then.
+
+    Raises:
+        ValueError: What was recorded is no signature.
+    """
     text = program.metadata.get(SIGNATURE_NOTE)
     if text is not None:
-        return from_data(json.loads(text), Signature)
+        try:
+            return from_data(json.loads(text), Signature)
+        except Exception as error:
+            msg = f"the note {SIGNATURE_NOTE} holds no signature: {error}"
+            raise ValueError(msg) from error
+    made = {name: t.shape for op in program.block.operations for name, t in op.outputs}
+    made |= {f.name: f.shape for f in program.inputs}
     return Signature(
-        tuple(_spec(f) for f in program.inputs), tuple(_spec(f) for f in program.outputs)
+        tuple(_spec(f, f.shape) for f in program.inputs),
+        tuple(_spec(f, f.shape or made.get(f.name, ())) for f in program.outputs),
     )
 
 
-def _spec(feature: Feature) -> TensorSpec:
-    dims = tuple(
-        d if isinstance(d, int) else f"{feature.name}_{i}" for i, d in enumerate(feature.shape)
-    )
-    return TensorSpec(feature.name, np.dtype(_ARRAYS[feature.dtype]).name, dims)
+def _spec(feature: Feature, shape: Sequence[object]) -> TensorSpec:
+    dims = tuple(d if isinstance(d, int) else f"{feature.name}_{i}" for i, d in enumerate(shape))
+    return TensorSpec(feature.name, np.dtype(ARRAYS[feature.dtype]).name, dims)
 
 
 def to_feature(spec: TensorSpec, feature: Feature, array: Array) -> Array:
@@ -74,7 +88,7 @@ def to_feature(spec: TensorSpec, feature: Feature, array: Array) -> Array:
                 remedy="Run fewer rows at a time, or convert with another bound: the options "
                 "max_batch and max_size.",
             )
-    kind: Any = np.dtype(_ARRAYS[feature.dtype])
+    kind: Any = np.dtype(ARRAYS[feature.dtype])
     if kind.kind == "i" and array.dtype.kind in "iu" and array.dtype.itemsize > 4 and array.size:
         limits = np.iinfo(kind)
         if array.min() < limits.min or array.max() > limits.max:
@@ -103,6 +117,7 @@ def named(program: Program, signature: Signature) -> Mapping[str, Feature]:
 
 
 __all__ = [
+    "ARRAYS",
     "SIGNATURE_NOTE",
     "from_feature",
     "named",

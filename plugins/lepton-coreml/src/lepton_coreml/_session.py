@@ -145,7 +145,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> CoreML
     context.checkpoint()
     on_mac = sys.platform == "darwin" and device != "reference" and not request.reference
     engine: Engine = _mac(path, request) if on_mac else _interpreter(program)
-    signature = model.signature or recorded_signature(program)
+    signature = model.signature or _recorded(path, program)
     counts = (len(signature.inputs), len(signature.outputs))
     if counts != (len(program.inputs), len(program.outputs)):
         raise damaged(path, "it has other inputs or outputs than its signature")
@@ -161,6 +161,13 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> CoreML
     }
     facts["execution_precision"] = execution_sentence(program, on_device=on_mac)
     return CoreMLSession(engine, program, signature, facts)
+
+
+def _recorded(path: Path, program: Program) -> Signature:
+    try:
+        return recorded_signature(program)
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
 
 
 def _interpreter(program: Program) -> Engine:
