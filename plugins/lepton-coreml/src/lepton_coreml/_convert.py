@@ -15,6 +15,7 @@ from lepton_coreml import __version__
 from lepton_coreml._features import SIGNATURE_NOTE, signature_note, unsupported
 from lepton_coreml._integers import VALUES_NOTE
 from lepton_coreml._prove import constants_record, kept_in_fp32, run_once
+from lepton_coreml._wide import check_wide
 from lepton_coreml.info import INFO
 from lepton_onnx import pivot
 from lepton_onnx.external import digest, verify_external
@@ -60,7 +61,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit the pivot.
         ConversionError: LPT-CONV-111 … 117 (no translation to torch), 504 (coremltools has none
             for an operator), 505 (it fails on one), 506 (other inputs or outputs), 507 (a type
-            that cannot be passed), 509 (the package does not run).
+            that cannot be passed), 509 (the package does not run), 510 (an integer beyond 32
+            bits).
         SourceError: The pivot cannot be read.
         StorageError: The result cannot be written.
     """
@@ -83,11 +85,12 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         precision = found["recipe"]["precision"]
     bar = context.reporter.task("Convert with coremltools")
     out = context.workdir / PACKAGE
+    notes = check_wide(lowered)
     exported = _write(lowered, signature, request, device=device, context=context, out=out)
     bar.finish()
     facts |= {"symbols": {k: list(v) for k, v in sorted(exported.symbols.items())}}
     facts |= _check_result(out, proto, request)
-    warnings = [*exported.warnings, _GRAPH_PROOF]
+    warnings = [*notes, *exported.warnings, _GRAPH_PROOF]
     written = Model(
         format=INFO.artifact,
         path=str(out),

@@ -76,7 +76,8 @@ def to_feature(spec: TensorSpec, feature: Feature, array: Array) -> Array:
     """Return an input as the package takes it.
 
     Raises:
-        SessionError: LPT-RUN-507 (an integer beyond 32 bits), 508 (a size beyond the bounds).
+        SessionError: LPT-RUN-507 (a number beyond what the package's type holds), 508 (a size
+            beyond the bounds).
     """
     shape = array.shape or (1,)
     for axis, (have, bound) in enumerate(zip(shape, feature.shape, strict=False)):
@@ -85,20 +86,32 @@ def to_feature(spec: TensorSpec, feature: Feature, array: Array) -> Array:
             raise SessionError(
                 "LPT-RUN-508",
                 f"Axis {axis} of {spec.name!r} is {have}; this package takes {low} to {high}",
-                remedy="Run fewer rows at a time, or convert with another bound: the options "
+                remedy="Fill it up to that size and drop what comes out for the rest, or convert "
+                "the model static."
+                if have < low
+                else "Run fewer rows at a time, or convert with another bound: the options "
                 "max_batch and max_size.",
             )
     kind: Any = np.dtype(ARRAYS[feature.dtype])
-    if kind.kind == "i" and array.dtype.kind in "iu" and array.dtype.itemsize > 4 and array.size:
+    if kind.kind == "i" and array.dtype.kind in "iu" and array.dtype != kind and array.size:
         limits = np.iinfo(kind)
         if array.min() < limits.min or array.max() > limits.max:
-            raise SessionError(
-                "LPT-RUN-507",
-                f"{spec.name!r} holds integers beyond 32 bits, and Core ML has no wider ones",
-                cause=f"They reach from {array.min()} to {array.max()}.",
-                remedy="Pass smaller integers.",
-            )
-    return np.ascontiguousarray(array.astype(kind, copy=False).reshape(shape))
+            raise _too_large(spec, array, kind)
+    with np.errstate(over="ignore"):
+        given = array.astype(kind, copy=False)
+    narrower = kind.kind == array.dtype.kind == "f" and kind.itemsize < array.dtype.itemsize
+    if narrower and bool(np.any(np.isinf(given) & np.isfinite(array))):
+        raise _too_large(spec, array[np.isfinite(array)], kind)
+    return np.ascontiguousarray(given.reshape(shape))
+
+
+def _too_large(spec: TensorSpec, array: Array, kind: np.dtype[Any]) -> SessionError:
+    return SessionError(
+        "LPT-RUN-507",
+        f"{spec.name!r} holds numbers beyond {kind}, which this package takes",
+        cause=f"They reach from {array.min()} to {array.max()}.",
+        remedy="Pass smaller numbers.",
+    )
 
 
 def from_feature(spec: TensorSpec, array: Array) -> Array:
