@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,17 +112,45 @@ def _write(
     context: Context,
     out: Path,
 ) -> Exported:
-    from lepton_coreml._build import build
+    """Write the package; with the sizes from 1 on that the model takes, if it runs with them."""
     from lepton_coreml._frontend import boundary, export
+
+    for from_one in (True, False):  # the second round lowers no bound, so it returns or raises
+        exported = export(
+            boundary(lowered),
+            dynamic=request.dynamic_batch,
+            max_batch=int(request.options.get("max_batch", 64)),
+            max_size=int(request.options.get("max_size", 1024)),
+            from_one=from_one,
+        )
+        context.checkpoint()
+        lowered_bound = any(exported.symbols[n][0] < k for n, k in exported.lower.items())
+        try:
+            found = _written(exported, signature, request, device=device, context=context, out=out)
+        except ConversionError as error:
+            if lowered_bound and error.code in ("LPT-CONV-505", "LPT-CONV-509"):
+                continue
+            raise
+        low = [f"{n} from {k} on" for n, k in exported.lower.items() if exported.symbols[n][0] > 1]
+        bounds = (
+            [f"The package takes {', '.join(low)}: it cannot be made for fewer."] if low else []
+        )
+        return replace(exported, warnings=(*exported.warnings, *bounds, *found))
+    raise AssertionError
+
+
+def _written(
+    exported: Exported,
+    signature: Signature,
+    request: ConvertRequest,
+    *,
+    device: str,
+    context: Context,
+    out: Path,
+) -> list[str]:
+    from lepton_coreml._build import build
     from lepton_coreml._mil._write import feature_names, finish
 
-    exported = export(
-        boundary(lowered),
-        dynamic=request.dynamic_batch,
-        max_batch=int(request.options.get("max_batch", 64)),
-        max_size=int(request.options.get("max_size", 1024)),
-    )
-    context.checkpoint()
     names = feature_names([s.name for s in (*signature.inputs, *signature.outputs)])
     count = len(signature.inputs)
     with (
@@ -150,9 +179,9 @@ def _write(
                 cause=f"{error}; the pivot is {signature}.",
                 remedy="Report this model as a bug.",
             ) from error
-        run_once(ready)
+        warnings = run_once(ready)
         ready.rename(out)
-    return exported
+    return warnings
 
 
 def _check_result(out: Path, proto: ModelProto, request: ConvertRequest) -> dict[str, Any]:

@@ -34,6 +34,8 @@ _STORAGE = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "uint8": "int8", "in
 _SMALL = 16
 """Constants of fewer elements are parameters of operators as often as weights."""
 _LISTED = 12
+_ROWS, _CHEAP = 1024, 4096
+"""Largest size, and numbers in all inputs together, up to which the largest sizes are run."""
 
 
 def example(feature: Feature, rows: int) -> Array:
@@ -47,8 +49,13 @@ def _size(bounds: tuple[int, int], rows: int) -> int:
     return max(low, rows) if high < 0 else min(max(low, rows), high)
 
 
-def run_once(path: Path) -> None:
-    """Open a package and run it on zeros, with the smallest size and a larger one.
+def run_once(path: Path) -> list[str]:
+    """Open a package and run it on zeros: with the smallest sizes, with 3, and with the largest.
+
+    The largest sizes are left out where they are many numbers.
+
+    Returns:
+        A warning if it runs with the smaller sizes and not with the largest.
 
     Raises:
         ConversionError: LPT-CONV-509, it does not run; the operator is named.
@@ -56,9 +63,10 @@ def run_once(path: Path) -> None:
     try:
         program = open_package(path).program()
         interpreter = Interpreter(program)
-        open_sizes = any(not isinstance(d, int) for f in program.inputs for d in f.shape)
-        for rows in (1, 3) if open_sizes else (1,):
+        opened = [d for f in program.inputs for d in f.shape if not isinstance(d, int)]
+        for rows in (1, 3) if opened else (1,):
             interpreter.run({f.name: example(f, rows) for f in program.inputs})
+        return _largest(interpreter, program, max((high for _, high in opened), default=0))
     except OperatorError as error:
         what = "is not known to" if error.unknown else "fails in"
         raise ConversionError(
@@ -78,8 +86,25 @@ def run_once(path: Path) -> None:
         ) from error
 
 
+def _largest(interpreter: Interpreter, program: Program, rows: int) -> list[str]:
+    feed = {f.name: example(f, rows) for f in program.inputs} if 0 < rows <= _ROWS else {}
+    if not feed or sum(a.size for a in feed.values()) > _CHEAP:
+        return []
+    try:
+        interpreter.run(feed)
+    except OperatorError as error:
+        return [
+            f"The package declares sizes up to {rows} and does not run with the largest: "
+            f"{error.operation.kind} ({error.operation.name!r}), {error.cause} "
+            "State the largest that the model takes: the options max_batch and max_size."
+        ]
+    return []
+
+
 def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, Any]:
-    """Compare a package's constants with the pivot's weights.
+    """Compare a package's floating-point constants with the pivot's weights.
+
+    Integers of a recipe are compared by :func:`lepton_coreml._same.check_numbers`.
 
     A constant counts as found if the pivot holds the same values in any order, those of an LSTM
     by direction; what coremltools computed from weights (a folded normalisation, the sum of two
