@@ -168,6 +168,10 @@ def test_another_bound_on_request(pivots, context, opened):
         ({"precision": "fp16", "recipe": "r.json"}, "LPT-CONV-502"),
         ({"options": {"quick": 1}}, "LPT-CONV-503"),
         ({"options": {"max_batch": 0}}, "LPT-CONV-503"),
+        ({"options": {"max_batch": True}}, "LPT-CONV-503"),
+        ({"options": {"keep": ["softmax"]}}, "LPT-CONV-503"),
+        ({"precision": "int8", "recipe": "r.json", "options": {"keep": ["a"]}}, "LPT-CONV-503"),
+        ({"precision": "fp16", "options": {"keep": ["sofmax"]}}, "LPT-CONV-503"),
         ({"device": "ios99"}, "LPT-CONV-503"),
     ],
 )

@@ -256,8 +256,11 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> str:
         kinds = _OPTIONS.get(name)
         if kinds is None:
             raise _bad_option(f"the option {name!r}", f"it has {', '.join(_OPTIONS)}")
-        if not isinstance(value, kinds) or (isinstance(value, int) and value < 1):  # type: ignore[arg-type]
+        wrong = not isinstance(value, kinds) or isinstance(value, bool)  # type: ignore[arg-type]
+        if wrong or (isinstance(value, int) and value < 1):
             raise _bad_option(f"{name}={value!r}", "sizes are numbers from 1 on, keep is a list")
+    if request.options.get("keep") and (request.recipe or request.precision != "fp16"):
+        raise _bad_option("keep", "it says what stays float32 in a float16 program (fp16)")
     return DEVICE if device == "reference" else device
 
 
