@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
 from lepton_coreml import __version__
 from lepton_coreml._features import SIGNATURE_NOTE, signature_note, unsupported
 from lepton_coreml._integers import VALUES_NOTE
+from lepton_coreml._mil._package import open_package
+from lepton_coreml._precision import storage
 from lepton_coreml._prove import constants_record, kept_in_fp32, run_once
 from lepton_coreml._wide import check_wide
 from lepton_coreml.info import INFO
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from lepton_core.context import Context
     from lepton_core.types import Signature
     from lepton_coreml._frontend import Exported
+    from lepton_coreml._same import Numbers
 
 PACKAGE = "model.mlpackage"
 DEVICE = "ios18"
@@ -63,7 +67,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         ConversionError: LPT-CONV-111 … 117 (no translation to torch), 504 (coremltools has none
             for an operator), 505 (it fails on one), 506 (other inputs or outputs), 507 (a type
             that cannot be passed), 509 (the package does not run), 510 (an integer beyond 32
-            bits).
+            bits), 511 (the package holds other numbers than the recipe).
         SourceError: The pivot cannot be read.
         StorageError: The result cannot be written.
     """
@@ -77,11 +81,11 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     context.checkpoint()
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"], "device": device}
     precision = request.precision
-    lowered = proto
+    lowered, numbers = proto, None
     if request.recipe:
         from lepton_coreml._lower import lower
 
-        lowered, found = lower(proto, request.recipe, parent, device)
+        lowered, found, numbers = lower(proto, request.recipe, parent, device)
         facts |= found
         precision = found["recipe"]["precision"]
     bar = context.reporter.task("Convert with coremltools")
@@ -90,7 +94,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     exported = _write(lowered, signature, request, device=device, context=context, out=out)
     bar.finish()
     facts |= {"symbols": {k: list(v) for k, v in sorted(exported.symbols.items())}}
-    facts |= _check_result(out, proto, request)
+    facts |= _check_result(out, proto, request, numbers)
     warnings = [*notes, *exported.warnings, _GRAPH_PROOF]
     written = Model(
         format=INFO.artifact,
@@ -184,17 +188,33 @@ def _written(
     return warnings
 
 
-def _check_result(out: Path, proto: ModelProto, request: ConvertRequest) -> dict[str, Any]:
-    """Return what is recorded about the constants, compared with those of the pivot."""
+def _check_result(
+    out: Path, proto: ModelProto, request: ConvertRequest, numbers: Numbers | None
+) -> dict[str, Any]:
+    """Return what is recorded about the constants, compared with those of the pivot.
+
+    Raises:
+        ConversionError: LPT-CONV-511, the recipe's numbers are not those of the package, which is
+            taken away.
+    """
     half = request.precision == "fp16"
-    record = constants_record(out, proto, half=half)
     more: dict[str, Any] = {}
+    program = open_package(out).program()
+    if request.recipe and numbers is not None:
+        from lepton_core.recipe import read
+        from lepton_coreml._same import check_numbers
+
+        try:
+            more["integers"] = check_numbers(program, numbers, read(request.recipe))
+        except ConversionError:
+            shutil.rmtree(out)
+            raise
     if half:
         more["kept_in_fp32"] = kept_in_fp32(out, request.options.get("keep", ()))
     return {
         **more,
-        "storage_precision": record.pop("storage_precision"),
-        "weights": record,
+        "storage_precision": storage(program)["storage_precision"],
+        "weights": constants_record(out, proto, half=half),
         "proof": "graph, not device",
     }
 

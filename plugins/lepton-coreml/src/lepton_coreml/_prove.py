@@ -7,13 +7,13 @@ is compared with those of the pivot as well, and the SHA-256 of the file of weig
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_core.errors import ConversionError, LeptonError
 from lepton_core.files import digest_path
+from lepton_coreml._features import ARRAYS
 from lepton_coreml._interpreter import Interpreter, OperatorError
 from lepton_coreml._mil._package import open_package
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_ARRAYS = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32, "fp64": np.float64}
-_STORAGE = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "uint8": "int8", "int4": "int4",
-            "uint4": "int4"}  # fmt: skip
 _SMALL = 16
 """Constants of fewer elements are parameters of operators as often as weights."""
 _LISTED = 12
@@ -39,9 +36,14 @@ _ROWS, _CHEAP = 1024, 4096
 
 
 def example(feature: Feature, rows: int) -> Array:
-    """Return zeros (ones for integers, which are lengths and indices) that fit an input."""
+    """Return zeros that fit an input.
+
+    Args:
+        feature: The input.
+        rows: Size of every open dimension, as far as its bounds allow.
+    """
     shape = [d if isinstance(d, int) else _size(d, rows) for d in feature.shape]
-    return np.zeros(shape, _ARRAYS[feature.dtype])
+    return np.zeros(shape, ARRAYS[feature.dtype])
 
 
 def _size(bounds: tuple[int, int], rows: int) -> int:
@@ -117,7 +119,7 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
 
     Returns:
         ``sha256`` of the file of weights, ``constants``, ``found``, ``derived`` (names, the first
-        twelve), ``elements`` and ``elements_found``, and ``storage_precision``.
+        twelve), ``elements`` and ``elements_found``.
     """
     from onnx import numpy_helper
 
@@ -133,9 +135,7 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
                 with np.errstate(over="ignore"):
                     known.add(fingerprint(part.astype(np.float16)))
     found, derived, elements, hit = 0, [], 0, 0
-    kinds: Counter[str] = Counter()
-    for name, array, kind in stored_arrays(program):
-        kinds[_STORAGE.get(kind, kind)] += array.size
+    for name, array, _ in stored_arrays(program):
         if array.dtype.kind != "f":
             continue
         elements += array.size
@@ -145,7 +145,6 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
         else:
             derived.append(name)
     files = package.weight_files()
-    main = kinds.most_common(1)[0][0] if kinds else "fp32"
     return {
         "sha256": digest_path(files[0]) if files else "",
         "constants": found + len(derived),
@@ -153,7 +152,6 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
         "derived": derived[:_LISTED],
         "elements": elements,
         "elements_found": hit,
-        "storage_precision": _narrowest(kinds) or main,
     }
 
 
@@ -175,11 +173,6 @@ def kept_in_fp32(path: Path, asked: Collection[str]) -> dict[str, str]:
         )
         kept[operation.name] = f"{operation.kind}: {why}"
     return kept
-
-
-def _narrowest(kinds: Counter[str]) -> str:
-    """Return integers' type where there are any, as recipes name what they store."""
-    return next((k for k in ("int4", "int8") if kinds.get(k)), "")
 
 
 def stored_arrays(program: Program) -> list[tuple[str, Array, str]]:
