@@ -65,8 +65,9 @@ class CoreMLSession:
 
         Raises:
             SessionError: LPT-RUN-201 to 204 (an input is missing, unknown, or of a wrong dtype or
-                shape), 506 (an operator fails), 507 (an integer beyond 32 bits), 508 (a size
-                beyond the package's bounds), 511 (closed).
+                shape), 506 (an operator fails), 507 (a number that the package's type cannot
+                hold), 508 (a size beyond the package's bounds), 511 (closed), 512 (Core ML
+                refuses them).
         """
         engine = self._engine
         if engine is None:
@@ -120,7 +121,10 @@ class _Mac:
             self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[units])
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        made: dict[str, Any] = self._model.predict(dict(inputs))
+        try:
+            made: dict[str, Any] = self._model.predict(dict(inputs))
+        except Exception as error:
+            raise _core_ml_refuses("to run on these inputs", error) from error
         return made
 
 
@@ -190,12 +194,17 @@ def _mac(path: Path, request: OpenRequest) -> Engine:
     except LeptonError:
         raise
     except Exception as error:
-        raise SessionError(
-            "LPT-RUN-512",
-            f"Core ML refuses {path}",
-            cause=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
-            remedy="Check the deployment target against the system's version.",
-        ) from error
+        raise _core_ml_refuses(f"{path}", error) from error
+
+
+def _core_ml_refuses(what: str, error: Exception) -> SessionError:
+    return SessionError(
+        "LPT-RUN-512",
+        f"Core ML refuses {what}",
+        cause=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
+        remedy="Check the deployment target against the system's version; the device reference "
+        "runs the package without Core ML.",
+    )
 
 
 def _check_weights(package: Package, program: Program) -> None:
