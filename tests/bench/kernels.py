@@ -202,9 +202,7 @@ def begin(options, shape):
             now = report["environment"]
             report["cases"] = {n: c for n, c in earlier["cases"].items() if comparable(c, now)}
         for name in earlier["cases"].keys() - report["cases"].keys():
-            print(
-                f"dropped, of another machine, size or version: {name}", file=sys.stderr
-            )
+            print(f"dropped, of another machine, size or version: {name}", file=sys.stderr)
     return report
 
 
