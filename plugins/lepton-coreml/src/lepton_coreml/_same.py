@@ -47,8 +47,10 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
         recipe: The recipe.
 
     Returns:
-        ``weights`` (integers compared), ``values`` (pairs of scale and zero point compared) and
-        ``equal``, for the record.
+        For the record: ``weights`` (integers compared), ``values`` (pairs of scale and zero point
+        compared), ``equal``, and ``not_stored``, the recipe's values whose scale and zero point
+        the package has nowhere. One that has another value's numbers, as behind a MaxPool, may
+        share them.
 
     Raises:
         ConversionError: LPT-CONV-511, a number differs, or a weight is not stored as integers.
@@ -87,7 +89,14 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
         )
     held = sum(s.integers is not None for s in stored.values()) + len(blocks)
     values = sum(s.integers is None for s in stored.values())
-    return {"weights": held, "values": values, "equal": True}
+    gone = [
+        name
+        for name, one in wanted.stored.items()
+        if name in recipe.tensors
+        and name not in stored
+        and not any(_scaled_alike(one, other) for other in stored.values())
+    ]
+    return {"weights": held, "values": values, "equal": True, "not_stored": sorted(gone)}
 
 
 def _shaped(found: qdq.Stored, wanted: qdq.Stored | None) -> qdq.Stored:
@@ -110,10 +119,14 @@ def _pointed(found: qdq.Blocks, wanted: qdq.Blocks | None) -> qdq.Blocks:
 def _same(one: qdq.Stored, other: qdq.Stored) -> bool:
     if (one.integers is None) != (other.integers is None):
         return False
-    return (
-        one.scale.tobytes() == other.scale.tobytes()
-        and bool((np.asarray(one.zero_point) == np.asarray(other.zero_point)).all())
-        and (one.integers is None or np.array_equal(one.integers, other.integers))
+    return _scaled_alike(one, other) and (
+        one.integers is None or np.array_equal(one.integers, other.integers)
+    )
+
+
+def _scaled_alike(one: qdq.Stored, other: qdq.Stored) -> bool:
+    return one.scale.tobytes() == other.scale.tobytes() and bool(
+        (np.asarray(one.zero_point) == np.asarray(other.zero_point)).all()
     )
 
 
