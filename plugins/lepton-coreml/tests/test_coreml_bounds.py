@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_core.errors import LeptonError
+from lepton_core.errors import ConversionError, LeptonError
 from lepton_core.types import ConvertRequest
-from lepton_coreml import plugin
+from lepton_coreml import _convert, plugin
 from lepton_coreml._mil._package import open_package
+from lepton_coreml._prove import run_once
 
 
 @pytest.fixture
@@ -60,7 +61,35 @@ def test_one_row_is_taken_where_torch_states_two(graphs, convert, opened):
 def test_the_largest_size_is_that_of_the_model(graphs, convert, opened):
     result = convert(positions(graphs))
     shape = open_package(Path(result.model.path)).program().inputs[0].shape
-    assert shape[1][1] == 32 or any("does not run with the largest" in w for w in result.warnings)
+    assert shape == ((1, 64), (1, 32))
+    assert not any("does not run" in w for w in result.warnings)
+
+
+@pytest.mark.parametrize(("names", "sizes"), [((), "(64, 40)"), ((("n", "t"),), "(1, 40)")])
+def test_a_bound_that_the_program_does_not_reach_is_warned_of(graphs, convert, names, sizes):
+    package = open_package(Path(convert(positions(graphs)).model.path))
+    assert run_once(package.path, names) == []
+    message = package.message()
+    (x,) = message.description.input
+    x.type.multiArrayType.shapeRange.sizeRanges[1].upperBound = 40
+    package.model_file.write_bytes(message.SerializeToString())
+    (warning,) = run_once(package.path, names)
+    assert f"inputs of {sizes} and does not run" in warning
+
+
+def test_two_rows_at_least_where_one_cannot_be_proved(graphs, convert, monkeypatch):
+    tried = []
+
+    def at_first_refused(path, names):
+        tried.append(open_package(path).program().inputs[0].shape[0])
+        if len(tried) == 1:
+            raise ConversionError("LPT-CONV-509", "x", remedy="y")
+        return run_once(path, names)
+
+    monkeypatch.setattr(_convert, "run_once", at_first_refused)
+    result = convert(two_names(graphs))
+    assert tried == [(1, 64), (2, 64)]
+    assert any("takes n from 2 on" in w for w in result.warnings)
 
 
 def test_the_remedy_fits_the_direction(graphs, convert, opened):

@@ -62,6 +62,11 @@ def test_kept_operators_stay_float32(pivots, context, opened):
     assert len(result.facts["kept_in_fp32"]) == 2
 
 
+def test_an_operator_that_is_never_float16_may_be_kept(pivots, context):
+    request = ConvertRequest("coreml", precision="fp16", options={"keep": ["cast"]})
+    plugin.lepton_convert(pivots("tokens"), request, context)
+
+
 def test_weights_beyond_the_range_of_float16_stay_float32(graphs, tmp_path, opened):
     rng = np.random.default_rng(0)
     wide = (rng.normal(size=(8, 4)) * 1e5).astype("f4")

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,42 @@ def test_inputs_may_be_int8(opened, copied):
     assert {s.dtype for s in session.signature.inputs} == {"int8"}
 
 
+def test_what_core_ml_refuses_to_run_is_an_error_of_ours():
+    """What coremltools raises outside of a Mac stands for what it raises on one."""
+    from lepton_coreml._session import _Mac
+
+    class Model:
+        def predict(self, inputs):
+            raise RuntimeError("Error in declaring network.")
+
+    engine = _Mac.__new__(_Mac)
+    engine._model = Model()
+    with pytest.raises(LeptonError) as caught:
+        engine.run({})
+    assert caught.value.code == "LPT-RUN-512"
+    assert "declaring network" in caught.value.cause
+
+
+def test_one_thread_at_a_time_collects_what_coremltools_says():
+    from lepton_coreml._coremltools import captured
+
+    order, inside = [], threading.Event()
+
+    def other():
+        inside.wait()
+        with captured():
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with captured(), captured():  # the lock is taken twice by one thread, as build does
+        inside.set()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
+
+
 def test_the_recorded_signature_is_read_back(opened, converted):
     model = converted("tokens").model
     session = opened(model.evolve(signature=None))
@@ -236,6 +273,7 @@ def test_a_session_needs_neither_coremltools_nor_torch(converted, tmp_path):
     """Where a package is only run, neither is imported: opening takes a fraction of a second."""
     program = """
 import sys
+import threading
 from pathlib import Path
 import numpy as np
 from lepton_core.context import Context

@@ -183,7 +183,11 @@ def _written(
                 cause=f"{error}; the pivot is {signature}.",
                 remedy="Report this model as a bug.",
             ) from error
-        warnings = run_once(ready)
+        known = [
+            tuple(str(d) if d in exported.symbols else "" for d in s.shape)
+            for s in signature.inputs
+        ]
+        warnings = run_once(ready, known)
         ready.rename(out)
     return warnings
 

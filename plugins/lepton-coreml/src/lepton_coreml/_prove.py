@@ -18,7 +18,7 @@ from lepton_coreml._interpreter import Interpreter, OperatorError
 from lepton_coreml._mil._package import open_package
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lepton_coreml._mil._program import Feature, Program
 
     Array = NDArray[Any]
+    Names = Sequence[tuple[str, ...]]
 
 _SMALL = 16
 """Constants of fewer elements are parameters of operators as often as weights."""
@@ -51,10 +52,15 @@ def _size(bounds: tuple[int, int], rows: int) -> int:
     return max(low, rows) if high < 0 else min(max(low, rows), high)
 
 
-def run_once(path: Path) -> list[str]:
+def run_once(path: Path, names: Names = ()) -> list[str]:
     """Open a package and run it on zeros: with the smallest sizes, with 3, and with the largest.
 
     The largest sizes are left out where they are many numbers.
+
+    Args:
+        path: The package.
+        names: What the dimensions of each input are called; the same name is the same size. Where
+            one is open and is called ``""``, only all the largest sizes together are run.
 
     Returns:
         A warning if it runs with the smaller sizes and not with the largest.
@@ -68,7 +74,7 @@ def run_once(path: Path) -> list[str]:
         opened = [d for f in program.inputs for d in f.shape if not isinstance(d, int)]
         for rows in (1, 3) if opened else (1,):
             interpreter.run({f.name: example(f, rows) for f in program.inputs})
-        return _largest(interpreter, program, max((high for _, high in opened), default=0))
+        return _largest(interpreter, program, names)
     except OperatorError as error:
         what = "is not known to" if error.unknown else "fails in"
         raise ConversionError(
@@ -88,19 +94,48 @@ def run_once(path: Path) -> list[str]:
         ) from error
 
 
-def _largest(interpreter: Interpreter, program: Program, rows: int) -> list[str]:
-    feed = {f.name: example(f, rows) for f in program.inputs} if 0 < rows <= _ROWS else {}
-    if not feed or sum(a.size for a in feed.values()) > _CHEAP:
-        return []
-    try:
-        interpreter.run(feed)
-    except OperatorError as error:
-        return [
-            f"The package declares sizes up to {rows} and does not run with the largest: "
-            f"{error.operation.kind} ({error.operation.name!r}), {error.cause} "
-            "State the largest that the model takes: the options max_batch and max_size."
-        ]
+def _largest(interpreter: Interpreter, program: Program, names: Names) -> list[str]:
+    for sizes in _largest_sizes(program, names):
+        feed = {
+            f.name: np.zeros(shape, ARRAYS[f.dtype])
+            for f, shape in zip(program.inputs, sizes, strict=True)
+        }
+        try:
+            interpreter.run(feed)
+        except OperatorError as error:
+            return [
+                f"The package declares inputs of {' and '.join(map(str, sizes))} and does not run "
+                f"with them: {error.operation.kind} ({error.operation.name!r}), {error.cause} "
+                "State the largest that the model takes: the options max_batch and max_size."
+            ]
     return []
+
+
+def _largest_sizes(program: Program, names: Names) -> list[list[tuple[int, ...]]]:
+    """Return shapes of all inputs: each open size at its largest in turn, or all at once."""
+    called = names or [("",) * len(f.shape) for f in program.inputs]
+    pairs = list(zip(program.inputs, called, strict=True))
+    opened = [
+        (name, bounds)
+        for feature, own in pairs
+        for name, bounds in zip(own, feature.shape, strict=False)
+        if not isinstance(bounds, int)
+    ]
+    most = max((high for _, (_, high) in opened), default=0)
+    if not 0 < most <= _ROWS:
+        return []
+
+    def shape(feature: Feature, own: tuple[str, ...], largest: str) -> tuple[int, ...]:
+        return tuple(
+            d if isinstance(d, int) else _size(d, most if largest in ("", own[i]) else 1)
+            for i, d in enumerate(feature.shape)
+        )
+
+    turns = list(dict.fromkeys(name for name, _ in opened))
+    if "" in turns:
+        turns = [""]
+    found = [[shape(feature, own, turn) for feature, own in pairs] for turn in turns]
+    return [s for s in found if sum(int(np.prod(one)) for one in s) <= _CHEAP]
 
 
 def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, Any]:
