@@ -179,6 +179,35 @@ def test_onnx_file_is_not_changed_by_expanding_operators():
     assert model == before
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("imported", ["", "ai.onnx"])
+def test_the_long_name_of_onnxs_domain_is_expanded_too(imported):
+    node = helper.make_node("HannWindow", ["n"], ["y"], domain="ai.onnx")
+    graph = helper.make_graph(
+        [node], "g", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8])],
+        [numpy_helper.from_array(np.array(8, np.int64), "n")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(imported, 21)])
+    (found,) = BridgeModule(read_graph(model))()
+    np.testing.assert_allclose(found.numpy(), torch.hann_window(8).numpy(), atol=1e-6)
+
+
+@pytest.mark.timeout(60)
+def test_an_operator_whose_body_is_not_put_in_is_refused(monkeypatch):
+    monkeypatch.setattr("onnx.inliner.inline_selected_functions", lambda model, *_, **__: model)
+    node = helper.make_node("HannWindow", ["n"], ["y"], name="window")
+    ends = [helper.make_tensor_value_info("n", TensorProto.INT64, [])]
+    ends += [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    model = helper.make_model(
+        helper.make_graph([node], "g", ends[:1], ends[1:]),
+        opset_imports=[helper.make_opsetid("", 21)],
+    )
+    with pytest.raises(ConversionError) as caught:
+        read_graph(model)
+    assert caught.value.code == "LPT-CONV-111"
+    assert "window" in caught.value.message
+
+
 def test_weights_are_held_once():
     weight = np.random.default_rng(0).normal(size=(300, 300)).astype(np.float32)
     nodes = [
