@@ -21,8 +21,8 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 TIME, ROWS, WIDTH, HIDDEN = 5, 3, 4, 6
 
 
-def compared(node, feeds, weights, outputs):
-    """Run a node in onnxruntime and through the bridge, and compare every output."""
+def compared(node, feeds, weights, outputs, runtime=True):
+    """Run a node through the bridge and in onnxruntime, and compare every output."""
     graph = helper.make_graph(
         [node], "g",
         [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
@@ -31,11 +31,13 @@ def compared(node, feeds, weights, outputs):
         [numpy_helper.from_array(a, n) for n, a in weights.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    found = BridgeModule(read_graph(model))(*map(torch.from_numpy, feeds.values()))
+    if not runtime:  # it gives no answer
+        return
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     expected = session.run(None, feeds)
-    found = BridgeModule(read_graph(model))(*map(torch.from_numpy, feeds.values()))
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine.numpy(), theirs, rtol=1e-4, atol=1e-5)
 
@@ -49,11 +51,14 @@ def recurrent(kind, direction, lengths, **attributes):
         "b": rng.normal(size=(ways, 2 * gates * HIDDEN)) / 2,
         "h0": rng.normal(size=(ways, ROWS, HIDDEN)),
     }
+    if kind == "LSTM":
+        weights["c0"] = rng.normal(size=(ways, ROWS, HIDDEN))
     weights = {name: array.astype(np.float32) for name, array in weights.items()}
     feeds = {"x": rng.normal(size=(TIME, ROWS, WIDTH)).astype(np.float32)}
     if lengths is not None:
         feeds["n"] = np.array(lengths, np.int32)
     names = ["x", "w", "r", "b", "n" if lengths is not None else "", "h0"]
+    names += ["c0"] if kind == "LSTM" else []
     outputs = ["y", "h"] + (["c"] if kind == "LSTM" else [])
     node = helper.make_node(
         kind, names, outputs, hidden_size=HIDDEN, direction=direction, **attributes
@@ -68,6 +73,11 @@ def recurrent(kind, direction, lengths, **attributes):
 def test_rows_of_different_lengths(kind, direction):
     more = {"linear_before_reset": 1} if kind == "GRU" else {}
     recurrent(kind, direction, [2, 5, 3], **more)
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_rows_without_a_step_end_in_zeros(kind):
+    recurrent(kind, "bidirectional", [0, 5, 3])
 
 
 @pytest.mark.parametrize(
@@ -91,6 +101,19 @@ def test_an_activation_with_a_slope_is_refused():
         recurrent("RNN", "forward", None, activations=["LeakyRelu"], activation_alpha=[0.1])
     assert caught.value.code == "LPT-CONV-112"
     assert "leakyrelu" in caught.value.message
+
+
+@pytest.mark.parametrize("activations", [["Tanh"], ["Sigmoid", "Tanh", "Tanh", "Sigmoid"]])
+def test_activations_for_some_of_the_directions_are_refused(activations):
+    node = helper.make_node(
+        "LSTM", ["x", "w", "r"], ["y"], hidden_size=1, direction="bidirectional",
+        activations=activations,
+    )  # fmt: skip
+    x, w = np.zeros((2, 1, 1), np.float32), np.zeros((2, 4, 1), np.float32)
+    with pytest.raises(ConversionError) as caught:
+        compared(node, {"x": x}, {"w": w, "r": w}, ["y"], runtime=False)
+    assert caught.value.code == "LPT-CONV-112"
+    assert f"{len(activations)} activations, and 2 directions take 6" in caught.value.message
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own, in a deep copy
