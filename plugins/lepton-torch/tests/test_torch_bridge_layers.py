@@ -281,3 +281,22 @@ def test_attention_at_any_batch_and_length(masked):
         (found,) = program.exported.module()(*map(torch.from_numpy, feeds.values()))
         (expected,) = session.run(None, feeds)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+def test_attention_of_a_scale_that_is_not_positive(scale, softcap):
+    """Onnxruntime refuses these; ONNX does not, and a scale of zero is no missing one."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, 2, 3, 4)).astype(np.float32) for _ in range(3))
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], scale=scale, softcap=softcap)
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, q.shape) for n in "qkvy"]
+    model = helper.make_model(
+        helper.make_graph([node], "g", ends[:3], ends[3:]),
+        opset_imports=[helper.make_opsetid("", 23)],
+    )
+    (found,) = BridgeModule(read_graph(model))(*map(torch.from_numpy, (q, k, v)))
+    scores = scale * q @ k.swapaxes(2, 3)
+    scores = np.tanh(scores / softcap) * softcap if softcap else scores
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    np.testing.assert_allclose(found.numpy(), weights @ v, rtol=1e-4, atol=1e-5)
