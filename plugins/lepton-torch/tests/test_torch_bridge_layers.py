@@ -75,9 +75,10 @@ def test_rows_of_different_lengths(kind, direction):
     recurrent(kind, direction, [2, 5, 3], **more)
 
 
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("kind", GATES)
-def test_rows_without_a_step_end_in_zeros(kind):
-    recurrent(kind, "bidirectional", [0, 5, 3])
+def test_rows_without_a_step_end_in_zeros(kind, direction):
+    recurrent(kind, direction, [0, 5, 3])
 
 
 @pytest.mark.parametrize(
