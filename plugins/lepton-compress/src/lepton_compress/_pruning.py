@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 import lepton_kernels as lk
-from lepton_compress._channels import observe_channels
+from lepton_compress._channels import observe_axes
 from lepton_compress._graph import Graph
 from lepton_compress._prunable import Site, find_sites
 from lepton_core.errors import OptimizeError
@@ -164,9 +164,9 @@ def input_powers(
     Raises:
         OptimizeError: ``LPT-OPT-013`` one is not finite.
     """
-    axes = {s.source: s.channels for s in sites.values() if s.channels is not None}
-    seen = observe_channels(graph, axes, samples, context, threads=options.threads)
-    for value, channels in seen.items():
+    places = {n: (s.source, s.channels) for n, s in sites.items() if s.channels is not None}
+    seen = observe_axes(graph, places.values(), samples, context, threads=options.threads)
+    for (value, _), channels in seen.items():
         if not np.isfinite(channels.power).all():
             raise OptimizeError(
                 "LPT-OPT-013",
@@ -175,7 +175,7 @@ def input_powers(
                 remedy="Remove the samples that overflow, or give none.",
                 details={"value": value},
             )
-    return {name: seen[s.source].power for name, s in sites.items() if s.source in seen}
+    return {name: seen[place].power for name, place in places.items() if place in seen}
 
 
 def _scores(

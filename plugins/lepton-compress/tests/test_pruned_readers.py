@@ -1,0 +1,69 @@
+"""Pruning and palettes where several operators read one value, or one weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import lepton_core as lepton
+from lepton_compress._graph import Graph
+from lepton_compress._options import read_options
+from lepton_compress._prunable import find_sites
+from lepton_compress._pruning import input_powers
+from lepton_compress._recover_sites import reader_sites
+from lepton_compress._select import select
+from lepton_core.samples import load_samples
+from lepton_onnx import pivot
+
+
+def saved(folder, **arrays):
+    np.savez(folder / "samples.npz", **arrays)
+    return str(folder / "samples.npz")
+
+
+def graph_of(model):
+    return Graph(pivot.load(model.path))
+
+
+@pytest.fixture
+def crossed(graphs):
+    """Return a function of two lengths: a Conv and a MatMul that read ``x`` along axes 1 and 2."""
+
+    def make(channels, last):
+        nodes = [graphs.node("Conv", ["x", "wc"], ["c"]), graphs.node("MatMul", ["x", "wm"], ["m"])]
+        weights = {"wc": graphs.rand(32, channels, 1), "wm": graphs.rand(last, 32, seed=1)}
+        return graphs.build(nodes, weights, shape=("n", channels, last), outputs=("c", "m"))
+
+    return make
+
+
+@pytest.mark.parametrize("last", [40, 64])
+def test_a_value_is_observed_along_each_axis_that_is_read(crossed, context, tmp_path, last):
+    model = crossed(64, last)
+    rows = np.random.default_rng(0).standard_normal((6, 64, last)).astype(np.float32)
+    rows *= np.linspace(0.1, 4, 64, dtype=np.float32)[:, None]
+    graph = graph_of(model)
+    sites, _ = find_sites(graph, ())
+    samples = load_samples(saved(tmp_path, x=rows))
+    powers = input_powers(graph, sites, samples, context, read_options({}))
+    assert np.allclose(powers["wc"], (rows.astype(np.float64) ** 2).mean((0, 2)))
+    assert np.allclose(powers["wm"], (rows.astype(np.float64) ** 2).mean((0, 1)))
+
+
+def test_wanda_and_biases_take_a_value_that_is_read_along_two_axes(crossed, context_of, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((12, 64, 40)).astype(np.float32)
+    for precision, options in (
+        ("sparse", {"sparsity": 0.5, "prune": "wanda"}),
+        ("palette", {}),
+        ("int8", {"recover": "smooth,bias"}),
+    ):
+        made = lepton.optimize(
+            crossed(64, 40), target="onnxruntime", precision=precision, options=options,
+            samples=saved(tmp_path, x=rows), context=context_of(precision),
+        )  # fmt: skip
+        assert made.recipe is not None
+
+
+def test_channels_are_not_rescaled_where_products_disagree_which_they_are(crossed):
+    graph = graph_of(crossed(64, 64))
+    assert not reader_sites(graph, select(graph).layers)
