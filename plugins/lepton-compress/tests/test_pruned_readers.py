@@ -67,3 +67,23 @@ def test_wanda_and_biases_take_a_value_that_is_read_along_two_axes(crossed, cont
 def test_channels_are_not_rescaled_where_products_disagree_which_they_are(crossed):
     graph = graph_of(crossed(64, 64))
     assert not reader_sites(graph, select(graph).layers)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_pruned_integers_of_a_weight_that_two_products_read_run(
+    graphs, context_of, tmp_path, target
+):
+    nodes = [graphs.node("MatMul", ["x", "w"], ["a"]), graphs.node("Relu", ["a"], ["r"]),
+             graphs.node("MatMul", ["r", "w"], ["y"])]  # fmt: skip
+    model = graphs.build(nodes, {"w": graphs.rand(96, 96)}, shape=("n", 96))
+    rows = np.random.default_rng(0).standard_normal((12, 96)).astype(np.float32)
+    made = lepton.optimize(
+        model, target=target, precision="int8", samples=saved(tmp_path, x=rows),
+        context=context_of("made"), options={"sparsity": 0.9},
+    )  # fmt: skip
+    values = graph_of(model).array("w")
+    kept = np.where(np.abs(values) >= np.sort(np.abs(values), axis=None)[-922], values, 0)
+    wanted = np.maximum(rows @ kept, 0) @ kept
+    with lepton.open(made.model, target=target) as session:
+        found = session.run({"x": rows})["y"]
+    assert np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(wanted)
