@@ -12,6 +12,7 @@ from lepton_compress._prunable import find_sites
 from lepton_compress._pruning import input_powers
 from lepton_compress._recover_sites import reader_sites
 from lepton_compress._select import select
+from lepton_core import recipe as recipes
 from lepton_core.samples import load_samples
 from lepton_onnx import pivot
 
@@ -87,3 +88,23 @@ def test_pruned_integers_of_a_weight_that_two_products_read_run(
     with lepton.open(made.model, target=target) as session:
         found = session.run({"x": rows})["y"]
     assert np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
+def two_products(graphs, **factors):
+    nodes = [graphs.node("MatMul", ["x", "w"], ["a"]), graphs.node("MatMul", ["a", "v"], ["y"])]
+    weights = {"w": graphs.rand(40, 40), "v": graphs.rand(40, 40, seed=1)}
+    weights = {name: values * np.float32(factors.get(name, 1)) for name, values in weights.items()}
+    return graphs.build(nodes, weights, shape=("n", 40))
+
+
+def test_palettes_that_were_weighed_say_by_what(graphs, context, tmp_path):
+    """Also beside weights that Wanda's scores pruned."""
+    rows = np.random.default_rng(0).standard_normal((60, 40)) * np.geomspace(0.01, 100, 40)
+    made = lepton.optimize(
+        two_products(graphs), target="onnxruntime", precision="palette", context=context,
+        options={"palette": 2, "sparsity": 0.3, "prune": "wanda"},
+        samples=saved(tmp_path, x=rows.astype(np.float32)),
+    )  # fmt: skip
+    weighed = made.facts["palettes"]["weighed"]
+    assert weighed
+    assert recipes.read(made.recipe).calibration.estimator == "power"

@@ -111,7 +111,7 @@ def _variant(job: Job, seen: Samples | None, *, weigh: bool) -> Variant:
     calibration = None
     if seen is not None and (weigh or wanda):
         calibration = Calibration(
-            len(seen), seen.digest, "wanda" if wanda else "power", seen.origin
+            len(seen), seen.digest, "power" if weigh else "wanda", seen.origin
         )
     entries = in_order(job.graph, dict(palettes.entries)) if palettes else {}
     recipe = Recipe(
