@@ -13,6 +13,7 @@ from lepton_compress._pruning import input_powers
 from lepton_compress._recover_sites import reader_sites
 from lepton_compress._select import select
 from lepton_core import recipe as recipes
+from lepton_core.errors import OptimizeError
 from lepton_core.samples import load_samples
 from lepton_onnx import pivot
 
@@ -95,6 +96,31 @@ def two_products(graphs, **factors):
     weights = {"w": graphs.rand(40, 40), "v": graphs.rand(40, 40, seed=1)}
     weights = {name: values * np.float32(factors.get(name, 1)) for name, values in weights.items()}
     return graphs.build(nodes, weights, shape=("n", 40))
+
+
+def test_a_recipe_takes_no_options_samples_or_budget(graphs, context_of, tmp_path):
+    model = two_products(graphs)
+    made = lepton.optimize(
+        model, target="onnxruntime", precision="sparse", context=context_of("made"),
+        options={"sparsity": 0.5},
+    )  # fmt: skip
+    for number, (given, says) in enumerate(
+        [
+            ({"options": {"sparsity": 0.9}}, "the option sparsity"),
+            ({"options": {"keep": "w"}, "precision": "sparse"}, "the option keep"),
+            ({"samples": "rows.npz"}, "samples"),
+            ({"max_drop": 0.1}, "max_drop"),
+        ]
+    ):
+        with pytest.raises(OptimizeError, match=says) as failed:
+            lepton.optimize(model, target="onnxruntime", recipe=made.recipe,
+                            context=context_of(f"no-{number}"), **given)  # fmt: skip
+        assert failed.value.code == "LPT-OPT-037"
+    again = lepton.optimize(
+        model, target="onnxruntime", recipe=made.recipe, precision="sparse",
+        options={"sparsity": None}, context=context_of("again"),
+    )  # fmt: skip
+    assert recipes.read(again.recipe).digest == recipes.read(made.recipe).digest
 
 
 def test_palettes_that_were_weighed_say_by_what(graphs, context, tmp_path):

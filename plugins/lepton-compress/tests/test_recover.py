@@ -491,11 +491,10 @@ def test_collapsed_networks_come_back_without_labels(
 
     def optimize(folder, **more):
         work = context_of(folder)
-        asked = OptimizeRequest("onnxruntime", samples=case.calibration, **more)
-        return work.hooks.optimize(case.pivot, asked, work)
+        return work.hooks.optimize(case.pivot, OptimizeRequest("onnxruntime", **more), work)
 
-    plain = optimize("plain")
-    result = optimize("recovered", max_drop=0.01)
+    plain = optimize("plain", samples=case.calibration)
+    result = optimize("recovered", samples=case.calibration, max_drop=0.01)
     before, lost, back = map(accuracy, (case.pivot, plain.model, result.model))
     assert before - lost >= 0.2
     assert before - back <= 0.005

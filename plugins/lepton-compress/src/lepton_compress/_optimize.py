@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lepton_compress._build import refuse_quantized
 from lepton_compress._graph import Graph
 from lepton_compress._job import RECIPE, Job, divisible, load, lower, make
-from lepton_compress._options import BLOCK_PRECISIONS, MIXED, read_options
+from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_options
 from lepton_compress._sparse_options import SPARSE_PRECISIONS
 from lepton_core import recipe as recipes
 from lepton_core.artifacts import artifact_size
@@ -49,12 +49,13 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
             is quantized already, ``011`` the precision is not offered, ``012`` nothing can be
             quantized, ``013`` values are not finite, ``014`` the budget cannot be met, ``015`` an
             option, ``016`` the target lowers no recipes, ``030`` … ``034`` a search finds nothing,
-            ``037`` a budget beside a recipe.
+            ``037`` a budget, samples or options beside a recipe.
         SampleError: The samples do not fit the model.
     """
-    if request.recipe is not None:
-        _refuse_beside_recipe(request)
-    options = read_options(request.options, request.precision)
+    if request.recipe is None:
+        options = read_options(request.options, request.precision)
+    else:
+        options = _options_beside_recipe(request)
     if request.precision not in PRECISIONS:
         raise OptimizeError(
             "LPT-OPT-011",
@@ -83,16 +84,26 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _refuse_beside_recipe(request: OptimizeRequest) -> None:
-    said = [name for name in ("max_drop", "max_size") if getattr(request, name) is not None]
+def _options_beside_recipe(request: OptimizeRequest) -> Options:
+    """Return what of a request the lowering of a recipe heeds, and refuse the rest.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-037``.
+    """
+    fields = ("max_drop", "max_size", "samples")
+    said = [name for name in fields if getattr(request, name) is not None]
+    given = {name: value for name, value in request.options.items() if value is not None}
+    recipe_only = bool(given.pop("recipe_only", False))
+    said += [f"the option {name}" for name in given]
     if said:
         raise OptimizeError(
             "LPT-OPT-037",
             f"A recipe is given together with {' and '.join(said)}",
-            cause="a recipe is lowered as it is; nothing is chosen or checked",
+            cause="a recipe is lowered as it is; nothing is calibrated, chosen or checked",
             remedy="Leave the recipe out to search; `lepton port` and `lepton verify` measure what "
             "a recipe makes.",
         )
+    return Options(recipe_only=recipe_only)
 
 
 def _refuse_lowered(model: Model) -> None:
