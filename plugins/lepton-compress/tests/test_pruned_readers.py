@@ -91,11 +91,64 @@ def test_pruned_integers_of_a_weight_that_two_products_read_run(
     assert np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("name", ["second", "r", "Gather", "w"])
+def test_a_weight_stays_whole_if_one_of_its_readers_is_asked_for(graphs, context, name):
+    """Also where that is a lookup, which is not pruned itself."""
+    nodes = [
+        graphs.node("Cast", ["x"], ["ids"], to=7),
+        graphs.node("MatMul", ["x", "w"], ["a"], name="first"),
+        graphs.node("MatMul", ["a", "w"], ["r"], name="second"),
+        graphs.node("Gather", ["w", "ids"], ["rows"], name="lookup"),
+        graphs.node("MatMul", ["r", "v"], ["y"], name="head"),
+    ]  # fmt: skip
+    weights = {"w": graphs.rand(40, 40), "v": graphs.rand(40, 40, seed=1)}
+    model = graphs.build(nodes, weights, shape=("n", 40), outputs=("y", "rows"))
+    result = lepton.optimize(
+        model, target="onnxruntime", precision="sparse", context=context,
+        options={"sparsity": 0.5, "keep": [name]},
+    )  # fmt: skip
+    assert recipes.read(result.recipe).pruned.keys() == {"v"}
+    assert result.facts["pruning"]["whole"] == {"w": "asked for"}
+    assert not any("is named" in text for text in result.warnings)
+
+
+@pytest.mark.parametrize("precision", ["sparse", "int8"])
+def test_names_to_keep_that_nothing_has_are_warned_of(graphs, context, precision):
+    nodes = [graphs.node("MatMul", ["x", "w"], ["a"]), graphs.node("MatMul", ["a", "v"], ["y"])]
+    weights = {"w": graphs.rand(40, 40), "v": graphs.rand(40, 40, seed=1)}
+    model = graphs.build(nodes, weights, shape=("n", 40))
+    options = {"keep": "a,w,nothing,Conv"} | ({"sparsity": 0.5} if precision == "sparse" else {})
+    made = lepton.optimize(
+        model, target="onnxruntime", precision=precision, options=options, context=context
+    )
+    odd = ["'nothing'", "'Conv'"] if precision == "sparse" else ["'w'", "'nothing'", "'Conv'"]
+    assert f"Nothing that could be kept is named {', '.join(odd)}." in made.warnings
+
+
 def two_products(graphs, **factors):
     nodes = [graphs.node("MatMul", ["x", "w"], ["a"]), graphs.node("MatMul", ["a", "v"], ["y"])]
     weights = {"w": graphs.rand(40, 40), "v": graphs.rand(40, 40, seed=1)}
     weights = {name: values * np.float32(factors.get(name, 1)) for name, values in weights.items()}
     return graphs.build(nodes, weights, shape=("n", 40))
+
+
+def test_a_share_that_rounds_to_no_value_prunes_nothing(graphs, context):
+    with pytest.raises(OptimizeError, match="prunes nothing") as failed:
+        lepton.optimize(
+            two_products(graphs), target="onnxruntime", precision="sparse", context=context,
+            options={"sparsity": 0.0001},
+        )  # fmt: skip
+    assert failed.value.code == "LPT-OPT-012"
+
+
+def test_weights_that_become_all_zero_or_lose_nothing_are_named(graphs, context):
+    made = lepton.optimize(
+        two_products(graphs, w=1e-6), target="onnxruntime", precision="sparse", context=context,
+        options={"sparsity": 0.5, "scope": "global"},
+    )  # fmt: skip
+    assert recipes.read(made.recipe).pruned.keys() == {"w"}
+    assert made.facts["pruning"]["whole"] == {"v": "its share rounds to no value"}
+    assert any("Every value of 'w' is 0" in text for text in made.warnings)
 
 
 def test_a_recipe_takes_no_options_samples_or_budget(graphs, context_of, tmp_path):
