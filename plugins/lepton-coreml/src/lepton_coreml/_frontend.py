@@ -10,12 +10,8 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from lepton_coreml._library import overrides
 from lepton_onnx import pivot
-from lepton_onnx._cleanup import replace_items
-from lepton_torch._bridge._export import capture_graph
-from lepton_torch._bridge._graph import read_graph
-from lepton_torch._capture import MAX_BATCH
-from lepton_torch._chatter import captured
-from lepton_torch.bridge import BridgeModule
+from lepton_onnx.editing import replace_items
+from lepton_torch.bridge import MAX_BATCH, BridgeModule, capture_graph, captured, read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ from lepton_core.errors import UnsupportedOperationError
 from lepton_coreml._integers import INTEGER_OPS
 from lepton_coreml._library import BITS, INPUTS
 from lepton_coreml._same import Numbers
-from lepton_onnx._cleanup import replace_items
+from lepton_onnx.editing import replace_items
 from lepton_onnx.lowering import lower_recipe
 from lepton_onnx.qdq import unpack
 
