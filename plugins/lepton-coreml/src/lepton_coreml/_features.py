@@ -59,7 +59,9 @@ def recorded_signature(program: Program) -> Signature:
         except Exception as error:
             msg = f"the note {SIGNATURE_NOTE} holds no signature: {error}"
             raise ValueError(msg) from error
-    made = {name: t.shape for op in program.block.operations for name, t in op.outputs}
+    made: dict[str, Sequence[object]] = {
+        name: t.shape for op in program.block.operations for name, t in op.outputs
+    }
     made |= {f.name: f.shape for f in program.inputs}
     return Signature(
         tuple(_spec(f, f.shape) for f in program.inputs),

@@ -117,11 +117,9 @@ def _pointed(found: qdq.Blocks, wanted: qdq.Blocks | None) -> qdq.Blocks:
 
 
 def _same(one: qdq.Stored, other: qdq.Stored) -> bool:
-    if (one.integers is None) != (other.integers is None):
-        return False
-    return _scaled_alike(one, other) and (
-        one.integers is None or np.array_equal(one.integers, other.integers)
-    )
+    if one.integers is None or other.integers is None:
+        return one.integers is other.integers and _scaled_alike(one, other)
+    return _scaled_alike(one, other) and np.array_equal(one.integers, other.integers)
 
 
 def _scaled_alike(one: qdq.Stored, other: qdq.Stored) -> bool:
