@@ -49,6 +49,12 @@ def test_large_values_take_fewer_rows_before_further_runs(chain, monkeypatch, li
     assert plan(graph, NAMES, samples) == (runs, rows)
 
 
+def test_a_limit_of_memory_leaves_outputs_a_share(chain):
+    graph, samples = chain
+    assert plan(graph, NAMES, samples, 8 * 3 * 256 * 5) == ([NAMES], 5)
+    assert plan(graph, NAMES, samples, 1 << 40) == ([NAMES], BATCH)
+
+
 def test_ranges_do_not_depend_on_how_values_are_observed(chain, context, monkeypatch):
     graph, samples = chain
     found = []

@@ -29,6 +29,9 @@ GROUP_BYTES = 128 << 20
 large, and further runs, each of which computes most of the graph again, follow only where one row
 takes more."""
 
+SHARE_OF_LIMIT = 8
+"""Under a limit of memory, outputs take at most its 8th: the model is there several times."""
+
 BINS = 2048
 BATCH = 32
 
@@ -83,7 +86,8 @@ def observe(
         SessionError: The runtime refuses or fails.
     """
     observers = {name: _observer(estimator) for name in names}
-    parts, rows = plan(graph, [n for n in names if n not in graph.inputs], samples)
+    inside = [n for n in names if n not in graph.inputs]
+    parts, rows = plan(graph, inside, samples, context.limits.memory_bytes)
     bar = context.reporter.task(f"calibrate on {len(samples)} samples", len(samples) * len(parts))
     for number, group in enumerate(parts):
         inputs = [n for n in names if n in graph.inputs] if number == 0 else []
@@ -102,25 +106,32 @@ def observe(
     return {name: _range(name, observers[name], estimator) for name in names}
 
 
-def plan(graph: Graph, names: Sequence[str], samples: Samples) -> tuple[list[list[str]], int]:
+def plan(
+    graph: Graph, names: Sequence[str], samples: Samples, memory_limit: int | None = None
+) -> tuple[list[list[str]], int]:
     """Divide values into runs and choose the rows of a batch.
 
     Args:
         graph: The pivot.
         names: Values to observe.
         samples: What is fed.
+        memory_limit: Bytes that the process may take, if that is limited.
 
     Returns:
         Groups of values, one by one over all samples, and the rows fed at once where the batch is
-        open, so that the outputs of one batch stay within :data:`GROUP_BYTES` if one row does.
+        open, so that the outputs of one batch stay within :data:`GROUP_BYTES`, and within a share
+        of the limit, if one value of one row does.
     """
+    room = GROUP_BYTES
+    if memory_limit is not None:
+        room = min(room, memory_limit // SHARE_OF_LIMIT)
     need = {name: max(1, graph.row_bytes(name)) for name in names}
     most = max(1, min(BATCH, len(samples)))
-    rows = min(most, max(1, GROUP_BYTES // max(1, sum(need.values()))))
+    rows = min(most, max(1, room // max(1, sum(need.values()))))
     found: list[list[str]] = [[]]
     size = 0
     for name in names:
-        if found[-1] and size + rows * need[name] > GROUP_BYTES:
+        if found[-1] and size + rows * need[name] > room:
             found.append([])
             size = 0
         found[-1].append(name)

@@ -146,7 +146,7 @@ def observe_axes(
     """
     sums = {place: _Sums() for place in axes}
     names = list(dict.fromkeys(name for name, _ in sums))
-    parts, rows = plan(graph, names, samples)
+    parts, rows = plan(graph, names, samples, context.limits.memory_bytes)
     for number, group in enumerate(parts):
         inside = [name for name in group if name not in graph.inputs]
         with observation_session(graph, inside, context, 900 + number, threads) as session:
