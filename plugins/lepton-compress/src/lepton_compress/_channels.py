@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_compress._calibrate import BATCH, groups, observation_session, valid_part
+from lepton_compress._calibrate import observation_session, plan, valid_part
 from lepton_core.samples import batches, release_pages
 
 if TYPE_CHECKING:
@@ -146,10 +146,11 @@ def observe_axes(
     """
     sums = {place: _Sums() for place in axes}
     names = list(dict.fromkeys(name for name, _ in sums))
-    for number, group in enumerate(groups(graph, names, samples)):
+    parts, rows = plan(graph, names, samples, context.limits.memory_bytes)
+    for number, group in enumerate(parts):
         inside = [name for name in group if name not in graph.inputs]
         with observation_session(graph, inside, context, 900 + number, threads) as session:
-            for batch in batches(samples, session.signature, BATCH):
+            for batch in batches(samples, session.signature, rows):
                 context.checkpoint()
                 found: dict[str, Any] = dict(session.run(batch.inputs)) if inside else {}
                 for (name, axis), one in sums.items():
