@@ -16,6 +16,7 @@ from lepton_core.files import digest_path
 from lepton_core.types import ConvertRequest, Model
 from lepton_tflite import plugin
 from lepton_tflite._flatbuffer import read_notes, root_of, text
+from lepton_tflite._proof import Trial, difference
 
 pytestmark = pytest.mark.xdist_group("tflite")
 
@@ -253,3 +254,10 @@ def test_without_the_converter_the_extra_is_named(pivot, context, monkeypatch):
     assert caught.value.code == "LPT-CONV-401"
     assert "lepton-tflite[convert]" in caught.value.remedy
     assert not list(context.workdir.iterdir())
+
+
+@pytest.mark.parametrize(("found", "wanted"), [("nan", "inf"), ("-inf", "inf"), ("inf", "nan")])
+def test_values_that_are_not_finite_are_compared_too(found, wanted):
+    arrays = [{"y": np.array([float(v), 1.0])} for v in (found, wanted)]
+    assert difference(arrays[0], Trial({}, arrays[1])) == (float("inf"), "y")
+    assert difference(arrays[1], Trial({}, arrays[1])) == (0.0, "")

@@ -183,19 +183,33 @@ def test_the_border_is_integer_on_request_and_a_session_passes_both(
     np.testing.assert_allclose(as_floats.run({"image": x})["scores"], wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("fault", ["integer", "scale", "zero"])
+@pytest.mark.parametrize("fault", ["integer", "scale", "zero", "floats", "moved", "input"])
 def test_a_file_with_other_numbers_does_not_pass(lowered, quantized, fault):
     recipe, proto = onnx_lowering(quantized)
     model = flat.unpack(Path(lowered.model.path).read_bytes())
+    check_integers(flat.unpack(flat.pack(model)), proto, recipe)  # passes as it is
     tensor = next(t for t in model.subgraphs[0].tensors if t.name == b"conv.weight/int8")
     if fault == "integer":
         values = flat.array_of(model, tensor).copy()
         values[1, 2, 0, 1] += 1
-        flat.set_values(model, tensor, values)
+        flat.set_array(model, tensor, values)
     elif fault == "scale":
         scale = np.array(tensor.quantization.scale, "f4")
         scale[2] = np.nextafter(scale[2], np.float32(1))
         tensor.quantization.scale = scale
+    elif fault == "floats":
+        for tensor in model.subgraphs[0].tensors:
+            if flat.array_of(model, tensor) is None and tensor.type == flat.TYPES["int8"]:
+                tensor.type, tensor.quantization = flat.TYPES["float32"], None
+    elif fault == "moved":  # behind the pool, the numbers of another value of the recipe
+        codes = model.operatorCodes
+        pool = next(o for o in model.subgraphs[0].operators
+                    if flat.operator_name(codes[o.opcodeIndex]) == "MAX_POOL_2D")  # fmt: skip
+        behind = model.subgraphs[0].tensors[pool.outputs[0]].quantization
+        behind.scale, behind.zeroPoint = np.array([0.11], "f4"), np.array([5])
+    elif fault == "input":
+        act = next(t for t in model.subgraphs[0].tensors if t.name == b"image/int8")
+        act.quantization.scale, act.quantization.zeroPoint = np.array([0.11], "f4"), np.array([5])
     else:
         act = next(t for t in model.subgraphs[0].tensors if t.name == b"r/int8")
         act.quantization.zeroPoint = np.array([-127])

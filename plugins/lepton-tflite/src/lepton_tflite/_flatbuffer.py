@@ -116,7 +116,10 @@ def array_of(model: Any, tensor: Any) -> np.ndarray | None:  # noqa: ANN401 - ge
 
 
 def set_array(model: Any, tensor: Any, values: np.ndarray) -> None:  # noqa: ANN401
-    """Give a tensor a buffer of its own with these values; its type and shape follow."""
+    """Give a tensor a buffer of its own with these values; its type and shape follow.
+
+    Its name and its quantization stay.
+    """
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
     model.buffers.append(buffer)
@@ -124,11 +127,6 @@ def set_array(model: Any, tensor: Any, values: np.ndarray) -> None:  # noqa: ANN
     tensor.type = TYPES[values.dtype.name]
     tensor.shape = np.asarray(values.shape, np.int32)
     tensor.shapeSignature = None
-
-
-def set_values(model: Any, tensor: Any, values: np.ndarray) -> None:  # noqa: ANN401
-    """Give a tensor other values; its name and quantization stay."""
-    set_array(model, tensor, values)
 
 
 def add_tensor(graph: Any, name: str, dtype: str, shape: Any, signature: Any = None) -> int:  # noqa: ANN401

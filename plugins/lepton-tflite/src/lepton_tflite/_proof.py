@@ -108,7 +108,7 @@ def difference(found: Mapping[str, np.ndarray], trial: Trial) -> tuple[float, st
     """Compare outputs with a trial's.
 
     Returns:
-        Largest relative L2 difference (infinite for another shape), and the output's name.
+        Largest relative L2 difference (infinite for another shape, or another NaN or infinity), and the output's name.
     """
     worst, where = 0.0, ""
     for name, wanted in trial.outputs.items():
@@ -116,9 +116,11 @@ def difference(found: Mapping[str, np.ndarray], trial: Trial) -> tuple[float, st
         if got.shape != wanted.shape:
             return float("inf"), name
         one, two = got.astype(np.float64), wanted.astype(np.float64)
-        if not np.array_equal(np.isfinite(one), np.isfinite(two)):
-            return float("inf"), name
         finite = np.isfinite(two)
+        if not np.array_equal(np.isfinite(one), finite) or not np.array_equal(
+            one[~finite], two[~finite], equal_nan=True
+        ):
+            return float("inf"), name
         scale = float(np.linalg.norm(two[finite])) or 1.0
         distance = float(np.linalg.norm(one[finite] - two[finite])) / scale
         if distance > worst:
