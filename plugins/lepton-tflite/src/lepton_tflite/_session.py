@@ -68,7 +68,8 @@ class TfliteSession:
         Raises:
             SessionError: LPT-RUN-201 to 204 (an input is missing, unknown, or of a wrong dtype or
                 shape), 405 (an integer needs more than 32 bits), 406 (the runtime failed), 407
-                (closed), 408 (a batch without rows).
+                (closed), 408 (a batch without rows), 414 (NaN or an infinity, where the file
+                takes integers for floats).
         """
         arrays = {
             name: into_file(name, array, self._inputs[name])
@@ -194,6 +195,7 @@ def check_request(request: OpenRequest) -> None:
             f"The option io cannot be {request.options['io']!r}",
             remedy="It is float or int8.",
         )
+    _switched_on(request)
     if request.threads is not None and request.threads < 1:
         raise SessionError(
             "LPT-RUN-411",
@@ -202,16 +204,30 @@ def check_request(request: OpenRequest) -> None:
         )
 
 
+def _switched_on(request: OpenRequest) -> bool:
+    """Return whether XNNPACK was asked for: true or false, which a command line gives as words."""
+    given = request.options.get("xnnpack", True)
+    if isinstance(given, bool):
+        return given
+    if isinstance(given, str) and given.lower() in ("true", "false"):
+        return given.lower() == "true"
+    raise SessionError(
+        "LPT-RUN-413",
+        f"The option xnnpack cannot be {given!r}",
+        remedy="It is true or false.",
+    )
+
+
 def open_session(model: Model, request: OpenRequest, context: Context) -> TfliteSession:
     """Open a .tflite file.
 
-    Options: ``xnnpack`` (on; off runs LiteRT's own kernels, as the yardstick does), ``io``
+    Options: ``xnnpack`` (true; false runs LiteRT's own kernels, as the yardstick does), ``io``
     (``"float"``; ``"int8"`` passes the integers of a file whose border is int8 as they are).
 
     Raises:
         SessionError: LPT-RUN-402 (no such file), 403 (Flex or custom operators), 404 (other
             inputs or outputs), 409 (device), 410 (option), 411 (threads), 412 (the runtime
-            refuses the file).
+            refuses the file), 413 (an option's value).
         PluginDependencyError: LPT-RUN-401, the runtime is not there.
     """
     check_request(request)
@@ -219,10 +235,9 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
     found = read_file(path)
     context.checkpoint()
     threads = request.threads or available_cpus()
-    use = bool(request.options.get("xnnpack", True)) and not request.reference
-    printed: list[str] = []
+    use = _switched_on(request) and not request.reference
     try:
-        with quiet(printed):
+        with quiet():
             interpreter = make_interpreter(str(path), threads, delegate=use)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
