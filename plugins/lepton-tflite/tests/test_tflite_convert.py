@@ -165,6 +165,11 @@ def test_other_dimensions_need_a_size(graphs, to_pivot, convert, context):
         ({"options": {"batch": 0}}, "LPT-CONV-408", "batch"),
         ({"options": {"io": "uint8"}}, "LPT-CONV-408", "io"),
         ({"options": {"shapes": "a"}}, "LPT-CONV-408", "shapes"),
+        ({"options": {"shapes": "tokens=7"}}, "LPT-CONV-408", "dimensions are batch"),
+        ({"options": {"shapes": "batch=7", "batch": 2}}, "LPT-CONV-408", "it is 7"),
+        ({"options": {"shapes": "batch=7", "batch": "open"}}, "LPT-CONV-408", "open and fixed"),
+        ({"options": {"batch": "open"}, "dynamic_batch": False}, "LPT-CONV-408", "open and fixed"),
+        ({"options": {"io": "int8"}}, "LPT-CONV-408", "without a recipe"),
         ({"precision": "fp16", "recipe": "r.json"}, "LPT-CONV-413", "r.json"),
     ],
 )
@@ -175,6 +180,27 @@ def test_what_is_not_done_is_said(pivot, context, wanted, code, says):
     assert says in str(caught.value)
     assert caught.value.remedy
     assert not list(context.workdir.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "code"),
+    [
+        ({"batch": "open"}, ConversionError, "LPT-CONV-405"),
+        ({"batch": 2}, UnsupportedOperationError, "LPT-CONV-408"),
+        ({"shapes": "n=4"}, UnsupportedOperationError, "LPT-CONV-408"),
+    ],
+)
+def test_a_fixed_batch_stays_what_it_is(graphs, to_pivot, context, options, error, code):
+    pivot = to_pivot(
+        graphs.model(
+            [graphs.node("Relu", ["x"], ["y"])],
+            [graphs.value("x", [4, 3])],
+            [graphs.value("y", [4, 3])],
+        )
+    )
+    with pytest.raises(error) as caught:
+        plugin.lepton_convert(pivot, ConvertRequest("tflite", options=options), context)
+    assert caught.value.code == code
 
 
 def test_other_edges_are_not_ours(context):

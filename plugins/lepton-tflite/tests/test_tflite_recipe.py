@@ -15,7 +15,9 @@ from lepton_onnx import pivot as pivots
 from lepton_onnx import qdq
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
+from lepton_tflite._finish import port_types
 from lepton_tflite._integers import INTEGER_OPS, check_integers, read_back
+from lepton_tflite.bundle_files import files
 
 pytestmark = pytest.mark.xdist_group("tflite")
 
@@ -171,6 +173,12 @@ def test_the_border_is_integer_on_request_and_a_session_passes_both(
     pivot, path = quantized
     made = convert(pivot, recipe=path, options={"io": "int8", "batch": 2})
     assert made.facts["border"] == "int8"
+    assert (
+        made.facts["integer_ports"] == made.model.metadata["integer_ports"] == ["image", "scores"]
+    )
+    (page,) = files(made.model, "net").values()
+    assert '"image" to buffer(384)' in page  # 2 x 3 x 8 x 8 of one byte
+    assert '"scores" to buffer(10)' in page
     x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype("f4")
     codes = np.clip(np.rint(x / np.float32(0.031)) + 3, -128, 127).astype("i1")
     raw = opened(made.model, options={"io": "int8"})
@@ -218,6 +226,29 @@ def test_a_file_with_other_numbers_does_not_pass(lowered, quantized, fault):
     assert caught.value.code == "LPT-CONV-411"
 
 
+def test_a_port_that_the_recipe_keeps_in_float_stays_float(quantized, convert, tmp_path):
+    pivot, path = quantized
+    data = json.loads(Path(path).read_text())
+    del data["layers"]["scores"], data["tensors"]["scores"], data["tensors"]["fc.weight"]
+    data["kept_float"] = {"scores": "for this test"}
+    (tmp_path / "recipe.json").write_text(json.dumps(data))
+    made = convert(pivot, recipe=str(tmp_path / "recipe.json"), options={"io": "int8", "batch": 1})
+    assert (made.facts["border"], made.facts["float_ports"]) == ("mixed", ["scores"])
+    assert made.model.metadata["integer_ports"] == ["image"]
+    assert "scores" in made.warnings[0]
+    (page,) = files(made.model, "net").values()
+    assert '"image" to buffer(192)' in page
+    assert '"scores" to buffer(20)' in page
+
+
+def test_the_border_is_recorded_as_the_file_has_it(lowered, single):
+    for made, wanted in ((lowered, ["image", "scores"]), (single, ["image", "scores"])):
+        model = flat.unpack(Path(made.model.path).read_bytes())
+        assert port_types(model, made.model.signature) == ([], wanted)
+        assert made.facts["border"] == "float"
+        assert "integer_ports" not in made.model.metadata
+
+
 def test_other_schemes_are_refused(quantized, tmp_path, context):
     pivot, path = quantized
     data = json.loads(Path(path).read_text())
@@ -240,8 +271,21 @@ def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pi
     with pytest.raises(UnsupportedOperationError) as caught:
         plugin.lepton_convert(pivot, ConvertRequest("tflite", device="edgetpu"), context)
     assert caught.value.code == "LPT-CONV-414"
+    for options in ({"batch": "open"}, {"io": "float"}):
+        request = ConvertRequest("tflite", recipe=path, device="edgetpu", options=options)
+        with pytest.raises(UnsupportedOperationError) as caught:
+            plugin.lepton_convert(wanted, request, context)
+        assert caught.value.code == "LPT-CONV-408"
     from lepton_tflite._edgetpu import refuse_floats
 
+    model = flat.unpack(Path(made.model.path).read_bytes())
+    refuse_floats(model)
+    model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]].shapeSignature = np.array(
+        [-1, 3, 8, 8]
+    )
+    with pytest.raises(ConversionError) as caught:
+        refuse_floats(model)
+    assert (caught.value.code, "open" in caught.value.details) == ("LPT-CONV-415", True)
     model = flat.unpack(Path(single.model.path).read_bytes())
     with pytest.raises(ConversionError) as caught:
         refuse_floats(model)

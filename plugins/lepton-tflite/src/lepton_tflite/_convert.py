@@ -16,7 +16,7 @@ from lepton_tflite import __version__
 from lepton_tflite._build import ROWS, Built, Plan, build
 from lepton_tflite._edgetpu import refuse_floats
 from lepton_tflite._execution import storage_facts
-from lepton_tflite._finish import finish, float_ports, integer_ports
+from lepton_tflite._finish import finish, float_ports, integer_ports, port_types
 from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
 from lepton_tflite._half import LIMIT as HALF_LIMIT
 from lepton_tflite._half import store_half
@@ -89,7 +89,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     signature = pivot.signature(proto)
     check_dtypes(signature)
     parent = model.digest or digest(source)
-    ports = options.settle(signature, dynamic=request.dynamic_batch)
+    dynamic = request.dynamic_batch and request.device != EDGETPU
+    ports = options.settle(signature, dynamic=dynamic)
     context.checkpoint()
     with reproducer(source, ports) as saved:
         try:
@@ -155,17 +156,22 @@ def _built(
 def _written(model: Model, request: ConvertRequest, context: Context, made: _Made) -> ConvertResult:
     ports, built, facts = made.ports, made.built, made.facts
     precision = facts.get("recipe", {}).get("precision", request.precision)
-    border = "int8" if ports.integer else "float"
     if ports.integer:
         integer_ports(built.model)
+    integers, floats = port_types(built.model, ports.signature)
+    border = ("mixed" if floats else "int8") if integers else "float"
+    if ports.integer and floats:
+        facts["float_ports"] = floats
     if request.device == EDGETPU:
         refuse_floats(built.model)
     notes = {"batch": built.batch, "border": border, "precision": precision}
+    notes |= {"integer_ports": integers} if integers else {}
     finish(built.model, ports.signature, {**notes, **facts.pop("notes", {})})
     data = pack(built.model)
     out = context.workdir / FILE
     write_atomic(out, data)
     facts |= storage_facts(stored_values(root_of(data)))
+    facts |= {"integer_ports": integers} if integers else {}
     facts |= {"batch": built.batch, "border": border, "difference_to_torch": built.difference}
     if built.closed:
         facts["batch_closed_because"] = list(built.closed)
@@ -176,7 +182,7 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
         request={"precision": precision, "batch": built.batch, **_recipe_digest(facts)},
         tools=versions_of(*_TOOLS),
     )
-    kept = ("opset", "storage_precision", "batch", "border", "recipe")
+    kept = ("opset", "storage_precision", "batch", "border", "integer_ports", "recipe")
     written = Model(
         format=INFO.artifact,
         path=str(out),
@@ -199,6 +205,11 @@ def _warnings(made: _Made) -> Iterator[str]:
         yield (
             f"{1 + len(others)} constants hold values beyond float16 and stay float32, the first "
             f"is {first!r}."
+        )
+    if made.facts.get("float_ports"):
+        yield (
+            f"Not int8 at the border: {', '.join(made.facts['float_ports'])}, as the recipe keeps "
+            "what is behind it in float."
         )
     if made.built.batch == ROWS:
         yield (

@@ -108,7 +108,8 @@ def difference(found: Mapping[str, np.ndarray], trial: Trial) -> tuple[float, st
     """Compare outputs with a trial's.
 
     Returns:
-        Largest relative L2 difference (infinite for another shape, or another NaN or infinity), and the output's name.
+        Largest relative L2 difference (infinite for another shape, and where the one is NaN or
+        infinite and the other is not the same), and the output's name.
     """
     worst, where = 0.0, ""
     for name, wanted in trial.outputs.items():
