@@ -291,3 +291,29 @@ def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pi
         refuse_floats(model)
     assert caught.value.code == "LPT-CONV-415"
     assert "FULLY_CONNECTED" in caught.value.cause
+
+
+def test_constants_whose_names_differ_by_a_dot_stay_two(graphs):
+    from lepton_tflite._build import Plan, _module, _tensors
+
+    proto = graphs.model(
+        [
+            graphs.node("DequantizeLinear", ["one", "s", "z"], ["fc.weight"]),
+            graphs.node("DequantizeLinear", ["two", "s", "z"], ["fc_weight"]),
+            graphs.node("Mul", ["x", "fc.weight"], ["m"]),
+            graphs.node("Add", ["m", "fc_weight"], ["y"]),
+        ],
+        [graphs.value("x", [1, 2])],
+        [graphs.value("y", [1, 2])],
+        [
+            graphs.weight("one", np.array([1, 2], "i1")),
+            graphs.weight("two", np.array([30, 40], "i1")),
+            graphs.weight("s", np.array(1, "f4")),
+            graphs.weight("z", np.array(0, "i1")),
+        ],
+    )
+    plan = Plan(proto, pivots.signature(proto), None, integer=True)
+    inputs = _tensors(plan.signature, {})
+    (found,) = _module(plan, inputs)(*inputs)
+    wanted = inputs[0].numpy() * np.array([1, 2]) + np.array([30, 40])
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-6)
