@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lepton_core import recipe as recipes
-from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.errors import ConversionError, OptimizeError, UnsupportedOperationError
 from lepton_core.types import ConvertRequest
 from lepton_onnx import pivot as pivots
 from lepton_onnx import qdq
@@ -17,6 +18,7 @@ from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
 from lepton_tflite._finish import port_types
 from lepton_tflite._integers import INTEGER_OPS, check_integers, read_back
+from lepton_tflite._reproduce import reproducer
 from lepton_tflite.bundle_files import files
 
 pytestmark = pytest.mark.xdist_group("tflite")
@@ -259,6 +261,17 @@ def test_other_schemes_are_refused(quantized, tmp_path, context):
     with pytest.raises(UnsupportedOperationError) as caught:
         plugin.lepton_convert(pivot, ConvertRequest("tflite", recipe=str(other)), context)
     assert caught.value.code == "LPT-CONV-412"
+
+
+def test_a_reproducer_takes_recipe_and_options_along(quantized):
+    pivot, path = quantized
+    request = ConvertRequest("tflite", recipe=path, options={"io": "int8", "batch": 2})
+    with reproducer(Path(pivot.path), "sha256:another", request) as saved:
+        with pytest.raises(OptimizeError) as caught:
+            runpy.run_path(str(saved.folder / "convert.py"))
+        assert caught.value.code == "LPT-OPT-003"  # the recipe is for another graph
+        assert "'batch': 2" in (saved.folder / "convert.py").read_text()
+        assert (saved.folder / "recipe.json").read_bytes() == Path(path).read_bytes()
 
 
 def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pivot):

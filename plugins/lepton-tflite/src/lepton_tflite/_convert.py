@@ -27,7 +27,7 @@ from lepton_tflite._reproduce import reproducer
 from lepton_tflite.info import INFO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from onnx import ModelProto
 
@@ -35,6 +35,21 @@ if TYPE_CHECKING:
     from lepton_core.types import ConvertRequest
 
 _TOOLS = ("litert-torch", "litert-converter", "ai-edge-litert", "torch", "onnx")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be converted.
+
+    Attributes:
+        proto: The pivot, weights in memory.
+        parent: Its digest.
+        ports: What it is converted for.
+    """
+
+    proto: ModelProto
+    parent: str
+    ports: Ports
 
 
 @dataclass(frozen=True)
@@ -82,22 +97,36 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         PluginDependencyError: LPT-CONV-401, the converter is not installed.
         SourceError: The pivot cannot be read.
     """
+    task = _read(model, request)
+    context.checkpoint()
+    with reproducer(Path(model.path), task.parent, request) as saved:
+        try:
+            built, facts = _built(task, request, context.checkpoint)
+        except ConversionError as error:
+            raise saved.named(error) from error
+    return _written(model, request, context, _Made(task.parent, task.ports, built, facts))
+
+
+def attempt(model: Model, request: ConvertRequest) -> None:
+    """Convert and prove as :func:`convert` does, and write nothing; reproducers call this.
+
+    Raises:
+        LeptonError: As :func:`convert`; the error names no reproducer.
+    """
+    _built(_read(model, request), request, lambda: None)
+
+
+def _read(model: Model, request: ConvertRequest) -> _Task:
+    """Check what was asked for, and read the pivot."""
     options = parse_options(request)
     _refuse_what_is_not_done(request)
     source = Path(model.path)
     proto = pivot.load(source)
     signature = pivot.signature(proto)
     check_dtypes(signature)
-    parent = model.digest or digest(source)
     dynamic = request.dynamic_batch and request.device != EDGETPU
     ports = options.settle(signature, dynamic=dynamic)
-    context.checkpoint()
-    with reproducer(source, ports) as saved:
-        try:
-            built, facts = _built(proto, parent, ports, request, context)
-        except ConversionError as error:
-            raise saved.named(error) from error
-    return _written(model, request, context, _Made(parent, ports, built, facts))
+    return _Task(proto, model.digest or digest(source), ports)
 
 
 def _refuse_what_is_not_done(request: ConvertRequest) -> None:
@@ -124,13 +153,14 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> None:
 
 
 def _built(
-    proto: ModelProto, parent: str, ports: Ports, request: ConvertRequest, context: Context
+    task: _Task, request: ConvertRequest, checkpoint: Callable[[], None]
 ) -> tuple[Built, dict[str, Any]]:
     """Convert, with a recipe or without; returns facts for the record too."""
+    proto, ports = task.proto, task.ports
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"]}
     plan = Plan(
         proto, ports.signature, ports.symbol, demand_open=ports.demand_open,
-        checkpoint=context.checkpoint,
+        checkpoint=checkpoint,
     )  # fmt: skip
     if not request.recipe:
         if request.precision == "fp16":
@@ -139,7 +169,7 @@ def _built(
             built = build(plan)
             return built, {**facts, "out_of_fp16_range": sorted(set(kept))}
         return build(plan), facts
-    lowered, recipe, said = lower(proto, request.recipe, parent)
+    lowered, recipe, said = lower(proto, request.recipe, task.parent)
     facts |= said
 
     def edit(model: Any) -> None:  # noqa: ANN401 - a generated class
@@ -222,4 +252,4 @@ def _recipe_digest(facts: dict[str, Any]) -> dict[str, str]:
     return {"recipe": facts["recipe"]["digest"]} if "recipe" in facts else {}
 
 
-__all__ = ["convert"]
+__all__ = ["attempt", "convert"]
