@@ -104,6 +104,25 @@ def test_half_precision_is_stored_and_computed_as_float(pivot, convert, opened, 
     assert 1e-7 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 2e-3
 
 
+def test_what_half_precision_cannot_hold_is_said(graphs, to_pivot, convert):
+    pivot = to_pivot(
+        graphs.model(
+            [graphs.node("Mul", ["x", "w"], ["m"]), graphs.node("Add", ["m", "b"], ["y"])],
+            [graphs.value("x", [1, 4])],
+            [graphs.value("y", [1, 4])],
+            [
+                graphs.weight("w", np.array([1, 1e-8, -2e-8, 0], "f4")),
+                graphs.weight("b", np.array([1, 1, 1, 1e5], "f4")),
+            ],
+        )
+    )
+    made = convert(pivot, precision="fp16")
+    assert len(made.facts["out_of_fp16_range"]) == 1
+    assert list(made.facts["zero_in_fp16"].values()) == [2]
+    assert "beyond float16" in made.warnings[0]
+    assert "2 values in 1 constants are too small" in made.warnings[1]
+
+
 def test_where_the_batch_cannot_open_rows_are_run_one_by_one(graphs, to_pivot, convert, opened):
     """A transposed convolution takes its output's size as a constant, the batch in it."""
     rng = np.random.default_rng(0)

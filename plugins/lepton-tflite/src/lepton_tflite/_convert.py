@@ -19,7 +19,7 @@ from lepton_tflite._execution import storage_facts
 from lepton_tflite._finish import finish, float_ports, integer_ports, port_types
 from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
 from lepton_tflite._half import LIMIT as HALF_LIMIT
-from lepton_tflite._half import store_half
+from lepton_tflite._half import Half, store_half
 from lepton_tflite._integers import check_integers
 from lepton_tflite._lower import LIMIT, lower
 from lepton_tflite._ports import EDGETPU, Ports, check_dtypes, parse_options
@@ -164,10 +164,7 @@ def _built(
     )  # fmt: skip
     if not request.recipe:
         if request.precision == "fp16":
-            kept: list[str] = []
-            plan = replace(plan, limit=HALF_LIMIT, edit=lambda m: kept.extend(store_half(m)))
-            built = build(plan)
-            return built, {**facts, "out_of_fp16_range": sorted(set(kept))}
+            return _built_half(plan, facts)
         return build(plan), facts
     lowered, recipe, said = lower(proto, request.recipe, task.parent)
     facts |= said
@@ -181,6 +178,18 @@ def _built(
 
     plan = replace(plan, proto=lowered, integer=True, limit=LIMIT, edit=edit)
     return build(plan), facts
+
+
+def _built_half(plan: Plan, facts: dict[str, Any]) -> tuple[Built, dict[str, Any]]:
+    found = Half()
+
+    def edit(model: Any) -> None:  # noqa: ANN401 - a generated class
+        nonlocal found
+        found = store_half(model)  # of the file that counts, which is the last one
+
+    built = build(replace(plan, limit=HALF_LIMIT, edit=edit))
+    lost = {"out_of_fp16_range": sorted(found.kept), "zero_in_fp16": found.zeroed}
+    return built, {**facts, **lost}
 
 
 def _written(model: Model, request: ConvertRequest, context: Context, made: _Made) -> ConvertResult:
@@ -235,6 +244,12 @@ def _warnings(made: _Made) -> Iterator[str]:
         yield (
             f"{1 + len(others)} constants hold values beyond float16 and stay float32, the first "
             f"is {first!r}."
+        )
+    if made.facts.get("zero_in_fp16"):
+        zeroed = made.facts["zero_in_fp16"]
+        yield (
+            f"{sum(zeroed.values())} values in {len(zeroed)} constants are too small for float16 "
+            f"and became 0, the first in {next(iter(zeroed))!r}."
         )
     if made.facts.get("float_ports"):
         yield (
