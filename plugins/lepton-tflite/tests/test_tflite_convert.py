@@ -15,7 +15,7 @@ from lepton_core.errors import ConversionError, SourceError, UnsupportedOperatio
 from lepton_core.files import digest_path
 from lepton_core.types import ConvertRequest, Model
 from lepton_tflite import plugin
-from lepton_tflite._flatbuffer import read_notes, root_of, text
+from lepton_tflite._flatbuffer import pack, read_notes, root_of, text, unpack
 from lepton_tflite._proof import Trial, difference
 
 pytestmark = pytest.mark.xdist_group("tflite")
@@ -147,7 +147,7 @@ def test_where_the_batch_cannot_open_rows_are_run_one_by_one(graphs, to_pivot, c
     assert caught.value.code == "LPT-CONV-405"
 
 
-def test_a_model_that_mixes_rows_is_not_run_row_by_row(graphs, to_pivot, convert, opened):
+def test_a_model_that_mixes_rows_gets_an_open_batch(graphs, to_pivot, convert, opened):
     pivot = to_pivot(
         graphs.model(
             [
@@ -163,6 +163,30 @@ def test_a_model_that_mixes_rows_is_not_run_row_by_row(graphs, to_pivot, convert
     assert made.facts["batch"] == "open"  # a maximum over rows is right at every batch
     x = np.random.default_rng(0).normal(size=(5, 3)).astype("f4")
     np.testing.assert_allclose(opened(made.model).run({"x": x})["y"], x - x.max(0), rtol=1e-6)
+
+
+def test_a_model_that_mixes_rows_is_not_run_row_by_row(graphs, to_pivot, context):
+    """A transposed convolution keeps the batch from opening; row by row, y would be 0."""
+    pivot = to_pivot(
+        graphs.model(
+            [
+                graphs.node("ConvTranspose", ["x", "w"], ["c"], strides=[2, 2]),
+                graphs.node("ReduceMax", ["c", "axes"], ["m"], keepdims=1),
+                graphs.node("Sub", ["c", "m"], ["y"]),
+            ],
+            [graphs.value("x", ["n", 2, 4, 4])],
+            [graphs.value("y", ["n", 3, 8, 8])],
+            [
+                graphs.weight("w", np.random.default_rng(0).normal(size=(2, 3, 2, 2)).astype("f4")),
+                graphs.weight("axes", np.array([0])),
+            ],
+        )
+    )
+    with pytest.raises(ConversionError) as caught:
+        plugin.lepton_convert(pivot, ConvertRequest("tflite"), context)
+    assert caught.value.code == "LPT-CONV-406"
+    assert "row by row" in caught.value.message
+    assert not list(context.workdir.iterdir())
 
 
 def test_other_dimensions_need_a_size(graphs, to_pivot, convert, context):
@@ -310,6 +334,16 @@ def test_without_the_converter_the_extra_is_named(pivot, context, monkeypatch):
     assert caught.value.code == "LPT-CONV-401"
     assert "lepton-tflite[convert]" in caught.value.remedy
     assert not list(context.workdir.iterdir())
+
+
+def test_a_file_beyond_what_the_format_holds_is_refused(single, monkeypatch):
+    from flatbuffers import Builder
+
+    model = unpack(Path(single.model.path).read_bytes())
+    monkeypatch.setattr(Builder, "MAX_BUFFER_SIZE", 4096)
+    with pytest.raises(ConversionError) as caught:
+        pack(model)
+    assert caught.value.code == "LPT-CONV-416"
 
 
 @pytest.mark.parametrize(("found", "wanted"), [("nan", "inf"), ("-inf", "inf"), ("inf", "nan")])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -229,3 +231,32 @@ def test_damaged_notes_are_said(single, opened, tmp_path):
         opened(Model("tflite", str(path)))
     assert caught.value.code == "LPT-RUN-402"
     assert "noted" in caught.value.cause
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+sys.modules["ai_edge_litert"] = None
+from lepton_core.context import Context
+from lepton_core.errors import PluginDependencyError
+from lepton_core.types import ConvertRequest, InspectRequest, Model, OpenRequest
+from lepton_tflite import plugin
+context, file = Context(Path(".")), Model("tflite", "model.tflite")
+for call in (
+    lambda: plugin.lepton_open(file, OpenRequest("tflite"), context),
+    lambda: plugin.lepton_inspect(file, InspectRequest(), context),
+    lambda: plugin.lepton_convert(Model("pivot", "p.onnx"), ConvertRequest("tflite"), context),
+):
+    try:
+        call()
+    except PluginDependencyError as error:
+        print(error.code)
+"""
+
+
+def test_without_the_runtime_its_package_is_named(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], cwd=tmp_path,
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == 3 * ["LPT-RUN-401"]

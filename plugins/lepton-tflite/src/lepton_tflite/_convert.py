@@ -92,8 +92,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
             recipe's scheme), 413 (a recipe and fp16), 414 (an Edge TPU without a recipe).
         ConversionError: LPT-CONV-402 … 406 (:func:`._build.build`), 409 (dtypes that cannot be
             passed), 410 (a symbolic dimension without a size), 411 (other integers than the
-            recipe's), 415 (floats in a file for an Edge TPU); LPT-CONV-111 … 116, the graph has
-            no translation to torch.
+            recipe's), 415 (floats in a file for an Edge TPU), 416 (too large); LPT-CONV-111 …
+            116, the graph has no translation to torch.
         PluginDependencyError: LPT-CONV-401, the converter is not installed.
         SourceError: The pivot cannot be read.
     """

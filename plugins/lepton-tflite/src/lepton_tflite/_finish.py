@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from lepton_core.codec import to_data
 from lepton_core.errors import ConversionError
@@ -19,6 +18,7 @@ from lepton_tflite._flatbuffer import (
     set_notes,
     text,
 )
+from lepton_tflite._schema import schema
 
 if TYPE_CHECKING:
     from lepton_core.types import Signature

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.schema_py_generated import BuiltinOperator
 
 from lepton_tflite import _flatbuffer as flat
+from lepton_tflite._schema import schema
 
 _LARGEST = float(np.finfo(np.float16).max)
 LIMIT = 2e-2
@@ -58,7 +58,7 @@ def store_half(model: Any) -> Half:  # noqa: ANN401 - a generated class
             half = flat.add_tensor(graph, f"{name}/float16", "float16", values.shape)
             flat.set_array(model, graph.tensors[half], small)
             tensor.buffer = 0
-            code = flat.operator_code(model, BuiltinOperator.DEQUANTIZE, 3)
+            code = flat.operator_code(model, schema.BuiltinOperator.DEQUANTIZE, 3)
             added.append(flat.make_operator(code, [half], [index]))
         graph.operators = [*added, *graph.operators]
     return found

@@ -17,7 +17,7 @@ from lepton_tflite._border import into_file, out_of_file
 from lepton_tflite._execution import delegated
 from lepton_tflite._file import File, read_file
 from lepton_tflite._litert import quiet
-from lepton_tflite._runtime import make_interpreter
+from lepton_tflite._runtime import Calls, make_interpreter
 from lepton_tflite.info import INFO
 
 if TYPE_CHECKING:
@@ -51,9 +51,8 @@ class TfliteSession:
         self.facts: Mapping[str, Any] = facts
         self._by_rows = by_rows
         self._lock = threading.Lock()
-        self._interpreter: Any = interpreter
         self._inputs, self._outputs = _ports(interpreter, signature)
-        self._shapes: dict[int, tuple[int, ...]] = {}
+        self._calls: Calls | None = Calls(interpreter, self._inputs, self._outputs)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once, or once per row where the file takes one row.
@@ -76,35 +75,25 @@ class TfliteSession:
             for name, array in checked_inputs(self.signature, inputs).items()
         }
         with self._lock:
-            if self._interpreter is None:
+            if self._calls is None:
                 raise SessionError(
                     "LPT-RUN-407", "The session is closed", remedy="Open the model again."
                 )
-            found = self._run_rows(arrays) if self._by_rows else self._run(arrays)
+            found = self._called(self._calls, arrays)
         return {
             s.name: out_of_file(found[s.name], self._outputs[s.name], s.dtype)
             for s in self.signature.outputs
         }
 
-    def _run_rows(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = len(next(iter(arrays.values())))
-        parts = [self._run({n: a[i : i + 1] for n, a in arrays.items()}) for i in range(rows)]
-        if not parts:
-            raise _empty()
-        if rows == 1:
-            return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _called(self, calls: Calls, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if any(0 in array.shape for array in arrays.values()):
-            raise _empty()
-        interpreter = self._interpreter
+            raise SessionError(
+                "LPT-RUN-408",
+                "LiteRT does not run a batch without rows",
+                remedy="Pass at least one row.",
+            )
         try:
-            self._resize(arrays)
-            for name, array in arrays.items():
-                interpreter.set_tensor(self._inputs[name]["index"], np.ascontiguousarray(array))
-            interpreter.invoke()
-            return {n: interpreter.get_tensor(d["index"]) for n, d in self._outputs.items()}
+            return calls.run_rows(arrays) if self._by_rows else calls.run(arrays)
         except (ValueError, RuntimeError) as error:
             raise SessionError(
                 "LPT-RUN-406",
@@ -114,21 +103,10 @@ class TfliteSession:
                 "tables that they point into.",
             ) from error
 
-    def _resize(self, arrays: dict[str, np.ndarray]) -> None:
-        wanted = {self._inputs[n]["index"]: a.shape for n, a in arrays.items()}
-        if wanted == self._shapes:
-            return
-        self._shapes = {}
-        for index, shape in wanted.items():
-            if tuple(self._interpreter.get_tensor(index).shape) != shape:
-                self._interpreter.resize_tensor_input(index, shape)
-        self._interpreter.allocate_tensors()
-        self._shapes = wanted
-
     def close(self) -> None:
         """Free the runtime's resources; calling it again does nothing."""
         with self._lock:
-            self._interpreter = None
+            self._calls = None
 
     def __enter__(self) -> TfliteSession:
         return self
@@ -140,14 +118,6 @@ class TfliteSession:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _empty() -> SessionError:
-    return SessionError(
-        "LPT-RUN-408",
-        "LiteRT does not run a batch without rows",
-        remedy="Pass at least one row.",
-    )
 
 
 def _ports(interpreter: Any, signature: Signature) -> tuple[Any, Any]:  # noqa: ANN401
