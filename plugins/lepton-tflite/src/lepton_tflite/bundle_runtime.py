@@ -1,6 +1,7 @@
 """Load a .tflite file with LiteRT's runtime alone; bundles ship this file as ``runtime.py``.
 
-Runs on ai-edge-litert, or on tflite-runtime where that is what a board has.
+Runs on ai-edge-litert. Where that is missing it takes tflite-runtime, which has the same classes;
+no test runs it there.
 """
 
 from __future__ import annotations
