@@ -44,7 +44,7 @@ def find_stored(text: str) -> Model | None:
 
     Nothing is looked up: the engine that is told of it does so, in its own store.
     """
-    if "@" not in text or Path(text).exists() or ":" in text:
+    if "@" not in text or Path(text).exists() or any(mark in text for mark in ":/\\"):
         return None
     from lepton_core.types import Model
 

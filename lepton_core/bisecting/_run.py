@@ -80,7 +80,7 @@ class Runner:
     facts: Mapping[str, Any] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     changed: dict[str, float] = field(default_factory=dict)
-    _plain: dict[str, Arrays] = field(default_factory=dict)
+    _plain: dict[str, list[Arrays]] = field(default_factory=dict)
     _number: int = 0
 
     def errors(self, group: Sequence[Tap]) -> dict[str, Errors]:
@@ -136,20 +136,22 @@ class Runner:
         if side.name not in self._plain:
             self._plain[side.name] = self._run_plain(side.artifact, side.target)
         largest = self.changed.get(side.name, 0.0)
-        for name, whole in self._plain[side.name].items():
+        for name in self.outputs:
             errors = Errors()
-            errors.update(whole, np.concatenate([one[name] for one in batches_of]))
+            for whole, tapped in zip(self._plain[side.name], batches_of, strict=True):
+                errors.update(whole[name], tapped[name])
             largest = max(largest, errors.result().rel_l2)
         self.changed[side.name] = largest
 
-    def _run_plain(self, artifact: Model, target: Target) -> Arrays:
+    def _run_plain(self, artifact: Model, target: Target) -> list[Arrays]:
+        """Return the float outputs of each batch; not every output has rows to join them by."""
         request = OpenRequest(target.id, target.device, self.threads)
         with (
             self._scratch() as part,
             self.hooks.open(artifact, request, part._place("artifact")) as plain,
         ):
             found = [plain.run(inputs) for inputs in self._batches(plain)]
-        return {name: np.concatenate([one[name] for one in found]) for name in self.outputs}
+        return [{name: one[name] for name in self.outputs} for one in found]
 
     # --- sessions -----------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class ShareOrSizeType(_ParamType):
             return float(SIZE.convert(value, param, ctx))
         if 0 < share <= 1:
             return share
-        if share <= 0 or value.endswith("%"):
+        if not 0 < share < math.inf or value.endswith("%"):
             raise UsageError(
                 "LPT-USE-111",
                 f"{value!r} is neither a share nor a size",

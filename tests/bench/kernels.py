@@ -202,12 +202,15 @@ def begin(options, shape):
             now = report["environment"]
             report["cases"] = {n: c for n, c in earlier["cases"].items() if comparable(c, now)}
         for name in earlier["cases"].keys() - report["cases"].keys():
-            print(f"dropped, as measured on another machine or size: {name}", file=sys.stderr)
+            print(f"dropped, of another machine, size or version: {name}", file=sys.stderr)
     return report
 
 
 def comparable(case, environment):
-    """Whether a case was measured on the same processor, by the same code of ours and of others."""
+    """Whether a case was measured on the same processor, by the same releases of ours and others.
+
+    Kernels that changed since the release have to be measured again by name (`--case`).
+    """
     then = case.get("environment", {})
     return all(then.get(key) == environment[key] for key in ("processor", "simd", "versions"))
 

@@ -226,3 +226,15 @@ def test_a_stored_version_is_deployed_for_another_target_by_its_recipe(
     assert [f.digest for f in second.role("recipe")] == [f.digest for f in first.role("recipe")]
     assert integers(second, store) == integers(first, store)
     assert store.passport(second) is None, "nothing has compared it yet"
+
+
+def test_another_precision_than_the_stored_recipes_is_converted_from_the_origin(
+    hooks, store, deploy, context
+):
+    deploy("digits", "onnxruntime", "int8")
+    options = {"store": str(store.path), "precision": "fp16"}
+    request = types.DeployRequest("half", "openvino", options=options)
+    result = hooks.deploy(types.Model("deployment", "digits@production"), request, context)
+    found = store.resolve(f"half@{result.version}").version
+    assert found.precision == found.model.metadata["precision"] == "fp16"
+    assert not found.role("recipe")

@@ -101,9 +101,16 @@ def test_a_stored_version_goes_on_under_another_name(source, hooks, context, tmp
         assert store.alias("M", "beta").version == first.version
         (row,) = store.ledger(name="M", kind="version.add")
         assert row.why == f"from N@production ({first.version})"
-    for reference, code in (("N@v9999", "LPT-STORE-008"), ("none@x", "LPT-STORE-007")):
+    refused = [
+        ("N@v9999", {}, "LPT-STORE-008"),
+        ("none@x", {}, "LPT-STORE-007"),
+        ("N@production", {"precision": "fp16"}, "LPT-DEP-014"),
+    ]
+    for reference, more, code in refused:
         with pytest.raises(UsageError) as caught:
-            lepton_core.deploy(reference, name="M", target="fake", options=options, context=context)
+            lepton_core.deploy(
+                reference, name="M", target="fake", options=options | more, context=context
+            )
         assert caught.value.code == code
 
 

@@ -171,6 +171,25 @@ def test_outputs_that_are_no_floats_are_said_to_be_left_out(graphs, tmp_path):
     assert note.endswith("left out: y.")
 
 
+def test_outputs_need_no_rows_to_be_compared_with_the_artifacts(graphs, tmp_path):
+    """A mean over everything, and an output whose rows are last, over more than one batch."""
+    nodes = [
+        graphs.node("MatMul", ["x", "w"], ["h"]),
+        graphs.node("ReduceMean", ["h"], ["mean"], keepdims=0),
+        graphs.node("Transpose", ["h"], ["turned"], perm=[1, 0]),
+    ]
+    pivot = graphs.build(
+        nodes, {"w": graphs.rand(16, 8)}, shape=("n", 16), outputs=("mean", "turned")
+    )
+    np.savez(tmp_path / "x.npz", x=graphs.rand(50, 16, seed=3))
+    for precision in ("fp32", "fp16"):
+        asked = ["--precision", precision, "--out", str(tmp_path / precision), "-q"]
+        assert run(["convert", pivot.path, "--to", "onnxruntime", *asked]) == 0
+    result = found(tmp_path / "fp32", tmp_path / "fp16", str(tmp_path / "x.npz"), tmp_path)
+    assert result.faithful is not None
+    assert {one.value for one in result.values} >= {"h", "mean", "turned"}
+
+
 def test_variants_of_two_pivots_are_refused(ported, graphs, held_npz, tmp_path):
     pivot = graphs.build(
         [graphs.node("MatMul", ["x", "w"], ["y"])], {"w": graphs.rand(4, 3)}, shape=("n", 4)

@@ -16,8 +16,11 @@ WIDTH, UNITS = 96, 24
 SCALE = np.float32(0.02)
 
 
-def integer_product(graphs, largest):
-    """Return a graph of one uint8 x int8 product, its weight and rows that reach far."""
+def integer_product(graphs, largest, *, stored=True):
+    """Return a graph of one uint8 x int8 product, its weight and rows that reach far.
+
+    Weights are stored as integers, or as floats that the graph quantizes.
+    """
     rng = np.random.default_rng(3)
     codes = rng.integers(-largest, largest + 1, (WIDTH, UNITS)).astype(np.int8)
     weights = {
@@ -27,13 +30,18 @@ def integer_product(graphs, largest):
         "xs": SCALE,
         "xz": np.uint8(0),
     }
+    nodes = [
+        graphs.node("QuantizeLinear", ["x", "xs", "xz"], ["q"]),
+        graphs.node("DequantizeLinear", ["q", "xs", "xz"], ["d"]),
+        graphs.node("DequantizeLinear", ["w", "ws", "wz"], ["v"], axis=1),
+        graphs.node("MatMul", ["d", "v"], ["y"]),
+    ]
+    if not stored:
+        weights["f"] = codes * np.float32(0.01)
+        nodes.insert(0, graphs.node("QuantizeLinear", ["f", "ws", "wz"], ["w"], axis=1))
+        del weights["w"]
     proto = graphs.model(
-        [
-            graphs.node("QuantizeLinear", ["x", "xs", "xz"], ["q"]),
-            graphs.node("DequantizeLinear", ["q", "xs", "xz"], ["d"]),
-            graphs.node("DequantizeLinear", ["w", "ws", "wz"], ["v"], axis=1),
-            graphs.node("MatMul", ["d", "v"], ["y"]),
-        ],
+        nodes,
         [graphs.value("x", ["batch", WIDTH], TensorProto.FLOAT)],
         [graphs.value("y", ["batch", UNITS], TensorProto.FLOAT)],
         [graphs.weight(name, array) for name, array in weights.items()],
@@ -48,9 +56,9 @@ def emulated(rows, codes, *, saturate16):
     return product.values * (np.float64(SCALE) * np.float64(np.float32(0.01))), product.saturated
 
 
-@pytest.fixture
-def wide(graphs, to_pivot, convert):
-    proto, codes, rows = integer_product(graphs, 127)
+@pytest.fixture(params=[True, False], ids=["stored", "quantized-in-the-graph"])
+def wide(request, graphs, to_pivot, convert):
+    proto, codes, rows = integer_product(graphs, 127, stored=request.param)
     return convert(to_pivot(proto)).model, codes, rows
 
 

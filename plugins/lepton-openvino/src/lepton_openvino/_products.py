@@ -30,6 +30,8 @@ SATURATING = "may saturate: the CPU has no VNNI, and the fast kernels were asked
 
 _PROPERTY = "LP_TRANSFORMS_MODE"
 _QUANTIZING = "FakeQuantize"
+_FED = ("Parameter", "ReadValue")
+_LARGEST = 128
 
 
 def products_fact(network: Any, request: OpenRequest) -> str | None:  # noqa: ANN401
@@ -60,17 +62,27 @@ def apply_products(core: Any, fact: str | None) -> None:  # noqa: ANN401
 
 
 def _largest_weight(network: Any) -> int | None:  # noqa: ANN401
-    """Return the largest magnitude of 8-bit weights that meet quantized activations."""
-    operators = network.get_ops()
-    if not any(operator.get_type_name() == _QUANTIZING for operator in operators):
+    """Return the largest magnitude of 8-bit weights that meet quantized activations.
+
+    Weights that the graph itself quantizes get their integers as the runtime loads it, so that
+    their magnitude is not known, and the largest there is counts.
+    """
+    computed: set[str] = set()
+    quantizing, weights = [], []
+    for operator in network.get_ordered_ops():
+        kind, name = operator.get_type_name(), operator.get_friendly_name()
+        sources = {value.get_node().get_friendly_name() for value in operator.input_values()}
+        if kind in _FED or sources & computed:
+            computed.add(name)
+        if kind == _QUANTIZING:
+            quantizing.append(name)
+        elif kind == "Constant" and operator.get_output_element_type(0).get_type_name() == "i8":
+            weights.append(int(np.abs(operator.get_data().astype(np.int16)).max(initial=0)))
+    if not quantizing:
         return None
-    weights = [
-        operator.get_data().astype(np.int16)
-        for operator in operators
-        if operator.get_type_name() == "Constant"
-        and operator.get_output_element_type(0).get_type_name() == "i8"
-    ]
-    return max((int(np.abs(w).max(initial=0)) for w in weights), default=None)
+    if not computed.issuperset(quantizing):
+        return _LARGEST
+    return max(weights, default=None)
 
 
 __all__ = [

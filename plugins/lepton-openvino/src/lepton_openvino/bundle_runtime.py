@@ -78,15 +78,18 @@ def _may_saturate(model: Any) -> bool:  # noqa: ANN401 - the runtime's class
     words = cpu.read_text().split() if cpu.exists() else []
     if {"avx512_vnni", "avx_vnni", "amx_int8"}.intersection(words):
         return False
-    nodes = model.get_ops()
-    weights = [
-        node.get_data().astype(np.int16)
-        for node in nodes
-        if node.get_type_name() == "Constant"
-        and node.get_output_element_type(0).get_type_name() == "i8"
-    ]
-    quantizes = any(node.get_type_name() == "FakeQuantize" for node in nodes)
-    return quantizes and any(np.abs(w).max(initial=0) > 64 for w in weights)
+    computed, quantizing, wide = set(), [], False
+    for node in model.get_ordered_ops():
+        kind, name = node.get_type_name(), node.get_friendly_name()
+        sources = {value.get_node().get_friendly_name() for value in node.input_values()}
+        if kind in ("Parameter", "ReadValue") or sources & computed:
+            computed.add(name)
+        if kind == "FakeQuantize":
+            quantizing.append(name)
+        elif kind == "Constant" and node.get_output_element_type(0).get_type_name() == "i8":
+            wide |= bool(np.abs(node.get_data().astype(np.int16)).max(initial=0) > 64)
+    # Weights that the graph quantizes itself may have any magnitude.
+    return bool(quantizing) and (wide or not computed.issuperset(quantizing))
 
 
 def _openvino() -> Any:  # noqa: ANN401 - the package has no types
