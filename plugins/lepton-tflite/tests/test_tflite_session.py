@@ -118,6 +118,7 @@ def test_no_rows_and_a_closed_session_are_said(single, opened, graphs):
         ({"options": {"speed": 1}}, "LPT-RUN-410"),
         ({"threads": 0}, "LPT-RUN-411"),
         ({"options": {"io": "uint8"}}, "LPT-RUN-413"),
+        ({"options": {"io": "int8"}}, "LPT-RUN-413"),
         ({"options": {"xnnpack": "off"}}, "LPT-RUN-413"),
         ({"options": {"xnnpack": 0}}, "LPT-RUN-413"),
     ],

@@ -225,7 +225,11 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
 
 
 def _as_stored(interpreter: Any, signature: Signature) -> Signature:  # noqa: ANN401
-    """Return a signature with int8 where the file's own ports are int8."""
+    """Return a signature with int8 where the file's own ports are int8.
+
+    Raises:
+        SessionError: LPT-RUN-413, none is.
+    """
     sides = _ports(interpreter, signature)
 
     def stored(spec: TensorSpec, details: Any) -> TensorSpec:  # noqa: ANN401
@@ -233,7 +237,14 @@ def _as_stored(interpreter: Any, signature: Signature) -> Signature:  # noqa: AN
         return replace(spec, dtype=kind) if kind == "int8" else spec
 
     inputs = tuple(stored(spec, sides[0]) for spec in signature.inputs)
-    return Signature(inputs, tuple(stored(spec, sides[1]) for spec in signature.outputs))
+    found = Signature(inputs, tuple(stored(spec, sides[1]) for spec in signature.outputs))
+    if not any(spec.dtype == "int8" for spec in (*found.inputs, *found.outputs)):
+        raise SessionError(
+            "LPT-RUN-413",
+            "The option io cannot be int8 for this file, whose border has no int8",
+            remedy="Leave it out, or convert a recipe with --option io=int8.",
+        )
+    return found
 
 
 def _version() -> str:
