@@ -123,6 +123,19 @@ def test_what_half_precision_cannot_hold_is_said(graphs, to_pivot, convert):
     assert "2 values in 1 constants are too small" in made.warnings[1]
 
 
+def test_an_input_may_be_a_single_number(graphs, to_pivot, convert, opened):
+    pivot = to_pivot(
+        graphs.model(
+            [graphs.node("Mul", ["x", "factor"], ["y"])],
+            [graphs.value("x", [1, 4]), graphs.value("factor", [])],
+            [graphs.value("y", [1, 4])],
+        )
+    )
+    x = np.arange(8, dtype="f4").reshape(1, 8)[:, ::2]
+    found = opened(convert(pivot).model).run({"x": x, "factor": np.array(3, "f4")})
+    np.testing.assert_array_equal(found["y"], 3 * x)
+
+
 def test_where_the_batch_cannot_open_rows_are_run_one_by_one(graphs, to_pivot, convert, opened):
     """A transposed convolution takes its output's size as a constant, the batch in it."""
     rng = np.random.default_rng(0)

@@ -86,7 +86,7 @@ class Calls:
         """
         self._resize(arrays)
         for name, array in arrays.items():
-            self._interpreter.set_tensor(self.inputs[name]["index"], np.ascontiguousarray(array))
+            self._interpreter.set_tensor(self.inputs[name]["index"], np.asarray(array, order="C"))
         self._interpreter.invoke()
         return {n: self._interpreter.get_tensor(d["index"]) for n, d in self.outputs.items()}
 
