@@ -28,7 +28,7 @@ from recovery_cases import Folders, answers, lepton_float
 TARGETS = ("onnxruntime", "openvino")
 NETWORKS = ("cnn", "outliers")
 LOST, SLOWER, ROUNDS, CALLS = 0.01, 1.15, 7, 200
-VARIANTS = {
+VARIANTS = {  # precision, options, and samples if not the case's
     "magnitude 50 %": ("sparse", {"sparsity": 0.5}),
     "magnitude 70 %": ("sparse", {"sparsity": 0.7}),
     "global 70 %": ("sparse", {"sparsity": 0.7, "scope": "global"}),
@@ -37,6 +37,7 @@ VARIANTS = {
     "2:4 wanda": ("sparse", {"pattern": "2:4", "prune": "wanda"}),
     "palette 2": ("palette", {"palette": 2}),
     "palette 4": ("palette", {"palette": 4}),
+    "palette 4, alone": ("palette", {"palette": 4}, None),
     "palette 4 by 8": ("palette", {"palette": 4, "group": 8}),
     "palette 6": ("palette", {"palette": 6}),
     "palette 4, 50 %": ("palette", {"palette": 4, "sparsity": 0.5}),
@@ -77,10 +78,10 @@ def measure(name, target, root):
     before, size = answers(case, plain, target, fresh), artifact_size(plain)
     result = {"rows": len(case.labels), "accuracy": float(before.mean()), "bytes": size}
     result["variants"] = {}
-    for variant, (precision, options) in VARIANTS.items():
+    for variant, (precision, options, *samples) in VARIANTS.items():
         made = lepton.optimize(
-            case.pivot, target=target, precision=precision, samples=case.calibration,
-            options=options, context=fresh(),
+            case.pivot, target=target, precision=precision, options=options, context=fresh(),
+            samples=samples[0] if samples else case.calibration,
         )  # fmt: skip
         after = answers(case, made.model, target, fresh)
         lost, won = int((before & ~after).sum()), int((~before & after).sum())
@@ -88,17 +89,23 @@ def measure(name, target, root):
         times = milliseconds(case, (plain, made.model), target, fresh)
         result["variants"][variant] = {
             "loss": loss, "low": low, "high": high, "smaller": size / artifact_size(made.model),
-            "ms": times[1], "slower": times[1] / times[0],
+            "ms": times[1], "slower": times[1] / times[0], "kept": kept(made),
         }  # fmt: skip
         print(line(variant, result["variants"][variant]), flush=True)
     return result
+
+
+def kept(made):
+    """Return which of the two palettes was kept; of what has none, nothing."""
+    palettes = made.facts.get("palettes")
+    return palettes and ("weighed by inputs" if palettes["weighed"] else "weights alone")
 
 
 def line(variant, one):
     return (
         f"    {variant:16} {100 * one['loss']:+6.2f} ({100 * one['low']:+.2f} to "
         f"{100 * one['high']:+.2f})  {one['smaller']:5.2f}x smaller  {one['ms']:.3f} ms, "
-        f"{one['slower']:.2f}x the time"
+        f"{one['slower']:.2f}x the time" + (f", kept: {one['kept']}" if one["kept"] else "")
     )
 
 

@@ -18,7 +18,7 @@ from lepton_compress._balanced import balanced_error
 from lepton_compress._bench import Trial
 from lepton_compress._build import static_recipe
 from lepton_compress._calibrate import Range
-from lepton_compress._channels import Channels, observe_channels
+from lepton_compress._channels import Channels, observe_axes, observe_channels
 from lepton_compress._diagnose import (
     channel_findings,
     concat_findings,
@@ -268,12 +268,13 @@ def test_biases_take_back_what_rounding_moves(chain, images, context):
     graph, recipe = naive(chain, images, context)
     rows = samples_of(chain, images)
     axes = {"x": 1, "p1": 1, "r2": 1, "f": 1}
-    means = {n: c.mean for n, c in observe_channels(graph, axes, rows, context).items()}
+    seen = observe_axes(graph, axes.items(), rows, context)
+    means = {place: channels.mean for place, channels in seen.items()}
     by_rule = analytic(graph, recipe, means)
     assert set(by_rule) == {"c1", "c2", "d", "y"}
     weight, tensor = graph.array("wg"), recipe.tensors["wg"]
     actual = qdq.weight_integers(weight, tensor) * np.asarray(tensor.scale, np.float32)
-    assert np.allclose(by_rule["y"].values, means["f"] @ (weight - actual), atol=1e-6)
+    assert np.allclose(by_rule["y"].values, means["f", 1] @ (weight - actual), atol=1e-6)
     measured = empirical(graph.model, graph, recipe, rows, context)
     moved = []
     for corrections in ({}, measured):
@@ -490,11 +491,10 @@ def test_collapsed_networks_come_back_without_labels(
 
     def optimize(folder, **more):
         work = context_of(folder)
-        asked = OptimizeRequest("onnxruntime", samples=case.calibration, **more)
-        return work.hooks.optimize(case.pivot, asked, work)
+        return work.hooks.optimize(case.pivot, OptimizeRequest("onnxruntime", **more), work)
 
-    plain = optimize("plain")
-    result = optimize("recovered", max_drop=0.01)
+    plain = optimize("plain", samples=case.calibration)
+    result = optimize("recovered", samples=case.calibration, max_drop=0.01)
     before, lost, back = map(accuracy, (case.pivot, plain.model, result.model))
     assert before - lost >= 0.2
     assert before - back <= 0.005

@@ -33,6 +33,15 @@ def model_of(weight, op="Identity"):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
+def add_weight(model, name, weight):
+    """Let a graph yield one more weight."""
+    model.graph.initializer.append(numpy_helper.from_array(weight, name))
+    model.graph.node.append(helper.make_node("Identity", [name], [f"y/{name}"]))
+    shape = list(weight.shape)
+    out = helper.make_tensor_value_info(f"y/{name}", TensorProto.FLOAT, shape)
+    model.graph.output.append(out)
+
+
 def lower(model, recipe, arrays, **more):
     more = {"sparse_dtypes": ("float32", "int8"), "codes": True} | more
     return qdq.lower(model, recipe, digest="sha256:1", arrays=arrays, **more).model
@@ -90,7 +99,7 @@ def test_zeros_cost_a_bit(rows, columns, sparsity, kind, seed):
     random = np.random.default_rng(seed)
     weight = random.integers(1, 100, (rows, columns)).astype(np.float32)
     mask = random.random((rows, columns)) >= sparsity
-    entry = PrunedWeight("magnitude", sparsity, "w/mask")
+    entry = PrunedWeight("magnitude", round(1 - mask.mean(), 6), "w/mask")
     layers, tensors, more = {}, {}, {}
     if kind == "i1":
         layers = {"y": Layer("MatMul", "y", (), "w", mode="weight")}
@@ -129,12 +138,56 @@ def test_what_is_small_stays_as_it_is():
     assert np.array_equal(numpy_helper.to_array(found.graph.initializer[0]), weight % 4)
 
 
+def test_one_weight_can_be_pruned_and_another_have_a_palette():
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((40, 64)).astype(np.float32)
+    mask = random.random(weight.shape) < 0.25
+    indices = random.integers(0, 4, weight.shape).astype(np.uint8)
+    table = np.float32([[-2, -1, 1, 2]])
+    recipe = Recipe(
+        ID, "palette", {}, {}, palettes={"v": PalettizedWeight(2, "i", "p", None, None)},
+        pruned={"w": PrunedWeight("magnitude", round(1 - mask.mean(), 6), "m")},
+    )  # fmt: skip
+    model = model_of(weight)
+    add_weight(model, "v", weight)
+    found = lower(model, recipe, {"m": sparse.pack_mask(mask), "i": indices, "p": table})
+    assert sparse.read_sparse(found).keys() == {"w"}
+    assert sparse.read_palettes(found).keys() == {"v"}
+    wanted = np.where(mask, weight, 0), table[0][indices]
+    for got, expected in zip(ReferenceEvaluator(found).run(None, {}), wanted, strict=True):
+        assert np.array_equal(got, expected)
+
+
+def test_what_was_written_is_counted():
+    weight = np.ones((40, 64), np.float32)
+    arrays = {"m": np.zeros(320, np.uint8), "i": np.zeros((40, 64), np.uint8),
+              "p": np.float32([[0, 1]])}  # fmt: skip
+    recipe = Recipe(
+        ID, "palette", {}, {}, palettes={"w": PalettizedWeight(1, "i", "p")},
+        pruned={"w": PrunedWeight("magnitude", 1.0, "m")},
+    )  # fmt: skip
+    copy = model_of(weight)
+    assert sparse.prune(copy, recipe, arrays) == 1
+    assert sparse.write_small(copy, recipe, arrays) == 1
+    other = model_of(weight)
+    other.graph.initializer[0].name = "other"
+    assert sparse.prune(other, recipe, arrays) == sparse.write_small(other, recipe, arrays) == 0
+
+
+def test_graphs_whose_transposes_reverse_all_axes_are_read():
+    model = model_of(np.ones((4, 5), np.float32))
+    model.graph.node[0].CopyFrom(helper.make_node("Transpose", ["w"], ["y"]))
+    assert sparse.read_palettes(model) == {}
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         ({"w/mask": np.zeros(3, np.uint8)}, "shape"),
         ({"w/mask": np.full(2, 255, np.uint8)}, "beyond the last"),
         ({"w/mask": np.uint8([0b00000111, 0])}, "the pattern is 2:4"),
+        ({"w/mask": np.uint8([0x33, 0x01])}, "0.583333 of 'w/mask' is zeros"),
+        ({"u/i": np.ones((3, 4), np.uint8)}, "6 values that are pruned"),
         ({"v/i": np.zeros((4, 3), np.uint8)}, "shape"),
         ({"v/i": np.full((3, 4), 4, np.uint8)}, "beyond a table"),
         ({"v/p": np.zeros((1, 5), np.float32)}, "shape"),
@@ -142,15 +195,16 @@ def test_what_is_small_stays_as_it_is():
     ],
 )
 def test_a_sidecar_that_does_not_fit_is_refused(change, why):
-    arrays = {"w/mask": np.zeros(2, np.uint8), "v/i": np.zeros((3, 4), np.uint8),
-              "v/p": np.zeros((1, 4), np.float32)} | change  # fmt: skip
+    arrays = {"w/mask": np.uint8([0x33, 0x03]), "v/i": np.zeros((3, 4), np.uint8),
+              "v/p": np.zeros((1, 4), np.float32), "u/p": np.float32([[0, 1, 2, 3]]),
+              "u/i": np.zeros((3, 4), np.uint8)} | change  # fmt: skip
     model = model_of(np.ones((3, 4), np.float32))
-    model.graph.initializer.append(numpy_helper.from_array(np.ones((3, 4), np.float32), "v"))
-    model.graph.node.append(helper.make_node("Identity", ["v"], ["z"]))
-    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [3, 4]))
+    for name in "vu":
+        add_weight(model, name, np.ones((3, 4), np.float32))
+    entry = PrunedWeight("magnitude", 0.5, "w/mask", "layer", (2, 4), 1)
     recipe = Recipe(
-        ID, "palette", {}, {}, palettes={"v": PalettizedWeight(2, "v/i", "v/p")},
-        pruned={"w": PrunedWeight("magnitude", 0.5, "w/mask", "layer", (2, 4), 1)},
+        ID, "palette", {}, {}, pruned={"w": entry, "u": entry},
+        palettes={"v": PalettizedWeight(2, "v/i", "v/p"), "u": PalettizedWeight(2, "u/i", "u/p")},
     )  # fmt: skip
     with pytest.raises(OptimizeError, match="do not fit") as failed:
         lower(model, recipe, arrays)

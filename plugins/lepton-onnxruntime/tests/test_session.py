@@ -107,6 +107,12 @@ def test_spinning_is_off_unless_asked_for():
         assert found.inter_op_num_threads == 1
 
 
+def test_memory_is_planned_for_whole_runs_unless_it_is_short():
+    for given, planned in (({}, True), ({"plan_memory": False}, False)):
+        found = _runtime.session_options(OpenRequest("onnxruntime", options=given))
+        assert found.enable_mem_pattern is planned
+
+
 def test_nan_and_infinity_pass_through(pivot, half, context):
     x = np.ones((3, 8), "f4")
     x[1, 2] = np.nan

@@ -17,9 +17,14 @@ _HEAD = """# Tests of the bridge
 What [the bridge](bridge.md) makes of the node tests of onnx {version}: each test is a graph of one
 operator, or of the body that ONNX defines for it, with inputs and the outputs of ONNX's reference.
 Each is translated, exported with `torch.export` and compared with the test's own tolerance, types
-and shapes included. `python .ci/bridge.py` measures it again (some minutes); `make conformance`
-holds the results against this page, `make test` does so with the tests that are no bodies, without
-the export.
+and shapes included.
+
+Of the {passed} that pass, {nothing} are translated as they are given. In {needed} the inputs that a
+translation must know, such as axes and shapes, were made constants first; {numbers} were refused
+even so, and pass with all inputs constant that are whole numbers, truth values or scalars.
+
+`python .ci/bridge.py` measures it again (some minutes); `make conformance` holds the results
+against this page, `make test` does so with the tests that are no bodies, without the export.
 
 | | tests | pass | share |
 |---|---:|---:|---:|
@@ -30,14 +35,18 @@ def page(results):
     """Return the page in Markdown.
 
     Args:
-        results: ``failing`` by test with the reason, and ``runtime`` with tests that agree with
-            onnxruntime by operator (``same``) and those that do not with the reason (``differs``).
+        results: ``failing`` by test with the reason, ``held`` with the others counted by what was
+            made constant for them, and ``runtime`` with tests that agree with onnxruntime by
+            operator (``same``) and those that do not with the reason (``differs``).
     """
     cases, failing = bridge_nodes.cases(), results["failing"]
     outside = {n for n, reason in failing.items() if reason.startswith(bridge_nodes.OUTSIDE)}
     inside = set(cases) - outside
     lines = [
-        _HEAD.format(version=onnx.__version__)
+        _HEAD.format(
+            version=onnx.__version__, passed=sum(results["held"].values()),
+            **{kind: results["held"].get(kind, 0) for kind in ("nothing", "needed", "numbers")},
+        )
         + _row(f"of operators that are covered, opset {OLDEST} to {NEWEST}", inside, failing),
         _row("the same and those outside of it: other opsets, types that torch has not",
              set(cases), failing),

@@ -14,6 +14,7 @@ from lepton_core.errors import ConversionError
 from lepton_core.types import CheckRequest, ConvertRequest, InspectResult, Model, OperatorUse
 from lepton_torch import info, plugin
 from lepton_torch._bridge import catalogue
+from lepton_torch._bridge._graph import read_graph
 
 MODELS = Path(__file__).parents[3] / "tests" / "conformance" / "models.py"
 SAMPLES = runpy.run_path(str(MODELS.with_name("samples.py")))["SAMPLES"]
@@ -129,6 +130,38 @@ def test_what_has_no_translation_is_refused_by_name(hooks, tmp_path, operator, d
     assert error.details["operators"] == [f"{domain or 'ai.onnx'}::{operator}"]
     assert "block/odd" in error.details["where"]
     assert cause in error.cause
+
+
+@pytest.mark.parametrize(
+    ("operator", "opset"), [("HannWindow", 13), ("HannWindow", 9), ("Celu", 11)]
+)
+def test_operators_younger_than_the_opset_are_refused(operator, opset):
+    ends = [
+        helper.make_tensor_value_info("n", TensorProto.INT64, []),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+    ]
+    graph = helper.make_graph([helper.make_node(operator, ["n"], ["y"])], "g", ends[:1], ends[1:])
+    with pytest.raises(ConversionError) as caught:
+        read_graph(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))
+    assert caught.value.code == "LPT-CONV-111"
+    assert f"opset {opset} has no such operator" in caught.value.cause
+
+
+@pytest.mark.parametrize("loss", ["SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"])
+def test_a_foreign_operator_beside_a_loss_is_refused_by_name(hooks, tmp_path, loss):
+    """ONNX's inliner cannot put a body in where a type follows from a foreign operator."""
+    nodes = [
+        helper.make_node("Odd", ["x"], ["h"], domain="com.microsoft"),
+        helper.make_node("Cast", ["t"], ["i"], to=TensorProto.INT64),
+        helper.make_node(loss, ["h", "i"], ["y"]),
+    ]
+    pivot = graph_model(
+        tmp_path, nodes, [("x", [2, 3]), ("t", [2])], [("y", [])], extra=["com.microsoft"]
+    )
+    with pytest.raises(ConversionError) as caught:
+        back(hooks, pivot)
+    assert caught.value.code == "LPT-CONV-111"
+    assert caught.value.details["operators"] == ["com.microsoft::Odd"]
 
 
 def test_shape_that_follows_from_values_is_refused(hooks, tmp_path):

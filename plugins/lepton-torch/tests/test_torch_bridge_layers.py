@@ -15,14 +15,14 @@ from lepton_core.errors import ConversionError
 from lepton_torch._bridge._export import capture_graph
 from lepton_torch._bridge._graph import read_graph
 from lepton_torch._bridge._module import BridgeModule
-from lepton_torch._bridge._names import origin_of, value_names
+from lepton_torch.bridge import value_names
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 TIME, ROWS, WIDTH, HIDDEN = 5, 3, 4, 6
 
 
-def compared(node, feeds, weights, outputs):
-    """Run a node in onnxruntime and through the bridge, and compare every output."""
+def compared(node, feeds, weights, outputs, runtime=True):
+    """Run a node through the bridge and in onnxruntime, and compare every output."""
     graph = helper.make_graph(
         [node], "g",
         [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
@@ -31,11 +31,13 @@ def compared(node, feeds, weights, outputs):
         [numpy_helper.from_array(a, n) for n, a in weights.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    found = BridgeModule(read_graph(model))(*map(torch.from_numpy, feeds.values()))
+    if not runtime:  # it gives no answer
+        return
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     expected = session.run(None, feeds)
-    found = BridgeModule(read_graph(model))(*map(torch.from_numpy, feeds.values()))
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine.numpy(), theirs, rtol=1e-4, atol=1e-5)
 
@@ -49,11 +51,14 @@ def recurrent(kind, direction, lengths, **attributes):
         "b": rng.normal(size=(ways, 2 * gates * HIDDEN)) / 2,
         "h0": rng.normal(size=(ways, ROWS, HIDDEN)),
     }
+    if kind == "LSTM":
+        weights["c0"] = rng.normal(size=(ways, ROWS, HIDDEN))
     weights = {name: array.astype(np.float32) for name, array in weights.items()}
     feeds = {"x": rng.normal(size=(TIME, ROWS, WIDTH)).astype(np.float32)}
     if lengths is not None:
         feeds["n"] = np.array(lengths, np.int32)
     names = ["x", "w", "r", "b", "n" if lengths is not None else "", "h0"]
+    names += ["c0"] if kind == "LSTM" else []
     outputs = ["y", "h"] + (["c"] if kind == "LSTM" else [])
     node = helper.make_node(
         kind, names, outputs, hidden_size=HIDDEN, direction=direction, **attributes
@@ -68,6 +73,12 @@ def recurrent(kind, direction, lengths, **attributes):
 def test_rows_of_different_lengths(kind, direction):
     more = {"linear_before_reset": 1} if kind == "GRU" else {}
     recurrent(kind, direction, [2, 5, 3], **more)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("kind", GATES)
+def test_rows_without_a_step_end_in_zeros(kind, direction):
+    recurrent(kind, direction, [0, 5, 3])
 
 
 @pytest.mark.parametrize(
@@ -91,6 +102,19 @@ def test_an_activation_with_a_slope_is_refused():
         recurrent("RNN", "forward", None, activations=["LeakyRelu"], activation_alpha=[0.1])
     assert caught.value.code == "LPT-CONV-112"
     assert "leakyrelu" in caught.value.message
+
+
+@pytest.mark.parametrize("activations", [["Tanh"], ["Sigmoid", "Tanh", "Tanh", "Sigmoid"]])
+def test_activations_for_some_of_the_directions_are_refused(activations):
+    node = helper.make_node(
+        "LSTM", ["x", "w", "r"], ["y"], hidden_size=1, direction="bidirectional",
+        activations=activations,
+    )  # fmt: skip
+    x, w = np.zeros((2, 1, 1), np.float32), np.zeros((2, 4, 1), np.float32)
+    with pytest.raises(ConversionError) as caught:
+        compared(node, {"x": x}, {"w": w, "r": w}, ["y"], runtime=False)
+    assert caught.value.code == "LPT-CONV-112"
+    assert f"{len(activations)} activations, and 2 directions take 6" in caught.value.message
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own, in a deep copy
@@ -125,8 +149,8 @@ def test_values_inside_are_found_by_their_names():
         seen = _values(way, torch.from_numpy(x))
         for name, place in places.items():
             np.testing.assert_allclose(seen[place], expected[name], rtol=1e-4, atol=1e-5)
-    first = next(n for n in program.graph.nodes if origin_of(n))
-    assert origin_of(first) == {
+    told = (n.meta.get("custom", {}).get("onnx") for n in program.graph.nodes)
+    assert next(filter(None, told)) == {
         "operator": "MatMul", "place": "node 'block/product'", "outputs": ["block/h"],
     }  # fmt: skip
 
@@ -179,6 +203,35 @@ def test_onnx_file_is_not_changed_by_expanding_operators():
     assert model == before
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("imported", ["", "ai.onnx"])
+def test_the_long_name_of_onnxs_domain_is_expanded_too(imported):
+    node = helper.make_node("HannWindow", ["n"], ["y"], domain="ai.onnx")
+    graph = helper.make_graph(
+        [node], "g", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8])],
+        [numpy_helper.from_array(np.array(8, np.int64), "n")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(imported, 21)])
+    (found,) = BridgeModule(read_graph(model))()
+    np.testing.assert_allclose(found.numpy(), torch.hann_window(8).numpy(), atol=1e-6)
+
+
+@pytest.mark.timeout(60)
+def test_an_operator_whose_body_is_not_put_in_is_refused(monkeypatch):
+    monkeypatch.setattr("onnx.inliner.inline_selected_functions", lambda model, *_, **__: model)
+    node = helper.make_node("HannWindow", ["n"], ["y"], name="window")
+    ends = [helper.make_tensor_value_info("n", TensorProto.INT64, [])]
+    ends += [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    model = helper.make_model(
+        helper.make_graph([node], "g", ends[:1], ends[1:]),
+        opset_imports=[helper.make_opsetid("", 21)],
+    )
+    with pytest.raises(ConversionError) as caught:
+        read_graph(model)
+    assert caught.value.code == "LPT-CONV-111"
+    assert "window" in caught.value.message
+
+
 def test_weights_are_held_once():
     weight = np.random.default_rng(0).normal(size=(300, 300)).astype(np.float32)
     nodes = [
@@ -229,3 +282,22 @@ def test_attention_at_any_batch_and_length(masked):
         (found,) = program.exported.module()(*map(torch.from_numpy, feeds.values()))
         (expected,) = session.run(None, feeds)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+def test_attention_of_a_scale_that_is_not_positive(scale, softcap):
+    """Onnxruntime refuses these; ONNX does not, and a scale of zero is no missing one."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, 2, 3, 4)).astype(np.float32) for _ in range(3))
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], scale=scale, softcap=softcap)
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, q.shape) for n in "qkvy"]
+    model = helper.make_model(
+        helper.make_graph([node], "g", ends[:3], ends[3:]),
+        opset_imports=[helper.make_opsetid("", 23)],
+    )
+    (found,) = BridgeModule(read_graph(model))(*map(torch.from_numpy, (q, k, v)))
+    scores = scale * q @ k.swapaxes(2, 3)
+    scores = np.tanh(scores / softcap) * softcap if softcap else scores
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    np.testing.assert_allclose(found.numpy(), weights @ v, rtol=1e-4, atol=1e-5)

@@ -227,6 +227,13 @@ def test_too_few_rows_are_refused(net, hooks, tmp_path, count, kinds, asked):
     assert "at least" in caught.value.remedy
 
 
+def test_a_loss_that_is_no_number_is_refused(net, hooks, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        prune(net, hooks.context(), saved(tmp_path, 12), share=0.5, max_drop=float("nan"))
+    assert caught.value.code == "LPT-ADAPT-022"
+    assert "a largest loss is a number" in caught.value.cause
+
+
 def test_three_rows_are_enough(net, hooks, tmp_path):
     result = prune(net, hooks.context(), saved(tmp_path, 3), share=0.5)
     assert result.facts["pruning"]["accuracy"]["rows"] == 2

@@ -320,7 +320,7 @@ def test_what_cannot_be_met_is_refused_and_nothing_is_written(asked, code, small
     [
         {}, {"share": 1.5}, {"share": 0.5, "metric": "flops"}, {"share": 0.5, "importance": "luck"},
         {"milliseconds": 2.0}, {"share": 0.5, "rounds": 0}, {"share": 0.5, "max_drop": 0.1},
-        {"share": 0.5, "importance": "taylor"},
+        {"share": 0.5, "importance": "taylor"}, {"share": 0.5, "seconds": float("nan")},
         {"share": 0.5, "metric": "latency", "milliseconds": 1.0},
         *[{"recipe": "pruning.json", **more} for more in (
             {"keep": ("a",)}, {"multiple": 4}, {"importance": "l1"}, {"rounds": 2}, {"share": 0.5},

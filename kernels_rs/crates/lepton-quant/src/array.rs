@@ -4,7 +4,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::View;
-use crate::simd::multiversion;
+use crate::simd::{multiversion, prefetch};
 
 /// Values handled at once when they must be copied: source and result stay in the first-level
 /// cache.
@@ -76,6 +76,13 @@ impl FloatArray<'_> {
                 offset,
                 self.tile(start + offset, step.min(len - offset), scratch),
             );
+        }
+    }
+
+    /// Has the processor fetch `start..start + len`, as far as they exist and can be read in place.
+    pub(crate) fn fetch(&self, start: usize, len: usize) {
+        if let Some(slice) = self.as_slice() {
+            prefetch(&slice[start.min(slice.len())..(start + len).min(slice.len())]);
         }
     }
 

@@ -14,6 +14,9 @@ use crate::{
 /// Values of one channel that stay in the second-level cache between the two readings.
 const LONGEST_ROW: usize = 1 << 17;
 
+/// Values quantized between two requests for values of the next row.
+const PIECE: usize = 512;
+
 /// Values handed to a thread at once, in whole rows.
 const GRAIN_VALUES: usize = 1 << 16;
 
@@ -127,8 +130,14 @@ fn by_row<Q: Code>(
                 out.fill(Q::from_code(0));
                 continue;
             }
-            x.tiles(start, inner, scratch, |offset, x| {
-                quantize_uniform(x, *scale, 0, format, &mut out[offset..offset + x.len()]);
+            x.tiles(start, inner, scratch, |offset, values| {
+                let out = &mut out[offset..offset + values.len()];
+                let pieces = values.chunks(PIECE).zip(out.chunks_mut(PIECE));
+                for (i, (values, out)) in pieces.enumerate() {
+                    // While this row is computed the memory would idle: it brings the next one.
+                    x.fetch(start + inner + offset + i * PIECE, values.len());
+                    quantize_uniform(values, *scale, 0, format, out);
+                }
             });
         }
     };

@@ -10,6 +10,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 import lepton_kernels as lk
+from lepton_core import memory
 from lepton_core.errors import OptimizeError
 from lepton_core.samples import batches, release_pages
 from lepton_core.types import Model, OpenRequest
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from lepton_core.context import Context
     from lepton_core.samples import Samples
 
-GROUP_BYTES = 64 << 20
-"""Observed outputs of one run take about this much; more values are observed in further runs."""
+GROUP_BYTES = 128 << 20
+"""Observed outputs of one run take about this much. Fewer rows are fed at once where values are
+large, and further runs, each of which computes most of the graph again, follow only where one row
+takes more."""
 
 BINS = 2048
 BATCH = 32
@@ -63,8 +66,8 @@ def observe(
 ) -> dict[str, Range]:
     """Run samples through the pivot and return the range of each named value.
 
-    The values become outputs of a copy of the pivot, in groups of bounded size, each of which is
-    run once over all samples on the installed runtime that runs the pivot best.
+    The values become outputs of a copy of the pivot, in groups of bounded size (usually one), each
+    of which is run once over all samples on the installed runtime that runs the pivot best.
 
     Args:
         graph: The pivot.
@@ -80,13 +83,13 @@ def observe(
         SessionError: The runtime refuses or fails.
     """
     observers = {name: _observer(estimator) for name in names}
-    parts = groups(graph, [n for n in names if n not in graph.inputs], samples)
+    parts, rows = plan(graph, [n for n in names if n not in graph.inputs], samples)
     bar = context.reporter.task(f"calibrate on {len(samples)} samples", len(samples) * len(parts))
     for number, group in enumerate(parts):
         inputs = [n for n in names if n in graph.inputs] if number == 0 else []
         with observation_session(graph, group, context, number, threads) as session:
             signature = session.signature
-            for batch in batches(samples, signature, BATCH):
+            for batch in batches(samples, signature, rows):
                 context.checkpoint()
                 found: dict[str, Any] = dict(session.run(batch.inputs)) if group else {}
                 for name in (*group, *inputs):
@@ -99,19 +102,30 @@ def observe(
     return {name: _range(name, observers[name], estimator) for name in names}
 
 
-def groups(graph: Graph, names: Sequence[str], samples: Samples) -> list[list[str]]:
-    """Divide values so that the outputs of one batch stay within :data:`GROUP_BYTES`."""
-    rows = max(1, min(BATCH, len(samples)))
+def plan(graph: Graph, names: Sequence[str], samples: Samples) -> tuple[list[list[str]], int]:
+    """Divide values into runs and choose the rows of a batch.
+
+    Args:
+        graph: The pivot.
+        names: Values to observe.
+        samples: What is fed.
+
+    Returns:
+        Groups of values, one by one over all samples, and the rows fed at once where the batch is
+        open, so that the outputs of one batch stay within :data:`GROUP_BYTES` if one row does.
+    """
+    need = {name: max(1, graph.row_bytes(name)) for name in names}
+    most = max(1, min(BATCH, len(samples)))
+    rows = min(most, max(1, GROUP_BYTES // max(1, sum(need.values()))))
     found: list[list[str]] = [[]]
     size = 0
     for name in names:
-        need = rows * graph.row_bytes(name)
-        if found[-1] and size + need > GROUP_BYTES:
+        if found[-1] and size + rows * need[name] > GROUP_BYTES:
             found.append([])
             size = 0
         found[-1].append(name)
-        size += need
-    return found
+        size += rows * need[name]
+    return found, rows
 
 
 @contextlib.contextmanager
@@ -125,12 +139,17 @@ def observation_session(
     folder = context.workdir / f".calibration-{number:03d}"
     folder.mkdir()
     path = folder / "pivot.onnx"
-    pivot.save(_with_outputs(graph.model, group), path)
-    model = Model("pivot", str(path), signature=pivot.signature(path), digest="")
+    observed = _with_outputs(graph.model, group)
+    pivot.save(observed, path)
+    model = Model("pivot", str(path), signature=pivot.signature(observed), digest="")
+    del observed
+    memory.trim()
     owner = context.hooks.reference_owner("pivot")
-    request = OpenRequest(owner, threads=threads, options={"execution_facts": False})
+    options = {"execution_facts": False, "plan_memory": False}
+    request = OpenRequest(owner, threads=threads, options=options)
     try:
         with context.hooks.open(model, request, _inside(context, folder)) as session:
+            memory.trim()
             yield session
     finally:
         for file in folder.iterdir():
@@ -236,6 +255,6 @@ def _levels(low: float, high: float) -> int:
 
 
 __all__ = [
-    "BATCH", "GROUP_BYTES", "Range", "check_estimator", "groups", "observation_session",
-    "observe", "valid_part",
+    "BATCH", "GROUP_BYTES", "Range", "check_estimator", "observation_session", "observe", "plan",
+    "valid_part",
 ]  # fmt: skip

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_compress._calibrate import BATCH, groups, observation_session, valid_part
+from lepton_compress._calibrate import observation_session, plan, valid_part
 from lepton_core.samples import batches, release_pages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -99,6 +99,8 @@ def observe_channels(
 ) -> dict[str, Channels]:
     """Run samples through a graph and return what the channels of values look like.
 
+    As :func:`observe_axes`, for values that have one axis of channels each.
+
     Args:
         graph: The pivot, or a graph that a recipe's rescaling changed.
         axes: Channel axis by value.
@@ -112,20 +114,52 @@ def observe_channels(
     Raises:
         SessionError: The runtime refuses or fails.
     """
-    sums = {name: _Sums() for name in axes}
-    for number, group in enumerate(groups(graph, list(axes), samples)):
+    seen = observe_axes(graph, axes.items(), samples, context, threads=threads)
+    return {value: channels for (value, _), channels in seen.items()}
+
+
+def observe_axes(
+    graph: Graph,
+    axes: Iterable[tuple[str, int]],
+    samples: Samples,
+    context: Context,
+    *,
+    threads: int | None = None,
+) -> dict[tuple[str, int], Channels]:
+    """Run samples through a graph and return what values look like along axes.
+
+    Operators may read one value along different axes: a Conv along axis 1, a MatMul along the
+    last.
+
+    Args:
+        graph: The pivot, or a graph that a recipe's rescaling changed.
+        axes: Values, each with an axis.
+        samples: Rows that fit the pivot's signature; read batch by batch.
+        context: Opens the session; cancellation.
+        threads: Threads of the session.
+
+    Returns:
+        By value and axis; a value that no sample reached is left out.
+
+    Raises:
+        SessionError: The runtime refuses or fails.
+    """
+    sums = {place: _Sums() for place in axes}
+    names = list(dict.fromkeys(name for name, _ in sums))
+    parts, rows = plan(graph, names, samples)
+    for number, group in enumerate(parts):
         inside = [name for name in group if name not in graph.inputs]
         with observation_session(graph, inside, context, 900 + number, threads) as session:
-            for batch in batches(samples, session.signature, BATCH):
+            for batch in batches(samples, session.signature, rows):
                 context.checkpoint()
                 found: dict[str, Any] = dict(session.run(batch.inputs)) if inside else {}
-                for name in group:
-                    array = found[name] if name in found else batch.inputs[name]
-                    part = valid_part(array, batch.valid_rows, batch.inputs)
-                    sums[name].update(part, axes[name])
+                for (name, axis), one in sums.items():
+                    if name in group:
+                        array = found[name] if name in found else batch.inputs[name]
+                        one.update(valid_part(array, batch.valid_rows, batch.inputs), axis)
                 for given in samples.inputs.values():
                     release_pages(given)
-    return {name: one.result() for name, one in sums.items() if one.count}
+    return {place: one.result() for place, one in sums.items() if one.count}
 
 
-__all__ = ["Channels", "observe_channels"]
+__all__ = ["Channels", "observe_axes", "observe_channels"]

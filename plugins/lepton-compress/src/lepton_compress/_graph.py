@@ -87,6 +87,11 @@ class Graph:
         return 4 * int(np.prod(dims, dtype=np.int64))
 
 
+def names_of(node: NodeProto) -> set[str]:
+    """Return every name that an operator can be asked for by: its own, its outputs', its type."""
+    return {node.name, node.op_type, *node.output} - {""}
+
+
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:  # noqa: ANN401
     """Return an attribute's value, *default* if the node does not have it."""
     for found in node.attribute:
@@ -110,4 +115,4 @@ def _captured(node: NodeProto) -> set[str]:
     return captured(node)
 
 
-__all__ = ["Graph", "attribute"]
+__all__ = ["Graph", "attribute", "names_of"]

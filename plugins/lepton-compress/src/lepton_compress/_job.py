@@ -12,9 +12,10 @@ from lepton_compress._coverage import coverage
 from lepton_compress._recover import recover
 from lepton_compress._recover_recipe import Recovery
 from lepton_core import recipe as recipes
+from lepton_core.artifacts import artifact_size
 from lepton_core.errors import OptimizeError
 from lepton_core.origins import ORIGIN, keep_origin
-from lepton_core.samples import is_constant, load_samples, load_saved, match
+from lepton_core.samples import is_constant, load_samples, load_saved, match, split
 from lepton_core.types import ConvertRequest
 from lepton_onnx import pivot
 
@@ -176,6 +177,26 @@ def divisible(samples: Samples | None) -> bool:
     return samples is not None and len(samples) > _FEW
 
 
+def rows_to_calibrate(job: Job, samples: Samples | None) -> Samples | None:
+    """Return the rows that may be looked at before anything is measured."""
+    if samples is None or not divisible(samples):
+        return samples
+    return split(samples, seed=job.context.seed)[0] or samples
+
+
+def size_of(
+    job: Job, recipe: Recipe | None, arrays: Mapping[str, NDArray[Any]] | None = None
+) -> int:
+    """Return the bytes of what the target makes of a recipe, or of the float model without."""
+    name = "size-float" if recipe is None else "size-made"
+    inside = replace(job.scratch, workdir=job.scratch.workdir / name)
+    inside.workdir.mkdir()
+    place = None if recipe is None else str(job.write(recipe, inside.workdir / RECIPE, arrays))
+    asked = ConvertRequest(job.request.target, recipe=place)
+    assert inside.hooks is not None  # noqa: S101 - checked before
+    return artifact_size(inside.hooks.convert(job.base, asked, inside).model)
+
+
 def unchecked_budget(job: Job, samples: Samples | None, scheme: str = "static") -> tuple[str, ...]:
     """Return a warning where ``max_drop`` was given and nothing can be measured against it."""
     if job.request.max_drop is None:
@@ -191,5 +212,6 @@ def unchecked_budget(job: Job, samples: Samples | None, scheme: str = "static") 
 
 
 __all__ = [
-    "RECIPE", "UNSAMPLED", "Job", "divisible", "load", "lower", "make", "unchecked_budget",
+    "RECIPE", "UNSAMPLED", "Job", "divisible", "load", "lower", "make", "rows_to_calibrate",
+    "size_of", "unchecked_budget",
 ]  # fmt: skip

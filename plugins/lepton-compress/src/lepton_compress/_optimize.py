@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_compress._build import refuse_quantized
-from lepton_compress._graph import Graph
-from lepton_compress._job import RECIPE, Job, divisible, load, lower, make
-from lepton_compress._options import BLOCK_PRECISIONS, MIXED, read_options
+from lepton_compress._graph import Graph, names_of
+from lepton_compress._job import (
+    RECIPE,
+    Job,
+    divisible,
+    load,
+    lower,
+    make,
+    rows_to_calibrate,
+    size_of,
+)
+from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_options
 from lepton_compress._sparse_options import SPARSE_PRECISIONS
 from lepton_core import recipe as recipes
-from lepton_core.artifacts import artifact_size
 from lepton_core.capabilities import scheme_of
 from lepton_core.errors import OptimizeError
-from lepton_core.samples import split
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
 from lepton_onnx import pivot
 from lepton_onnx.external import digest
@@ -49,12 +56,13 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
             is quantized already, ``011`` the precision is not offered, ``012`` nothing can be
             quantized, ``013`` values are not finite, ``014`` the budget cannot be met, ``015`` an
             option, ``016`` the target lowers no recipes, ``030`` … ``034`` a search finds nothing,
-            ``037`` a budget beside a recipe.
+            ``037`` a budget, samples or options beside a recipe.
         SampleError: The samples do not fit the model.
     """
-    if request.recipe is not None:
-        _refuse_beside_recipe(request)
-    options = read_options(request.options, request.precision)
+    if request.recipe is None:
+        options = read_options(request.options, request.precision)
+    else:
+        options = _options_beside_recipe(request)
     if request.precision not in PRECISIONS:
         raise OptimizeError(
             "LPT-OPT-011",
@@ -83,16 +91,26 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _refuse_beside_recipe(request: OptimizeRequest) -> None:
-    said = [name for name in ("max_drop", "max_size") if getattr(request, name) is not None]
+def _options_beside_recipe(request: OptimizeRequest) -> Options:
+    """Return what of a request the lowering of a recipe heeds, and refuse the rest.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-037``.
+    """
+    fields = ("max_drop", "max_size", "samples")
+    said = [name for name in fields if getattr(request, name) is not None]
+    given = {name: value for name, value in request.options.items() if value is not None}
+    recipe_only = bool(given.pop("recipe_only", False))
+    said += [f"the option {name}" for name in given]
     if said:
         raise OptimizeError(
             "LPT-OPT-037",
             f"A recipe is given together with {' and '.join(said)}",
-            cause="a recipe is lowered as it is; nothing is chosen or checked",
+            cause="a recipe is lowered as it is; nothing is calibrated, chosen or checked",
             remedy="Leave the recipe out to search; `lepton port` and `lepton verify` measure what "
             "a recipe makes.",
         )
+    return Options(recipe_only=recipe_only)
 
 
 def _refuse_lowered(model: Model) -> None:
@@ -165,8 +183,30 @@ def _reproduce(job: Job) -> OptimizeResult:
 def _search(job: Job) -> OptimizeResult:
     refuse_quantized(job.graph)
     samples = load(job.request.samples, job.base)
+    warnings = _unknown_names(job)
     if job.options.prunes:
-        job = _pruned(job, samples)
+        from lepton_compress._pruning import prune_weights
+
+        seen = rows_to_calibrate(job, samples)
+        pruning = prune_weights(job.graph, job.options, seen, job.scratch)
+        job = replace(job, graph=pruning.graph, pruning=pruning)
+        warnings += pruning.warnings
+    result = _searched(job, samples)
+    return replace(result, warnings=(*result.warnings, *warnings))
+
+
+def _unknown_names(job: Job) -> tuple[str, ...]:
+    """Return a warning about names to keep that no operator has, and no weight that is meant."""
+    known = set().union(*(names_of(node) for node in job.graph.nodes.values()))
+    if job.options.prunes or job.request.precision in SPARSE_PRECISIONS:
+        known |= job.graph.weights.keys()
+    unknown = [name for name in job.options.keep if name not in known]
+    if not unknown:
+        return ()
+    return (f"Nothing that could be kept is named {', '.join(map(repr, unknown))}.",)
+
+
+def _searched(job: Job, samples: Samples | None) -> OptimizeResult:
     if job.request.precision in SPARSE_PRECISIONS:
         from lepton_compress._sparse import compress_sparse
 
@@ -192,16 +232,6 @@ def _search(job: Job) -> OptimizeResult:
     return OptimizeResult(lower(job, place), str(place), facts.pop("why"), facts, warnings)
 
 
-def _pruned(job: Job, samples: Samples | None) -> Job:
-    """Prune the pivot before all else, by rows that nothing is measured on later."""
-    from lepton_compress._pruning import prune_weights
-
-    if samples is not None and divisible(samples):
-        samples = split(samples, seed=job.context.seed)[0] or samples
-    pruning = prune_weights(job.graph, job.options, samples, job.scratch)
-    return replace(job, graph=pruning.graph, pruning=pruning)
-
-
 def _named(result: OptimizeResult) -> OptimizeResult:
     """Name the recipe in the facts as it was written, with what was pruned and its sidecar."""
     if result.recipe is None:
@@ -215,17 +245,10 @@ def _not_smaller(job: Job, recipe: recipes.Recipe) -> str:
     """Return why float is kept where nothing but size can be measured; empty if int8 is smaller."""
     if job.options.recipe_only:
         return ""  # who asked builds the variants, and compares them
-    sizes = []
-    for name, made in (("float", None), ("int8", recipe)):
-        inside = replace(job.scratch, workdir=job.scratch.workdir / f"size-{name}")
-        inside.workdir.mkdir()
-        place = None if made is None else str(job.write(made, inside.workdir / RECIPE))
-        asked = ConvertRequest(job.request.target, recipe=place)
-        assert inside.hooks is not None  # noqa: S101 - checked before
-        sizes.append(artifact_size(inside.hooks.convert(job.base, asked, inside).model))
-    if sizes[1] < sizes[0]:
+    plain, made = size_of(job, None), size_of(job, recipe)
+    if made < plain:
         return ""
-    return f"kept fp32, because int8 is not smaller: {sizes[1]} bytes instead of {sizes[0]}"
+    return f"kept fp32, because int8 is not smaller: {made} bytes instead of {plain}"
 
 
 def _mixed(job: Job, samples: Samples | None) -> OptimizeResult:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_compress._graph import Graph, attribute
+from lepton_compress._graph import Graph, attribute, names_of
 from lepton_compress._select import PRODUCTS
 from lepton_core.errors import OptimizeError
 
@@ -75,7 +75,8 @@ def find_sites(
 
     Args:
         graph: The pivot.
-        keep: Names of values, nodes, weights or operator types that stay as they are.
+        keep: Names of values, nodes, weights or operator types that stay as they are; a weight
+            that several operators read stays if one of them is named.
         tables: Whether the tables of lookups (Gather) are meant as well.
 
     Raises:
@@ -87,7 +88,7 @@ def find_sites(
         site = _site(graph, node, tables=tables)
         if site is None or site.weight in sites or site.weight in kept:
             continue
-        why = _why_kept(graph, node, site, keep)
+        why = _why_kept(graph, site, keep)
         if why:
             kept[site.weight] = why
         else:
@@ -132,10 +133,11 @@ def _matrix(graph: Graph, node: NodeProto, weight: str) -> Site:
     return Site(weight, op, source, rank - 1 if rank else None, 1, 0)
 
 
-def _why_kept(graph: Graph, node: NodeProto, site: Site, keep: Collection[str]) -> str:
+def _why_kept(graph: Graph, site: Site, keep: Collection[str]) -> str:
     values = graph.array(site.weight)
+    names = {site.weight}.union(*(names_of(node) for node in graph.readers[site.weight]))
     checks = (
-        (bool({site.weight, node.name, node.op_type, *node.output} & set(keep)), "asked for"),
+        (bool(names & set(keep)), "asked for"),
         (values.size < SMALLEST, f"it has fewer than {SMALLEST} values"),
         (site.weight in graph.outputs, "it is an output of the model"),
         (not np.isfinite(values).all(), "it holds NaN or infinite values"),

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 import lepton_kernels as lk
-from lepton_compress._channels import observe_channels
+from lepton_compress._channels import observe_axes
 from lepton_compress._graph import Graph
 from lepton_compress._prunable import Site, find_sites
 from lepton_core.errors import OptimizeError
@@ -41,12 +41,23 @@ class Pruning:
         entries: Entries of a recipe, by weight.
         arrays: What its sidecar holds for them, by name there.
         kept: Why other weights are whole, by weight.
+        empty: Weights of which nothing is left.
     """
 
     graph: Graph
     entries: Mapping[str, PrunedWeight]
     arrays: Mapping[str, NDArray[Any]]
     kept: Mapping[str, str]
+    empty: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever asked has to know."""
+        if not self.empty:
+            return ()
+        named = ", ".join(map(repr, self.empty[:3]))
+        more = f" and {len(self.empty) - 3} others" if len(self.empty) > 3 else ""
+        return (f"Every value of {named}{more} is 0 now: these layers answer the same to all.",)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -76,8 +87,9 @@ def prune_weights(
         context: Opens the session; cancellation.
 
     Raises:
-        OptimizeError: ``LPT-OPT-012`` there is no weight to prune, ``LPT-OPT-013`` an input is not
-            finite for some sample, ``LPT-OPT-017`` wanda without samples.
+        OptimizeError: ``LPT-OPT-012`` there is no weight to prune, or the share is too small to
+            prune a value, ``LPT-OPT-013`` an input is not finite for some sample, ``LPT-OPT-017``
+            wanda without samples.
     """
     sites, kept = find_sites(graph, options.keep)
     if options.pattern is not None:
@@ -87,6 +99,17 @@ def prune_weights(
         scores = _wanda(graph, sites, samples, context, options)
     scope = options.scope or ("row" if options.prune == "wanda" or options.pattern else "layer")
     masks = _masks(sites, scores, options, scope)
+    whole = {name: "its share rounds to no value" for name, mask in masks.items() if mask.all()}
+    masks = {name: mask for name, mask in masks.items() if name not in whole}
+    kept = {**kept, **whole}
+    if not masks:
+        raise OptimizeError(
+            "LPT-OPT-012",
+            f"A sparsity of {options.sparsity:g} prunes nothing here",
+            cause=f"it rounds to no value of {len(whole)} weights",
+            remedy="Give a larger --sparsity.",
+            details={"kept": kept},
+        )
     entries = {
         name: PrunedWeight(
             options.prune,
@@ -99,7 +122,8 @@ def prune_weights(
         for name, mask in masks.items()
     }
     arrays = {entries[name].mask: pack_mask(mask) for name, mask in masks.items()}
-    return Pruning(_with_zeros(graph, masks), entries, arrays, kept)
+    empty = tuple(name for name, mask in masks.items() if not mask.any())
+    return Pruning(_with_zeros(graph, masks), entries, arrays, kept, empty)
 
 
 def _divisible(
@@ -164,9 +188,9 @@ def input_powers(
     Raises:
         OptimizeError: ``LPT-OPT-013`` one is not finite.
     """
-    axes = {s.source: s.channels for s in sites.values() if s.channels is not None}
-    seen = observe_channels(graph, axes, samples, context, threads=options.threads)
-    for value, channels in seen.items():
+    places = {n: (s.source, s.channels) for n, s in sites.items() if s.channels is not None}
+    seen = observe_axes(graph, places.values(), samples, context, threads=options.threads)
+    for (value, _), channels in seen.items():
         if not np.isfinite(channels.power).all():
             raise OptimizeError(
                 "LPT-OPT-013",
@@ -175,7 +199,7 @@ def input_powers(
                 remedy="Remove the samples that overflow, or give none.",
                 details={"value": value},
             )
-    return {name: seen[s.source].power for name, s in sites.items() if s.source in seen}
+    return {name: seen[place].power for name, place in places.items() if place in seen}
 
 
 def _scores(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_compress._calibrate import observe
-from lepton_compress._channels import observe_channels
+from lepton_compress._channels import observe_axes, observe_channels
 from lepton_compress._diagnose import (
     CURED,
     Finding,
@@ -268,9 +268,9 @@ class Recoverer:
         if inside is None or recipe is None or not layers:
             self._skip("bias", "no integer product has a bias of its own")
             return
-        axes = {v.inputs[0]: channel_axis(graph, v.inputs[0], v.op) for v in layers.values()}
-        seen = observe_channels(graph, axes, self._rows, self.job.scratch, threads=self._threads)
-        means = {name: one.mean for name, one in seen.items()}
+        axes = [(v.inputs[0], channel_axis(graph, v.inputs[0], v.op)) for v in layers.values()]
+        seen = observe_axes(graph, axes, self._rows, self.job.scratch, threads=self._threads)
+        means = {place: one.mean for place, one in seen.items()}
         self._correct("bias (analytic)", analytic(graph, inside, means))
         if len(layers) > MOST_LAYERS:
             self._skip("bias (empirical)", f"there are more than {MOST_LAYERS} layers")

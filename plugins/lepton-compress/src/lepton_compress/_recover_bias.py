@@ -48,7 +48,7 @@ def channel_axis(graph: Graph, value: str, op: str) -> int:
 
 
 def analytic(
-    graph: Graph, recipe: Recipe, means: Mapping[str, NDArray[np.float64]]
+    graph: Graph, recipe: Recipe, means: Mapping[tuple[str, int], NDArray[np.float64]]
 ) -> dict[str, Correction]:
     """Return corrections for what the rounding of each weight alone moves.
 
@@ -57,12 +57,13 @@ def analytic(
     Args:
         graph: The graph, after rescaling.
         recipe: A recipe in the graph's names.
-        means: Mean of each channel by value.
+        means: Mean of each channel, by value and channel axis.
     """
     found = {}
     for name, layer in correctable(graph, recipe).items():
         weight, source = layer.weight or "", layer.inputs[0]
-        if source not in means:
+        place = source, channel_axis(graph, source, layer.op)
+        if place not in means:
             continue
         tensor = recipe.tensors[weight]
         values = np.asarray(graph.array(weight), np.float32)
@@ -76,7 +77,7 @@ def analytic(
         moved = lk.bias_correction(
             np.ascontiguousarray(values),
             np.ascontiguousarray(actual),
-            means[source],
+            means[place],
             groups=int(attribute(node, "group", 1)),
         )
         found[name] = _entry("analytic", layer, moved)

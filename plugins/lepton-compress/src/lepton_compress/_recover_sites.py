@@ -81,8 +81,11 @@ def _reader_site(
             return None
         multiplied[layer.weight] = where
         rank = len(graph.shapes.get(value, ()))
+        before = axis, width
         axis = 1 if node.op_type.startswith("Conv") else rank - 1
         width = int(graph.shapes[layer.weight][where] or 0)
+        if len(multiplied) > 1 and before != (axis, width):
+            return None  # factors of one axis would not reach the weights of the other
     if not multiplied or axis < 1:
         return None
     origin = _origin(graph, value)

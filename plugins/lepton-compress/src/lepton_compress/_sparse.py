@@ -6,22 +6,30 @@ model, and compute with them as with any others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress import __version__
 from lepton_compress._bench import Bench, Trial
 from lepton_compress._build import in_order
-from lepton_compress._job import RECIPE, Job, divisible, lower, unchecked_budget
+from lepton_compress._job import (
+    RECIPE,
+    UNSAMPLED,
+    Job,
+    divisible,
+    lower,
+    rows_to_calibrate,
+    size_of,
+    unchecked_budget,
+)
 from lepton_compress._palettes import Palettes, palettize_weights
 from lepton_compress._prunable import find_sites
 from lepton_compress._pruning import input_powers
 from lepton_compress._sparse_options import PALETTE
-from lepton_core.artifacts import artifact_size
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Calibration, PivotId, Recipe
 from lepton_core.samples import split
-from lepton_core.types import ConvertRequest, OptimizeResult
+from lepton_core.types import OptimizeResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +70,7 @@ def compress_sparse(job: Job, samples: Samples | None) -> OptimizeResult:
         OptimizeError: ``LPT-OPT-012`` there is no weight to palettize, ``LPT-OPT-014`` the budget
             is not met, or met by what is neither smaller nor faster.
     """
-    seen = _seen(job, samples)
+    seen = rows_to_calibrate(job, samples)
     variants = [_variant(job, seen, weigh=False)]
     facts: dict[str, Any] = {"engine": f"lepton-compress {__version__}"}
     if samples is not None and divisible(samples):
@@ -91,13 +99,6 @@ def compress_sparse(job: Job, samples: Samples | None) -> OptimizeResult:
     return OptimizeResult(lower(job, place), str(place), why, facts, warnings)
 
 
-def _seen(job: Job, samples: Samples | None) -> Samples | None:
-    """Return the rows that may be looked at before anything is measured."""
-    if samples is None or not divisible(samples):
-        return samples
-    return split(samples, seed=job.context.seed)[0] or samples
-
-
 def _variant(job: Job, seen: Samples | None, *, weigh: bool) -> Variant:
     palettes = None
     if job.request.precision == PALETTE:
@@ -111,7 +112,7 @@ def _variant(job: Job, seen: Samples | None, *, weigh: bool) -> Variant:
     calibration = None
     if seen is not None and (weigh or wanda):
         calibration = Calibration(
-            len(seen), seen.digest, "wanda" if wanda else "power", seen.origin
+            len(seen), seen.digest, "power" if weigh else "wanda", seen.origin
         )
     entries = in_order(job.graph, dict(palettes.entries)) if palettes else {}
     recipe = Recipe(
@@ -140,24 +141,13 @@ def _name(job: Job, palettes: Palettes | None) -> str:
 
 
 def _unmeasured(job: Job, samples: Samples | None, made: Variant) -> tuple[str, ...]:
-    warnings = [] if samples is not None else ["No samples: nothing was measured; verdict weak."]
+    warnings = [] if samples is not None else [UNSAMPLED]
     warnings += unchecked_budget(job, samples, job.request.precision)
     if not job.options.recipe_only:
-        sizes = [_size(job, one) for one in (made, None)]
-        if sizes[0] >= sizes[1]:
-            warnings.append(f"{NO_GAIN}: {sizes[0]} bytes instead of {sizes[1]}.")
+        size, plain = size_of(job, made.recipe, made.arrays), size_of(job, None)
+        if size >= plain:
+            warnings.append(f"{NO_GAIN}: {size} bytes instead of {plain}.")
     return tuple(warnings)
-
-
-def _size(job: Job, made: Variant | None) -> int:
-    folder = job.scratch.workdir / ("size-float" if made is None else "size")
-    out = folder / "model"
-    out.mkdir(parents=True)
-    place = None if made is None else str(job.write(made.recipe, folder / RECIPE, made.arrays))
-    asked = ConvertRequest(job.request.target, recipe=place)
-    inside = replace(job.scratch, workdir=out)
-    assert inside.hooks is not None  # noqa: S101 - checked before
-    return artifact_size(inside.hooks.convert(job.base, asked, inside).model)
 
 
 def _unmet(job: Job, trial: Trial, made: Variant) -> OptimizeError:

@@ -14,7 +14,7 @@ from lepton_onnx._block_writer import write_blocks
 from lepton_onnx._protobuf import opset_of
 from lepton_onnx._qdq_writer import Writer
 from lepton_onnx._rescale import correct, rescale
-from lepton_onnx._sparse_writer import prune, write_palettes, write_sparse
+from lepton_onnx._sparse_writer import prune, write_small
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -125,8 +125,7 @@ def lower(
     writer = Writer(copy, usable, dict(integers or {}), float_outputs, unsigned)
     writer.write()
     rescaling.finish()
-    palettes = write_palettes(copy, recipe, arrays or {}, codes=codes)
-    write_sparse(copy, recipe.pruned, sparse_dtypes)
+    palettes = write_small(copy, recipe, arrays or {}, dtypes=sparse_dtypes, codes=codes)
     _check(copy)
     static = [layer.op for layer in usable.layers.values() if layer.mode != "weight"]
     return Lowered(

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lepton_core.recipe import PalettizedWeight, PrunedWeight
 
 
+_SHARE = 1e-6
+"""By how much a recipe's share may miss the mask's: it is written with six digits."""
+
+
 def pack_mask(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return a mask as a recipe stores it: value ``i`` in C order is bit ``i % 8``, lowest first.
 
@@ -44,8 +48,8 @@ def unpack_mask(
         bool of *shape*.
 
     Raises:
-        OptimizeError: ``LPT-OPT-006`` the mask has another size, or more values of a group stay
-            than its pattern allows.
+        OptimizeError: ``LPT-OPT-006`` the mask has another size or another share of zeros than the
+            entry says, or more values of a group stay than its pattern allows.
     """
     size = int(np.prod(shape, dtype=np.int64))
     packed = arrays[entry.mask]
@@ -63,6 +67,9 @@ def unpack_mask(
         counts = groups.reshape(*groups.shape[:-1], -1, m).sum(-1)
         if counts.size and counts.max() > n:
             raise _bad(name, f"{counts.max()} of {m} values stay somewhere; the pattern is {n}:{m}")
+    share = 1 - np.count_nonzero(mask) / max(size, 1)
+    if size and abs(share - entry.sparsity) > _SHARE:
+        raise _bad(name, f"{share:.6g} of {entry.mask!r} is zeros; the entry says {entry.sparsity}")
     return mask
 
 
@@ -99,6 +106,29 @@ def palette_of(
     return indices, tables
 
 
+def check_zeros(
+    name: str,
+    mask: NDArray[np.bool_],
+    entry: PalettizedWeight,
+    arrays: Mapping[str, NDArray[Any]],
+) -> None:
+    """Refuse a palette that gives a value that was pruned.
+
+    Args:
+        name: The weight's name, for messages.
+        mask: Which of its values stay.
+        entry: Its palette's entry in the recipe.
+        arrays: What the recipe's sidecar holds, by name.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-006`` as well where the palette does not fit the weight.
+    """
+    indices, tables = palette_of(name, mask.shape, entry, arrays)
+    count = np.count_nonzero(palette_values(indices, tables, entry)[~mask])
+    if count:
+        raise _bad(name, f"{entry.indices!r} gives {count} values that are pruned, which are not 0")
+
+
 def palette_values(
     indices: NDArray[np.uint8], tables: NDArray[np.float32], entry: PalettizedWeight
 ) -> NDArray[np.float32]:
@@ -117,4 +147,4 @@ def _bad(name: str, cause: str) -> OptimizeError:
     )
 
 
-__all__ = ["pack_mask", "palette_of", "palette_values", "unpack_mask"]
+__all__ = ["check_zeros", "pack_mask", "palette_of", "palette_values", "unpack_mask"]

@@ -26,8 +26,12 @@ def read_palettes(
         entries that only fill up a table of 4 or 8 bits are 0.
     """
     constants = {t.name: t for t in model.graph.initializer}
-    moved = {n.output[0]: list(n.attribute[0].ints) for n in model.graph.node
-             if n.op_type == "Transpose"}  # fmt: skip
+    moved = {
+        node.output[0]: list(attribute.ints)
+        for node in model.graph.node
+        for attribute in node.attribute
+        if node.op_type == "Transpose" and attribute.name == "perm"
+    }
     found = {}
     for key in constants:
         name = key.removesuffix("/codes")

@@ -11,6 +11,7 @@ table of 256 rows that holds the values of all codes of a byte.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,12 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import lepton_kernels as lk
 from lepton_onnx._cleanup import replace_items
-from lepton_onnx._sparse_numbers import palette_of, palette_values, unpack_mask
+from lepton_onnx._sparse_numbers import (
+    check_zeros,
+    palette_of,
+    palette_values,
+    unpack_mask,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -36,68 +42,71 @@ _OVERHEAD = 1024
 
 
 def prune(model: ModelProto, recipe: Recipe, arrays: Mapping[str, NDArray[Any]]) -> int:
-    """Set the values to 0 that ``recipe.pruned`` says, in place; return how many weights changed.
+    """Set the values to 0 that ``recipe.pruned`` says, in place; return of how many weights.
 
     Raises:
-        OptimizeError: ``LPT-OPT-006`` a mask does not fit its weight.
+        OptimizeError: ``LPT-OPT-006`` a mask does not fit its weight, or its palette.
     """
+    count = 0
     for tensor in model.graph.initializer:
         entry = recipe.pruned.get(tensor.name)
         if entry is not None:
             values = numpy_helper.to_array(tensor)
             mask = unpack_mask(tensor.name, values.shape, entry, arrays)
+            if tensor.name in recipe.palettes:
+                check_zeros(tensor.name, mask, recipe.palettes[tensor.name], arrays)
             kept = np.where(mask, values, values.dtype.type(0))
             tensor.CopyFrom(numpy_helper.from_array(kept, tensor.name))
-    return len(recipe.pruned)
+            count += 1
+    return count
 
 
-def write_palettes(
-    model: ModelProto, recipe: Recipe, arrays: Mapping[str, NDArray[Any]], *, codes: bool = True
+def write_small(
+    model: ModelProto,
+    recipe: Recipe,
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    dtypes: Collection[str] = (),
+    codes: bool = True,
 ) -> int:
-    """Write the weights of ``recipe.palettes`` as indices and tables, in place.
+    """Write palettes as indices and tables, and then what is mostly 0 as bits, in place.
 
-    A weight ``w`` becomes ``w/codes`` (uint8, several to a byte, one row for each channel of the
-    axis of groups, or one row) and ``w/palette``. Codes of 3 bits lie in 4, of 5 to 7 in 8. A
-    weight of fewer than :data:`SMALLEST` values, and all without *codes*, are written as the float
-    values of their tables.
+    A weight ``w`` of ``recipe.palettes`` becomes ``w/codes`` (uint8, several to a byte, one row for
+    each channel of the axis of groups, or one row) and ``w/palette``. Codes of 3 bits lie in 4, of
+    5 to 7 in 8. A weight of fewer than :data:`SMALLEST` values, and all without *codes*, are
+    written as the float values of their tables.
+
+    Any other weight ``w`` of ``recipe.pruned``, and its integers ``w/int8``, become ``…/mask`` and
+    ``…/values``, whose first is 0, if that is smaller. Integers that several operators read stay
+    whole: ONNX Runtime needs a copy for each (``separate_weights``).
+
+    Args:
+        model: A lowered model.
+        recipe: What was lowered.
+        arrays: The recipe's sidecar.
+        dtypes: dtypes that the runtime folds before it chooses kernels; others stay whole.
+        codes: Whether palettes are written as codes.
 
     Returns:
-        How many weights there are.
+        How many weights of ``recipe.palettes`` were written.
 
     Raises:
         OptimizeError: ``LPT-OPT-006`` the sidecar does not fit.
     """
     writer = _Writer(model)
+    count = 0
     for name, entry in recipe.palettes.items():
         tensor = writer.weights.get(name)
-        if tensor is None:
-            continue
-        shape = tuple(tensor.dims)
-        indices, tables = palette_of(name, shape, entry, arrays)
-        writer.palette(name, indices, tables, entry, codes=codes)
-    writer.finish()
-    return len(recipe.palettes)
-
-
-def write_sparse(model: ModelProto, names: Collection[str], dtypes: Collection[str]) -> int:
-    """Write initializers that are mostly 0 as bits and the values that are not, in place.
-
-    An initializer ``w`` becomes ``w/mask`` and ``w/values``, whose first is 0, if that is smaller.
-
-    Args:
-        model: A lowered model.
-        names: Pruned weights of the pivot; their integers (``w/int8``) are meant as well.
-        dtypes: dtypes that the runtime folds before it chooses kernels.
-
-    Returns:
-        How many were written so.
-    """
-    writer = _Writer(model)
-    count = 0
-    for name, tensor in list(writer.weights.items()):
-        own = name in names or name.removesuffix("/int8") in names
+        if tensor is not None:
+            indices, tables = palette_of(name, tuple(tensor.dims), entry, arrays)
+            writer.palette(name, indices, tables, entry, codes=codes)
+            count += 1
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    for name, tensor in writer.left.items():
+        integers = name.removesuffix("/int8") in recipe.pruned
+        own = name in recipe.pruned or (integers and readers[name] == 1)
         if own and writer.dtype(tensor) in dtypes:
-            count += writer.sparse(name, numpy_helper.to_array(tensor))
+            writer.sparse(name, numpy_helper.to_array(tensor))
     writer.finish()
     return count
 
@@ -110,6 +119,11 @@ class _Writer:
         self._gone: set[str] = set()
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
+
+    @property
+    def left(self) -> dict[str, TensorProto]:
+        """Weights that nothing has replaced."""
+        return {name: t for name, t in self.weights.items() if name not in self._gone}
 
     @staticmethod
     def dtype(tensor: TensorProto) -> str:
@@ -135,10 +149,11 @@ class _Writer:
         codes: bool,
     ) -> None:
         """Replace a weight by codes and tables, or by its values."""
-        self._gone.add(name)
         if indices.size < SMALLEST or not codes:
-            self._add(name, palette_values(indices, tables, entry))
+            whole = palette_values(indices, tables, entry)
+            self.weights[name].CopyFrom(numpy_helper.from_array(whole, name))
             return
+        self._gone.add(name)
         width = next(w for w in _CONTAINERS if w >= entry.bits)
         axis = entry.axis or 0
         moved = np.moveaxis(indices, axis, 0) if entry.axis is not None else indices
@@ -186,13 +201,13 @@ class _Writer:
 
     # --- zeros --------------------------------------------------------------------------------
 
-    def sparse(self, name: str, values: NDArray[Any]) -> bool:
+    def sparse(self, name: str, values: NDArray[Any]) -> None:
         """Replace a weight by its mask and its other values, if that is smaller."""
         mask = values.reshape(-1) != 0
         kept = int(mask.sum())
         size = values.itemsize * (kept + 1) + -(-mask.size // 8) + _OVERHEAD
         if mask.size < SMALLEST or size >= values.nbytes:
-            return False
+            return
         self._gone.add(name)
         self._add(f"{name}/mask", np.packbits(mask, bitorder="little"))
         first = np.zeros(1, values.dtype)
@@ -210,7 +225,6 @@ class _Writer:
         self._node("Mul", [f"{name}/count", f"{name}/kept"], f"{name}/places")
         self._node("Gather", [f"{name}/values", f"{name}/places"], f"{name}/flat", axis=0)
         self._node("Reshape", [f"{name}/flat", f"{name}/shape"], name)
-        return True
 
     # --- parts --------------------------------------------------------------------------------
 
@@ -238,4 +252,4 @@ class _Writer:
         self._nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
 
 
-__all__ = ["SMALLEST", "prune", "write_palettes", "write_sparse"]
+__all__ = ["SMALLEST", "prune", "write_small"]

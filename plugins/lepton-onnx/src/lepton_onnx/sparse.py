@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lepton_onnx._sparse_numbers import pack_mask, palette_of, palette_values, unpack_mask
 from lepton_onnx._sparse_read import read_palettes, read_sparse
-from lepton_onnx._sparse_writer import prune, write_palettes, write_sparse
+from lepton_onnx._sparse_writer import prune, write_small
 
 __all__ = [
     "pack_mask",
@@ -17,6 +17,5 @@ __all__ = [
     "read_palettes",
     "read_sparse",
     "unpack_mask",
-    "write_palettes",
-    "write_sparse",
+    "write_small",
 ]

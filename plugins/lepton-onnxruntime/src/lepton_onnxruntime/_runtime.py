@@ -48,10 +48,13 @@ def session_options(request: OpenRequest) -> Any:  # noqa: ANN401 - a class of t
     One operator runs at a time, on as many threads as the container allows (or
     ``request.threads``). Threads do not spin while they wait: with spinning, idle threads take
     the cores away from whatever else runs in the container; ``options={"spinning": True}`` turns
-    it on where the model has the machine for itself.
+    it on where the model has the machine for itself. After a first run the runtime plans one piece
+    of memory for all values of the next; ``options={"plan_memory": False}`` leaves that out, for
+    runs whose memory counts more than their time.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
+    options.enable_mem_pattern = bool(request.options.get("plan_memory", True))
     options.intra_op_num_threads = request.threads or available_cpus()
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

@@ -92,7 +92,7 @@ class OnnxRuntimeSession:
 def open_session(model: Model, request: OpenRequest, context: Context) -> OnnxRuntimeSession:
     """Open an artifact, a pivot or an ONNX file.
 
-    Options: ``spinning`` and ``tf32`` (:mod:`lepton_onnxruntime._runtime`), and
+    Options: ``spinning``, ``plan_memory`` and ``tf32`` (:mod:`lepton_onnxruntime._runtime`), and
     ``execution_facts=False`` to leave out the look at the optimized graph, which costs the time
     to write it once.
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 OLDEST, NEWEST = 13, 24
 """Versions of ONNX's operators that the translations follow."""
 
+_OWN = ("", "ai.onnx")
+_EXPANDED = frozenset(EXPANDED.split())
 _REASONS = {
     **dict.fromkeys(("If", "Loop", "Scan"), "control flow: which nodes run depends on values"),
     **dict.fromkeys(
@@ -71,7 +73,8 @@ def read_graph(model: onnx.ModelProto) -> Graph:
     from lepton_onnx.operators import place
     from lepton_onnx.pivot import signature
 
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    opset = max((o.version for o in model.opset_import if o.domain in _OWN), default=0)
+    _refuse_operators(model, opset)  # the inliner takes no other domains
     model = _expanded(model, opset)
     _refuse_operators(model, opset)
     constants = {t.name: _constant(t, t.name) for t in model.graph.initializer}
@@ -96,23 +99,33 @@ def read_graph(model: onnx.ModelProto) -> Graph:
 
 
 def _expanded(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Replace operators that have a body of others in ONNX's definition by that body."""
+    """Replace operators that have a body of others in ONNX's definition by that body.
+
+    Raises:
+        ConversionError: LPT-CONV-111, the body of one is not to be had.
+    """
     from onnx.inliner import inline_selected_functions
 
-    names = frozenset(EXPANDED.split())
-    while any(_own(n) and n.op_type in names for n in model.graph.node):
+    left = _with_bodies(model)
+    while left:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        for node in copy.graph.node:
-            if _own(node) and node.op_type in names:  # bodies refer to attributes, not defaults
-                node.attribute.extend(_defaults(node, opset))
-        wanted = [("", name) for name in sorted(names)]
+        del copy.opset_import[:]  # the inliner knows ONNX's domain by its short name alone
+        copy.opset_import.extend(o for o in model.opset_import if o.domain not in _OWN)
+        copy.opset_import.append(onnx.helper.make_opsetid("", opset))
+        for node in _with_bodies(copy):  # bodies refer to attributes, not to defaults
+            node.domain = ""
+            node.attribute.extend(_defaults(node, opset))
+        wanted = [("", name) for name in sorted(_EXPANDED)]
         model = inline_selected_functions(copy, wanted, inline_schema_functions=True)
+        before, left = left, _with_bodies(model)
+        if [n.output for n in left] == [n.output for n in before]:
+            raise _refused_operators([(left[0], "ONNX's body for it cannot be put in its place")])
     return model
 
 
-def _own(node: onnx.NodeProto) -> bool:
-    return node.domain in ("", "ai.onnx")
+def _with_bodies(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [n for n in model.graph.node if n.domain in _OWN and n.op_type in _EXPANDED]
 
 
 def _defaults(node: onnx.NodeProto, opset: int) -> list[AttributeProto]:
@@ -162,15 +175,18 @@ def live(nodes: list[Node], wanted: Iterable[str]) -> list[Node]:
 
 def _refuse_operators(model: onnx.ModelProto, opset: int) -> None:
     gaps = [gap for node in model.graph.node if (gap := _gap(node, opset))]
-    if not gaps:
-        return
+    if gaps:
+        raise _refused_operators(gaps)
+
+
+def _refused_operators(gaps: list[tuple[onnx.NodeProto, str]]) -> ConversionError:
     from lepton_onnx.operators import place, qualified_name
 
     node, cause = gaps[0]
     names = list(dict.fromkeys(qualified_name(n) for n, _ in gaps))
     listed = list(dict.fromkeys(f"{qualified_name(n)} ({place(n)})" for n, _ in gaps))
     more = f"; in all: {', '.join(listed[:8])}" if len(listed) > 1 else ""
-    raise ConversionError(
+    return ConversionError(
         "LPT-CONV-111",
         f"{qualified_name(node)} at {place(node)} has no translation to torch",
         cause=f"{cause}{more}.",
@@ -182,10 +198,12 @@ def _refuse_operators(model: onnx.ModelProto, opset: int) -> None:
 
 def _gap(node: onnx.NodeProto, opset: int) -> tuple[onnx.NodeProto, str] | None:
     """Return the node with the reason why it cannot be translated, if that is so."""
-    if not _own(node):
+    if node.domain not in _OWN:
         return node, f"the domain {node.domain!r} is not ONNX's own"
     if node.op_type in _REASONS:
         return node, _REASONS[node.op_type]
+    if node.op_type in _EXPANDED:
+        return None if _schema(node, opset) else (node, f"opset {opset} has no such operator")
     if node.op_type not in OPERATORS and node.op_type != "Constant":
         return node, "the bridge does not know the operator"
     return _version_gap(node, opset)
@@ -195,17 +213,24 @@ def _version_gap(node: onnx.NodeProto, opset: int) -> tuple[onnx.NodeProto, str]
     """Tell whether the operator means something else in *opset* than in 13 to 24."""
     if OLDEST <= opset <= NEWEST:
         return None
-    own = onnx.defs.get_schema(node.op_type, opset, "")
-    try:
-        near = onnx.defs.get_schema(node.op_type, OLDEST if opset < OLDEST else NEWEST, "")
-    except onnx.defs.SchemaError:
-        near = None
+    own = _schema(node, opset)
+    near = _schema(node, OLDEST if opset < OLDEST else NEWEST)
+    if own is None:
+        return node, f"opset {opset} has no such operator"
     if near is not None and own.since_version == near.since_version:
         return None
     if near is not None and opset > NEWEST and _form(own) == _form(near):
         return None  # later definitions that only take more types
     reads = f"the bridge reads opset {OLDEST} to {NEWEST}"
     return node, f"opset {own.since_version} defines it differently; {reads}"
+
+
+def _schema(node: onnx.NodeProto, opset: int) -> onnx.defs.OpSchema | None:
+    """Return ONNX's definition of an operator in an opset; ``None`` if it has none."""
+    try:
+        return onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return None
 
 
 def _form(schema: onnx.defs.OpSchema) -> tuple[object, ...]:

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
     from lepton_torch._bridge._registry import Node
 
-KEY = "onnx"
+_KEY = "onnx"
 
 
 @contextmanager
 def named(node: Node) -> Iterator[None]:
     """Mark the nodes that are traced inside as a node's translation."""
     told = {"operator": node.operator, "place": node.place, "outputs": list(node.outputs)}
-    with preserve_node_meta(), annotate({KEY: told}):
+    with preserve_node_meta(), annotate({_KEY: told}):
         yield
 
 
-def origin_of(place: Place) -> dict[str, Any] | None:
+def _origin(place: Place) -> dict[str, Any] | None:
     """Return what a node of a program is the translation of: operator, place and outputs."""
-    found = (place.meta.get("custom") or {}).get(KEY)
+    found = (place.meta.get("custom") or {}).get(_KEY)
     return dict(found) if found else None
 
 
@@ -44,11 +44,11 @@ def value_names(program: ExportedProgram) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for place in program.graph.nodes:
-        origin = origin_of(place)
+        origin = _origin(place)
         if origin is None:
             continue
         outputs = [name for name in origin["outputs"] if name]
-        leaves = [user for user in place.users if origin_of(user) != origin]
+        leaves = [user for user in place.users if _origin(user) != origin]
         if not leaves:
             continue
         if len(origin["outputs"]) == 1:
@@ -67,4 +67,4 @@ def _is_part(place: Place) -> bool:
     return place.op == "call_function" and place.target is operator.getitem
 
 
-__all__ = ["KEY", "named", "origin_of", "value_names"]
+__all__ = ["named", "value_names"]

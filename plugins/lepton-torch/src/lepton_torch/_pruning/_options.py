@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,9 +103,13 @@ def read_settings(request: PruneRequest, constraints: Constraints, sampled: bool
         (request.multiple < 0, "a multiple is at least 1"),
         (not 1 <= request.rounds <= 50, "rounds are 1 to 50"),
         (request.epochs < 0, "epochs are 0 or more"),
-        (request.seconds is not None and request.seconds < 0, "seconds are 0 or more"),
+        (request.seconds is not None and not request.seconds >= 0, "seconds are 0 or more"),
         (request.rows is not None and request.rows < 1, "rows are 1 or more"),
         (request.max_drop is not None and not sampled, "a loss is measured on samples"),
+        (
+            request.max_drop is not None and math.isnan(request.max_drop),
+            "a largest loss is a number",
+        ),
     )
     for wrong, cause in checks:
         if wrong:

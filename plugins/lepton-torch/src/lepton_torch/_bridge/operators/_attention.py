@@ -89,7 +89,7 @@ def attention(
     if past_key is not None and past_value is not None:
         past = past_key.shape[2]
         k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
-    scale = node.get("scale") or 1.0 / math.sqrt(q.shape[-1])
+    scale = node.get("scale", 1.0 / math.sqrt(q.shape[-1]))
     causal = bool(node.get("is_causal", 0))
     inner = DTYPES.get(node.get("softmax_precision", 0), q.dtype)
     total = k.shape[2]
@@ -123,8 +123,8 @@ def _explicit(
     repeats = q.shape[1] // k.shape[1]
     if repeats != 1:
         k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
-    root = math.sqrt(scale)
-    stages = [torch.matmul(q * root, (k * root).mT)]
+    root = math.sqrt(abs(scale))  # on both sides, as ONNX defines it: half precision may overflow
+    stages = [torch.matmul(q * math.copysign(root, scale), (k * root).mT)]
     softcap = node.get("softcap", 0.0)
     stages.append(torch.tanh(stages[0] / softcap) * softcap if softcap else stages[0])
     scores = stages[1]

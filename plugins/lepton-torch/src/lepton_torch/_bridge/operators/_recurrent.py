@@ -90,7 +90,7 @@ def _layer(
     """Bring a node's inputs into one form.
 
     Raises:
-        ConversionError: LPT-CONV-112, an activation is not known.
+        ConversionError: LPT-CONV-112, an activation is not known, or there are too few or too many.
     """
     w, r, b = weights
     rows = x.transpose(0, 1) if node.get("layout", 0) else x
@@ -98,6 +98,12 @@ def _layer(
     odd = sorted(set(chosen) - set(_ACTIVATIONS))
     if odd or node.get("activation_alpha") or node.get("activation_beta"):
         node.refuse(f"its activations are {', '.join(chosen)}")
+    takes = len(functions) * w.shape[0]
+    if len(chosen) != takes:
+        node.refuse(
+            f"it names {len(chosen)} activations, and {w.shape[0]} directions take {takes}",
+            "Name the activations of every direction.",
+        )
     if isinstance(lengths, Known):
         steps = lengths.ints()
         full = isinstance(rows.shape[0], int) and all(n == rows.shape[0] for n in steps)
@@ -155,7 +161,10 @@ def _turned(rows: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
 
 
 def _stepped(layer: _Layer, cell: Callable[[int, torch.Tensor, Tensors], Tensors]) -> Tensors:
-    """Run a cell step by step; rows that have ended keep their states and give zeros."""
+    """Run a cell step by step; rows that have ended keep their states and give zeros.
+
+    A row without a step ends in states of zeros, whatever it starts from, as in onnxruntime.
+    """
     outputs, ends = [], []
     for way in range(layer.ways):
         backwards = way == 1 or layer.node.get("direction") == "reverse"
@@ -173,6 +182,9 @@ def _stepped(layer: _Layer, cell: Callable[[int, torch.Tensor, Tensors], Tensors
             made.append(torch.where(live, fresh[0], torch.zeros_like(fresh[0])))
         steps = torch.stack(made)
         outputs.append(_turned(steps, layer.lengths) if backwards else steps)
+        if layer.lengths is not None:
+            some = (layer.lengths > 0).unsqueeze(1)
+            states = tuple(torch.where(some, s, torch.zeros_like(s)) for s in states)
         ends.append(states)
     last = [torch.stack([e[i] for e in ends]) for i in range(len(layer.states))]
     return _result(layer.node, torch.cat(outputs, -1), last, layer.ways)
