@@ -178,8 +178,8 @@ def nncf_int8(pivot, name, samples, folder):
 
 
 OURS = {
-    "lepton": lambda *a: lepton_int8(*a),
-    "lepton, twice the images": lambda *a: lepton_int8(*a),
+    "lepton": lepton_int8,
+    "lepton, twice the images": lepton_int8,
     "lepton, percentile": lambda *a: lepton_int8(*a, "percentile"),
     "lepton, entropy": lambda *a: lepton_int8(*a, "entropy"),
     "forward, onnxruntime, 1 row": lambda *a: forward_onnxruntime(*a, 1),

@@ -81,3 +81,13 @@ def test_another_list_of_packages_is_installed(environment, monkeypatch, name):
     monkeypatch.setattr(bench_env, name, (*getattr(bench_env, name), "acme"))
     bench_env.bench_python()
     assert asked
+
+
+def test_no_package_is_pinned_twice():
+    """Two pins that part are a peer that cannot be installed."""
+
+    def names(path):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+
+    assert not names(bench_env.PINS) & names(projects.CONSTRAINTS)
