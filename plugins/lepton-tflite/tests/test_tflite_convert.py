@@ -15,7 +15,8 @@ from lepton_core.errors import ConversionError, SourceError, UnsupportedOperatio
 from lepton_core.files import digest_path
 from lepton_core.types import ConvertRequest, Model
 from lepton_tflite import plugin
-from lepton_tflite._flatbuffer import read_notes, root_of, text
+from lepton_tflite._flatbuffer import pack, read_notes, root_of, text, unpack
+from lepton_tflite._proof import Trial, difference
 
 pytestmark = pytest.mark.xdist_group("tflite")
 
@@ -51,6 +52,14 @@ def test_one_file_is_written_and_nothing_tells_of_the_run(single):
     kept = {text(root.Metadata(i).Name()) for i in range(root.MetadataLength())}
     assert kept <= {"lepton", "min_runtime_version"}
     assert read_notes(root)["batch"] == "open"
+
+
+def again(folder):
+    """Run what a failed conversion left behind."""
+    return subprocess.run(
+        [sys.executable, str(folder / "convert.py")],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
 
 
 PROGRAM = """
@@ -95,6 +104,38 @@ def test_half_precision_is_stored_and_computed_as_float(pivot, convert, opened, 
     assert 1e-7 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 2e-3
 
 
+def test_what_half_precision_cannot_hold_is_said(graphs, to_pivot, convert):
+    pivot = to_pivot(
+        graphs.model(
+            [graphs.node("Mul", ["x", "w"], ["m"]), graphs.node("Add", ["m", "b"], ["y"])],
+            [graphs.value("x", [1, 4])],
+            [graphs.value("y", [1, 4])],
+            [
+                graphs.weight("w", np.array([1, 1e-8, -2e-8, 0], "f4")),
+                graphs.weight("b", np.array([1, 1, 1, 1e5], "f4")),
+            ],
+        )
+    )
+    made = convert(pivot, precision="fp16")
+    assert len(made.facts["out_of_fp16_range"]) == 1
+    assert list(made.facts["zero_in_fp16"].values()) == [2]
+    assert "beyond float16" in made.warnings[0]
+    assert "2 values in 1 constants are too small" in made.warnings[1]
+
+
+def test_an_input_may_be_a_single_number(graphs, to_pivot, convert, opened):
+    pivot = to_pivot(
+        graphs.model(
+            [graphs.node("Mul", ["x", "factor"], ["y"])],
+            [graphs.value("x", [1, 4]), graphs.value("factor", [])],
+            [graphs.value("y", [1, 4])],
+        )
+    )
+    x = np.arange(8, dtype="f4").reshape(1, 8)[:, ::2]
+    found = opened(convert(pivot).model).run({"x": x, "factor": np.array(3, "f4")})
+    np.testing.assert_array_equal(found["y"], 3 * x)
+
+
 def test_where_the_batch_cannot_open_rows_are_run_one_by_one(graphs, to_pivot, convert, opened):
     """A transposed convolution takes its output's size as a constant, the batch in it."""
     rng = np.random.default_rng(0)
@@ -119,7 +160,7 @@ def test_where_the_batch_cannot_open_rows_are_run_one_by_one(graphs, to_pivot, c
     assert caught.value.code == "LPT-CONV-405"
 
 
-def test_a_model_that_mixes_rows_is_not_run_row_by_row(graphs, to_pivot, convert, opened):
+def test_a_model_that_mixes_rows_gets_an_open_batch(graphs, to_pivot, convert, opened):
     pivot = to_pivot(
         graphs.model(
             [
@@ -135,6 +176,30 @@ def test_a_model_that_mixes_rows_is_not_run_row_by_row(graphs, to_pivot, convert
     assert made.facts["batch"] == "open"  # a maximum over rows is right at every batch
     x = np.random.default_rng(0).normal(size=(5, 3)).astype("f4")
     np.testing.assert_allclose(opened(made.model).run({"x": x})["y"], x - x.max(0), rtol=1e-6)
+
+
+def test_a_model_that_mixes_rows_is_not_run_row_by_row(graphs, to_pivot, context):
+    """A transposed convolution keeps the batch from opening; row by row, y would be 0."""
+    pivot = to_pivot(
+        graphs.model(
+            [
+                graphs.node("ConvTranspose", ["x", "w"], ["c"], strides=[2, 2]),
+                graphs.node("ReduceMax", ["c", "axes"], ["m"], keepdims=1),
+                graphs.node("Sub", ["c", "m"], ["y"]),
+            ],
+            [graphs.value("x", ["n", 2, 4, 4])],
+            [graphs.value("y", ["n", 3, 8, 8])],
+            [
+                graphs.weight("w", np.random.default_rng(0).normal(size=(2, 3, 2, 2)).astype("f4")),
+                graphs.weight("axes", np.array([0])),
+            ],
+        )
+    )
+    with pytest.raises(ConversionError) as caught:
+        plugin.lepton_convert(pivot, ConvertRequest("tflite"), context)
+    assert caught.value.code == "LPT-CONV-406"
+    assert "row by row" in caught.value.message
+    assert not list(context.workdir.iterdir())
 
 
 def test_other_dimensions_need_a_size(graphs, to_pivot, convert, context):
@@ -164,6 +229,11 @@ def test_other_dimensions_need_a_size(graphs, to_pivot, convert, context):
         ({"options": {"batch": 0}}, "LPT-CONV-408", "batch"),
         ({"options": {"io": "uint8"}}, "LPT-CONV-408", "io"),
         ({"options": {"shapes": "a"}}, "LPT-CONV-408", "shapes"),
+        ({"options": {"shapes": "tokens=7"}}, "LPT-CONV-408", "dimensions are batch"),
+        ({"options": {"shapes": "batch=7", "batch": 2}}, "LPT-CONV-408", "it is 7"),
+        ({"options": {"shapes": "batch=7", "batch": "open"}}, "LPT-CONV-408", "open and fixed"),
+        ({"options": {"batch": "open"}, "dynamic_batch": False}, "LPT-CONV-408", "open and fixed"),
+        ({"options": {"io": "int8"}}, "LPT-CONV-408", "without a recipe"),
         ({"precision": "fp16", "recipe": "r.json"}, "LPT-CONV-413", "r.json"),
     ],
 )
@@ -174,6 +244,27 @@ def test_what_is_not_done_is_said(pivot, context, wanted, code, says):
     assert says in str(caught.value)
     assert caught.value.remedy
     assert not list(context.workdir.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "code"),
+    [
+        ({"batch": "open"}, ConversionError, "LPT-CONV-405"),
+        ({"batch": 2}, UnsupportedOperationError, "LPT-CONV-408"),
+        ({"shapes": "n=4"}, UnsupportedOperationError, "LPT-CONV-408"),
+    ],
+)
+def test_a_fixed_batch_stays_what_it_is(graphs, to_pivot, context, options, error, code):
+    pivot = to_pivot(
+        graphs.model(
+            [graphs.node("Relu", ["x"], ["y"])],
+            [graphs.value("x", [4, 3])],
+            [graphs.value("y", [4, 3])],
+        )
+    )
+    with pytest.raises(error) as caught:
+        plugin.lepton_convert(pivot, ConvertRequest("tflite", options=options), context)
+    assert caught.value.code == code
 
 
 def test_other_edges_are_not_ours(context):
@@ -199,7 +290,10 @@ def test_an_operator_that_the_runtime_lacks_is_named_and_leaves_a_reproducer(
     folder = Path(caught.value.details["reproducer"])
     assert sorted(p.name for p in folder.iterdir()) == ["convert.py", "model.onnx"]
     assert digest_path(folder / "model.onnx") == pivot.digest
-    assert "[2, 9]" in (folder / "convert.py").read_text()
+    done = again(folder)
+    assert done.returncode
+    assert "LPT-CONV-404" in done.stderr
+    assert "STABLEHLO_SORT" in done.stderr
 
 
 def test_what_the_converter_refuses_is_named(graphs, to_pivot, context):
@@ -253,3 +347,20 @@ def test_without_the_converter_the_extra_is_named(pivot, context, monkeypatch):
     assert caught.value.code == "LPT-CONV-401"
     assert "lepton-tflite[convert]" in caught.value.remedy
     assert not list(context.workdir.iterdir())
+
+
+def test_a_file_beyond_what_the_format_holds_is_refused(single, monkeypatch):
+    from flatbuffers import Builder
+
+    model = unpack(Path(single.model.path).read_bytes())
+    monkeypatch.setattr(Builder, "MAX_BUFFER_SIZE", 4096)
+    with pytest.raises(ConversionError) as caught:
+        pack(model)
+    assert caught.value.code == "LPT-CONV-416"
+
+
+@pytest.mark.parametrize(("found", "wanted"), [("nan", "inf"), ("-inf", "inf"), ("inf", "nan")])
+def test_values_that_are_not_finite_are_compared_too(found, wanted):
+    arrays = [{"y": np.array([float(v), 1.0])} for v in (found, wanted)]
+    assert difference(arrays[0], Trial({}, arrays[1])) == (float("inf"), "y")
+    assert difference(arrays[1], Trial({}, arrays[1])) == (0.0, "")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lepton_core import recipe as recipes
-from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.errors import ConversionError, OptimizeError, UnsupportedOperationError
 from lepton_core.types import ConvertRequest
 from lepton_onnx import pivot as pivots
 from lepton_onnx import qdq
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
+from lepton_tflite._finish import port_types
 from lepton_tflite._integers import INTEGER_OPS, check_integers, read_back
+from lepton_tflite._reproduce import reproducer
+from lepton_tflite.bundle_files import files
 
 pytestmark = pytest.mark.xdist_group("tflite")
 
@@ -171,6 +175,12 @@ def test_the_border_is_integer_on_request_and_a_session_passes_both(
     pivot, path = quantized
     made = convert(pivot, recipe=path, options={"io": "int8", "batch": 2})
     assert made.facts["border"] == "int8"
+    assert (
+        made.facts["integer_ports"] == made.model.metadata["integer_ports"] == ["image", "scores"]
+    )
+    (page,) = files(made.model, "net").values()
+    assert '"image" to buffer(384)' in page  # 2 x 3 x 8 x 8 of one byte
+    assert '"scores" to buffer(10)' in page
     x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype("f4")
     codes = np.clip(np.rint(x / np.float32(0.031)) + 3, -128, 127).astype("i1")
     raw = opened(made.model, options={"io": "int8"})
@@ -183,25 +193,62 @@ def test_the_border_is_integer_on_request_and_a_session_passes_both(
     np.testing.assert_allclose(as_floats.run({"image": x})["scores"], wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("fault", ["integer", "scale", "zero"])
+@pytest.mark.parametrize("fault", ["integer", "scale", "zero", "floats", "moved", "input"])
 def test_a_file_with_other_numbers_does_not_pass(lowered, quantized, fault):
     recipe, proto = onnx_lowering(quantized)
     model = flat.unpack(Path(lowered.model.path).read_bytes())
+    check_integers(flat.unpack(flat.pack(model)), proto, recipe)  # passes as it is
     tensor = next(t for t in model.subgraphs[0].tensors if t.name == b"conv.weight/int8")
     if fault == "integer":
         values = flat.array_of(model, tensor).copy()
         values[1, 2, 0, 1] += 1
-        flat.set_values(model, tensor, values)
+        flat.set_array(model, tensor, values)
     elif fault == "scale":
         scale = np.array(tensor.quantization.scale, "f4")
         scale[2] = np.nextafter(scale[2], np.float32(1))
         tensor.quantization.scale = scale
+    elif fault == "floats":
+        for tensor in model.subgraphs[0].tensors:
+            if flat.array_of(model, tensor) is None and tensor.type == flat.TYPES["int8"]:
+                tensor.type, tensor.quantization = flat.TYPES["float32"], None
+    elif fault == "moved":  # behind the pool, the numbers of another value of the recipe
+        codes = model.operatorCodes
+        pool = next(o for o in model.subgraphs[0].operators
+                    if flat.operator_name(codes[o.opcodeIndex]) == "MAX_POOL_2D")  # fmt: skip
+        behind = model.subgraphs[0].tensors[pool.outputs[0]].quantization
+        behind.scale, behind.zeroPoint = np.array([0.11], "f4"), np.array([5])
+    elif fault == "input":
+        act = next(t for t in model.subgraphs[0].tensors if t.name == b"image/int8")
+        act.quantization.scale, act.quantization.zeroPoint = np.array([0.11], "f4"), np.array([5])
     else:
         act = next(t for t in model.subgraphs[0].tensors if t.name == b"r/int8")
         act.quantization.zeroPoint = np.array([-127])
     with pytest.raises(ConversionError) as caught:
         check_integers(model, proto, recipe)
     assert caught.value.code == "LPT-CONV-411"
+
+
+def test_a_port_that_the_recipe_keeps_in_float_stays_float(quantized, convert, tmp_path):
+    pivot, path = quantized
+    data = json.loads(Path(path).read_text())
+    del data["layers"]["scores"], data["tensors"]["scores"], data["tensors"]["fc.weight"]
+    data["kept_float"] = {"scores": "for this test"}
+    (tmp_path / "recipe.json").write_text(json.dumps(data))
+    made = convert(pivot, recipe=str(tmp_path / "recipe.json"), options={"io": "int8", "batch": 1})
+    assert (made.facts["border"], made.facts["float_ports"]) == ("mixed", ["scores"])
+    assert made.model.metadata["integer_ports"] == ["image"]
+    assert "scores" in made.warnings[0]
+    (page,) = files(made.model, "net").values()
+    assert '"image" to buffer(192)' in page
+    assert '"scores" to buffer(20)' in page
+
+
+def test_the_border_is_recorded_as_the_file_has_it(lowered, single):
+    for made, wanted in ((lowered, ["image", "scores"]), (single, ["image", "scores"])):
+        model = flat.unpack(Path(made.model.path).read_bytes())
+        assert port_types(model, made.model.signature) == ([], wanted)
+        assert made.facts["border"] == "float"
+        assert "integer_ports" not in made.model.metadata
 
 
 def test_other_schemes_are_refused(quantized, tmp_path, context):
@@ -216,6 +263,17 @@ def test_other_schemes_are_refused(quantized, tmp_path, context):
     assert caught.value.code == "LPT-CONV-412"
 
 
+def test_a_reproducer_takes_recipe_and_options_along(quantized):
+    pivot, path = quantized
+    request = ConvertRequest("tflite", recipe=path, options={"io": "int8", "batch": 2})
+    with reproducer(Path(pivot.path), "sha256:another", request) as saved:
+        with pytest.raises(OptimizeError) as caught:
+            runpy.run_path(str(saved.folder / "convert.py"))
+        assert caught.value.code == "LPT-OPT-003"  # the recipe is for another graph
+        assert "'batch': 2" in (saved.folder / "convert.py").read_text()
+        assert (saved.folder / "recipe.json").read_bytes() == Path(path).read_bytes()
+
+
 def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pivot):
     wanted, path = quantized
     made = convert(wanted, recipe=path, device="edgetpu")
@@ -226,10 +284,49 @@ def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pi
     with pytest.raises(UnsupportedOperationError) as caught:
         plugin.lepton_convert(pivot, ConvertRequest("tflite", device="edgetpu"), context)
     assert caught.value.code == "LPT-CONV-414"
+    for options in ({"batch": "open"}, {"io": "float"}):
+        request = ConvertRequest("tflite", recipe=path, device="edgetpu", options=options)
+        with pytest.raises(UnsupportedOperationError) as caught:
+            plugin.lepton_convert(wanted, request, context)
+        assert caught.value.code == "LPT-CONV-408"
     from lepton_tflite._edgetpu import refuse_floats
 
+    model = flat.unpack(Path(made.model.path).read_bytes())
+    refuse_floats(model)
+    model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]].shapeSignature = np.array(
+        [-1, 3, 8, 8]
+    )
+    with pytest.raises(ConversionError) as caught:
+        refuse_floats(model)
+    assert (caught.value.code, "open" in caught.value.details) == ("LPT-CONV-415", True)
     model = flat.unpack(Path(single.model.path).read_bytes())
     with pytest.raises(ConversionError) as caught:
         refuse_floats(model)
     assert caught.value.code == "LPT-CONV-415"
     assert "FULLY_CONNECTED" in caught.value.cause
+
+
+def test_constants_whose_names_differ_by_a_dot_stay_two(graphs):
+    from lepton_tflite._build import Plan, _module, _tensors
+
+    proto = graphs.model(
+        [
+            graphs.node("DequantizeLinear", ["one", "s", "z"], ["fc.weight"]),
+            graphs.node("DequantizeLinear", ["two", "s", "z"], ["fc_weight"]),
+            graphs.node("Mul", ["x", "fc.weight"], ["m"]),
+            graphs.node("Add", ["m", "fc_weight"], ["y"]),
+        ],
+        [graphs.value("x", [1, 2])],
+        [graphs.value("y", [1, 2])],
+        [
+            graphs.weight("one", np.array([1, 2], "i1")),
+            graphs.weight("two", np.array([30, 40], "i1")),
+            graphs.weight("s", np.array(1, "f4")),
+            graphs.weight("z", np.array(0, "i1")),
+        ],
+    )
+    plan = Plan(proto, pivots.signature(proto), None, integer=True)
+    inputs = _tensors(plan.signature, {})
+    (found,) = _module(plan, inputs)(*inputs)
+    wanted = inputs[0].numpy() * np.array([1, 2]) + np.array([30, 40])
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-6)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from ai_edge_litert import schema_py_generated as schema
 from lepton_core.errors import SessionError, SourceError
 from lepton_core.types import InspectRequest, Model
 from lepton_tflite import _flatbuffer as flat
-from lepton_tflite import plugin
+from lepton_tflite import bundle_runtime, plugin
+from lepton_tflite._border import into_file
 
 pytestmark = pytest.mark.xdist_group("tflite")
 
@@ -27,6 +31,7 @@ def test_facts_say_what_runs_where(single, opened):
     assert delegate["name"] == "XNNPACK"
     assert 0 < delegate["operators"] < delegate["of"]
     assert opened(single.model, options={"xnnpack": False}).facts["delegate"] == {}
+    assert opened(single.model, options={"xnnpack": "false"}).facts["delegate"] == {}
     assert opened(single.model, reference=True).facts["delegate"] == {}
 
 
@@ -65,6 +70,36 @@ def test_integers_beyond_32_bits_are_refused(single, opened, graphs):
     assert str(2**40) in caught.value.message
 
 
+NONE = {"scales": np.array([], "f4"), "zero_points": np.array([], "i4")}
+GRID = {"scales": np.array([0.5], "f4"), "zero_points": np.array([3])}
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "numbers", "wanted"),
+    [
+        (np.array([np.nan, 1], "f4"), "i1", GRID, None),
+        (np.array([np.inf, 1], "f4"), "i1", GRID, None),
+        (np.array([0.5, 1e9], "f4"), "i1", GRID, [4, 127]),
+        (np.array([np.nan, np.inf, 1], "f4"), "f4", NONE, [np.nan, np.inf, 1]),
+        (np.array([2**40]), "i4", NONE, None),
+        (np.array([7, -7]), "i4", NONE, [7, -7]),
+        (np.array([True, False]), "?", NONE, [True, False]),
+    ],
+)
+def test_a_session_and_a_bundle_bring_the_same_into_the_file(given, dtype, numbers, wanted):
+    details = {"name": "x", "dtype": np.dtype(dtype).type, "quantization_parameters": numbers}
+    if wanted is None:
+        with pytest.raises(SessionError) as caught:
+            into_file("x", given, details)
+        assert caught.value.code in ("LPT-RUN-405", "LPT-RUN-414")
+        with pytest.raises(ValueError, match="'x'"):
+            bundle_runtime._into_file(given, details)
+        return
+    for found in (into_file("x", given, details), bundle_runtime._into_file(given, details)):
+        assert found.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(found, np.asarray(wanted, dtype))
+
+
 def test_no_rows_and_a_closed_session_are_said(single, opened, graphs):
     session = opened(single.model)
     with pytest.raises(SessionError) as caught:
@@ -82,6 +117,10 @@ def test_no_rows_and_a_closed_session_are_said(single, opened, graphs):
         ({"device": "gpu"}, "LPT-RUN-409"),
         ({"options": {"speed": 1}}, "LPT-RUN-410"),
         ({"threads": 0}, "LPT-RUN-411"),
+        ({"options": {"io": "uint8"}}, "LPT-RUN-413"),
+        ({"options": {"io": "int8"}}, "LPT-RUN-413"),
+        ({"options": {"xnnpack": "off"}}, "LPT-RUN-413"),
+        ({"options": {"xnnpack": 0}}, "LPT-RUN-413"),
     ],
 )
 def test_what_cannot_be_asked_for(single, opened, wanted, code):
@@ -169,3 +208,56 @@ def test_a_file_without_a_signature_is_read_by_its_tensors(single, opened, tmp_p
     inputs = graphs.inputs(2)
     inputs["kind"] = inputs["kind"].astype("i4")
     assert session.run(inputs)["scores"].shape == (2, 5)
+
+
+def test_several_signatures_are_refused(single, opened, tmp_path):
+    built = flat.unpack(Path(single.model.path).read_bytes())
+    other = copy.deepcopy(built.signatureDefs[0])
+    other.signatureKey = b"other"
+    built.signatureDefs.append(other)
+    path = tmp_path / "two.tflite"
+    path.write_bytes(flat.pack(built))
+    with pytest.raises(SessionError) as caught:
+        opened(Model("tflite", str(path)))
+    assert caught.value.code == "LPT-RUN-404"
+    assert "serving_default, other" in caught.value.cause
+
+
+def test_damaged_notes_are_said(single, opened, tmp_path):
+    built = flat.unpack(Path(single.model.path).read_bytes())
+    flat.set_notes(built, {"signature": {"inputs": 3}})
+    path = tmp_path / "notes.tflite"
+    path.write_bytes(flat.pack(built))
+    with pytest.raises(SessionError) as caught:
+        opened(Model("tflite", str(path)))
+    assert caught.value.code == "LPT-RUN-402"
+    assert "noted" in caught.value.cause
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+sys.modules["ai_edge_litert"] = None
+from lepton_core.context import Context
+from lepton_core.errors import PluginDependencyError
+from lepton_core.types import ConvertRequest, InspectRequest, Model, OpenRequest
+from lepton_tflite import plugin
+context, file = Context(Path(".")), Model("tflite", "model.tflite")
+for call in (
+    lambda: plugin.lepton_open(file, OpenRequest("tflite"), context),
+    lambda: plugin.lepton_inspect(file, InspectRequest(), context),
+    lambda: plugin.lepton_convert(Model("pivot", "p.onnx"), ConvertRequest("tflite"), context),
+):
+    try:
+        call()
+    except PluginDependencyError as error:
+        print(error.code)
+"""
+
+
+def test_without_the_runtime_its_package_is_named(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], cwd=tmp_path,
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == 3 * ["LPT-RUN-401"]

@@ -14,9 +14,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from lepton_tflite._flatbuffer import array_of, operator_name, set_array
+from lepton_tflite._schema import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -141,9 +141,7 @@ def _open_tensor(model: Any, tensor: Any, rows: int) -> None:  # noqa: ANN401
     values = array_of(model, tensor)
     if values is not None:
         if where[0] and shape[0] == rows and bool((values == values[:1]).all()):
-            name, quantization = tensor.name, tensor.quantization
             set_array(model, tensor, np.ascontiguousarray(values[:1]))
-            tensor.name, tensor.quantization = name, quantization
         return
     tensor.shape = np.where(where, shape // rows, shape).astype(np.int32)
     tensor.shapeSignature = np.where(where, -1, shape).astype(np.int32)

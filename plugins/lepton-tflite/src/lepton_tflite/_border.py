@@ -21,18 +21,31 @@ def into_file(name: str, array: np.ndarray, details: dict[str, Any]) -> np.ndarr
     """Return an array in the file's own type: integers exactly, floats on the port's grid.
 
     Raises:
-        SessionError: LPT-RUN-405, an integer needs more bits than the file has.
+        SessionError: LPT-RUN-405, an integer needs more bits than the file has; 414, a float on
+            its way to integers is NaN or infinite.
     """
     wanted = np.dtype(details["dtype"])
     if array.dtype == wanted:
         return array
     if array.dtype.kind == "f" and wanted.kind == "i" and (numbers := numbers_of(details)):
+        _refuse_not_finite(name, array, wanted)
         limits = np.iinfo(wanted)
         grid = np.rint(array / numbers[0]) + numbers[1]
         return np.asarray(np.clip(grid, limits.min, limits.max).astype(wanted))
     if wanted.kind in "iu" and array.size:
         _check_range(name, array, wanted)
     return array.astype(wanted)
+
+
+def _refuse_not_finite(name: str, array: np.ndarray, wanted: np.dtype[Any]) -> None:
+    if np.isfinite(array).all():
+        return
+    raise SessionError(
+        "LPT-RUN-414",
+        f"Input {name!r} holds NaN or an infinity, and the file takes {wanted.name}",
+        cause="Integers have no such values; the model would run on a number that is not there.",
+        remedy="Pass finite values, or run a file whose border is float.",
+    )
 
 
 def _check_range(name: str, array: np.ndarray, wanted: np.dtype[Any]) -> None:

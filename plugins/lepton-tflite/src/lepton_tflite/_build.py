@@ -62,14 +62,12 @@ class Built:
         model: ``ModelT``.
         batch: ``"open"``, ``"rows"`` or ``"fixed"``.
         difference: Largest relative L2 difference to the torch module.
-        module: The torch module.
         closed: Why the batch is not open.
     """
 
     model: Any
     batch: str
     difference: float
-    module: BridgeModule
     closed: tuple[str, ...] = ()
 
 
@@ -78,7 +76,8 @@ def build(plan: Plan) -> Built:
 
     Raises:
         ConversionError: LPT-CONV-402, 403; 404 (the runtime does not load the file, or gives other
-            numbers), 405 (the batch cannot be opened and that was demanded).
+            numbers), 405 (the batch cannot be opened and that was demanded), 406 (the file gives
+            other values), 416 (it is too large).
     """
     inputs = _tensors(plan.signature, {plan.symbol: 1} if plan.symbol else {})
     module = _module(plan, inputs)
@@ -86,7 +85,7 @@ def build(plan: Plan) -> Built:
     if plan.symbol is None:
         model = _converted(plan, module, inputs)
         worst = _judged(plan, model, [_trial(plan, module, {}, 0), _trial(plan, module, {}, 1)])
-        return Built(model, FIXED, worst, module)
+        return Built(model, FIXED, worst)
     opened, problems = _open(plan, module)
     if opened is not None:
         return opened
@@ -102,7 +101,7 @@ def build(plan: Plan) -> Built:
     model = _converted(plan, module, inputs)
     trials = [_trial(plan, module, {plan.symbol: rows}, rows) for rows in _TRIALS]
     worst = _judged(plan, model, trials, by_rows=True)
-    return Built(model, ROWS, worst, module, problems)
+    return Built(model, ROWS, worst, problems)
 
 
 def _module(plan: Plan, inputs: tuple[torch.Tensor, ...]) -> BridgeModule:
@@ -139,7 +138,7 @@ def _open(plan: Plan, module: BridgeModule) -> tuple[Built | None, tuple[str, ..
         return None, (f"the opened file does not run: {error}",)
     if not worst <= plan.limit:
         return None, (f"the opened file gives other values for {where!r} at some batch",)
-    return Built(model, OPEN, worst, module), ()
+    return Built(model, OPEN, worst), ()
 
 
 def _converted(plan: Plan, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:  # noqa: ANN401

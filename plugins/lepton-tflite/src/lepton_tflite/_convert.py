@@ -16,10 +16,10 @@ from lepton_tflite import __version__
 from lepton_tflite._build import ROWS, Built, Plan, build
 from lepton_tflite._edgetpu import refuse_floats
 from lepton_tflite._execution import storage_facts
-from lepton_tflite._finish import finish, float_ports, integer_ports
+from lepton_tflite._finish import finish, float_ports, integer_ports, port_types
 from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
 from lepton_tflite._half import LIMIT as HALF_LIMIT
-from lepton_tflite._half import store_half
+from lepton_tflite._half import Half, store_half
 from lepton_tflite._integers import check_integers
 from lepton_tflite._lower import LIMIT, lower
 from lepton_tflite._ports import EDGETPU, Ports, check_dtypes, parse_options
@@ -27,7 +27,7 @@ from lepton_tflite._reproduce import reproducer
 from lepton_tflite.info import INFO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from onnx import ModelProto
 
@@ -35,6 +35,21 @@ if TYPE_CHECKING:
     from lepton_core.types import ConvertRequest
 
 _TOOLS = ("litert-torch", "litert-converter", "ai-edge-litert", "torch", "onnx")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be converted.
+
+    Attributes:
+        proto: The pivot, weights in memory.
+        parent: Its digest.
+        ports: What it is converted for.
+    """
+
+    proto: ModelProto
+    parent: str
+    ports: Ports
 
 
 @dataclass(frozen=True)
@@ -77,26 +92,41 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
             recipe's scheme), 413 (a recipe and fp16), 414 (an Edge TPU without a recipe).
         ConversionError: LPT-CONV-402 … 406 (:func:`._build.build`), 409 (dtypes that cannot be
             passed), 410 (a symbolic dimension without a size), 411 (other integers than the
-            recipe's), 415 (floats in a file for an Edge TPU); LPT-CONV-111 … 116, the graph has
-            no translation to torch.
+            recipe's), 415 (floats in a file for an Edge TPU), 416 (too large); LPT-CONV-111 …
+            116, the graph has no translation to torch.
         PluginDependencyError: LPT-CONV-401, the converter is not installed.
         SourceError: The pivot cannot be read.
     """
+    task = _read(model, request)
+    context.checkpoint()
+    with reproducer(Path(model.path), task.parent, request) as saved:
+        try:
+            built, facts = _built(task, request, context.checkpoint)
+        except ConversionError as error:
+            raise saved.named(error) from error
+    return _written(model, request, context, _Made(task.parent, task.ports, built, facts))
+
+
+def attempt(model: Model, request: ConvertRequest) -> None:
+    """Convert and prove as :func:`convert` does, and write nothing; reproducers call this.
+
+    Raises:
+        LeptonError: As :func:`convert`; the error names no reproducer.
+    """
+    _built(_read(model, request), request, lambda: None)
+
+
+def _read(model: Model, request: ConvertRequest) -> _Task:
+    """Check what was asked for, and read the pivot."""
     options = parse_options(request)
     _refuse_what_is_not_done(request)
     source = Path(model.path)
     proto = pivot.load(source)
     signature = pivot.signature(proto)
     check_dtypes(signature)
-    parent = model.digest or digest(source)
-    ports = options.settle(signature, dynamic=request.dynamic_batch)
-    context.checkpoint()
-    with reproducer(source, ports) as saved:
-        try:
-            built, facts = _built(proto, parent, ports, request, context)
-        except ConversionError as error:
-            raise saved.named(error) from error
-    return _written(model, request, context, _Made(parent, ports, built, facts))
+    dynamic = request.dynamic_batch and request.device != EDGETPU
+    ports = options.settle(signature, dynamic=dynamic)
+    return _Task(proto, model.digest or digest(source), ports)
 
 
 def _refuse_what_is_not_done(request: ConvertRequest) -> None:
@@ -123,22 +153,20 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> None:
 
 
 def _built(
-    proto: ModelProto, parent: str, ports: Ports, request: ConvertRequest, context: Context
+    task: _Task, request: ConvertRequest, checkpoint: Callable[[], None]
 ) -> tuple[Built, dict[str, Any]]:
     """Convert, with a recipe or without; returns facts for the record too."""
+    proto, ports = task.proto, task.ports
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"]}
     plan = Plan(
         proto, ports.signature, ports.symbol, demand_open=ports.demand_open,
-        checkpoint=context.checkpoint,
+        checkpoint=checkpoint,
     )  # fmt: skip
     if not request.recipe:
         if request.precision == "fp16":
-            kept: list[str] = []
-            plan = replace(plan, limit=HALF_LIMIT, edit=lambda m: kept.extend(store_half(m)))
-            built = build(plan)
-            return built, {**facts, "out_of_fp16_range": sorted(set(kept))}
+            return _built_half(plan, facts)
         return build(plan), facts
-    lowered, recipe, said = lower(proto, request.recipe, parent)
+    lowered, recipe, said = lower(proto, request.recipe, task.parent)
     facts |= said
 
     def edit(model: Any) -> None:  # noqa: ANN401 - a generated class
@@ -152,20 +180,37 @@ def _built(
     return build(plan), facts
 
 
+def _built_half(plan: Plan, facts: dict[str, Any]) -> tuple[Built, dict[str, Any]]:
+    found = Half()
+
+    def edit(model: Any) -> None:  # noqa: ANN401 - a generated class
+        nonlocal found
+        found = store_half(model)  # of the file that counts, which is the last one
+
+    built = build(replace(plan, limit=HALF_LIMIT, edit=edit))
+    lost = {"out_of_fp16_range": sorted(found.kept), "zero_in_fp16": found.zeroed}
+    return built, {**facts, **lost}
+
+
 def _written(model: Model, request: ConvertRequest, context: Context, made: _Made) -> ConvertResult:
     ports, built, facts = made.ports, made.built, made.facts
     precision = facts.get("recipe", {}).get("precision", request.precision)
-    border = "int8" if ports.integer else "float"
     if ports.integer:
         integer_ports(built.model)
+    integers, floats = port_types(built.model, ports.signature)
+    border = ("mixed" if floats else "int8") if integers else "float"
+    if ports.integer and floats:
+        facts["float_ports"] = floats
     if request.device == EDGETPU:
         refuse_floats(built.model)
     notes = {"batch": built.batch, "border": border, "precision": precision}
+    notes |= {"integer_ports": integers} if integers else {}
     finish(built.model, ports.signature, {**notes, **facts.pop("notes", {})})
     data = pack(built.model)
     out = context.workdir / FILE
     write_atomic(out, data)
     facts |= storage_facts(stored_values(root_of(data)))
+    facts |= {"integer_ports": integers} if integers else {}
     facts |= {"batch": built.batch, "border": border, "difference_to_torch": built.difference}
     if built.closed:
         facts["batch_closed_because"] = list(built.closed)
@@ -176,7 +221,7 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
         request={"precision": precision, "batch": built.batch, **_recipe_digest(facts)},
         tools=versions_of(*_TOOLS),
     )
-    kept = ("opset", "storage_precision", "batch", "border", "recipe")
+    kept = ("opset", "storage_precision", "batch", "border", "integer_ports", "recipe")
     written = Model(
         format=INFO.artifact,
         path=str(out),
@@ -200,6 +245,17 @@ def _warnings(made: _Made) -> Iterator[str]:
             f"{1 + len(others)} constants hold values beyond float16 and stay float32, the first "
             f"is {first!r}."
         )
+    if made.facts.get("zero_in_fp16"):
+        zeroed = made.facts["zero_in_fp16"]
+        yield (
+            f"{sum(zeroed.values())} values in {len(zeroed)} constants are too small for float16 "
+            f"and became 0, the first in {next(iter(zeroed))!r}."
+        )
+    if made.facts.get("float_ports"):
+        yield (
+            f"Not int8 at the border: {', '.join(made.facts['float_ports'])}, as the recipe keeps "
+            "what is behind it in float."
+        )
     if made.built.batch == ROWS:
         yield (
             "The batch cannot stay open, so sessions run it row by row: "
@@ -211,4 +267,4 @@ def _recipe_digest(facts: dict[str, Any]) -> dict[str, str]:
     return {"recipe": facts["recipe"]["digest"]} if "recipe" in facts else {}
 
 
-__all__ = ["convert"]
+__all__ = ["attempt", "convert"]

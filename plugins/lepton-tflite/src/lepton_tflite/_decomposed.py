@@ -40,11 +40,7 @@ def _quantize(node: Node, x: Value, scale: Known, zero: Known) -> torch.Tensor:
     )
 
 
-def _dequantize(
-    held: nn.Module, node: Node, x: Value, scale: Known, zero: Known | None = None
-) -> torch.Tensor:
-    if isinstance(x, Known):
-        return _weight(held, node, x, scale)
+def _dequantize(node: Node, x: Value, scale: Known, zero: Known | None = None) -> torch.Tensor:
     if zero is None or zero.dtype not in _LIMITS:
         node.refuse("LiteRT has no activations of this type")
     low, high = _LIMITS[zero.dtype]
@@ -53,14 +49,13 @@ def _dequantize(
     )
 
 
-def _weight(held: nn.Module, node: Node, x: Known, scale: Known) -> torch.Tensor:
+def _weight(held: nn.Module, key: str, node: Node, x: Known, scale: Known) -> torch.Tensor:
     """Return a weight, quantized and dequantized again; a bias as the numbers that it stands for.
 
     A matrix whose columns have scales of their own is quantized the other way round, as the
     runtime's kernels want its outputs first.
     """
     axis = node.get("axis", 1) % max(x.values.ndim, 1)
-    key = node.outputs[0].replace(".", "_").replace("/", "_")
     turned = x.values.ndim == 2 and axis == 1 and scale.values.size > 1
     if not hasattr(held, f"{key}_values"):
         _hold(held, key, x, scale, axis=axis, turned=turned)
@@ -97,9 +92,14 @@ def overrides(held: nn.Module) -> Mapping[str, Operator]:
     Args:
         held: Gets the weights; it has to be part of the module that is exported.
     """
+    names: dict[str, str] = {}
 
-    def dequantize(node: Node, *values: Any) -> torch.Tensor:  # noqa: ANN401 - as _dequantize
-        return _dequantize(held, node, *values)
+    def dequantize(node: Node, x: Value, scale: Known, *zero: Known) -> torch.Tensor:
+        if not isinstance(x, Known):
+            return _dequantize(node, x, scale, *zero)
+        # Buffers take no dots, and replacing them would give two names one buffer.
+        key = names.setdefault(node.outputs[0], f"constant_{len(names)}")
+        return _weight(held, key, node, x, scale)
 
     return {
         "QuantizeLinear": Operator("QuantizeLinear", _quantize, (1, 2), (0,), "quantization"),

@@ -1,7 +1,8 @@
 """What Google's compiler for Edge TPUs asks of a file, checked before it is shipped.
 
 It maps operators on int8 with fixed sizes; the first one that is not ends what it maps, and the
-rest runs on the host. So a file for that device has no float inside and at its border.
+rest runs on the host. So a file for that device is checked to have no operator that reads or gives
+floats and no size that is left open. Which operators the compiler knows is not checked here.
 """
 
 from __future__ import annotations
@@ -16,15 +17,25 @@ def refuse_floats(model: Any) -> None:  # noqa: ANN401 - a generated class
     """Refuse a file that an Edge TPU would not run as a whole.
 
     Raises:
-        ConversionError: LPT-CONV-415, with the operators that are float.
+        ConversionError: LPT-CONV-415, with the operators that are float or of open sizes.
     """
     graph = model.subgraphs[0]
-    found = []
+    found, opened = [], []
     for operator in graph.operators:
-        ends = [*operator.inputs, *operator.outputs]
-        kinds = {DTYPES.get(graph.tensors[i].type) for i in ends if i >= 0}
-        if kinds & {"float32", "float16"}:
-            found.append(operator_name(model.operatorCodes[operator.opcodeIndex]))
+        ends = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
+        name = operator_name(model.operatorCodes[operator.opcodeIndex])
+        if {DTYPES.get(tensor.type) for tensor in ends} & {"float32", "float16"}:
+            found.append(name)
+        if any(t.shapeSignature is not None and -1 in t.shapeSignature for t in ends):
+            opened.append(name)
+    if opened:
+        raise ConversionError(
+            "LPT-CONV-415",
+            "The file leaves sizes open, which an Edge TPU does not",
+            cause=f"Open: {', '.join(dict.fromkeys(opened))}.",
+            remedy="Give every dimension a size: batch=1, and shapes for others.",
+            details={"open": list(dict.fromkeys(opened))},
+        )
     if found:
         raise ConversionError(
             "LPT-CONV-415",

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import Any
 
 from lepton_tflite._flatbuffer import DTYPES, operator_name
+from lepton_tflite._schema import schema
 
 _MOVES = frozenset(
     {
@@ -95,12 +96,10 @@ def operator_names(root: Any) -> dict[str, int]:  # noqa: ANN401 - a generated c
 
 def custom_operators(root: Any) -> list[str]:  # noqa: ANN401 - a generated class
     """Return the names of operators that are not LiteRT's own; Flex ones begin with ``Flex``."""
-    from ai_edge_litert.schema_py_generated import BuiltinOperator
-
     found = []
     for i in range(root.OperatorCodesLength()):
         code = _Code(root.OperatorCodes(i))
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == BuiltinOperator.CUSTOM:
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.CUSTOM:
             found.append(operator_name(code))
     return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.codec import from_data
-from lepton_core.errors import SessionError
+from lepton_core.errors import LeptonError, SessionError
 from lepton_core.types import Signature, TensorSpec
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite._execution import (
@@ -33,8 +33,6 @@ class File:
         operators: How often each operator is used.
         facts: How values are stored and in which precision operators compute.
         notes: What lepton wrote into it; empty for a file of somebody else's.
-        ports: Names of the file's own inputs and outputs in the signature's order; ``None``
-            where they are the same.
     """
 
     signature: Signature
@@ -49,7 +47,7 @@ def read_file(path: Path) -> File:
 
     Raises:
         SessionError: LPT-RUN-402 (no LiteRT file, or a damaged one), 403 (Flex or custom
-            operators), 404 (several subgraphs that are entries of their own).
+            operators), 404 (several entries, of which nobody says which one to run).
     """
     try:
         data = path.read_bytes()
@@ -62,9 +60,10 @@ def read_file(path: Path) -> File:
         foreign = custom_operators(root)
         if foreign:
             raise _foreign(path, foreign)
+        if root.SignatureDefsLength() > 1:
+            raise _entries(path, root)
         notes = flat.read_notes(root)
-        recorded = notes.get("signature")
-        signature = from_data(recorded, Signature) if recorded else signature_of(root)
+        signature = _recorded(path, notes) or signature_of(root)
         stored = storage_facts(flat.stored_values(root))
         layers = computing_layers(root)
         operators = operator_names(root)
@@ -83,6 +82,26 @@ def read_file(path: Path) -> File:
 def _no_file(path: Path, cause: str) -> SessionError:
     return SessionError(
         "LPT-RUN-402", f"{path} cannot be read as a LiteRT file", cause=cause, remedy=_NO_FILE
+    )
+
+
+def _recorded(path: Path, notes: dict[str, Any]) -> Signature | None:
+    if not notes.get("signature"):
+        return None
+    try:
+        return from_data(notes["signature"], Signature)
+    except LeptonError as error:
+        raise _no_file(path, f"What lepton noted in it is damaged: {error.message}") from error
+
+
+def _entries(path: Path, root: Any) -> SessionError:  # noqa: ANN401 - a generated class
+    number = root.SignatureDefsLength()
+    names = [flat.text(root.SignatureDefs(i).SignatureKey()) for i in range(number)]
+    return SessionError(
+        "LPT-RUN-404",
+        f"{path} has {number} signatures, and a session runs one",
+        cause=f"They are {', '.join(names)}.",
+        remedy="Write a file for each of them where it was made.",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from lepton_core.codec import to_data
 from lepton_core.errors import ConversionError
@@ -19,6 +18,7 @@ from lepton_tflite._flatbuffer import (
     set_notes,
     text,
 )
+from lepton_tflite._schema import schema
 
 if TYPE_CHECKING:
     from lepton_core.types import Signature
@@ -188,4 +188,24 @@ def integer_ports(model: Any) -> None:  # noqa: ANN401 - a generated class
     graph.outputs = np.asarray([m.tensorIndex for m in port.outputs], np.int32)
 
 
-__all__ = ["KEY", "file_dtype", "finish", "float_ports", "integer_ports", "name_ports"]
+def port_types(model: Any, signature: Signature) -> tuple[list[str], list[str]]:  # noqa: ANN401
+    """Return the names of float ports of the signature that the file has as int8, and as float."""
+    graph, port = model.subgraphs[0], model.signatureDefs[0]
+    sides = zip((*port.inputs, *port.outputs), (*signature.inputs, *signature.outputs), strict=True)
+    integers, floats = [], []
+    for entry, spec in sides:
+        if spec.dtype == "float32":
+            kind = DTYPES.get(graph.tensors[entry.tensorIndex].type)
+            (integers if kind == "int8" else floats).append(spec.name)
+    return integers, floats
+
+
+__all__ = [
+    "KEY",
+    "file_dtype",
+    "finish",
+    "float_ports",
+    "integer_ports",
+    "name_ports",
+    "port_types",
+]

@@ -11,7 +11,9 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+
+from lepton_core.errors import ConversionError
+from lepton_tflite._schema import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 FILE = "model.tflite"
 IDENTIFIER = b"TFL3"
 NOTES = "lepton"
-_LARGEST = 2**31 - 1
 
 DTYPES: dict[int, str] = {
     schema.TensorType.FLOAT32: "float32",
@@ -71,17 +72,21 @@ def pack(model: Any) -> bytes:  # noqa: ANN401 - a generated class
     """Return the bytes of a model.
 
     Raises:
-        ValueError: It is too large for one flatbuffer.
+        ConversionError: LPT-CONV-416, it is too large for one flatbuffer.
     """
-    import flatbuffers
+    from flatbuffers import builder
 
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), IDENTIFIER)
-    data = bytes(builder.Output())
-    if len(data) > _LARGEST:
-        msg = f"{len(data)} bytes are more than a flatbuffer holds"
-        raise ValueError(msg)
-    return data
+    made = builder.Builder(1024)
+    try:
+        made.Finish(model.Pack(made), IDENTIFIER)
+    except builder.BuilderSizeError as error:
+        raise ConversionError(
+            "LPT-CONV-416",
+            "The model does not fit into a .tflite file, which has 2 GiB at most",
+            cause=str(error),
+            remedy="Store it in fewer bits (--precision fp16 or int8), or choose another target.",
+        ) from error
+    return bytes(made.Output())
 
 
 def text(value: Any) -> str:  # noqa: ANN401 - bytes, str or None
@@ -116,7 +121,10 @@ def array_of(model: Any, tensor: Any) -> np.ndarray | None:  # noqa: ANN401 - ge
 
 
 def set_array(model: Any, tensor: Any, values: np.ndarray) -> None:  # noqa: ANN401
-    """Give a tensor a buffer of its own with these values; its type and shape follow."""
+    """Give a tensor a buffer of its own with these values; its type and shape follow.
+
+    Its name and its quantization stay.
+    """
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
     model.buffers.append(buffer)
@@ -124,11 +132,6 @@ def set_array(model: Any, tensor: Any, values: np.ndarray) -> None:  # noqa: ANN
     tensor.type = TYPES[values.dtype.name]
     tensor.shape = np.asarray(values.shape, np.int32)
     tensor.shapeSignature = None
-
-
-def set_values(model: Any, tensor: Any, values: np.ndarray) -> None:  # noqa: ANN401
-    """Give a tensor other values; its name and quantization stay."""
-    set_array(model, tensor, values)
 
 
 def add_tensor(graph: Any, name: str, dtype: str, shape: Any, signature: Any = None) -> int:  # noqa: ANN401

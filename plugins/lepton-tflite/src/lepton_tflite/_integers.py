@@ -3,7 +3,9 @@
 litert-torch is given scales and zero points and quantizes the weights itself. So after it has
 done so, every weight is looked up in the file by its integers, in whatever order of axes it stands
 there, and gets the name that the ONNX lowering gives it (``conv.weight/int8``). A weight that is
-not there to the last bit, or an activation with other numbers than the recipe's, ends the run.
+not there to the last bit ends the run. So do other numbers than the recipe's (or none) before and
+behind a layer with a weight and at the model's inputs and outputs, other numbers behind an operator
+that only moves integers than before it, and numbers elsewhere that the recipe has for no value.
 """
 
 from __future__ import annotations
@@ -37,6 +39,11 @@ INTEGER_OPS = (
 _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 """Operators whose second input is a weight."""
 
+_MOVING = (
+    "EXPAND_DIMS", "MAX_POOL_2D", "RESHAPE", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE",
+)  # fmt: skip
+"""Operators whose kernels hand integers on as they are, so both ends need the same numbers."""
+
 
 def check_integers(model: Any, lowered: ModelProto, recipe: Recipe) -> dict[str, Any]:  # noqa: ANN401
     """Hold a converted file against the graph that it was made from, and name its tensors.
@@ -67,7 +74,9 @@ def check_integers(model: Any, lowered: ModelProto, recipe: Recipe) -> dict[str,
         places[index] = weight
         found[weight] = {"order": list(order), "shape": list(codes.shape)}
     _check_layers(model, graph, places, recipe, constants)
-    _check_activations(graph, recipe)
+    _check_activations(model, graph, recipe)
+    _check_moves(model, graph)
+    _check_border(model, graph, recipe)
     return found
 
 
@@ -141,24 +150,66 @@ def _check_layers(
         bias = int(operator.inputs[2]) if len(operator.inputs) > 2 else -1
         codes = constants.get(f"{key}/bias/int32")
         if name != "TRANSPOSE_CONV" and bias >= 0 and codes is not None:
-            flat.set_values(model, graph.tensors[bias], codes.astype(np.int32))
+            flat.set_array(model, graph.tensors[bias], codes.astype(np.int32))
             graph.tensors[bias].name = f"{key}/bias/int32".encode()
 
 
 def _check_ends(graph: Any, operator: Any, name: str, layer: Layer, recipe: Recipe) -> None:  # noqa: ANN401
     source = operator.inputs[2 if name == "TRANSPOSE_CONV" else 0]
     for index, value in ((source, layer.inputs[0]), (operator.outputs[0], layer.output)):
-        tensor = graph.tensors[index]
-        numbers, wanted = _numbers(tensor), recipe.tensors.get(value)
-        if numbers is None or wanted is None or flat.DTYPES.get(tensor.type) != "int8":
+        if value not in recipe.tensors:
             continue
-        if numbers[0][0] != np.float32(wanted.scales[0]) or numbers[1][0] != wanted.zero_point:
-            raise _differs(f"{value!r} has the scale {numbers[0][0]} and zero {numbers[1][0]}.")
+        tensor = graph.tensors[index]
+        _check_value(tensor, value, recipe)
         if index == operator.outputs[0]:
             tensor.name = f"{value}/int8".encode()
 
 
-def _check_activations(graph: Any, recipe: Recipe) -> None:  # noqa: ANN401 - a generated class
+def _pair(tensor: Any) -> tuple[np.float32, int] | None:  # noqa: ANN401 - a generated class
+    """Return scale and zero point of an int8 activation, ``None`` for anything else."""
+    numbers = _numbers(tensor)
+    if numbers is None or flat.DTYPES.get(tensor.type) != "int8":
+        return None
+    return numbers[0][0], int(numbers[1][0])
+
+
+def _check_value(tensor: Any, value: str, recipe: Recipe) -> None:  # noqa: ANN401
+    pair, wanted = _pair(tensor), recipe.tensors[value]
+    if pair is None:
+        raise _differs(f"{value!r} is {flat.DTYPES.get(tensor.type)} without a scale in int8.")
+    if pair != (np.float32(wanted.scales[0]), wanted.zero_point):
+        raise _differs(f"{value!r} has the scale {pair[0]} and zero {pair[1]}.")
+
+
+def _check_moves(model: Any, graph: Any) -> None:  # noqa: ANN401 - generated classes
+    """Check that what only moves integers gives them the numbers that it takes them with."""
+    for operator in graph.operators:
+        name = flat.operator_name(model.operatorCodes[operator.opcodeIndex])
+        if name not in _MOVING:
+            continue
+        before, behind = (graph.tensors[i] for i in (operator.inputs[0], operator.outputs[0]))
+        if _pair(before) != _pair(behind):
+            raise _differs(
+                f"{name} changes the scale and zero {_pair(before)} to {_pair(behind)} without "
+                "computing."
+            )
+
+
+def _check_border(model: Any, graph: Any, recipe: Recipe) -> None:  # noqa: ANN401
+    """Check the integers next to inputs and outputs, which carry the names of the pivot."""
+    for operator in graph.operators:
+        name = flat.operator_name(model.operatorCodes[operator.opcodeIndex])
+        outer, inner = int(operator.inputs[0]), int(operator.outputs[0])
+        if name == "DEQUANTIZE":
+            outer, inner = inner, outer
+        ports = {"QUANTIZE": graph.inputs, "DEQUANTIZE": graph.outputs}.get(name, ())
+        value = flat.text(graph.tensors[outer].name)
+        wanted = recipe.tensors.get(value)
+        if outer in ports and wanted is not None and wanted.kind == "activation":
+            _check_value(graph.tensors[inner], value, recipe)
+
+
+def _check_activations(model: Any, graph: Any, recipe: Recipe) -> None:  # noqa: ANN401
     """Check that no activation has numbers that the recipe does not know."""
     known = {
         (np.float32(t.scales[0]), t.zero_point)
@@ -166,10 +217,9 @@ def _check_activations(graph: Any, recipe: Recipe) -> None:  # noqa: ANN401 - a 
         if t.kind == "activation"
     }
     for tensor in graph.tensors:
-        numbers = _numbers(tensor)
-        if numbers is None or tensor.buffer or flat.DTYPES.get(tensor.type) != "int8":
+        pair = _pair(tensor)
+        if pair is None or flat.array_of(model, tensor) is not None:
             continue
-        pair = (numbers[0][0], int(numbers[1][0]))
         if pair not in known:
             raise _differs(f"{flat.text(tensor.name)!r} has the scale and zero {pair}.")
 

@@ -63,11 +63,14 @@ class Options:
             dynamic: Whether the batch should stay open at all.
 
         Raises:
-            ConversionError: LPT-CONV-410, a dimension has no size.
+            ConversionError: LPT-CONV-405, an open batch was demanded of a model that has none; 410,
+                a dimension has no size.
+            UnsupportedOperationError: LPT-CONV-408, what was asked for does not fit the signature.
         """
         sizes = dict(self.shapes)
         batch = next((s.shape[0] for s in signature.inputs if s.shape
                       and isinstance(s.shape[0], str)), None)  # fmt: skip
+        self._refuse_what_does_not_fit(signature, batch, dynamic=dynamic)
         warnings = []
         if isinstance(self.batch, int) and batch is not None:
             sizes[batch] = self.batch
@@ -83,6 +86,38 @@ class Options:
         )
         _refuse_symbols(known, symbol)
         return Ports(known, symbol, self.batch == "open", self.integer, tuple(warnings))
+
+    def _refuse_what_does_not_fit(
+        self, signature: Signature, batch: str | None, *, dynamic: bool
+    ) -> None:
+        """Refuse what would have no effect."""
+        ports = (*signature.inputs, *signature.outputs)
+        symbols = sorted({d for s in ports for d in s.shape if isinstance(d, str)})
+        known = f"Its symbolic dimensions are {', '.join(symbols)}." if symbols else (
+            "All dimensions of the model are fixed.")  # fmt: skip
+        unknown = [name for name in self.shapes if name not in symbols]
+        if unknown:
+            raise _wrong(f"The option shapes names {unknown[0]!r}, and no dimension is called so",
+                         known)  # fmt: skip
+        if self.batch == "open":
+            if not dynamic or batch in self.shapes:
+                raise _wrong("The batch cannot be open and fixed",
+                             "Leave out batch=open, or what fixes it.")  # fmt: skip
+            if batch is None or not _rows(signature, batch):
+                raise _cannot_stay_open("Not every input and output has a symbolic batch.", known)
+        elif isinstance(self.batch, int):
+            sizes = {self.shapes.get(batch, self.batch)} if batch is not None else {
+                s.shape[0] for s in signature.inputs if s.shape}  # fmt: skip
+            if sizes != {self.batch}:
+                other = ", ".join(str(size) for size in sorted(sizes, key=str)) or "none"
+                raise _wrong(f"The batch cannot be {self.batch}: it is {other} already", known)
+
+
+def _cannot_stay_open(cause: str, remedy: str) -> ConversionError:
+    return ConversionError(
+        "LPT-CONV-405", "The batch of this model is not open", cause=cause,
+        remedy=f"{remedy} Leave out batch=open, or make the source's batch symbolic.",
+    )  # fmt: skip
 
 
 def _rows(signature: Signature, symbol: str) -> bool:
@@ -122,14 +157,21 @@ def parse_options(request: ConvertRequest) -> Options:
     batch = request.options.get("batch", "auto")
     if isinstance(batch, str) and batch.isdigit():
         batch = int(batch)
-    if batch not in ("auto", "open") and not (isinstance(batch, int) and batch > 0):
+    number = isinstance(batch, int) and not isinstance(batch, bool) and batch > 0
+    if batch not in ("auto", "open") and not number:
         raise _wrong(f"The option batch cannot be {batch!r}", "It is auto, open, or a number.")
     io = request.options.get("io", "float")
     if io not in ("float", "int8"):
         raise _wrong(f"The option io cannot be {io!r}", "It is float or int8.")
     shapes = _shapes(request.options.get("shapes", {}))
     if request.device == EDGETPU:
-        return Options(1 if batch == "auto" else batch, shapes, integer=True)
+        if batch == "open" or request.options.get("io") == "float":
+            raise _wrong("A file for an Edge TPU has a fixed batch and integers at its border",
+                         "Leave out batch=open and io=float, or build for tflite:cpu.")  # fmt: skip
+        return Options(batch, shapes, integer=True)
+    if io == "int8" and not request.recipe:
+        raise _wrong("The option io cannot be int8 without a recipe: all values are floats",
+                     "Build it with --precision int8, or lower one with --recipe.")  # fmt: skip
     return Options(batch, shapes, io == "int8")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lepton_tflite._runtime import make_interpreter
+from lepton_tflite._runtime import Calls, make_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,42 +73,37 @@ class Runner:
 
     def __init__(self, data: bytes) -> None:
         try:
-            self._interpreter: Any = make_interpreter(data, 1)
-            self._interpreter.allocate_tensors()
-            runner = self._interpreter.get_signature_runner()
-            self._inputs = runner.get_input_details()
-            self._outputs = runner.get_output_details()
-        except (ValueError, RuntimeError) as error:
-            raise LoadError(" ".join(str(error).split())) from error
-
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return one array per output."""
-        interpreter = self._interpreter
-        try:
-            for name, details in self._inputs.items():
-                current = interpreter.get_tensor(details["index"]).shape
-                if tuple(current) != inputs[name].shape:
-                    interpreter.resize_tensor_input(details["index"], inputs[name].shape)
+            interpreter = make_interpreter(data, 1)
             interpreter.allocate_tensors()
-            for name, details in self._inputs.items():
-                interpreter.set_tensor(details["index"], inputs[name].astype(details["dtype"]))
-            interpreter.invoke()
+            runner = interpreter.get_signature_runner()
+            inputs, outputs = runner.get_input_details(), runner.get_output_details()
         except (ValueError, RuntimeError) as error:
             raise LoadError(" ".join(str(error).split())) from error
-        return {n: interpreter.get_tensor(d["index"]) for n, d in self._outputs.items()}
 
-    def run_rows(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run row by row, and put the rows together."""
-        rows = len(next(iter(inputs.values())))
-        parts = [self.run({n: a[i : i + 1] for n, a in inputs.items()}) for i in range(rows)]
-        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+        self._calls = Calls(interpreter, inputs, outputs)
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], *, by_rows: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Return one array per output.
+
+        Raises:
+            LoadError: The runtime does not run it.
+        """
+        kinds = {name: details["dtype"] for name, details in self._calls.inputs.items()}
+        arrays = {name: inputs[name].astype(kind) for name, kind in kinds.items()}
+        try:
+            return self._calls.run_rows(arrays) if by_rows else self._calls.run(arrays)
+        except (ValueError, RuntimeError) as error:
+            raise LoadError(" ".join(str(error).split())) from error
 
 
 def difference(found: Mapping[str, np.ndarray], trial: Trial) -> tuple[float, str]:
     """Compare outputs with a trial's.
 
     Returns:
-        Largest relative L2 difference (infinite for another shape), and the output's name.
+        Largest relative L2 difference (infinite for another shape, and where the one is NaN or
+        infinite and the other is not the same), and the output's name.
     """
     worst, where = 0.0, ""
     for name, wanted in trial.outputs.items():
@@ -116,9 +111,11 @@ def difference(found: Mapping[str, np.ndarray], trial: Trial) -> tuple[float, st
         if got.shape != wanted.shape:
             return float("inf"), name
         one, two = got.astype(np.float64), wanted.astype(np.float64)
-        if not np.array_equal(np.isfinite(one), np.isfinite(two)):
-            return float("inf"), name
         finite = np.isfinite(two)
+        if not np.array_equal(np.isfinite(one), finite) or not np.array_equal(
+            one[~finite], two[~finite], equal_nan=True
+        ):
+            return float("inf"), name
         scale = float(np.linalg.norm(two[finite])) or 1.0
         distance = float(np.linalg.norm(one[finite] - two[finite])) / scale
         if distance > worst:
@@ -133,8 +130,7 @@ def worst_of(data: bytes, trials: Sequence[Trial], *, by_rows: bool = False) -> 
         LoadError: The runtime refuses the file.
     """
     runner = Runner(data)
-    run = runner.run_rows if by_rows else runner.run
-    return max(difference(run(trial.inputs), trial) for trial in trials)
+    return max(difference(runner.run(t.inputs, by_rows=by_rows), t) for t in trials)
 
 
 __all__ = ["LoadError", "Runner", "Trial", "difference", "example", "run_torch", "worst_of"]

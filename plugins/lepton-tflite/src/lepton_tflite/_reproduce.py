@@ -11,27 +11,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_core.errors import ConversionError
+from lepton_core.recipe import SIDECAR_SUFFIX
 from lepton_onnx.external import external_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lepton_tflite._ports import Ports
+    from lepton_core.types import ConvertRequest
 
 _SCRIPT = '''"""Converts the graph beside it to LiteRT, as lepton did when it failed."""
 
 from pathlib import Path
 
-import torch
-import litert_torch
-from lepton_onnx import pivot
-from lepton_torch.bridge import load_module
+from lepton_core.types import ConvertRequest, Model
+from lepton_tflite._convert import attempt
 
-SHAPES = {shapes}
-
-proto = pivot.load(Path(__file__).with_name("model.onnx"))
-inputs = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in SHAPES)
-print(litert_torch.convert(load_module(proto, inputs), inputs))
+here = Path(__file__).parent
+model = Model("pivot", str(here / "model.onnx"), digest={digest!r})
+request = ConvertRequest(
+    "tflite",
+    precision={precision!r},
+    device={device!r},
+    recipe={recipe},
+    dynamic_batch={dynamic_batch!r},
+    options={options!r},
+)
+attempt(model, request)
+print("The graph is converted here, so what failed is not in it.")
 '''
 
 
@@ -55,20 +61,29 @@ class Saved:
 
 
 @contextlib.contextmanager
-def reproducer(source: Path, ports: Ports) -> Iterator[Saved]:
+def reproducer(source: Path, parent: str, request: ConvertRequest) -> Iterator[Saved]:
     """Write a reproducer before the conversion, and remove it unless that fails.
 
-    It stands there before, because a converter that crashes takes the process with it; the
+    The script makes the same request of the same code, so all that is done to the file after the
+    converter's part (opening the batch, the recipe's integers, the proof) is in it too. It stands
+    there before, because a converter that crashes takes the process with it; the
     process's log, which the error of a crash quotes, then names the place.
+
+    Args:
+        source: The pivot.
+        parent: Its digest, which a recipe is held against.
+        request: What was asked for; its recipe is copied.
     """
     folder = Path(tempfile.mkdtemp(prefix="lepton-tflite-"))
     saved = Saved(folder)
     for file in (source, *external_files(source)):
         _link(file, folder / ("model.onnx" if file == source else file.name))
-    shapes = [
-        ([d if isinstance(d, int) else 1 for d in s.shape], s.dtype) for s in ports.signature.inputs
-    ]
-    (folder / "convert.py").write_text(_SCRIPT.format(shapes=shapes), encoding="utf-8")
+    recipe = _copied(request.recipe, folder) if request.recipe else "None"
+    script = _SCRIPT.format(
+        digest=parent, precision=request.precision, device=request.device, recipe=recipe,
+        dynamic_batch=request.dynamic_batch, options=dict(request.options),
+    )  # fmt: skip
+    (folder / "convert.py").write_text(script, encoding="utf-8")
     if _in_worker():
         sys.stderr.write(f"converting; if this crashes, {folder}/convert.py reproduces it\n")
     try:
@@ -82,6 +97,16 @@ def _in_worker() -> bool:
     """Tell whether this process's stderr is a worker's log, and not a user's terminal."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return spec is not None and spec.name.startswith("lepton_core.workers.")
+
+
+def _copied(recipe: str, folder: Path) -> str:
+    """Copy a recipe and the arrays beside it; returns how the script names it."""
+    file, arrays = Path(recipe), Path(recipe).with_suffix(SIDECAR_SUFFIX)
+    with contextlib.suppress(OSError):  # reading it says what is wrong with it
+        shutil.copyfile(file, folder / "recipe.json")
+        if arrays.exists():
+            shutil.copyfile(arrays, folder / f"recipe{SIDECAR_SUFFIX}")
+    return 'str(here / "recipe.json")'
 
 
 def _link(file: Path, place: Path) -> None:

@@ -1,10 +1,15 @@
-"""The runtime's package."""
+"""The runtime's package, and calls of an interpreter."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lepton_core.errors import PluginDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def interpreter_module() -> Any:  # noqa: ANN401 - the package has no types
@@ -16,13 +21,18 @@ def interpreter_module() -> Any:  # noqa: ANN401 - the package has no types
     try:
         from ai_edge_litert import interpreter
     except ImportError as error:
-        raise PluginDependencyError(
-            "LPT-RUN-401",
-            "The LiteRT runtime cannot be imported",
-            cause=str(error),
-            remedy="pip install lepton-tflite",
-        ) from error
+        raise missing(error) from error
     return interpreter
+
+
+def missing(error: ImportError) -> PluginDependencyError:
+    """Return what says that the runtime's package cannot be imported."""
+    return PluginDependencyError(
+        "LPT-RUN-401",
+        "The LiteRT runtime cannot be imported",
+        cause=str(error),
+        remedy="pip install lepton-tflite",
+    )
 
 
 def make_interpreter(
@@ -50,4 +60,54 @@ def make_interpreter(
     )
 
 
-__all__ = ["interpreter_module", "make_interpreter"]
+class Calls:
+    """Runs an interpreter on arrays of the file's own types and of any size that it takes.
+
+    Attributes:
+        inputs: The runtime's details of each input, by name.
+        outputs: Those of each output.
+    """
+
+    def __init__(
+        self,
+        interpreter: Any,  # noqa: ANN401 - a class of the runtime
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+    ) -> None:
+        self.inputs, self.outputs = inputs, outputs
+        self._interpreter = interpreter
+        self._shapes: dict[int, tuple[int, ...]] = {}
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once.
+
+        Raises:
+            ValueError, RuntimeError: The runtime's own.
+        """
+        self._resize(arrays)
+        for name, array in arrays.items():
+            self._interpreter.set_tensor(self.inputs[name]["index"], np.asarray(array, order="C"))
+        self._interpreter.invoke()
+        return {n: self._interpreter.get_tensor(d["index"]) for n, d in self.outputs.items()}
+
+    def run_rows(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once per row, and put the rows together; there has to be one."""
+        rows = len(next(iter(arrays.values())))
+        parts = [self.run({n: a[i : i + 1] for n, a in arrays.items()}) for i in range(rows)]
+        if rows == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _resize(self, arrays: Mapping[str, np.ndarray]) -> None:
+        wanted = {self.inputs[n]["index"]: a.shape for n, a in arrays.items()}
+        if wanted == self._shapes:
+            return
+        self._shapes = {}
+        for index, shape in wanted.items():
+            if tuple(self._interpreter.get_tensor(index).shape) != shape:
+                self._interpreter.resize_tensor_input(index, shape)
+        self._interpreter.allocate_tensors()
+        self._shapes = wanted
+
+
+__all__ = ["Calls", "interpreter_module", "make_interpreter", "missing"]

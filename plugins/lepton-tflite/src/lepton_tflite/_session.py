@@ -17,7 +17,7 @@ from lepton_tflite._border import into_file, out_of_file
 from lepton_tflite._execution import delegated
 from lepton_tflite._file import File, read_file
 from lepton_tflite._litert import quiet
-from lepton_tflite._runtime import make_interpreter
+from lepton_tflite._runtime import Calls, make_interpreter
 from lepton_tflite.info import INFO
 
 if TYPE_CHECKING:
@@ -51,9 +51,8 @@ class TfliteSession:
         self.facts: Mapping[str, Any] = facts
         self._by_rows = by_rows
         self._lock = threading.Lock()
-        self._interpreter: Any = interpreter
         self._inputs, self._outputs = _ports(interpreter, signature)
-        self._shapes: dict[int, tuple[int, ...]] = {}
+        self._calls: Calls | None = Calls(interpreter, self._inputs, self._outputs)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once, or once per row where the file takes one row.
@@ -68,42 +67,33 @@ class TfliteSession:
         Raises:
             SessionError: LPT-RUN-201 to 204 (an input is missing, unknown, or of a wrong dtype or
                 shape), 405 (an integer needs more than 32 bits), 406 (the runtime failed), 407
-                (closed), 408 (a batch without rows).
+                (closed), 408 (a batch without rows), 414 (NaN or an infinity, where the file
+                takes integers for floats).
         """
         arrays = {
             name: into_file(name, array, self._inputs[name])
             for name, array in checked_inputs(self.signature, inputs).items()
         }
         with self._lock:
-            if self._interpreter is None:
+            if self._calls is None:
                 raise SessionError(
                     "LPT-RUN-407", "The session is closed", remedy="Open the model again."
                 )
-            found = self._run_rows(arrays) if self._by_rows else self._run(arrays)
+            found = self._called(self._calls, arrays)
         return {
             s.name: out_of_file(found[s.name], self._outputs[s.name], s.dtype)
             for s in self.signature.outputs
         }
 
-    def _run_rows(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = len(next(iter(arrays.values())))
-        parts = [self._run({n: a[i : i + 1] for n, a in arrays.items()}) for i in range(rows)]
-        if not parts:
-            raise _empty()
-        if rows == 1:
-            return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _called(self, calls: Calls, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if any(0 in array.shape for array in arrays.values()):
-            raise _empty()
-        interpreter = self._interpreter
+            raise SessionError(
+                "LPT-RUN-408",
+                "LiteRT does not run a batch without rows",
+                remedy="Pass at least one row.",
+            )
         try:
-            self._resize(arrays)
-            for name, array in arrays.items():
-                interpreter.set_tensor(self._inputs[name]["index"], np.ascontiguousarray(array))
-            interpreter.invoke()
-            return {n: interpreter.get_tensor(d["index"]) for n, d in self._outputs.items()}
+            return calls.run_rows(arrays) if self._by_rows else calls.run(arrays)
         except (ValueError, RuntimeError) as error:
             raise SessionError(
                 "LPT-RUN-406",
@@ -113,21 +103,10 @@ class TfliteSession:
                 "tables that they point into.",
             ) from error
 
-    def _resize(self, arrays: dict[str, np.ndarray]) -> None:
-        wanted = {self._inputs[n]["index"]: a.shape for n, a in arrays.items()}
-        if wanted == self._shapes:
-            return
-        self._shapes = {}
-        for index, shape in wanted.items():
-            if tuple(self._interpreter.get_tensor(index).shape) != shape:
-                self._interpreter.resize_tensor_input(index, shape)
-        self._interpreter.allocate_tensors()
-        self._shapes = wanted
-
     def close(self) -> None:
         """Free the runtime's resources; calling it again does nothing."""
         with self._lock:
-            self._interpreter = None
+            self._calls = None
 
     def __enter__(self) -> TfliteSession:
         return self
@@ -139,14 +118,6 @@ class TfliteSession:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _empty() -> SessionError:
-    return SessionError(
-        "LPT-RUN-408",
-        "LiteRT does not run a batch without rows",
-        remedy="Pass at least one row.",
-    )
 
 
 def _ports(interpreter: Any, signature: Signature) -> tuple[Any, Any]:  # noqa: ANN401
@@ -194,6 +165,7 @@ def check_request(request: OpenRequest) -> None:
             f"The option io cannot be {request.options['io']!r}",
             remedy="It is float or int8.",
         )
+    _switched_on(request)
     if request.threads is not None and request.threads < 1:
         raise SessionError(
             "LPT-RUN-411",
@@ -202,16 +174,30 @@ def check_request(request: OpenRequest) -> None:
         )
 
 
+def _switched_on(request: OpenRequest) -> bool:
+    """Return whether XNNPACK was asked for: true or false, which a command line gives as words."""
+    given = request.options.get("xnnpack", True)
+    if isinstance(given, bool):
+        return given
+    if isinstance(given, str) and given.lower() in ("true", "false"):
+        return given.lower() == "true"
+    raise SessionError(
+        "LPT-RUN-413",
+        f"The option xnnpack cannot be {given!r}",
+        remedy="It is true or false.",
+    )
+
+
 def open_session(model: Model, request: OpenRequest, context: Context) -> TfliteSession:
     """Open a .tflite file.
 
-    Options: ``xnnpack`` (on; off runs LiteRT's own kernels, as the yardstick does), ``io``
+    Options: ``xnnpack`` (true; false runs LiteRT's own kernels, as the yardstick does), ``io``
     (``"float"``; ``"int8"`` passes the integers of a file whose border is int8 as they are).
 
     Raises:
         SessionError: LPT-RUN-402 (no such file), 403 (Flex or custom operators), 404 (other
             inputs or outputs), 409 (device), 410 (option), 411 (threads), 412 (the runtime
-            refuses the file).
+            refuses the file), 413 (an option's value).
         PluginDependencyError: LPT-RUN-401, the runtime is not there.
     """
     check_request(request)
@@ -219,10 +205,9 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
     found = read_file(path)
     context.checkpoint()
     threads = request.threads or available_cpus()
-    use = bool(request.options.get("xnnpack", True)) and not request.reference
-    printed: list[str] = []
+    use = _switched_on(request) and not request.reference
     try:
-        with quiet(printed):
+        with quiet():
             interpreter = make_interpreter(str(path), threads, delegate=use)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
@@ -240,7 +225,11 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
 
 
 def _as_stored(interpreter: Any, signature: Signature) -> Signature:  # noqa: ANN401
-    """Return a signature with int8 where the file's own ports are int8."""
+    """Return a signature with int8 where the file's own ports are int8.
+
+    Raises:
+        SessionError: LPT-RUN-413, none is.
+    """
     sides = _ports(interpreter, signature)
 
     def stored(spec: TensorSpec, details: Any) -> TensorSpec:  # noqa: ANN401
@@ -248,7 +237,14 @@ def _as_stored(interpreter: Any, signature: Signature) -> Signature:  # noqa: AN
         return replace(spec, dtype=kind) if kind == "int8" else spec
 
     inputs = tuple(stored(spec, sides[0]) for spec in signature.inputs)
-    return Signature(inputs, tuple(stored(spec, sides[1]) for spec in signature.outputs))
+    found = Signature(inputs, tuple(stored(spec, sides[1]) for spec in signature.outputs))
+    if not any(spec.dtype == "int8" for spec in (*found.inputs, *found.outputs)):
+        raise SessionError(
+            "LPT-RUN-413",
+            "The option io cannot be int8 for this file, whose border has no int8",
+            remedy="Leave it out, or convert a recipe with --option io=int8.",
+        )
+    return found
 
 
 def _version() -> str:

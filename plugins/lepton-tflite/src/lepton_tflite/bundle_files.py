@@ -93,7 +93,7 @@ def _entry(spec: TensorSpec, model: Model) -> str:
         count *= dim if isinstance(dim, int) else 1
     key = spec.name.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
     kind = {"int64": "int32"}.get(spec.dtype, spec.dtype)
-    if kind == "float32" and model.metadata.get("border") == "int8":
+    if spec.name in model.metadata.get("integer_ports", ()):
         kind = "int8"
     return f'        "{key}" to buffer({count * _BYTES.get(kind, 4)}),  // {kind}, {spec}'
 
