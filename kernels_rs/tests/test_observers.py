@@ -74,6 +74,25 @@ def test_parts_of_any_size_merge_in_any_order_to_the_whole(data):
     assert state(pickle.loads(pickle.dumps(total))) == state(total)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("zeros", [1, 70_000, 1_999_999])
+def test_zeros_first_and_other_values_later(zeros, sign, symmetric):
+    """The bins of zeros alone are 2^-126 wide; what is seen later is 100 powers of two wider."""
+    x = np.zeros(2_000_000, np.float32)
+    x[zeros:] = sign * np.linspace(0.1, 3, len(x) - zeros)
+    exponent, first, counts = reference.value_histogram(x, 2048, magnitudes=symmetric)
+    for threads in (1, 2, 3):
+        seen = lk.HistogramObserver(2048, symmetric=symmetric).update(x, threads=threads)
+        assert seen.bin_width == 2.0**exponent
+        assert seen.edges[0] == first * 2.0**exponent
+        assert (seen.counts == counts).all()
+    parts = lk.HistogramObserver(2048, symmetric=symmetric)
+    for part in (x[:zeros], x[zeros:]):
+        parts.update(part)
+    assert (parts.counts == counts).all()
+
+
 def test_large_arrays_do_not_depend_on_threads():
     x = distribution(3, 2_000_000).reshape(1000, 2000)
     x[500, 7] = np.nan

@@ -35,7 +35,25 @@ impl Grid {
     /// The bin of this grid that holds bin `i` of a finer one.
     pub(crate) fn bin_of(self, finer: Self, i: usize) -> usize {
         let place = i64::from(finer.first) + i as i64;
-        let place = place >> (self.exponent - finer.exponent);
+        // Bins of zeros alone are 2^-126 wide, so that a grid may be wider than i64 has bits.
+        let place = place >> (self.exponent - finer.exponent).min(63);
         usize::try_from(place - i64::from(self.first)).unwrap_or(usize::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_of_zeros_alone_go_into_any_other() {
+        let zeros = Grid::of(0.0, 0.0, 2048);
+        for (min, max) in [(0.0, 1.0), (-1.0, 1.0), (0.0, f32::MAX), (f32::MIN, 0.0)] {
+            let wide = Grid::of(min, max, 2048);
+            assert!(wide.exponent - zeros.exponent > 63);
+            let zero = usize::try_from(-wide.first).expect("holds 0");
+            assert_eq!(wide.bin_of(zeros, 0), zero);
+            assert_eq!(wide.bin_of(zeros, 2047), zero);
+        }
     }
 }
