@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lepton_core.environment import version_of
 from lepton_core.errors import LeptonError, SessionError
 from lepton_core.files import digest_path
+from lepton_core.types import REFERENCE_DEVICE
 from lepton_coreml import __version__
 from lepton_coreml._features import from_feature, named, recorded_signature, to_feature
 from lepton_coreml._interpreter import Interpreter, OperatorError
@@ -157,7 +158,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> CoreML
     facts: dict[str, Any] = {
         "runtime": "coreml" if on_mac else "lepton-coreml reference interpreter",
         "runtime_version": version,
-        "device": "macos" if on_mac else "reference",
+        "device": "macos" if on_mac else REFERENCE_DEVICE,
         "threads": None,
         "proof": "device" if on_mac else "graph proof, not device proof",
         "opset": program.opset,
