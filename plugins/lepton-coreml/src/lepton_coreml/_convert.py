@@ -218,7 +218,9 @@ def _check_result(
     return {
         **more,
         "storage_precision": storage(program)["storage_precision"],
-        "weights": constants_record(out, proto, half=half),
+        "weights": constants_record(
+            out, proto, half=half, more=numbers.small.floats() if numbers is not None else ()
+        ),
         "proof": "graph, not device",
     }
 

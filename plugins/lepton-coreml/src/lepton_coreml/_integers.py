@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_coreml._interpreter._compressed import spread
 from lepton_coreml._mil._program import Constant
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ computes with integers is its own choice."""
 VALUES_NOTE = "lepton.values"
 """Note of the program that lists the pivot's names of quantized values."""
 
-_ROLE = re.compile(r"^(weight|block|scale)_(\d+)_(\d+)_")
+_ROLE = re.compile(r"^(weight|block|scale|palette|sparse)_(\d+)_(\d+)_")
 
 
 @dataclass
@@ -48,11 +49,12 @@ class Names:
 
         Args:
             placeholder: Torch's name of the integers, or of the scale.
-            role: ``"weight"``, ``"block"`` or ``"scale"``.
-            number: What else is to be read back: of ``"block"``, the inputs of the product.
+            role: ``"weight"``, ``"block"``, ``"scale"``, ``"palette"`` or ``"sparse"``.
+            number: What else is to be read back: of ``"block"``, the inputs of the product; of
+                ``"palette"``, the axis of its groups.
         """
         value = re.sub(
-            r"/(int8|uint8|int32|int4|uint4|scale|zero_point)$", "",
+            r"/(int8|uint8|int32|int4|uint4|scale|zero_point|indices|dense)$", "",
             self.initializers.get(placeholder, placeholder),
         )  # fmt: skip
         if value not in self.values:
@@ -65,14 +67,17 @@ class Names:
         return json.dumps(self.values, ensure_ascii=False, separators=(",", ":"))
 
 
-def _named(operation: Operation, role: str, values: Sequence[str]) -> tuple[str, int] | None:
+def named(operation: Operation, role: str, values: Sequence[str]) -> tuple[str, int] | None:
+    """Return the value that an operation carries in a role, and what else its name says."""
     match = _ROLE.match(operation.name)
     if match is None or match[1] != role or int(match[2]) >= len(values):
         return None
     return values[int(match[2])], int(match[3])
 
 
-class _Reader:
+class Reader:
+    """Constants of a program's operations."""
+
     def __init__(self, program: Program) -> None:
         self.values: list[str] = json.loads(program.metadata.get(VALUES_NOTE, "[]"))
         self.operations = program.block.operations
@@ -99,13 +104,13 @@ def read_back(program: Program) -> dict[str, Stored]:
     """
     from lepton_onnx.qdq import Stored
 
-    reader = _Reader(program)
+    reader = Reader(program)
     found: dict[str, Stored] = {}
     for operation in reader.operations:
-        weight = _named(operation, "weight", reader.values)
+        weight = named(operation, "weight", reader.values)
         if weight is not None:
             found.setdefault(weight[0], _weight(reader, operation))
-        value = _named(operation, "scale", reader.values)
+        value = named(operation, "scale", reader.values)
         if value is not None and operation.kind in ("quantize", "dequantize"):
             scale = np.asarray(reader.argument(operation, "scale"))
             zero = np.asarray(reader.argument(operation, "zero_point"))
@@ -113,7 +118,24 @@ def read_back(program: Program) -> dict[str, Stored]:
     return found
 
 
-def _weight(reader: _Reader, operation: Operation) -> Stored:
+def integers_of(reader: Reader, operation: Operation) -> Any:  # noqa: ANN401 - an array
+    """Return the integers of a constant with scales for blocks, also where only some stand there.
+
+    What a mask hides is 0 when it is restored, and so is the integer at the offset.
+    """
+    if operation.kind != "constexpr_sparse_blockwise_shift_scale":
+        return np.asarray(reader.argument(operation, "data"))
+    mask = np.asarray(reader.argument(operation, "data_mask")) != 0
+    held = np.asarray(reader.argument(operation, "nonzero_data"))
+    offset = reader.argument(operation, "offset")
+    whole = np.zeros(mask.shape, held.dtype)
+    if offset is not None:
+        whole[:] = spread(np.asarray(offset), mask.shape)
+    whole[mask] = held
+    return whole
+
+
+def _weight(reader: Reader, operation: Operation) -> Stored:
     from lepton_onnx.qdq import Stored
 
     if operation.kind == "constexpr_affine_dequantize":
@@ -122,7 +144,7 @@ def _weight(reader: _Reader, operation: Operation) -> Stored:
         zero = np.asarray(reader.argument(operation, "zero_point"))
         axis = int(reader.argument(operation, "axis"))
         return Stored(scale, zero, axis if scale.ndim else None, codes)
-    codes = reader.argument(operation, "data")
+    codes = integers_of(reader, operation)
     shaped = reader.argument(operation, "scale")
     offset = reader.argument(operation, "offset")
     wide = next((i for i, d in enumerate(shaped.shape) if d > 1), None)
@@ -135,14 +157,14 @@ def read_blocks(program: Program) -> dict[str, Blocks]:
     """Return the weights that have a scale for each block, by value name of the pivot."""
     from lepton_onnx.qdq import Blocks
 
-    reader = _Reader(program)
+    reader = Reader(program)
     found = {}
     for operation in reader.operations:
-        named = _named(operation, "block", reader.values)
-        if named is None:
+        carried = named(operation, "block", reader.values)
+        if carried is None:
             continue
-        name, inputs = named
-        data = np.asarray(reader.argument(operation, "data"))
+        name, inputs = carried
+        data = integers_of(reader, operation)
         scale = np.asarray(reader.argument(operation, "scale"))
         offset = reader.argument(operation, "offset")
         block = data.shape[0] // scale.shape[0]
@@ -152,4 +174,13 @@ def read_blocks(program: Program) -> dict[str, Blocks]:
     return found
 
 
-__all__ = ["INTEGER_OPS", "VALUES_NOTE", "Names", "read_back", "read_blocks"]
+__all__ = [
+    "INTEGER_OPS",
+    "VALUES_NOTE",
+    "Names",
+    "Reader",
+    "integers_of",
+    "named",
+    "read_back",
+    "read_blocks",
+]

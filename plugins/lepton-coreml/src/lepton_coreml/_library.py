@@ -11,6 +11,7 @@ scale where ONNX divides.)
 
 from __future__ import annotations
 
+import enum
 import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,29 @@ BITS = "lepton_bits"
 """Attribute of DequantizeLinear: bits of the integers, where they are fewer than their type's."""
 INPUTS = "lepton_inputs"
 """Attribute of DequantizeLinear: inputs of the product, where blocks are filled up."""
+FORM = "lepton_form"
+"""Attribute of DequantizeLinear: a :class:`Form`, where its first input are no scaled integers."""
+
+
+class Form(enum.IntEnum):
+    """What a DequantizeLinear restores.
+
+    A fourth input says which values stay; the others are 0. Integers may have one, too.
+    """
+
+    INTEGERS = 0
+    PALETTE = 1
+    """Indices, and tables ``(groups, entries)`` in the place of scales."""
+    SPARSE = 2
+    """Values, and no scales."""
+
 
 _SCHEMAS = (
     "quantize(Tensor x, Tensor scale, Tensor zero_point, int axis) -> Tensor",
     "dequantize(Tensor codes, Tensor scale, Tensor? zero_point, int axis, int block, int bits,"
-    " int inputs) -> Tensor",
+    " int inputs, Tensor? mask) -> Tensor",
+    "palette(Tensor indices, Tensor tables, Tensor? mask, int axis) -> Tensor",
+    "sparse(Tensor values, Tensor mask) -> Tensor",
 )
 
 
@@ -44,13 +63,21 @@ def library() -> Any:  # noqa: ANN401 - torch's own class
         own.define(schema)
     own.impl("quantize", _quantize, "CompositeExplicitAutograd")
     own.impl("dequantize", _dequantize, "CompositeExplicitAutograd")
+    own.impl("palette", _palette, "CompositeExplicitAutograd")
+    own.impl("sparse", _sparse, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::quantize", lib=own)(
         lambda x, scale, zero_point, axis: torch.empty_like(x, dtype=zero_point.dtype)
     )
     torch.library.register_fake(f"{NAMESPACE}::dequantize", lib=own)(
-        lambda codes, scale, zero_point, axis, block, bits, inputs: torch.empty_like(
+        lambda codes, scale, zero_point, axis, block, bits, inputs, mask: torch.empty_like(
             codes, dtype=scale.dtype
         )
+    )
+    torch.library.register_fake(f"{NAMESPACE}::palette", lib=own)(
+        lambda indices, tables, mask, axis: torch.empty_like(indices, dtype=tables.dtype)
+    )
+    torch.library.register_fake(f"{NAMESPACE}::sparse", lib=own)(
+        lambda values, mask: torch.empty_like(values)
     )
     return own
 
@@ -80,12 +107,28 @@ def _dequantize(  # noqa: PLR0917 - torch passes them by position
     block: int,
     bits: int,
     inputs: int,
+    mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    del bits, inputs  # how it is stored
+    del bits, inputs, mask  # how it is stored
     wide = codes.to(torch.int32)
     if zero_point is not None:
         wide = wide - _along(zero_point, codes, axis, block).to(torch.int32)
     return wide.to(scale.dtype) * _along(scale, codes, axis, block)
+
+
+def _palette(
+    indices: torch.Tensor, tables: torch.Tensor, mask: torch.Tensor | None, axis: int
+) -> torch.Tensor:
+    """Return the values of a palette whose groups divide the axis alike."""
+    del mask  # what it hides points to 0
+    group = indices.shape[axis] // len(tables)
+    own = torch.arange(indices.shape[axis]) // group
+    rows = own.reshape([-1 if i == axis else 1 for i in range(indices.ndim)])
+    return tables[rows, indices.to(torch.int64)]
+
+
+def _sparse(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return torch.where(mask != 0, values, 0.0)
 
 
 def overrides() -> Mapping[str, Operator]:
@@ -109,14 +152,23 @@ def _quantize_node(
 
 
 def _dequantize_node(
-    node: Node, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None = None
+    node: Node,
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    axis = -1 if scale.ndim == 0 else int(node.get("axis", 1))
-    block, bits = int(node.get("block_size", 0)), int(node.get(BITS, 0))
-    result: torch.Tensor = torch.ops.lepton_coreml.dequantize(
-        x, scale, zero, axis, block, bits, int(node.get(INPUTS, 0))
-    )
+    ops, form, axis = torch.ops.lepton_coreml, int(node.get(FORM, 0)), int(node.get("axis", 1))
+    result: torch.Tensor
+    if form == Form.PALETTE:
+        result = ops.palette(x, scale, mask, axis)
+    elif scale is None:
+        result = ops.sparse(x, mask)
+    else:
+        block, bits = int(node.get("block_size", 0)), int(node.get(BITS, 0))
+        axis = -1 if scale.ndim == 0 else axis
+        result = ops.dequantize(x, scale, zero, axis, block, bits, int(node.get(INPUTS, 0)), mask)
     return result
 
 
-__all__ = ["BITS", "INPUTS", "NAMESPACE", "library", "overrides"]
+__all__ = ["BITS", "FORM", "INPUTS", "NAMESPACE", "Form", "library", "overrides"]

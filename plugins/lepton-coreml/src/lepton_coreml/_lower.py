@@ -2,20 +2,24 @@
 
 The lowering is that of every target (:mod:`lepton_onnx.lowering`); then three forms that would be
 folded into floats are written as one DequantizeLinear on the constant itself: a Cast and a Mul
-that restore a weight, a Gather of integers, and ONNX Runtime's MatMulNBits.
+that restore a weight, a Gather of integers, and ONNX Runtime's MatMulNBits. Pruned weights and
+palettes get their forms in :mod:`lepton_coreml._small`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from lepton_core import recipe as recipes
 from lepton_core.errors import UnsupportedOperationError
 from lepton_coreml._integers import INTEGER_OPS
 from lepton_coreml._library import BITS, INPUTS
 from lepton_coreml._same import Numbers
+from lepton_coreml._small import write_small
 from lepton_onnx.editing import replace_items
 from lepton_onnx.lowering import lower_recipe
 from lepton_onnx.qdq import unpack
@@ -58,6 +62,11 @@ def lower(
         raise _refused("weights with a scale for each block", "They need iOS 18.")
     numbers = Numbers.of(lowered)
     facts["restored_weights"] = _Rewriter(lowered).run()
+    recipe = recipes.read(path)
+    if recipe.pruned or recipe.palettes:
+        small = write_small(lowered, recipe, recipes.load_arrays(recipe, path), device)
+        numbers = replace(numbers, small=small)
+        facts["small_weights"] = {name: dict(own) for name, own in small.facts.items()}
     return lowered, facts, numbers
 
 

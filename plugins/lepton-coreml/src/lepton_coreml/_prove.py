@@ -18,7 +18,7 @@ from lepton_coreml._interpreter import Interpreter, OperatorError
 from lepton_coreml._mil._package import open_package
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -138,7 +138,9 @@ def _largest_sizes(program: Program, names: Names) -> list[list[tuple[int, ...]]
     return [s for s in found if sum(int(np.prod(one)) for one in s) <= _CHEAP]
 
 
-def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, Any]:
+def constants_record(
+    path: Path, proto: ModelProto, *, half: bool, more: Iterable[Array] = ()
+) -> dict[str, Any]:
     """Compare a package's floating-point constants with the pivot's weights.
 
     Integers of a recipe are compared by :func:`lepton_coreml._same.check_numbers`.
@@ -151,6 +153,7 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
         path: The package.
         proto: The pivot with its weights in memory.
         half: Whether float32 weights were rounded to float16.
+        more: What a recipe has in the place of weights: tables, and values that stay.
 
     Returns:
         ``sha256`` of the file of weights, ``constants``, ``found``, ``derived`` (names, the first
@@ -161,7 +164,7 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
     package = open_package(path)
     program = package.program()
     recurrent = {n for node in proto.graph.node if node.op_type == "LSTM" for n in node.input[1:3]}
-    known = set()
+    known = {fingerprint(array) for array in more}
     for tensor in proto.graph.initializer:
         values = numpy_helper.to_array(tensor)
         for part in (values, *(values if tensor.name in recurrent else ())):

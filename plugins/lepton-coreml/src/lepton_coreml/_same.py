@@ -1,14 +1,16 @@
-"""Whether a package stores the integers, scales and zero points of its recipe."""
+"""Whether a package stores the integers, scales and zero points of its recipe, and its palettes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_core.errors import ConversionError
 from lepton_coreml._integers import read_back, read_blocks
+from lepton_coreml._same_small import compare_small
+from lepton_coreml._small import Small
 from lepton_onnx import qdq
 
 if TYPE_CHECKING:
@@ -27,10 +29,12 @@ class Numbers:
     Attributes:
         stored: Values and weights with one scale, or one for each channel.
         blocks: Weights with a scale for each block.
+        small: Palettes and pruned weights.
     """
 
     stored: Mapping[str, qdq.Stored]
     blocks: Mapping[str, qdq.Blocks]
+    small: Small = field(default_factory=Small)
 
     @classmethod
     def of(cls, lowered: ModelProto) -> Numbers:
@@ -48,9 +52,9 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
 
     Returns:
         For the record: ``weights`` (integers compared), ``values`` (pairs of scale and zero point
-        compared), ``equal``, and ``not_stored``, the recipe's values whose scale and zero point
-        the package has nowhere. One that has another value's numbers, as behind a MaxPool, may
-        share them.
+        compared), ``palettes`` and ``masks`` (compared) where there are any, ``equal``, and
+        ``not_stored``, the recipe's values whose scale and zero point the package has nowhere. One
+        that has another value's numbers, as behind a MaxPool, may share them.
 
     Raises:
         ConversionError: LPT-CONV-511, a number differs, or a weight is not stored as integers.
@@ -78,6 +82,7 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
             if name in wanted.stored and not _same(one, wanted.stored[name])
         ),
         *qdq.compare_blocks(wanted.blocks, blocks),
+        *compare_small(program, wanted.small),
     ]
     if problems:
         raise ConversionError(
@@ -96,7 +101,9 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
         and name not in stored
         and not any(_scaled_alike(one, other) for other in stored.values())
     ]
-    return {"weights": held, "values": values, "equal": True, "not_stored": sorted(gone)}
+    small = wanted.small
+    more = {"palettes": len(small.palettes), "masks": len(small.masks)} if small.facts else {}
+    return {"weights": held, "values": values, "equal": True, "not_stored": sorted(gone), **more}
 
 
 def _shaped(found: qdq.Stored, wanted: qdq.Stored | None) -> qdq.Stored:

@@ -2,7 +2,8 @@
 
 Integers that are constants of the program become ``constexpr_blockwise_shift_scale`` (iOS 18) or
 ``constexpr_affine_dequantize`` (iOS 17), which Core ML keeps as integers on disk; integers made at
-run time go through ``quantize`` and ``dequantize``.
+run time go through ``quantize`` and ``dequantize``. Palettes and pruned weights are written in
+:mod:`lepton_coreml._translate_small`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_coreml._library import NAMESPACE
+from lepton_coreml._translate_small import look_up, pruned, scaled
 
 if TYPE_CHECKING:
     from lepton_coreml._integers import Names
@@ -27,6 +29,8 @@ def translations(names: Names) -> dict[str, Any]:
     return {
         f"{NAMESPACE}::quantize": functools.partial(_quantize, names),
         f"{NAMESPACE}::dequantize": functools.partial(_dequantize, names),
+        f"{NAMESPACE}::palette": functools.partial(_palette, names),
+        f"{NAMESPACE}::sparse": functools.partial(_sparse, names),
     }
 
 
@@ -71,9 +75,10 @@ def _quantize(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 - 
 
 
 def _dequantize(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools has no types
-    codes, scale, zero, axis, block, bits, inputs = _inputs(context, node)
+    codes, scale, zero, axis, block, bits, inputs, marked = _inputs(context, node)
     mb = _builder()
     place, values = _scalar(axis), codes.val
+    mask = None if marked is None else marked.val
     points = None if zero is None else np.asarray(zero.val)
     if values is None:
         factor = _plain(scale.val).astype(np.float32)
@@ -85,12 +90,13 @@ def _dequantize(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 
     elif _scalar(block):
         name = names.of(node.inputs[0], "block", _scalar(inputs))
         made = _blockwise(
-            mb, name, values=values, scale=scale.val, points=points, axis=place, bits=_scalar(bits)
-        )
+            mb, name, values=values, scale=scale.val, points=points, axis=place,
+            bits=_scalar(bits), mask=mask,
+        )  # fmt: skip
     elif _has_blocks():
         name = names.of(node.inputs[0], "weight")
         made = _blockwise(
-            mb, name, values=values, scale=scale.val, points=points, axis=place, bits=8
+            mb, name, values=values, scale=scale.val, points=points, axis=place, bits=8, mask=mask
         )
     else:
         made = _affine(
@@ -101,6 +107,23 @@ def _dequantize(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 
             points=points,
             axis=place,
         )
+    context.add(made, node.name)
+
+
+def _palette(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 - as above
+    indices, tables, marked, axis = _inputs(context, node)
+    name = names.of(node.inputs[0], "palette", _scalar(axis))
+    made = look_up(
+        _builder(), name, indices.val.astype(np.uint8), tables.val,
+        None if marked is None else marked.val, _scalar(axis), packed=not _has_blocks(),
+    )  # fmt: skip
+    context.add(made, node.name)
+
+
+def _sparse(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 - as above
+    values, mask = _inputs(context, node)
+    name = names.of(node.inputs[0], "sparse")
+    made = pruned(_builder(), name, values.val, mask.val, packed=not _has_blocks())
     context.add(made, node.name)
 
 
@@ -152,6 +175,7 @@ def _blockwise(
     points: Any,  # noqa: ANN401
     axis: int,
     bits: int,
+    mask: Any = None,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401 - coremltools has no types
     from coremltools.converters.mil.mil import types
 
@@ -166,6 +190,8 @@ def _blockwise(
     elif zero is not None:
         zero = zero.astype(values.dtype)
     more = {} if zero is None else {"offset": zero}
+    if mask is not None:
+        return scaled(mb, name, held, mask, factor, more)
     return mb.constexpr_blockwise_shift_scale(data=held, scale=factor, name=name, **more)
 
 

@@ -1,0 +1,163 @@
+"""Whether a package stores the indices, tables and masks of its recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_coreml._integers import Reader, named
+from lepton_coreml._mil._types import unpack
+from lepton_coreml._prove import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from lepton_coreml._mil._program import Operation, Program
+    from lepton_coreml._small import Palette, Small
+
+    Array = NDArray[Any]
+
+
+@dataclass
+class Found:
+    """What a package stores of weights that are pruned or share a few values, by weight.
+
+    Attributes:
+        palettes: Indices in the weight's shape, and tables ``(groups, entries)`` along an axis;
+            what a mask hides has the index 0.
+        masks: Which values stand in the file, bool in the weight's shape.
+        values: Float values of weights with a mask, whole.
+    """
+
+    palettes: dict[str, tuple[Array, Array, int]] = field(default_factory=dict)
+    masks: dict[str, Array] = field(default_factory=dict)
+    values: dict[str, Array] = field(default_factory=dict)
+
+
+def read_small(program: Program) -> Found:
+    """Read a package's palettes and masks, from the constants alone."""
+    reader, found = Reader(program), Found()
+    for operation in reader.operations:
+        for role in ("palette", "sparse", "weight", "block"):
+            carried = named(operation, role, reader.values)
+            if carried is None:
+                continue
+            name, axis = carried
+            if role == "palette":
+                _palette(reader, operation, name, axis, found)
+            elif role == "sparse":
+                _sparse(reader, operation, name, found)
+            elif operation.kind == "constexpr_sparse_blockwise_shift_scale":
+                found.masks[name] = np.asarray(reader.argument(operation, "data_mask")) != 0
+    return found
+
+
+def _palette(reader: Reader, operation: Operation, name: str, axis: int, found: Found) -> None:
+    lut, shape = (reader.argument(operation, key) for key in ("lut", "shape"))
+    if operation.kind == "constexpr_lut_to_sparse":
+        mask = np.asarray(reader.argument(operation, "indices_mask")) != 0
+        held = np.asarray(reader.argument(operation, "indices_nonzero_data"))
+        indices = np.zeros(mask.shape, held.dtype)
+        indices[mask] = held
+        found.masks[name] = mask
+    else:
+        indices = np.asarray(reader.argument(operation, "indices"))
+        if shape is not None:
+            bits = int(np.log2(lut.size))
+            count = int(np.prod(shape, dtype=np.int64))
+            wide = indices if bits == 8 else unpack(indices, f"uint{bits}", count)
+            indices = wide.reshape([int(d) for d in shape])
+    entries = lut.shape[-2] if shape is None else lut.size
+    found.palettes[name] = (indices, np.reshape(lut, (-1, entries)), axis)
+
+
+def _sparse(reader: Reader, operation: Operation, name: str, found: Found) -> None:
+    mask = np.asarray(reader.argument(operation, "mask"))
+    shape = reader.argument(operation, "shape")
+    if shape is not None:
+        count = int(np.prod(shape, dtype=np.int64))
+        mask = unpack(mask, "uint1", count).reshape([int(d) for d in shape])
+    held = np.asarray(reader.argument(operation, "nonzero_data"))
+    whole = np.zeros(mask.shape, held.dtype)
+    whole[mask != 0] = held
+    found.masks[name], found.values[name] = mask != 0, whole
+
+
+def compare_small(program: Program, wanted: Small) -> list[str]:
+    """Compare a package's palettes, masks and pruned values with those of a recipe, bit by bit.
+
+    Returns:
+        What differs; nothing if all is as it should be. Equal constants may be stored once.
+    """
+    found = read_small(program)
+    return [*_palettes(found, wanted), *_masks(found, wanted), *_values(program, found, wanted)]
+
+
+def _palettes(found: Found, wanted: Small) -> Iterator[str]:
+    for name, palette in wanted.palettes.items():
+        mask = wanted.masks.get(name)
+        own = [found.palettes[name]] if name in found.palettes else found.palettes.values()
+        reasons = [_palette_problem(one, palette, mask) for one in own]
+        if not any(reason == "" for reason in reasons):
+            yield f"{name}: {reasons[0] if reasons else 'the package has no palettes'}"
+
+
+def _palette_problem(
+    one: tuple[Array, Array, int], palette: Palette, mask: NDArray[np.bool_] | None
+) -> str:
+    """Return what differs; a table of the file stands for as many channels as divide the axis."""
+    indices, tables, axis = one
+    if indices.shape != palette.indices.shape:
+        return "no palette of its shape"
+    there = palette.indices if mask is None else np.where(mask, palette.indices, 0)
+    count = int(np.count_nonzero(indices != there))
+    if count:
+        return f"{count} indices differ"
+    entries = palette.tables.shape[1]
+    channels = indices.shape[axis]
+    group = palette.group if palette.group and len(palette.tables) > 1 else channels
+    if len(tables) > 1 and axis != palette.axis:
+        return "its groups run along another axis"
+    by_channel = palette.tables[np.arange(channels) // group]
+    if channels % len(tables) or (len(palette.tables) > 1 and axis != palette.axis):
+        return "its groups are others"
+    stored = np.repeat(tables[:, :entries], channels // len(tables), axis=0)
+    return "" if stored.tobytes() == by_channel.tobytes() else "values of its tables differ"
+
+
+def _masks(found: Found, wanted: Small) -> Iterator[str]:
+    for name, mask in wanted.masks.items():
+        own = [found.masks[name]] if name in found.masks else found.masks.values()
+        if not any(np.array_equal(one, mask) for one in own):
+            yield f"{name}: other values are pruned, or none"
+
+
+def _values(program: Program, found: Found, wanted: Small) -> Iterator[str]:
+    """Compare float values: those behind a mask in place, whole ones in any order of their axes."""
+    whole: set[str] | None = None
+    for name, values in wanted.values.items():
+        if name in wanted.masks:
+            own = [found.values[name]] if name in found.values else found.values.values()
+            kept = np.where(wanted.masks[name], values, values.dtype.type(0))
+            if not any(_alike(one, kept) for one in own):
+                yield f"{name}: values that stay differ"
+            continue
+        if whole is None:
+            whole = {
+                fingerprint(c.value)
+                for _, c in program.constants()
+                if isinstance(c.value, np.ndarray)
+            }
+        if fingerprint(values) not in whole:
+            yield f"{name}: its values are not in the package"
+
+
+def _alike(one: Array, other: Array) -> bool:
+    return one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+__all__ = ["Found", "compare_small", "read_small"]
