@@ -136,12 +136,13 @@ def optimize(
     recipe: str | None = None,
     options: Mapping[str, Any] | None = None,
     max_size: float | None = None,
+    device: str | None = None,
     context: Context | None = None,
 ) -> types.OptimizeResult:
     """Compress a model under a budget; see :class:`~lepton_core.types.OptimizeRequest`."""
     context = _context(context)
     request = types.OptimizeRequest(
-        target, engine, precision, max_drop, samples, recipe, options or {}, max_size
+        target, engine, precision, max_drop, samples, recipe, options or {}, max_size, device
     )
     return hooks.optimize(load(model, context=context), request, context)
 

@@ -111,7 +111,10 @@ def optimize_command(
     with work.stage() as (stage, context, scratch):
         source = work.load(model, scratch)
         samples = None if data is None else prepared(data, source, scratch.workdir)
-        request = OptimizeRequest(work.target.id, samples=samples, options=work.options, **given)
+        request = OptimizeRequest(
+            work.target.id, samples=samples, options=work.options, device=work.target.device,
+            **given,
+        )  # fmt: skip
         result = work.hooks.optimize(source, request, context)
         write_page(stage, source, result)
         model_there = work.close(stage, result.model, "optimize", request.precision)

@@ -129,7 +129,7 @@ def _measured(
     source = api.load(text, context=context) if built is None else built.model
     request = OptimizeRequest(
         target.id, precision="mixed", samples=prepared(given["data"], source, scratch),
-        options=options,
+        options=options, device=target.device,
     )  # fmt: skip
     return source, hooks.optimize(source, request, replace(context, workdir=work))
 

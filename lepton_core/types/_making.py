@@ -165,6 +165,7 @@ class OptimizeRequest:
         options: Engine-specific options, documented by the engine.
         max_size: Largest accepted size of the artifact: in bytes, or up to 1 as a share of the
             uncompressed one's; engines that do not search refuse it.
+        device: Device of the target, if one is meant: what it cannot hold is refused.
     """
 
     target: str
@@ -175,6 +176,7 @@ class OptimizeRequest:
     recipe: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     max_size: float | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class Bench:
 
     @property
     def _target(self) -> Target:
-        return Target.parse(self.job.request.target)
+        return Target(self.job.request.target, self.job.request.device)
 
     @property
     def rows(self) -> int:

@@ -86,7 +86,9 @@ def lower(job: Job, place: Path | None) -> Model:
     if job.options.recipe_only:
         return job.base
     assert job.context.hooks is not None  # noqa: S101 - checked before
-    asked = ConvertRequest(job.request.target, recipe=None if place is None else str(place))
+    asked = ConvertRequest(
+        job.request.target, device=job.request.device, recipe=None if place is None else str(place)
+    )
     lowered = job.context.hooks.convert(job.base, asked, job.context).model
     if lowered.format != job.base.format:
         keep_origin(job.base, job.context.workdir / ORIGIN)
@@ -192,7 +194,7 @@ def size_of(
     inside = replace(job.scratch, workdir=job.scratch.workdir / name)
     inside.workdir.mkdir()
     place = None if recipe is None else str(job.write(recipe, inside.workdir / RECIPE, arrays))
-    asked = ConvertRequest(job.request.target, recipe=place)
+    asked = ConvertRequest(job.request.target, device=job.request.device, recipe=place)
     assert inside.hooks is not None  # noqa: S101 - checked before
     return artifact_size(inside.hooks.convert(job.base, asked, inside).model)
 

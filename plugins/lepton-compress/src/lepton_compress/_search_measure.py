@@ -203,7 +203,7 @@ class Meter:
         assert hooks is not None  # noqa: S101 - checked by the engine
         try:
             model = self._lowered(whole, place)
-            target = Target.parse(self.job.request.target)
+            target = Target(self.job.request.target, self.job.request.device)
             request = OpenRequest(
                 target.id, target.device, self.job.options.threads or 1,
                 options={"execution_facts": False} if target.id == "onnxruntime" else {},
@@ -222,7 +222,7 @@ class Meter:
         path = None
         if recipe is not None:
             path = str(recipes.write(recipe, place.workdir / "recipe.json", integers=arrays))
-        target = Target.parse(self.job.request.target)
+        target = Target(self.job.request.target, self.job.request.device)
         out = place.workdir / "model"
         out.mkdir()
         asked = ConvertRequest(target.id, device=target.device, recipe=path)
