@@ -62,6 +62,11 @@ def test_kept_operators_stay_float32(pivots, context, opened):
     assert len(result.facts["kept_in_fp32"]) == 2
 
 
+def test_an_operator_that_is_never_float16_may_be_kept(pivots, context):
+    request = ConvertRequest("coreml", precision="fp16", options={"keep": ["cast"]})
+    plugin.lepton_convert(pivots("tokens"), request, context)
+
+
 def test_weights_beyond_the_range_of_float16_stay_float32(graphs, tmp_path, opened):
     rng = np.random.default_rng(0)
     wide = (rng.normal(size=(8, 4)) * 1e5).astype("f4")
@@ -168,6 +173,10 @@ def test_another_bound_on_request(pivots, context, opened):
         ({"precision": "fp16", "recipe": "r.json"}, "LPT-CONV-502"),
         ({"options": {"quick": 1}}, "LPT-CONV-503"),
         ({"options": {"max_batch": 0}}, "LPT-CONV-503"),
+        ({"options": {"max_batch": True}}, "LPT-CONV-503"),
+        ({"options": {"keep": ["softmax"]}}, "LPT-CONV-503"),
+        ({"precision": "int8", "recipe": "r.json", "options": {"keep": ["a"]}}, "LPT-CONV-503"),
+        ({"precision": "fp16", "options": {"keep": ["sofmax"]}}, "LPT-CONV-503"),
         ({"device": "ios99"}, "LPT-CONV-503"),
     ],
 )

@@ -18,7 +18,8 @@ from lepton_core.errors import PluginDependencyError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Held while output is collected: streams, log handlers and the shims are the whole process's."""
 _LONGEST = 4000
 
 
@@ -42,7 +43,12 @@ class Chatter(logging.Handler):
 
 @contextlib.contextmanager
 def captured() -> Iterator[Chatter]:
-    """Collect what is logged, warned and printed until the block ends."""
+    """Collect what is logged, warned and printed until the block ends; one thread at a time."""
+    with _lock:
+        yield from _captured()
+
+
+def _captured() -> Iterator[Chatter]:
     chatter = Chatter()
     logger = logging.getLogger("coremltools")
     handlers, propagate = logger.handlers[:], logger.propagate
@@ -65,7 +71,7 @@ def coremltools() -> Any:  # noqa: ANN401 - the package has no types
     Raises:
         PluginDependencyError: LPT-RUN-509, it is not installed or does not load.
     """
-    with _lock, captured():
+    with captured():
         try:
             import coremltools as package  # type: ignore[import-untyped]
         except ImportError as error:
