@@ -240,7 +240,7 @@ mod tests {
             vec![0.1],
             vec![-0.0131, 0.0, 0.0131],
             vec![f32::MIN, -1e-30, 0.0, 1e-30, 0.3, f32::MAX],
-            vec![1.0, 1.0_f32.next_up(), 1.0_f32.next_up().next_up(), 3.0],
+            vec![1.0, 1.0_f32.next_up(), 1.0_f32.next_up().next_up(), 1.01],
             vec![(-7.0_f32).next_down(), -7.0],
             vec![-tiny, 0.0, tiny],
         ] {
