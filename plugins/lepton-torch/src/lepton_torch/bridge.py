@@ -11,7 +11,7 @@ import torch  # noqa: TID253 - whoever imports this module wants it
 
 from lepton_torch._bridge._graph import read_graph
 from lepton_torch._bridge._module import BridgeModule
-from lepton_torch._bridge._names import value_names
+from lepton_torch._bridge._names import origin_of, value_names
 from lepton_torch._bridge._registry import Node, Operator
 from lepton_torch._bridge._values import Known, Value
 from lepton_torch._chatter import captured
@@ -52,4 +52,13 @@ def load_module(
     return module.eval()
 
 
-__all__ = ["BridgeModule", "Known", "Node", "Operator", "Value", "load_module", "value_names"]
+__all__ = [
+    "BridgeModule",
+    "Known",
+    "Node",
+    "Operator",
+    "Value",
+    "load_module",
+    "origin_of",
+    "value_names",
+]
