@@ -413,8 +413,10 @@ class PortJob:
         return dict(evaluate_isolated(self.hooks, model, request, context).latency)
 
 
-def _better(old: dict[str, float] | None, new: dict[str, float]) -> dict[str, float]:
-    """Return the round that was disturbed less."""
+def _better(old: dict[str, float] | None, new: dict[str, float]) -> dict[str, float] | None:
+    """Return the round that was disturbed less; nothing where time says nothing."""
+    if not new:
+        return old
     return new if old is None or new["p50_ms"] < old["p50_ms"] else old
 
 

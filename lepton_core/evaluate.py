@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from lepton_core._plugin_checks import check_backends
 from lepton_core.files import disk_errors
 from lepton_core.types import (
+    REFERENCE_DEVICE,
     EvaluateRequest,
     EvaluateResult,
     OpenRequest,
@@ -58,7 +59,7 @@ def evaluate(
         if request.out:
             outputs = _run_all(session, samples, Path(request.out), context)
         latency: dict[str, float] = {}
-        if request.latency_seconds > 0:
+        if request.latency_seconds > 0 and session.facts.get("device") != REFERENCE_DEVICE:
             single = TimingPoint(seconds=request.latency_seconds)
             latency = measure(session, samples, single)
         timings = []

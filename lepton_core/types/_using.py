@@ -161,6 +161,11 @@ class EvaluateRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+REFERENCE_DEVICE = "reference"
+"""The fact ``device`` of a session that interprets a program in place of the device that it is
+for: its numbers count, its speed says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluateResult:
     """What came out of running a model over samples.
@@ -170,7 +175,8 @@ class EvaluateResult:
         signature: Inputs and outputs as the runtime names them.
         facts: What the session tells about itself.
         rows: Number of samples run.
-        latency: ``p50_ms``, ``p95_ms``, ``mean_ms``, ``runs``, ``batch``; empty if not measured.
+        latency: ``p50_ms``, ``p95_ms``, ``mean_ms``, ``runs``, ``batch``; empty if not measured,
+            and where the session's fact ``device`` is :data:`REFERENCE_DEVICE`.
         timings: For each timing point the same and ``rows_per_s``.
         memory_bytes: Resident bytes that the session added; 0 if not measured.
     """

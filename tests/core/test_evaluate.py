@@ -95,6 +95,24 @@ def test_latency_is_measured_with_single_rows(fake_registry, source, saved, cont
     assert 0 < latency["p50_ms"] <= latency["p95_ms"]
 
 
+def test_what_stands_for_a_device_is_not_timed(
+    fake_registry, source, saved, context, tmp_path, monkeypatch
+):
+    from lepton_core.testing import _fake_graph as work
+
+    opened = work.FakeSession.__init__
+
+    def interpreted(self, *args, **kwargs):
+        opened(self, *args, **kwargs)
+        self.facts = {**self.facts, "device": types.REFERENCE_DEVICE}
+
+    monkeypatch.setattr(work.FakeSession, "__init__", interpreted)
+    request = types.EvaluateRequest("fake", saved, str(tmp_path / "out"), latency_seconds=0.01)
+    result = evaluate(Hooks(fake_registry), source, request, context)
+    assert result.outputs
+    assert result.latency == {}
+
+
 class Slow:
     """A session whose runs take a known time."""
 

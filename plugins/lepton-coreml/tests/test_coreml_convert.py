@@ -68,7 +68,7 @@ def test_every_operator_is_told_by_the_graphs_name_before_it_is_translated(pivot
     assert steps == [
         "translating the graph to torch",
         "translating the program with coremltools",
-        "running the package once",
+        "running the package",
     ]
 
 
@@ -80,6 +80,11 @@ def test_kept_operators_stay_float32(pivots, context, opened):
     assert kinds["conv"] == "fp32"
     assert kinds["linear"] == "fp16"
     assert len(result.facts["kept_in_fp32"]) == 2
+
+
+def test_an_operator_that_is_never_float16_may_be_kept(pivots, context):
+    request = ConvertRequest("coreml", precision="fp16", options={"keep": ["cast"]})
+    plugin.lepton_convert(pivots("tokens"), request, context)
 
 
 def test_weights_beyond_the_range_of_float16_stay_float32(graphs, tmp_path, opened):
@@ -188,6 +193,10 @@ def test_another_bound_on_request(pivots, context, opened):
         ({"precision": "fp16", "recipe": "r.json"}, "LPT-CONV-502"),
         ({"options": {"quick": 1}}, "LPT-CONV-503"),
         ({"options": {"max_batch": 0}}, "LPT-CONV-503"),
+        ({"options": {"max_batch": True}}, "LPT-CONV-503"),
+        ({"options": {"keep": ["softmax"]}}, "LPT-CONV-503"),
+        ({"precision": "int8", "recipe": "r.json", "options": {"keep": ["a"]}}, "LPT-CONV-503"),
+        ({"precision": "fp16", "options": {"keep": ["sofmax"]}}, "LPT-CONV-503"),
         ({"device": "ios99"}, "LPT-CONV-503"),
     ],
 )

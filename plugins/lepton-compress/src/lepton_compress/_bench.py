@@ -201,8 +201,11 @@ class Bench:
         inside = replace(self.job.scratch, workdir=out)
         return self._hooks.convert(self.job.base, asked, inside).model
 
-    def _gains(self, model: Model) -> tuple[float, str]:
-        """Return the model's median time, and what it gains over the uncompressed one."""
+    def _gains(self, model: Model) -> tuple[float | None, str]:
+        """Return the model's median time, and what it gains over the uncompressed one.
+
+        There is no time where the target is interpreted in place of a device.
+        """
         assert self.plain is not None  # noqa: S101 - checked by the caller
         best = [math.inf, math.inf]
         for _ in range(_ROUNDS):
@@ -212,7 +215,7 @@ class Bench:
         found = [f"{before / size:.2f}x smaller"] if size < before else []
         if best[0] < FASTER * best[1]:
             found.append(f"{best[1] / best[0]:.2f}x faster")
-        return best[0], " and ".join(found)
+        return best[0] if math.isfinite(best[0]) else None, " and ".join(found)
 
     def _folder(self, what: str) -> Path:
         folder = self.job.scratch.workdir / f"{what}-{next(self.numbers):03d}"
@@ -241,7 +244,8 @@ class Bench:
             latency_seconds=_SECONDS,
         )
         inside = replace(self.job.scratch, workdir=self._folder("timing"))
-        return evaluate_isolated(self._hooks, model, request, inside).latency["p50_ms"]
+        result = evaluate_isolated(self._hooks, model, request, inside)
+        return result.latency.get("p50_ms", math.inf)
 
 
 __all__ = ["FASTER", "Bench", "Trial"]

@@ -19,7 +19,8 @@ from lepton_core.errors import PluginDependencyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Held while output is collected: streams, log handlers and the shims are the whole process's."""
 _LONGEST = 4000
 _NEXT = re.compile(r"Converting op (?P<name>.*) : (?P<kind>\S+)$")
 
@@ -49,11 +50,16 @@ class Chatter(logging.Handler):
 
 @contextlib.contextmanager
 def captured(tell: Callable[[str, str], None] | None = None) -> Iterator[Chatter]:
-    """Collect what is logged, warned and printed until the block ends.
+    """Collect what is logged, warned and printed until the block ends; one thread at a time.
 
     Args:
         tell: Gets kind and name of every operator before coremltools translates it.
     """
+    with _lock:
+        yield from _captured(tell)
+
+
+def _captured(tell: Callable[[str, str], None] | None) -> Iterator[Chatter]:
     chatter = Chatter(tell)
     logger = logging.getLogger("coremltools")
     handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
@@ -79,7 +85,7 @@ def coremltools() -> Any:  # noqa: ANN401 - the package has no types
     Raises:
         PluginDependencyError: LPT-RUN-509, it is not installed or does not load.
     """
-    with _lock, captured():
+    with captured():
         try:
             import coremltools as package  # type: ignore[import-untyped]
         except ImportError as error:
