@@ -244,7 +244,9 @@ def _reason(one: Built) -> str:
         return "not built"
     text = f"{one.error.code}: {one.error.message}"
     hint = one.error.cause or one.error.remedy
-    return f"{text} ({hint.splitlines()[0].strip()})" if hint else text
+    text = f"{text} ({hint.splitlines()[0].strip()})" if hint else text
+    folder = one.error.details.get("reproducer")
+    return f"{text}; {folder}/convert.py does it again" if folder else text
 
 
 def _decide(passport: Passport, yard: Passport | None, race: Mapping[str, Any]) -> tuple[bool, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lepton_core.context import Context
+from lepton_core.context import Context, SilentReporter
 from lepton_core.errors import LeptonError
 from lepton_core.files import digest_path
 from lepton_core.types import ConvertRequest, Model
@@ -50,6 +51,25 @@ def test_float16_is_stored_and_rounded(converted, opened, pivots, reference, fee
              for m in (result.model, converted("network").model)]  # fmt: skip
     assert sizes[0] < sizes[1]
     assert whole.facts["storage_precision"] == "fp32"
+
+
+def test_every_operator_is_told_by_the_graphs_name_before_it_is_translated(pivots, context):
+    """So that the error of a crash can name it."""
+    said = []
+    told = SilentReporter()
+    told.about_to = lambda *word: said.append(word)
+    plugin.lepton_convert(
+        pivots("network"), ConvertRequest("coreml"), replace(context, reporter=told)
+    )
+    operators = [(operator, where) for _, operator, where, _ in said if operator]
+    for kind, name in (("Conv", "d"), ("MaxPool", "p"), ("Gemm", "logits"), ("Softmax", "share")):
+        assert (kind, f"node {name!r}") in operators
+    steps = list(dict.fromkeys(step for step, *_ in said))
+    assert steps == [
+        "translating the graph to torch",
+        "translating the program with coremltools",
+        "running the package",
+    ]
 
 
 def test_kept_operators_stay_float32(pivots, context, opened):

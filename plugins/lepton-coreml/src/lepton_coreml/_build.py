@@ -15,7 +15,7 @@ from lepton_coreml._mil._package import open_package
 from lepton_coreml._shims import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from lepton_coreml._frontend import Exported
@@ -44,6 +44,7 @@ def build(
     keep: Collection[str] = (),
     recipe: bool = False,
     without: tuple[str, ...] = (),
+    tell: Callable[[str, str], None] | None = None,
 ) -> str:
     """Convert and save.
 
@@ -55,6 +56,7 @@ def build(
         keep: MIL operators, or names of operations, that stay float32 then.
         recipe: Whether the program holds a recipe's integers.
         without: Shims to leave out.
+        tell: Gets kind and place of every operator before coremltools translates it.
 
     Returns:
         Text of the note that names quantized values; empty if there are none.
@@ -78,7 +80,7 @@ def build(
     pipeline = ct.PassPipeline.DEFAULT
     if recipe:
         pipeline.remove_passes(_MOVING_SCALES)
-    with captured() as chatter, installed(names, without):
+    with captured(tell) as chatter, installed(names, without):
         try:
             model = ct.convert(
                 exported.program,

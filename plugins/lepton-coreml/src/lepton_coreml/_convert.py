@@ -25,6 +25,8 @@ from lepton_onnx import pivot
 from lepton_onnx.external import digest, verify_external
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onnx import ModelProto
 
     from lepton_core.context import Context
@@ -120,6 +122,7 @@ def _write(
     from lepton_coreml._frontend import boundary, export
 
     for from_one in (True, False):  # the second round lowers no bound, so it returns or raises
+        context.about_to("translating the graph to torch")
         exported = export(
             boundary(lowered),
             dynamic=request.dynamic_batch,
@@ -169,6 +172,7 @@ def _written(
             half=request.precision == "fp16",
             keep=tuple(request.options.get("keep", ())),
             recipe=bool(request.recipe),
+            tell=_words(exported, context),
         )
         context.checkpoint()
         notes = {SIGNATURE_NOTE: signature_note(signature)}
@@ -183,6 +187,7 @@ def _written(
                 cause=f"{error}; the pivot is {signature}.",
                 remedy="Report this model as a bug.",
             ) from error
+        context.about_to("running the package")
         known = [
             tuple(str(d) if d in exported.symbols else "" for d in s.shape)
             for s in signature.inputs
@@ -190,6 +195,24 @@ def _written(
         warnings = run_once(ready, known)
         ready.rename(out)
     return warnings
+
+
+def _words(exported: Exported, context: Context) -> Callable[[str, str], None]:
+    """Return what tells of every operator before coremltools translates it, by the graph's name."""
+    from lepton_torch.bridge import origin_of
+
+    known = {node.name: origin_of(node) for node in exported.program.graph.nodes}
+
+    def tell(kind: str, name: str) -> None:
+        found = known.get(name) or {"operator": kind, "place": name}
+        context.about_to(
+            "translating the program with coremltools",
+            operator=str(found["operator"]),
+            where=str(found["place"]),
+        )
+
+    context.about_to("translating the program with coremltools")
+    return tell
 
 
 def _check_result(

@@ -14,7 +14,7 @@ import torch  # noqa: TID253 - whoever imports this module wants it
 from lepton_torch._bridge._export import capture_graph
 from lepton_torch._bridge._graph import read_graph
 from lepton_torch._bridge._module import BridgeModule
-from lepton_torch._bridge._names import value_names
+from lepton_torch._bridge._names import origin_of, value_names
 from lepton_torch._bridge._registry import Node, Operator
 from lepton_torch._bridge._values import Known, Value
 from lepton_torch._capture import MAX_BATCH
@@ -66,6 +66,7 @@ __all__ = [
     "capture_graph",
     "captured",
     "load_module",
+    "origin_of",
     "read_graph",
     "value_names",
 ]
