@@ -42,6 +42,7 @@ class Names:
 
     def __post_init__(self) -> None:
         self.values: list[str] = []
+        self._scales = 0
 
     def of(self, placeholder: str, role: str, number: int = 0) -> str:
         """Return a name for an operation on the value that an initializer belongs to.
@@ -49,8 +50,12 @@ class Names:
         Args:
             placeholder: Torch's name of the integers, or of the scale.
             role: ``"weight"``, ``"block"`` or ``"scale"``.
-            number: What else is to be read back: of ``"block"``, the inputs of the product.
+            number: What else is to be read back: of ``"block"``, the inputs of the product. Those
+                of ``"scale"`` are counted: values that share a scale may all be outputs, which
+                coremltools does not rename.
         """
+        if role == "scale":
+            number, self._scales = self._scales, self._scales + 1
         value = re.sub(
             r"/(int8|uint8|int32|int4|uint4|scale|zero_point)$", "",
             self.initializers.get(placeholder, placeholder),
