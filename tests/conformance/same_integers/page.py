@@ -8,7 +8,7 @@ import re
 SHARE = 0.999
 """Share of integers that each layer is to have equal."""
 
-SMALL = 0.01
+SMALL = 0.05
 """Up to this many units before rounding count as rounding errors of a runtime's arithmetic."""
 
 RULES = {
