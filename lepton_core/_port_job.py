@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import staging
 from lepton_core._adapt_step import AdaptStep
+from lepton_core._port_timing import FATAL, Timer
 from lepton_core._proof import Prover, Yardstick, choose_rows
 from lepton_core._recipe_step import RecipeStep, keep_recipe, losses
 from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
 from lepton_core.conversion import source_of
-from lepton_core.errors import LeptonError, OperationCancelledError, StorageError, UsageError
+from lepton_core.errors import LeptonError, UsageError
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.executor import LocalExecutor
 from lepton_core.planner import Step, plan_for_target, reachable
@@ -33,14 +34,14 @@ from lepton_core.types import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lepton_core.context import Reporter
     from lepton_core.dispatch import Hooks
     from lepton_core.porting import PortOptions
     from lepton_core.samples import Samples
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int16", "int8", "int8-weight", "int4", "mixed", "auto")
-_FATAL = (OperationCancelledError, StorageError)
-_TIMING_ROUNDS = 2
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class Built:
     recovered: tuple[str, ...] = ()
     outputs: EvaluateResult | None = None
     latency: dict[str, float] | None = None
+    race: Mapping[str, Any] = field(default_factory=dict)
     error: LeptonError | None = None
     start: Start | None = None
 
@@ -133,7 +135,8 @@ class PortJob:
         bar = self.reporter.task("build", len(asked))
         built = self._build_all(stage, yardstick, model, asked, bar.advance)
         bar.finish()
-        self._time_all(yardstick, built)
+        timing = self.options.latency_seconds, self.options.threads, self.reporter
+        Timer(self.hooks, *timing, lambda: self._context("timing")).run(yardstick, built)
         out = self.options.out.absolute()
         prover = Prover(
             hooks=self.hooks,
@@ -291,7 +294,7 @@ class PortJob:
             try:
                 one.start = self._start(yardstick, model, one)
                 self._walk(one.start.model, one.start.steps[:-1], ConvertRequest(one.target.id))
-            except _FATAL:
+            except FATAL:
                 raise
             except LeptonError as error:
                 one.error = error
@@ -344,7 +347,7 @@ class PortJob:
             if request.recipe:
                 keep_recipe(request.recipe, folder)
             one.outputs = self._evaluate(yardstick, one)
-        except _FATAL:
+        except FATAL:
             raise
         except LeptonError as error:
             one.error = error
@@ -373,49 +376,6 @@ class PortJob:
         )
         assert one.model is not None  # noqa: S101 - called after the build
         return evaluate_isolated(self.hooks, one.model, request, context)
-
-    # --- timing -------------------------------------------------------------------------------
-
-    def _time_all(self, yardstick: Yardstick, built: list[Built]) -> None:
-        """Time source and variants one at a time, in interleaved rounds; the best round counts."""
-        seconds = self.options.latency_seconds
-        ready = [one for one in built if one.model is not None and one.error is None]
-        if seconds <= 0 or not ready:
-            return
-        bar = self.reporter.task("time", _TIMING_ROUNDS * (len(ready) + 1))
-        for _ in range(_TIMING_ROUNDS):
-            timed = self._time(yardstick, yardstick.owner, yardstick.model, None)
-            yardstick.latency = _better(yardstick.latency, timed)
-            bar.advance()
-            for one in ready:
-                try:
-                    timed = self._time(yardstick, one.target.id, one.model, one.target.device)
-                    one.latency = _better(one.latency, timed)
-                except LeptonError as error:
-                    if isinstance(error, _FATAL):
-                        raise
-                    one.error = error
-                bar.advance()
-        bar.finish()
-
-    def _time(
-        self, yardstick: Yardstick, owner: str, model: Model | None, device: str | None
-    ) -> dict[str, float]:
-        assert model is not None  # noqa: S101 - only what was built is timed
-        request = EvaluateRequest(
-            owner,
-            str(yardstick.folder),
-            device=device,
-            threads=self.options.threads,
-            latency_seconds=self.options.latency_seconds,
-        )
-        context = self._context("timing")
-        return dict(evaluate_isolated(self.hooks, model, request, context).latency)
-
-
-def _better(old: dict[str, float] | None, new: dict[str, float]) -> dict[str, float]:
-    """Return the round that was disturbed less."""
-    return new if old is None or new["p50_ms"] < old["p50_ms"] else old
 
 
 def _source_facts(model: Model, yardstick: Yardstick) -> dict[str, Any]:

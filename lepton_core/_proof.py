@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import environment
+from lepton_core._port_timing import plain_of
+from lepton_core._timing import faster
 from lepton_core.artifacts import artifact_size, write_card
 from lepton_core.origins import ORIGIN, PIVOT, can_be_origin, keep_origin
 from lepton_core.passport import Passport, dump_passport, make_passport
@@ -180,19 +182,15 @@ class Prover:
         self, one: Built, built: Sequence[Built], passports: Sequence[Passport | None]
     ) -> Passport | None:
         """Return the passport of the same target's fp32 variant, to do no harm against."""
-        if precision_class(one.precision) == "fp32":
-            return None
-        for other, passport in zip(built, passports, strict=True):
-            if other.target == one.target and precision_class(other.precision) == "fp32":
-                return passport
-        return None
+        plain = plain_of(one, built)
+        return next((p for b, p in zip(built, passports, strict=True) if b is plain), None)
 
     def _variant(self, one: Built, passport: Passport | None, yard: Passport | None) -> Variant:
         target, precision = str(one.target), one.precision
         if passport is None or one.model is None:
             why = _reason(one)
             return Variant(target, precision, None, None, "fail", False, why)
-        kept, why = _decide(passport, yard)
+        kept, why = _decide(passport, yard, one.race)
         why = "; ".join((why, *one.recovered)) if kept else why
         folder = Path(one.model.path).parent
         model: Model | None = self._final(one.model)
@@ -246,11 +244,16 @@ def _reason(one: Built) -> str:
         return "not built"
     text = f"{one.error.code}: {one.error.message}"
     hint = one.error.cause or one.error.remedy
-    return f"{text} ({hint.splitlines()[0].strip()})" if hint else text
+    text = f"{text} ({hint.splitlines()[0].strip()})" if hint else text
+    folder = one.error.details.get("reproducer")
+    return f"{text}; {folder}/convert.py does it again" if folder else text
 
 
-def _decide(passport: Passport, yard: Passport | None) -> tuple[bool, str]:
-    """Keep what does not fail and, for a compressed variant, is smaller or faster than fp32."""
+def _decide(passport: Passport, yard: Passport | None, race: Mapping[str, Any]) -> tuple[bool, str]:
+    """Keep what does not fail and, for a compressed variant, is smaller or faster than fp32.
+
+    Faster is what was in turns with the fp32 variant, beyond chance.
+    """
     if passport.verdict == "fail":
         return False, passport.why
     stored = passport["variant"]["storage_precision"]
@@ -259,20 +262,14 @@ def _decide(passport: Passport, yard: Passport | None) -> tuple[bool, str]:
     if yard is None:
         return True, passport.why
     size, before = passport["variant"]["size_bytes"], yard["variant"]["size_bytes"]
-    time, earlier = _p50(passport), _p50(yard)
     gains = []
     if size < before:
         gains.append(f"{before / size:.2f}x smaller than fp32")
-    if time is not None and earlier is not None and time < 0.97 * earlier:
-        gains.append(f"{earlier / time:.2f}x faster than fp32")
+    if text := faster(race):
+        gains.append(text.replace("faster", "faster than fp32"))
     if gains:
         return True, f"{' and '.join(gains)}; {passport.why}"
     return False, "kept fp32 instead: neither smaller nor faster here"
-
-
-def _p50(passport: Passport) -> float | None:
-    latency = passport["latency"]["variant"]
-    return None if latency is None else float(latency["p50_ms"])
 
 
 def _latency(measured: Mapping[str, float] | None, run: EvaluateResult) -> dict[str, Any] | None:

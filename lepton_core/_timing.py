@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from lepton_core._split import run_split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lepton_core.context import Session
     from lepton_core.samples import Samples
     from lepton_core.types import Signature, TimingPoint
+
+LEAST_SPEEDUP = 1.03
+"""What is faster by less is not called so."""
 
 _WARM_UP_RUNS = 5
 _MIN_RUNS = 20
@@ -23,6 +26,9 @@ _MAX_RUNS = 2000
 _FEEDS = 16
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95
+_PAIRS = 21
+_TURN_SECONDS = 0.015
+"""What one model's turn in a round takes."""
 
 
 def feeds(signature: Signature, samples: Samples, rows: int) -> list[dict[str, Any]]:
@@ -134,4 +140,74 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-__all__ = ["feeds", "interval", "measure"]
+def race(
+    pair: tuple[Session, Session], inputs: Sequence[dict[str, Any]], seed: int = 0
+) -> dict[str, Any]:
+    """Time two sessions in turns.
+
+    Each of 21 rounds gives both a slice of time, in changing order, so that whatever else the
+    machine does falls on both; of each slice the median call counts. The interval is that of the
+    median ratio, by resampling rounds.
+
+    Args:
+        pair: The session before, and the one after.
+        inputs: Inputs of one call each, used in turn.
+        seed: Of the resampling.
+
+    Returns:
+        ``before_ms``, ``after_ms``, ``speedup`` (before over after) and its ``interval`` (95 %).
+
+    Raises:
+        SessionError: A call failed.
+    """
+    import numpy as np
+
+    calls = [_calls_of_turn(session, inputs) for session in pair]
+    times = np.zeros((_PAIRS, 2))
+    for number in range(_PAIRS):
+        for which in (0, 1) if number % 2 else (1, 0):
+            times[number, which] = _turn(pair[which], inputs, calls[which])
+    ratios = times[:, 0] / times[:, 1]
+    return {
+        "before_ms": float(np.median(times[:, 0]) * 1000),
+        "after_ms": float(np.median(times[:, 1]) * 1000),
+        "speedup": float(np.median(ratios)),
+        "interval": list(interval(ratios.tolist(), seed)),
+    }
+
+
+def _turn(session: Session, inputs: Sequence[dict[str, Any]], calls: int) -> float:
+    """Return the median time of some calls, in seconds."""
+    import numpy as np
+
+    times = []
+    for number in range(calls):
+        began = time.perf_counter()
+        session.run(inputs[number % len(inputs)])
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def _calls_of_turn(session: Session, inputs: Sequence[dict[str, Any]]) -> int:
+    """Warm up and return how many calls fill a turn."""
+    for number in range(3):
+        session.run(inputs[number % len(inputs)])
+    began = time.perf_counter()
+    session.run(inputs[0])
+    once = time.perf_counter() - began
+    return int(min(max(_TURN_SECONDS / max(once, 1e-6), 1), 500))
+
+
+def faster(found: Mapping[str, Any]) -> str:
+    """Say how much faster the second of a :func:`race` is; empty unless that is beyond chance.
+
+    Args:
+        found: What the race gave; may be empty.
+    """
+    if not found or found["interval"][0] <= 1.0 or found["speedup"] < LEAST_SPEEDUP:
+        return ""
+    low, high = found["interval"]
+    return f"{found['speedup']:.2f}x faster ({low:.2f} to {high:.2f} at 95 %)"
+
+
+__all__ = ["LEAST_SPEEDUP", "faster", "feeds", "interval", "measure", "race"]

@@ -84,6 +84,26 @@ class Context:
     cancelled: threading.Event | None = None
     hooks: Hooks | None = None
 
+    def about_to(
+        self, step: str, *, operator: str = "", where: str = "", reproducer: str | None = None
+    ) -> None:
+        """Leave word of what comes next, so that a crash there has a name.
+
+        A crash ends the process and tells nothing. In a worker the word is with the caller before
+        the call returns, and the error of a conversion that ends without an answer quotes the last
+        one (:mod:`lepton_core.crashes`). In the caller's own process nothing is kept.
+
+        Args:
+            step: What the hook will do, as in "while lowering the graph".
+            operator: The operator that it will treat.
+            where: The node, module or source line of it.
+            reproducer: A folder that the hook has written and leaves behind if it never returns;
+                it stands for this and all later words of the call.
+        """
+        tell = getattr(self.reporter, "about_to", None)
+        if tell is not None:
+            tell(step, operator, where, reproducer)
+
     def checkpoint(self) -> None:
         """Stop here if the user asked to.
 

@@ -18,6 +18,7 @@ from lepton_core._stages import Stage
 from lepton_core.artifacts import verify_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Session
+from lepton_core.crashes import crashes_named
 from lepton_core.errors import (
     LeptonError,
     PluginConflictError,
@@ -292,7 +293,8 @@ class Hooks:
         remote = isolated and self.pool is not None and self.registry.record(owner).entry
         context = replace(context, hooks=self)
         event = types.StageEvent(verb, owner, getattr(request, "target", ""), model.digest)
-        with self.stage(event), disk_errors(f"the files of `{verb}`"):
+        named = crashes_named(verb, info, model, request)
+        with self.stage(event), named, disk_errors(f"the files of `{verb}`"):
             if remote:
                 result = self._call_worker(verb, owner, model, request, context)
             else:

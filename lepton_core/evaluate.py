@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lepton_core._plugin_checks import check_backends
 from lepton_core.files import disk_errors
 from lepton_core.types import (
+    REFERENCE_DEVICE,
     EvaluateRequest,
     EvaluateResult,
     OpenRequest,
@@ -42,7 +43,7 @@ def evaluate(
         SessionError: The runtime refused the model or failed on a sample.
         PluginFailureError: It raised something unexpected.
     """
-    from lepton_core._timing import measure
+    from lepton_core._timing import feeds, measure, race
     from lepton_core.samples import load_saved
 
     samples = load_saved(Path(request.samples))
@@ -58,7 +59,12 @@ def evaluate(
         if request.out:
             outputs = _run_all(session, samples, Path(request.out), context)
         latency: dict[str, float] = {}
-        if request.latency_seconds > 0:
+        raced: dict[str, Any] = {}
+        timed = session.facts.get("device") != REFERENCE_DEVICE
+        if request.rival is not None and timed:
+            with hooks.open(request.rival, opening, context) as rival:
+                raced = race((rival, session), feeds(session.signature, samples, 1), context.seed)
+        if request.latency_seconds > 0 and timed:
             single = TimingPoint(seconds=request.latency_seconds)
             latency = measure(session, samples, single)
         timings = []
@@ -74,6 +80,7 @@ def evaluate(
             latency,
             tuple(timings),
             max(added, 0),
+            raced,
         )
 
 

@@ -1,6 +1,6 @@
 """The six verbs on real data: adapt, convert, optimize, deploy, adjust, migrate, and the way back.
 
-Run by ``make demo``. A small network is trained, adapted, built for two runtimes in three
+Run by ``make demo``. A small network is trained, adapted, built for four runtimes in three
 precisions, proved, and deployed; then an application goes on calling it while it is adjusted,
 migrated and rolled back. Everything is under ``--out``: the trained model in ``source/``, the
 result with its page in ``port/``, the store in ``store/``, the deployment's page ``digits.html``.
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+SERVERS, PHONES = ("onnxruntime", "openvino"), ("tflite", "coreml")
 CALLERS = 2
 PAUSE = 0.004
 """Seconds between two calls of a caller: the application has other things to do as well."""
@@ -108,13 +109,14 @@ def build(out: Path) -> None:
     run("lepton", "adapt", "source/digits.py:net", "--to", "onnxruntime", "--out", "adapted",
         cwd=out)  # fmt: skip
     run(
-        "lepton", "port", "adapted", "--to", "onnxruntime,openvino",
+        "lepton", "port", "adapted", "--to", ",".join((*SERVERS, *PHONES)),
         "--precision", "fp32,fp16,int8", "--data", "source/digits.npz", "--max-drop", "0.005",
         "--show-samples", "--out", "port",
         cwd=out,
     )  # fmt: skip
     shutil.rmtree(out / "store", ignore_errors=True)
-    kept = [p.parent for p in sorted((out / "port").glob("*/*/model.*")) if p.suffix != ".bin"]
+    files = [p for target in SERVERS for p in sorted((out / "port" / target).glob("*/model.*"))]
+    kept = [p.parent for p in files if p.suffix != ".bin"]
     production = out / "port" / "onnxruntime" / "fp32"
     for folder in [f for f in kept if f != production]:  # variants to choose from
         place = folder.relative_to(out).as_posix()

@@ -224,3 +224,23 @@ def test_bad_biases():
     ):
         with pytest.raises(lk.KernelError, match=text):
             lk.quantize_bias(*arguments)
+
+
+@pytest.mark.parametrize("kernel", [lk.quantize, lk.fake_quantize, lk.dequantize])
+def test_out_must_not_share_memory_with_the_parameters(kernel):
+    """They are read while it is written."""
+    x = np.ones((2, 3), np.int8 if kernel is lk.dequantize else np.float32)
+    memory = np.ones(6, np.float32)
+    out = memory.reshape(2, 3)
+    if kernel is lk.quantize:
+        out = memory.view(np.int8)[:6].reshape(2, 3)
+    with pytest.raises(lk.KernelError, match="shares memory"):
+        kernel(x, memory[:3], axis=1, out=out)
+    memory[:] = 0
+    with pytest.raises(lk.KernelError, match="shares memory"):
+        kernel(x, np.ones(3), memory.view(np.int64), axis=1, out=out)
+
+
+def test_zero_points_beyond_int64_do_not_wrap():
+    with pytest.raises(lk.KernelError, match="18446744073709551615"):
+        lk.quantize(np.ones(2, np.float32), 1.0, np.uint64(2**64 - 1))

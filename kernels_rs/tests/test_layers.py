@@ -148,3 +148,11 @@ def test_bad_arguments_say_what_is_accepted(call, error, text):
     with pytest.raises(error, match=text) as caught:
         call()
     assert isinstance(caught.value, lk.KernelError)
+
+
+def test_layers_without_inputs():
+    none = np.zeros((2, 0), np.float32)
+    assert lk.output_error(none, none, np.zeros((3, 0), np.float32)) == 0
+    assert lk.bias_correction(none, none, np.zeros(0)).tolist() == [0, 0]
+    with pytest.raises(lk.KernelError, match="no sample"):
+        lk.awq_scales(none, np.zeros((3, 0), np.float32))

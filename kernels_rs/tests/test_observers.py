@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 
 import ml_dtypes
@@ -267,3 +268,25 @@ def test_bad_arguments():
         lk.RangeObserver(2).update(x)
     with pytest.raises(lk.KernelError, match="entries"):
         lk.RangeObserver.from_dict({"axis": 0})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"first": 2**40},
+        {"exponent": 5000},
+        {"exponent": None},
+        {"low": None},
+        {"high": "a"},
+        {"high": math.inf},
+        {"counts": [-1]},
+        {"counts": None},
+        {"count": "a"},
+    ],
+)
+def test_a_state_that_contradicts_itself_is_refused(change):
+    """A place of 2^40 asked for 8 TiB later on."""
+    state = lk.HistogramObserver().update(np.linspace(-1, 1, 9, dtype=np.float32)).to_dict()
+    assert lk.HistogramObserver.from_dict(state).to_dict() == state
+    with pytest.raises(lk.KernelError):
+        lk.HistogramObserver.from_dict(state | change)

@@ -174,3 +174,46 @@ def test_a_value_far_from_two_close_entries_takes_the_nearer_one():
     assert reference.nearest(x[3:4], x[:3])[0] == 2
     got = lk.palettize(x, 2)
     np.testing.assert_array_equal(got.indices, reference.nearest(x, np.unique(got.palette)))
+
+
+@pytest.mark.parametrize(
+    "values", [[0.1], [-0.0131, 0.0, 0.0131], [1.0, np.nextafter(np.float32(1), np.float32(2))]]
+)
+def test_few_values_are_exact_in_large_arrays(values):
+    """Zeros of pruned weights above all, which came back as 2.9e-42."""
+    x = np.resize(np.array(values, np.float32), 200_001)
+    got = lk.palettize(x, 2)
+    assert got.squared_error == 0
+    np.testing.assert_array_equal(lk.depalettize(got.indices, got.palette), x)
+
+
+@pytest.mark.parametrize("far", [1e30, -3e38])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zeros_and_a_value_far_out_leave_the_other_entries(bits, far):
+    """The zeros took half of the groups, and the other one all digits of the sums of squares."""
+    core = np.random.default_rng(0).standard_normal(60_000).astype(np.float32)
+    x = np.zeros(1_000_000, np.float32)
+    x[: core.size], x[-1] = core, far
+    got = lk.palettize(x, bits)
+    # The zeros and the value far out may take an entry each.
+    least = lk.palettize(core, 8).squared_error if bits == 8 else optimum(core.astype(float), 14)
+    assert np.unique(got.palette).size == 2**bits
+    assert far in got.palette
+    assert got.squared_error <= least * (1.03 if bits == 8 else 1.001)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_narrow_range_far_from_zero_is_not_cut_into_few_cells(bits):
+    x = (1000 + np.random.default_rng(0).standard_normal(200_000)).astype(np.float32)
+    got = lk.palettize(x, bits)
+    assert np.unique(got.palette).size == 2**bits
+    assert got.squared_error <= optimum(x.astype(np.float64) - 1000, 2**bits) * 1.01
+
+
+def test_only_integers_are_indices():
+    palette = np.array([1, 2], np.float32)
+    for wrong in (np.array([True, False]), np.array([0.0, 1.0]), []):
+        with pytest.raises(lk.KernelTypeError, match="must be integers"):
+            lk.depalettize(wrong, palette)
+    with pytest.raises(lk.KernelError, match="palette has shape"):
+        lk.depalettize(np.zeros(2, np.uint8), np.float32(1))

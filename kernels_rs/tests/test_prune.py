@@ -288,3 +288,16 @@ def test_scores_are_not_written_where_they_do_not_fit():
             lk.wanda_scores(weight, norms, out=out)
     with pytest.raises(lk.KernelTypeError, match="NumPy array, got list"):
         lk.prune_mask(weight, 0.5, out=[True])
+
+
+def test_a_block_beyond_the_matrix_takes_no_more_memory():
+    x = np.random.default_rng(0).standard_normal((1000, 10)).astype(np.float32)
+    wide = lk.block_mask(x, 0.3, (1, 2**31 - 1))
+    np.testing.assert_array_equal(wide, lk.block_mask(x, 0.3, (1, 10)))
+    assert lk.block_mask(x, 0.4, (2**31 - 1, 2**31 - 1)).all()
+
+
+def test_a_share_that_is_no_number_is_refused():
+    for wrong in ("0.5", None):
+        with pytest.raises(lk.KernelTypeError, match="sparsity must be a real number"):
+            lk.prune_mask(np.ones(3, np.float32), wrong)

@@ -93,3 +93,15 @@ def test_bad_arguments():
         lk.minmax(x, axis=1, out=(same, same))
     with pytest.raises(lk.KernelError, match="float64"):
         lk.absmax(x, axis=1, out=np.empty(3))
+
+
+def test_arguments_of_other_types_are_refused():
+    x = np.ones(3, np.float32)
+    for wrong in ("foo", "int4"):
+        for kernel in (lk.scale_symmetric, lk.quantize_symmetric):
+            with pytest.raises(lk.KernelTypeError, match=wrong):
+                kernel(x, dtype=wrong)
+    with pytest.raises(lk.KernelTypeError, match="percentile must be a real number"):
+        lk.scale_percentile(x, None)
+    with pytest.raises(lk.KernelTypeError, match="tuple of two arrays"):
+        lk.minmax(x, out=np.empty((), np.float32))

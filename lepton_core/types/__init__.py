@@ -36,6 +36,7 @@ from lepton_core.types._source import (
     ValueUse,
 )
 from lepton_core.types._using import (
+    REFERENCE_DEVICE,
     AdjustRequest,
     AdjustResult,
     DeployRequest,
@@ -50,6 +51,7 @@ from lepton_core.types._using import (
 )
 
 __all__ = [
+    "REFERENCE_DEVICE",
     "AdaptRequest",
     "AdaptResult",
     "AdjustRequest",

@@ -6,7 +6,7 @@ from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annota
 from dataclasses import dataclass, field
 from typing import Any
 
-from lepton_core.types._model import Signature  # noqa: TC001 - as above
+from lepton_core.types._model import Model, Signature  # noqa: TC001 - as above
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,7 @@ class EvaluateRequest:
         memory: Whether to measure what the open session, its runtime included, adds to the
             process; exact only in a worker process that has done nothing before.
         options: Owner-specific options of the session.
+        rival: Another model of the same target to be timed in turns with this one.
     """
 
     target: str
@@ -159,6 +160,12 @@ class EvaluateRequest:
     timings: tuple[TimingPoint, ...] = ()
     memory: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    rival: Model | None = None
+
+
+REFERENCE_DEVICE = "reference"
+"""The fact ``device`` of a session that interprets a program in place of the device that it is
+for: its numbers count, its speed says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +177,12 @@ class EvaluateResult:
         signature: Inputs and outputs as the runtime names them.
         facts: What the session tells about itself.
         rows: Number of samples run.
-        latency: ``p50_ms``, ``p95_ms``, ``mean_ms``, ``runs``, ``batch``; empty if not measured.
+        latency: ``p50_ms``, ``p95_ms``, ``mean_ms``, ``runs``, ``batch``; empty if not measured,
+            and where the session's fact ``device`` is :data:`REFERENCE_DEVICE`.
         timings: For each timing point the same and ``rows_per_s``.
         memory_bytes: Resident bytes that the session added; 0 if not measured.
+        race: ``before_ms`` of the rival, ``after_ms``, ``speedup`` and its ``interval`` at 95 %, by
+            calls of one row in turns; empty if there was none, or no time that says anything.
     """
 
     outputs: Mapping[str, str]
@@ -182,6 +192,7 @@ class EvaluateResult:
     latency: Mapping[str, float] = field(default_factory=dict)
     timings: tuple[Mapping[str, float], ...] = ()
     memory_bytes: int = 0
+    race: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

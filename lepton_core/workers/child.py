@@ -7,6 +7,7 @@ messages. When the caller goes away, the worker ends at once.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import itertools
 import os
 import queue
@@ -79,6 +80,11 @@ class PipeReporter:
         table = {"title": title, "columns": list(columns), "rows": [list(r) for r in rows]}
         self._outlet.send({"event": "board", **table})
 
+    def about_to(self, step: str, operator: str, where: str, reproducer: str | None) -> None:
+        """Pass on what comes next; see :meth:`.Context.about_to`."""
+        word = {"step": step, "operator": operator, "where": where, "reproducer": reproducer}
+        self._outlet.send({"event": "about", **word})
+
     def note(self, text: str) -> None:
         """Pass a remark on."""
         self._outlet.send({"event": "note", "text": text})
@@ -96,6 +102,8 @@ def _claim_streams() -> tuple[IO[bytes], IO[bytes]]:
     os.dup2(null, 0)
     os.dup2(2, 1)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    # A plugin may send descriptor 2 elsewhere; what a fatal signal leaves must be in the log.
+    faulthandler.enable(file=os.dup(2), all_threads=False)
     return inlet, outlet
 
 

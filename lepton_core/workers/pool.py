@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import codec
-from lepton_core.errors import PluginFailureError, error_from_dict
+from lepton_core.errors import PluginFailureError, WorkerError, error_from_dict
 from lepton_core.markers import hookimpl
 from lepton_core.workers.process import POLL_SECONDS, Worker
 
@@ -53,7 +53,10 @@ class WorkerPool:
         answer = self._exchange(owner, message, context)
         if "result" in answer:
             return None if answer["result"] is None else codec.untagged(answer["result"])
-        raise _rebuilt(answer, verb, owner) from RemoteTracebackError(answer["traceback"])
+        error = _rebuilt(answer, verb, owner)
+        if isinstance(error, WorkerError | PluginFailureError):
+            error.details.update(answer["word"])
+        raise error from RemoteTracebackError(answer["traceback"])
 
     def _exchange(self, owner: str, message: dict[str, Any], context: Context) -> dict[str, Any]:
         while True:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +31,33 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.1
 _LOG_TAIL_BYTES = 4000
+_FAULT = re.compile(rb"^(?:Fatal Python error|Windows fatal exception): .*", re.MULTILINE)
+"""Where faulthandler begins; it writes up to a hundred frames, the innermost first."""
+_FAULT_BYTES = 1500
+
+
+class _Word:
+    """What a worker said last of its work, for the error of one that dies."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+        self._bars: dict[int, str] = {}
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """Take up one event."""
+        if event["event"] == "about":
+            kept = event["reproducer"] or self._said.get("reproducer", "")
+            self._said = {k: event[k] for k in ("step", "operator", "where")}
+            self._said["reproducer"] = kept
+        elif event["event"] == "task":
+            self._bars[event["task"]] = event["description"]
+        elif event["event"] == "finish":
+            self._bars.pop(event["task"], None)
+
+    def facts(self) -> dict[str, str]:
+        """Return ``step``, ``operator``, ``where``, ``reproducer`` and ``bar``, if known."""
+        bar = next(reversed(self._bars.values()), "")
+        return {k: v for k, v in {**self._said, "bar": bar}.items() if v}
 
 
 class Worker:
@@ -102,15 +131,17 @@ class Worker:
         with contextlib.suppress(OSError):  # it died; reading says how
             protocol.send(inlet, message)
         tasks: dict[int, ProgressTask] = {}
+        word = _Word()
         while True:
             try:
                 answer = protocol.receive(outlet)
             except OSError:
                 answer = None
             if answer is None:
-                raise self._death(context)
+                raise self._death(context, word.facts())
             if answer["event"] == "answer":
-                return answer
+                return {**answer, "word": word.facts()}
+            word.hear(answer)
             _report(answer, tasks, context)
 
     # --- watching and ending ------------------------------------------------------------------
@@ -198,19 +229,31 @@ class Worker:
         os.lseek(self._log.fileno(), 0, os.SEEK_SET)
 
     def log_tail(self) -> str:
-        """Return the end of what the process printed during the last call."""
+        """Return the end of what the process printed during the last call.
+
+        Where a fatal signal left the stack, that is the end of what was printed before, and the
+        innermost frames.
+        """
         self._log.seek(0, os.SEEK_END)
         size = self._log.tell()
-        self._log.seek(max(0, size - _LOG_TAIL_BYTES))
-        return self._log.read().decode(errors="replace").strip()
+        self._log.seek(max(0, size - 8 * _LOG_TAIL_BYTES))
+        said, stack = self._log.read(), b""
+        faults = list(_FAULT.finditer(said))
+        if faults:
+            begin = faults[-1].start()
+            said, stack = said[:begin], said[begin : begin + _FAULT_BYTES]
+        parts = (part.decode(errors="replace") for part in (said[-_LOG_TAIL_BYTES:], stack))
+        return "\n".join(text for part in parts if (text := part.strip()))
 
-    def _death(self, context: Context) -> LeptonError:
-        """Return the error that says why the process is gone."""
+    def _death(self, context: Context, word: dict[str, str]) -> LeptonError:
+        """Return the error that says why the process is gone, and what it said last."""
         with self._ending:
             why = self._ended
         self._process.wait()
         limits, tail = context.limits, self.log_tail()
         if why in ("cancelled", "closed"):
+            if "reproducer" in word:  # of something that has not failed
+                shutil.rmtree(word["reproducer"], ignore_errors=True)
             return OperationCancelledError(
                 "LPT-STOP-001", "Stopped on request", remedy="Run the same command again."
             )
@@ -220,6 +263,7 @@ class Worker:
                 f"The worker of {self.name!r} was ended after its limit of {limits.seconds:g} s",
                 cause=tail or None,
                 remedy="Raise --time-limit if the work is really that long.",
+                details={**word},
             )
         if why == "memory":
             mib = (limits.memory_bytes or 0) >> 20
@@ -228,6 +272,7 @@ class Worker:
                 f"The worker of {self.name!r} was ended at its memory limit of {mib} MiB",
                 cause=tail or None,
                 remedy="Raise --mem-limit, or use a smaller batch or model.",
+                details={**word},
             )
         code = self._process.returncode
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
@@ -238,7 +283,7 @@ class Worker:
             cause=tail or "it printed nothing",
             remedy="The rest of lepton is unharmed. If it happens again, report it to the "
             "plugin's makers with the text above.",
-            details={"returncode": code},
+            details={"returncode": code, **word},
         )
 
 

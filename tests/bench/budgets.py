@@ -5,7 +5,7 @@ Small networks are trained on classes that scikit-learn generates, so that fresh
 short; hidden channels are then given other scales, so that low precisions cost something. Each
 trial draws a network, a split, a budget of 0.5 to 5 points and new rows to calibrate, search and
 verify on; then the loss is measured on 4,000 fresh rows. Goals: the budget is exceeded in at most
-5 of 100 trials that end with a recipe, and at most one trial in ten is refused (79 gave 2), because
+5 of 100 trials that end with a recipe, and at most one trial in ten is refused (100 gave 5), as
 nothing can be shown to keep the budget; and on networks small enough to measure every choice, the
 one found with fewer measurements is within 5 % of the smallest that the same rows accept, and
 something is found wherever something is accepted, which must be so in at least half of them.

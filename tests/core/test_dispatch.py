@@ -78,9 +78,11 @@ def test_an_unexpected_exception_names_the_plugin_and_its_version(rogue):
 
 
 def test_a_backend_that_calls_sys_exit_does_not_end_the_program(rogue):
-    with pytest.raises(PluginFailureError, match=r"sys\.exit") as caught:
+    with pytest.raises(ConversionError, match=r"sys\.exit") as caught:
         rogue("quit")
-    assert caught.value.details["exception"] == "SystemExit"
+    assert caught.value.code == "LPT-CONV-001"
+    assert isinstance(caught.value.__cause__, PluginFailureError)
+    assert caught.value.__cause__.details["exception"] == "SystemExit"
 
 
 def test_an_expected_failure_comes_through_as_it_is(rogue):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lepton_core import types
-from lepton_core._timing import measure
+from lepton_core._timing import faster, feeds, measure, race
 from lepton_core.capabilities import Opens, TargetInfo
 from lepton_core.context import Context
 from lepton_core.dispatch import Hooks
@@ -93,6 +93,55 @@ def test_latency_is_measured_with_single_rows(fake_registry, source, saved, cont
     assert latency["batch"] == 1
     assert latency["runs"] >= 20
     assert 0 < latency["p50_ms"] <= latency["p95_ms"]
+
+
+def test_what_stands_for_a_device_is_not_timed(
+    fake_registry, source, saved, context, tmp_path, monkeypatch
+):
+    from lepton_core.testing import _fake_graph as work
+
+    opened = work.FakeSession.__init__
+
+    def interpreted(self, *args, **kwargs):
+        opened(self, *args, **kwargs)
+        self.facts = {**self.facts, "device": types.REFERENCE_DEVICE}
+
+    monkeypatch.setattr(work.FakeSession, "__init__", interpreted)
+    request = types.EvaluateRequest("fake", saved, str(tmp_path / "out"), latency_seconds=0.01)
+    result = evaluate(Hooks(fake_registry), source, request, context)
+    assert result.outputs
+    assert result.latency == {}
+
+
+def test_a_rival_is_timed_in_turns(pool, fakes, source, saved, context):
+    request = types.EvaluateRequest("fake", saved, rival=source)
+    for hooks in (Hooks(fakes("ok"), pool), Hooks(fakes("ok"))):
+        found = evaluate_isolated(hooks, source, request, context)
+        assert found.latency == {}
+        low, high = found.race["interval"]
+        assert 0 < low <= found.race["speedup"] <= high
+
+
+def test_a_race_tells_the_ratio_of_times(source, samples, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("lepton_core._timing.time.perf_counter", lambda: clock[0])
+
+    class Clocked:
+        def __init__(self, seconds):
+            self.seconds = seconds
+
+        def run(self, inputs):
+            clock[0] += self.seconds
+            return {"y": inputs["x"]}
+
+    inputs = feeds(source.signature, samples, 1)
+    found = race((Clocked(0.004), Clocked(0.001)), inputs)
+    assert found["speedup"] == pytest.approx(4)
+    assert found["interval"] == pytest.approx([4, 4])
+    assert (found["before_ms"], found["after_ms"]) == pytest.approx((4, 1))
+    assert faster(found) == "4.00x faster (4.00 to 4.00 at 95 %)"
+    assert not faster(race((Clocked(0.001), Clocked(0.004)), inputs))
+    assert not faster({})
 
 
 class Slow:

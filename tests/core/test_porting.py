@@ -267,7 +267,7 @@ def test_lineage_leads_back_to_the_source(run):
 # --- deciding ---------------------------------------------------------------------------------
 
 
-def a_passport(verdict="pass", size=100, p50=1.0, stored="fp16"):
+def a_passport(verdict="pass", size=100, stored="fp16"):
     """The fields that the decision reads."""
     from lepton_core.passport import Passport
 
@@ -275,28 +275,31 @@ def a_passport(verdict="pass", size=100, p50=1.0, stored="fp16"):
         {
             "verdict": {"verdict": verdict, "why": "as measured"},
             "variant": {"size_bytes": size, "precision": "fp16", "storage_precision": stored},
-            "latency": {"variant": None if p50 is None else {"p50_ms": p50}},
         }
     )
 
 
+def raced(speedup, low, high):
+    return {"speedup": speedup, "interval": [low, high]}
+
+
 @pytest.mark.parametrize(
-    ("variant", "kept", "words"),
+    ("variant", "race", "kept", "words"),
     [
-        (a_passport(size=50), True, "2.00x smaller"),
-        (a_passport(p50=0.5), True, "2.00x faster"),
-        (a_passport(size=100, p50=0.99), False, "kept fp32 instead"),
-        (a_passport(size=120, p50=2.0), False, "kept fp32 instead"),
-        (a_passport(size=50, p50=None), True, "smaller"),
-        (a_passport("fail", size=1, p50=0.1), False, "as measured"),
-        (a_passport("weak", size=50), True, "as measured"),
-        (a_passport(size=50, stored="fp32"), False, "half precision"),
+        (a_passport(size=50), {}, True, "2.00x smaller than fp32"),
+        (a_passport(), raced(2, 1.8, 2.1), True, "2.00x faster than fp32 (1.80 to 2.10 at 95 %)"),
+        (a_passport(), raced(1.2, 0.9, 1.5), False, "kept fp32 instead"),  # may be chance
+        (a_passport(), raced(1.01, 1.005, 1.02), False, "kept fp32 instead"),  # too little
+        (a_passport(size=120), raced(0.5, 0.4, 0.6), False, "kept fp32 instead"),
+        (a_passport("fail", size=1), raced(9, 8, 10), False, "as measured"),
+        (a_passport("weak", size=50), {}, True, "as measured"),
+        (a_passport(size=50, stored="fp32"), {}, False, "half precision"),
     ],
 )
-def test_a_compressed_variant_must_be_smaller_or_faster(variant, kept, words):
+def test_a_compressed_variant_must_be_smaller_or_faster(variant, race, kept, words):
     from lepton_core._proof import _decide
 
-    decided, why = _decide(variant, a_passport())
+    decided, why = _decide(variant, a_passport(), race)
     assert decided is kept
     assert words in why
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -35,6 +39,24 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSI
 
 def request(do="", **options):
     return types.ConvertRequest("rogue", options={"do": do, **options})
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """Let reproducers of crashes lie below the test's folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@contextlib.contextmanager
+def ended(kind, match=""):
+    """Expect that a worker ends; yields what holds its error as ``value``."""
+    caught = SimpleNamespace(value=None)
+    with pytest.raises(ConversionError) as whole:
+        yield caught
+    assert whole.value.code == "LPT-CONV-001"
+    caught.value = whole.value.__cause__
+    assert isinstance(caught.value, kind)
+    assert re.search(match, str(caught.value))
 
 
 @pytest.fixture
@@ -140,8 +162,10 @@ def test_an_unexpected_one_names_the_plugin_and_its_version(rogue):
 
 
 def test_sys_exit_in_a_worker(rogue):
-    with pytest.raises(PluginFailureError, match="SystemExit"):
+    with ended(PluginFailureError) as caught:
         rogue("quit")
+    assert "SystemExit" in caught.value.cause
+    assert rogue().facts["pid"], "the worker goes on"
 
 
 def test_a_full_disk_in_a_worker(rogue):
@@ -152,7 +176,7 @@ def test_a_full_disk_in_a_worker(rogue):
 
 
 def test_out_of_memory_in_a_worker(rogue):
-    with pytest.raises(WorkerCrashError) as caught:
+    with ended(WorkerCrashError) as caught:
         rogue("out-of-memory")
     assert caught.value.code == "LPT-WORK-004"
 
@@ -198,7 +222,7 @@ def test_a_broken_plugin_is_reported_by_the_worker_as_it_is_here(fakes, pool, co
 
 def test_exit_is_a_crash_with_the_captured_output(rogue):
     before = rogue().facts["pid"]
-    with pytest.raises(WorkerCrashError) as caught:
+    with ended(WorkerCrashError) as caught:
         rogue("exit")
     assert caught.value.code == "LPT-WORK-003"
     assert caught.value.details == {"returncode": 7}
@@ -210,28 +234,28 @@ def test_exit_is_a_crash_with_the_captured_output(rogue):
 @posix
 @pytest.mark.parametrize(("do", "number"), [("abort", 6), ("segfault", 11)])
 def test_a_signal_is_a_crash(rogue, do, number):
-    with pytest.raises(WorkerCrashError, match=f"signal {number}"):
+    with ended(WorkerCrashError, match=f"signal {number}"):
         rogue(do)
 
 
 @posix
 def test_a_crash_is_seen_though_a_forked_child_holds_the_pipes(rogue):
     began = time.monotonic()
-    with pytest.raises(WorkerCrashError, match="exit code 9"):
+    with ended(WorkerCrashError, match="exit code 9"):
         rogue("fork-and-exit")
     assert time.monotonic() - began < 20
 
 
 def test_time_limit(rogue):
     began = time.monotonic()
-    with pytest.raises(WorkerTimeoutError, match="limit of 2 s") as caught:
+    with ended(WorkerTimeoutError, match="limit of 2 s") as caught:
         rogue("hang", limits=types.Limits(seconds=2))
     assert caught.value.code == "LPT-WORK-001"
     assert time.monotonic() - began < 10
 
 
 def test_memory_limit(rogue):
-    with pytest.raises(WorkerMemoryError, match="256 MiB") as caught:
+    with ended(WorkerMemoryError, match="256 MiB") as caught:
         rogue("eat", limits=types.Limits(seconds=60, memory_bytes=256 << 20))
     assert caught.value.code == "LPT-WORK-002"
 
@@ -348,7 +372,7 @@ def test_a_call_that_waits_while_the_worker_is_ended_gets_a_new_one(hooks, conte
     outcomes = {}
 
     def hang():
-        with pytest.raises(WorkerTimeoutError):
+        with ended(WorkerTimeoutError):
             hooks.convert(ROGUE, request("hang"), replace(context, limits=types.Limits(seconds=2)))
         outcomes["hang"] = True
 

@@ -17,7 +17,7 @@ def demo(clean_env, tmp_path_factory):
     """Run the demonstration in an environment of wheels; return its output folder."""
     env = clean_env(
         "lepton-torch", "lepton-onnxruntime", "lepton-openvino", "lepton-compress",
-        extras=("cpu",), requirements=("scikit-learn",),
+        "lepton-tflite", "lepton-coreml", extras=("cpu", "convert"), requirements=("scikit-learn",),
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("demo with a space")
     for name in ("demo.py", "digits.py"):
@@ -44,15 +44,19 @@ def test_the_demonstration_proves_what_it_builds(demo):
     assert result["ok"]
     built = [(v["target"], v["precision"]) for v in result["variants"]]
     precisions = ("fp32", "fp16", "int8")
-    assert built == [(t, p) for t in ("onnxruntime", "openvino") for p in precisions]
+    targets = ("onnxruntime", "openvino", "tflite", "coreml")
+    assert built == [(t, p) for t in targets for p in precisions]
     for variant in result["variants"]:
         assert variant["verdict"] == "pass"
         assert variant["metrics"]["name"] == "top1"
         assert variant["metrics"]["source"] > 0.97
         assert variant["metrics"]["drop"] <= 0.005
         # How fast a variant is here decides about the others.
-        if variant["precision"] == "fp32" or variant["target"] == "onnxruntime":
+        if variant["precision"] == "fp32" or variant["target"] != "openvino":
             assert variant["kept"], variant["why"]
+        # An interpreter stands for the device here: its time would say nothing.
+        assert (variant["latency_ms"]["p50"] is None) == (variant["target"] == "coreml")
+        assert "faster" not in variant["why"] or variant["target"] != "coreml"
     assert "report.html" in output
     page = (out / "port" / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -63,6 +63,12 @@ def integer_limits(dtype: str, *, narrow: bool = False) -> tuple[int, int]:
     return low + 1, high
 
 
+def symmetric_limits(dtype: str, *, narrow: bool) -> tuple[int, int]:
+    """As `integer_limits`, where `narrow` does not matter to unsigned types."""
+    low, high = integer_limits(dtype)
+    return (low + 1 if narrow and low < 0 else low), high
+
+
 def quantize(
     x: ArrayLike,
     scale: ArrayLike,

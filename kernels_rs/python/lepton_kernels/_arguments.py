@@ -41,6 +41,16 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
+def check_real(name: str, value: float) -> float:
+    """A real number, as Python's float."""
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise KernelTypeError(f"{name} must be a real number, got {value!r}") from error
+
+
 def check_threads(threads: int | None) -> int | None:
     """A thread count that the native code accepts."""
     return None if threads is None else check_count("threads", threads, 1)
@@ -63,6 +73,8 @@ def zero_point_parameter(zero_point: ArrayLike, channels: int | None) -> NDArray
     values = np.asarray(zero_point)
     if values.dtype.kind not in "iu":
         raise KernelTypeError(f"zero_point must be integers, got dtype {values.dtype}")
+    if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
+        raise KernelError(f"zero_point {values.max()} is beyond every integer type here")
     values = np.asarray(values, dtype=np.int64, order="C")
     return _one_per_channel(values, channels, "zero_point", scalar_for_all=True)
 

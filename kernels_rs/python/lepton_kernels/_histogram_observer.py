@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from lepton_kernels._threshold import RangeEstimate
 
+_LARGEST = float(np.finfo(np.float32).max)
 _COUNTERS = ("count", "zeros", "nan", "positive_infinity", "negative_infinity")
 _FIELDS = (*_COUNTERS, "bins", "symmetric", "low", "high", "exponent", "first", "counts")
 
@@ -124,12 +125,16 @@ class HistogramObserver:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         if other.count:
             self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-            start = 0.0 if self.symmetric else self.low
-            end = max(self.high, -self.low) if self.symmetric else self.high
-            exponent, first = _grid(start, end, self.bins)
+            exponent, first = self._grid()
             self._counts = self._counts_at(exponent, first) + other._counts_at(exponent, first)
             self._exponent, self._first = exponent, first
         return self
+
+    def _grid(self) -> tuple[int, int]:
+        """The exponent of the width and the place of the first bin, for the range seen."""
+        if self.symmetric:
+            return _grid(0.0, max(self.high, -self.low), self.bins)
+        return _grid(self.low, self.high, self.bins)
 
     def _counts_at(self, exponent: int, first: int) -> NDArray[np.uint64]:
         """The counts in the bins of a coarser grid."""
@@ -232,19 +237,36 @@ class HistogramObserver:
         if set(data) != set(_FIELDS):
             raise KernelError(f"expected the entries {sorted(_FIELDS)}, got {sorted(data)}")
         observer = cls(data["bins"], symmetric=data["symmetric"])
+        try:
+            return observer._restore(data)
+        except KernelError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise KernelError(f"an entry is no number that fits: {error}") from error
+
+    def _restore(self, data: Mapping[str, Any]) -> Self:
+        """Takes over the entries of `to_dict`."""
         for name in _COUNTERS:
-            setattr(observer, name, int(data[name]))
+            setattr(self, name, int(data[name]))
         counts = np.array(data["counts"], np.uint64)
-        if counts.size > observer.bins or int(counts.sum()) != observer.count:
+        if counts.size > self.bins or int(counts.sum()) != self.count:
             raise KernelError(
-                f"{counts.size} counts of {counts.sum()} values do not fit {observer.bins} bins of "
-                f"{observer.count} values"
+                f"{counts.size} counts of {counts.sum()} values do not fit {self.bins} bins of "
+                f"{self.count} values"
             )
-        observer._counts[: counts.size] = counts
-        if observer.count:
-            observer.low, observer.high = float(data["low"]), float(data["high"])
-            observer._exponent, observer._first = int(data["exponent"]), int(data["first"])
-        return observer
+        self._counts[: counts.size] = counts
+        if self.count:
+            self.low, self.high = float(data["low"]), float(data["high"])
+            if not -_LARGEST <= self.low <= self.high <= _LARGEST:
+                raise KernelError(f"{self.low} to {self.high} is no range of float32")
+            grid = (data["exponent"], data["first"])
+            if grid != self._grid():
+                raise KernelError(
+                    f"exponent and first are {grid}; of {self.low} to {self.high} in {self.bins} "
+                    f"bins they are {self._grid()}"
+                )
+            self._exponent, self._first = self._grid()
+        return self
 
 
 def _grid(low: float, high: float, bins: int) -> tuple[int, int]:

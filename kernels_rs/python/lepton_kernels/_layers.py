@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_count, check_threads
+from lepton_kernels._arguments import check_count, check_real, check_threads
 from lepton_kernels._blocks import SchemeName, dequantize_blocks, quantize_blocks
 from lepton_kernels._range import absmax
 from lepton_kernels.errors import KernelError, KernelTypeError
@@ -73,7 +73,9 @@ def output_error(
         raise KernelError(f"weight has shape {first.shape} and actual {second.shape}")
     samples = _samples(x, first.shape[1])
     count = check_threads(threads)
-    error = math.fsum(_native.product_norms(first - second, samples, count))
+    with np.errstate(over="ignore", invalid="ignore"):
+        lost = first - second
+    error = math.fsum(_native.product_norms(lost, samples, count))
     if error == 0:
         return 0.0
     signal = math.fsum(_native.product_norms(first, samples, count))
@@ -84,7 +86,7 @@ def _samples(x: ArrayLike, inputs: int) -> NDArray[np.float32]:
     values = _float32("x", x)
     if values.ndim == 0 or values.shape[-1] != inputs:
         raise KernelError(f"x has shape {values.shape}; its last axis must be {inputs} long")
-    return values.reshape(-1, inputs)
+    return values.reshape(math.prod(values.shape[:-1]), inputs)
 
 
 def awq_scales(
@@ -135,7 +137,9 @@ def awq_scales(
     for i in range(total):
         scale = magnitude ** (i / total)
         scale = (scale / math.sqrt(scale.max() * scale.min())).astype(np.float32)
-        coded = quantize_blocks(weights * scale, size, bits=bits, scheme=scheme, threads=threads)
+        with np.errstate(over="ignore"):  # what leaves float32 is refused as infinite
+            scaled = weights * scale
+        coded = quantize_blocks(scaled, size, bits=bits, scheme=scheme, threads=threads)
         back = dequantize_blocks(coded.codes, coded.scale, coded.zero_point, size, threads=threads)
         error = output_error(weights, back / scale, samples, threads=threads)
         found.append((error, i / total, scale))
@@ -168,6 +172,7 @@ def smoothquant_scales(
         KernelTypeError: A dtype is not supported.
         KernelError: A shape or `alpha` does not fit, or a value is NaN or infinite.
     """
+    alpha = check_real("alpha", alpha)
     if not 0 <= alpha <= 1:
         raise KernelError(f"alpha is {alpha}; accepted are 0 to 1")
     largest = np.abs(np.asarray(input_absmax, np.float64))
@@ -269,6 +274,6 @@ def bias_correction(
             f"{first.shape} needed are ({first.shape[1] * count},) and a divisor of {len(first)}"
         )
     lost = first.astype(np.float64) - second.astype(np.float64)
-    by_input = lost.reshape(*lost.shape[:2], -1).sum(axis=2)
+    by_input = lost.sum(axis=tuple(range(2, lost.ndim)))
     means = np.repeat(mean.reshape(count, -1), len(first) // count, axis=0)
     return np.asarray(np.sum(by_input * means, axis=1))

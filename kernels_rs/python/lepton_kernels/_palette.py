@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton_kernels import _native
 from lepton_kernels._arguments import check_count, check_out, check_threads, normalise_axis
-from lepton_kernels.errors import KernelError
+from lepton_kernels.errors import KernelError, KernelTypeError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -126,6 +126,7 @@ def depalettize(
         float32 values of the shape of `indices`.
 
     Raises:
+        KernelTypeError: Indices are no integers.
         KernelError: The shape of the palette does not fit, or an index is beyond it.
     """
     places, table = np.asarray(indices), np.asarray(palette, np.float32)
@@ -133,7 +134,9 @@ def depalettize(
     channels = 1 if axis is None else places.shape[axis]
     size = channels if group_size is None else check_count("group_size", group_size, 1)
     groups = -(-channels // size) if size else 0
-    if table.shape[:-1] != (() if axis is None else (groups,)):
+    if places.dtype.kind not in "iu":
+        raise KernelTypeError(f"indices must be integers, got dtype {places.dtype}")
+    if table.ndim == 0 or table.shape[:-1] != (() if axis is None else (groups,)):
         raise KernelError(
             f"palette has shape {table.shape}; for {groups} groups of channels it must be "
             f"{'(entries,)' if axis is None else f'({groups}, entries)'}"

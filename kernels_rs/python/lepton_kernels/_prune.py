@@ -11,6 +11,7 @@ import numpy as np
 from lepton_kernels import _native
 from lepton_kernels._arguments import (
     check_count,
+    check_real,
     check_threads,
     normalise_axis,
     output_array,
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 def _kept(size: int, sparsity: float) -> int:
     """How many of `size` values stay; the product is exact, half a value goes to even."""
+    sparsity = check_real("sparsity", sparsity)
     if not 0 <= sparsity <= 1:
         raise KernelError(f"sparsity is {sparsity}; accepted are 0 to 1")
-    return size - round(Fraction(repr(float(sparsity))) * size)
+    return size - round(Fraction(repr(sparsity)) * size)
 
 
 def magnitude_threshold(
@@ -210,7 +212,11 @@ def block_mask(
         raise KernelTypeError(f"block must be a tuple of rows and columns, got {block!r}")
     if order not in (1, 2):
         raise KernelError(f"order is {order}; accepted: 1, 2")
-    height, width = (check_count("block", side, 1) for side in block)
+    # A block beyond the matrix is one that ends with it.
+    height, width = (
+        min(check_count("block", side, 1), max(n, 1))
+        for side, n in zip(block, values.shape, strict=True)
+    )
     mask = output_array(out, values.shape, "bool", values)
     blocks = [-(-n // side) for n, side in zip(values.shape, (height, width), strict=True)]
     norms = _norms_buffer(mask, blocks)

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._affine import IntegerName, integer_limits
-from lepton_kernels._arguments import check_dtype, check_out, check_threads, normalise_axis
-from lepton_kernels.errors import KernelError
+from lepton_kernels._affine import IntegerName, integer_limits, symmetric_limits
+from lepton_kernels._arguments import (
+    check_dtype,
+    check_out,
+    check_real,
+    check_threads,
+    normalise_axis,
+)
+from lepton_kernels.errors import KernelError, KernelTypeError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -49,6 +55,8 @@ def minmax(
     if out is None:
         low, high = np.empty(shape, np.float32), np.empty(shape, np.float32)
     else:
+        if not isinstance(out, tuple) or len(out) != 2:
+            raise KernelTypeError(f"out must be a tuple of two arrays, got {type(out).__name__}")
         low, high = out
     flat_low, flat_high = _flat(low, shape), _flat(high, shape)
     _native.minmax(values, axis, flat_low, flat_high, check_threads(threads))
@@ -121,7 +129,7 @@ def scale_symmetric(
         KernelTypeError: A dtype is not supported.
         KernelError: There is no value, or a value is NaN or infinite.
     """
-    _, high = integer_limits(dtype, narrow=narrow and np.dtype(dtype).kind == "i")
+    _, high = symmetric_limits(dtype, narrow=narrow)
     return scale_from_absmax(absmax(x, axis=axis, threads=threads), high)
 
 
@@ -154,6 +162,7 @@ def scale_percentile(
         KernelError: `percentile` is out of range, there is no value, a value is NaN, or the
             magnitude found is infinite.
     """
+    percentile = check_real("percentile", percentile)
     if not 0 < percentile <= 100:
         raise KernelError(f"percentile is {percentile}; accepted are numbers above 0 up to 100")
     _, high = integer_limits(dtype)
@@ -166,7 +175,7 @@ def scale_percentile(
     for i, channel in enumerate(channels):
         if not channel.size:
             raise KernelError("there is no value to take a scale from; give at least one")
-        rank = max(1, math.ceil(Fraction(repr(float(percentile))) * channel.size / 100))
+        rank = max(1, math.ceil(Fraction(repr(percentile)) * channel.size / 100))
         keep = channel.size - rank + 1
         magnitude[i] = _native.magnitude_cut([channel], keep, check_threads(threads))[0]
     return scale_from_absmax(magnitude.reshape(shape), high)
@@ -203,7 +212,7 @@ def quantize_symmetric(
         KernelError: There is no value, a value is NaN or infinite, or `out` does not fit.
     """
     values = np.asarray(x)
-    low, high = integer_limits(dtype, narrow=narrow and np.dtype(dtype).kind == "i")
+    low, high = symmetric_limits(dtype, narrow=narrow)
     axis = normalise_axis(axis, values.ndim)
     shape = () if axis is None else (values.shape[axis],)
     check_out(out)

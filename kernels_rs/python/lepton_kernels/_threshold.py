@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_count
+from lepton_kernels._arguments import check_count, check_real
 from lepton_kernels.errors import KernelError
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ def _require_values(observer: HistogramObserver) -> None:
 
 def percentile(observer: HistogramObserver, percent: float) -> RangeEstimate:
     """See `HistogramObserver.percentile`."""
+    percent = check_real("percent", percent)
     if not 0 < percent <= 100:
         raise KernelError(f"percent is {percent}; accepted are values above 0, up to 100")
     _require_values(observer)
-    share = Fraction(repr(float(percent))) / 100
+    share = Fraction(repr(percent)) / 100
     n, width, counts = observer.count, observer.bin_width, observer._counts
     below = np.cumsum(counts)
     rank = max(1, math.ceil((share if observer.symmetric else (1 + share) / 2) * n))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lepton_core.context import Context
+from lepton_core.context import Context, SilentReporter
 from lepton_core.errors import LeptonError
 from lepton_core.files import digest_path
 from lepton_core.types import ConvertRequest, Model
@@ -52,6 +53,25 @@ def test_float16_is_stored_and_rounded(converted, opened, pivots, reference, fee
     assert whole.facts["storage_precision"] == "fp32"
 
 
+def test_every_operator_is_told_by_the_graphs_name_before_it_is_translated(pivots, context):
+    """So that the error of a crash can name it."""
+    said = []
+    told = SilentReporter()
+    told.about_to = lambda *word: said.append(word)
+    plugin.lepton_convert(
+        pivots("network"), ConvertRequest("coreml"), replace(context, reporter=told)
+    )
+    operators = [(operator, where) for _, operator, where, _ in said if operator]
+    for kind, name in (("Conv", "d"), ("MaxPool", "p"), ("Gemm", "logits"), ("Softmax", "share")):
+        assert (kind, f"node {name!r}") in operators
+    steps = list(dict.fromkeys(step for step, *_ in said))
+    assert steps == [
+        "translating the graph to torch",
+        "translating the program with coremltools",
+        "running the package",
+    ]
+
+
 def test_kept_operators_stay_float32(pivots, context, opened):
     request = ConvertRequest("coreml", precision="fp16", options={"keep": ["conv"]})
     result = plugin.lepton_convert(pivots("network"), request, context)
@@ -60,6 +80,11 @@ def test_kept_operators_stay_float32(pivots, context, opened):
     assert kinds["conv"] == "fp32"
     assert kinds["linear"] == "fp16"
     assert len(result.facts["kept_in_fp32"]) == 2
+
+
+def test_an_operator_that_is_never_float16_may_be_kept(pivots, context):
+    request = ConvertRequest("coreml", precision="fp16", options={"keep": ["cast"]})
+    plugin.lepton_convert(pivots("tokens"), request, context)
 
 
 def test_weights_beyond_the_range_of_float16_stay_float32(graphs, tmp_path, opened):
@@ -168,6 +193,10 @@ def test_another_bound_on_request(pivots, context, opened):
         ({"precision": "fp16", "recipe": "r.json"}, "LPT-CONV-502"),
         ({"options": {"quick": 1}}, "LPT-CONV-503"),
         ({"options": {"max_batch": 0}}, "LPT-CONV-503"),
+        ({"options": {"max_batch": True}}, "LPT-CONV-503"),
+        ({"options": {"keep": ["softmax"]}}, "LPT-CONV-503"),
+        ({"precision": "int8", "recipe": "r.json", "options": {"keep": ["a"]}}, "LPT-CONV-503"),
+        ({"precision": "fp16", "options": {"keep": ["sofmax"]}}, "LPT-CONV-503"),
         ({"device": "ios99"}, "LPT-CONV-503"),
     ],
 )

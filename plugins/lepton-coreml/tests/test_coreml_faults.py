@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lepton_core.artifacts import verify_artifact
+from lepton_core.context import Context
 from lepton_core.errors import LeptonError
 from lepton_core.files import digest_path
+from lepton_core.types import OpenRequest
+from lepton_coreml import plugin
 from lepton_coreml._interpreter import Interpreter, OperatorError
 from lepton_coreml._locate import compare
 from lepton_coreml._mil._blob import BlobFile
 from lepton_coreml._mil._package import open_package
 from lepton_coreml._mil._write import MODEL, WEIGHTS
 
+OPEN = OpenRequest("coreml")
 OTHER_KIND = {
     "relu": "silu", "max_pool": "avg_pool", "add": "sub", "mul": "add", "softmax": "sigmoid",
     "reduce_mean": "reduce_max", "reduce_sum": "reduce_mean", "greater": "greater_equal",
@@ -150,9 +155,24 @@ def caught_by_numbers(place, inputs, wanted):
     return False
 
 
+def refused_by(model, place, context):
+    """Return the codes with which the artifact's digest and a session refuse a package."""
+    faulty = model.evolve(path=str(place))
+    codes = []
+    for attempt in (verify_artifact, lambda m: plugin.lepton_open(m, OPEN, context)):
+        try:
+            attempt(faulty)
+        except LeptonError as error:
+            codes.append(error.code)
+    return codes
+
+
 @pytest.fixture(scope="module")
 def campaign(converted, feeds, tmp_path_factory):
-    """Every fault in three packages: what caught it."""
+    """Every fault in three packages: what caught it.
+
+    Rows of graph, sort, fault, whether numbers and the comparison caught it, codes of digests.
+    """
     folder = tmp_path_factory.mktemp("faults")
     rows = []
     for name in ("perceptron", "network", "tokens"):
@@ -177,7 +197,8 @@ def campaign(converted, feeds, tmp_path_factory):
                     located = bool(found.operations or found.constants)
                 except LeptonError:
                     located = True  # it cannot be read at all
-                rows.append((name, sort, text, numbers, located))
+                digests = refused_by(model, place, Context(folder))
+                rows.append((name, sort, text, numbers, located, digests))
     return rows
 
 
@@ -194,12 +215,16 @@ def test_digests_catch_every_fault_and_numbers_do_not(campaign, converted, recor
     text = (
         f"{len(graphs)} graph and {len(weights)} weight faults; numbers alone catch "
         f"{share(campaign, 3):.0%} ({share(graphs, 3):.0%} and {share(weights, 3):.0%}), the "
-        f"comparison of programs {share(campaign, 4):.0%}, digests 100%"
+        f"comparison of programs {share(campaign, 4):.0%}, the artifact's digest "
+        f"{sum('LPT-RUN-003' in row[5] for row in campaign)}, the weights' own digest "
+        f"{sum('LPT-RUN-505' in row[5] for row in campaign)}"
     )
     record_property("faults", text)
     print(text)
-    # Digests catch all: those that left the digest as it was changed no byte and are not counted.
     assert share(campaign, 4) == 1.0
+    assert all("LPT-RUN-003" in row[5] for row in campaign)
+    assert all("LPT-RUN-505" in row[5] for row in weights)
+    assert not any("LPT-RUN-505" in row[5] for row in graphs)  # the graph has no digest inside
     assert share(campaign, 3) > 0.5
     assert share(weights, 3) < 1.0  # why numbers are not enough
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,32 @@ def test_a_table_stays_integers(lowered, pivots, opened, feeds, reference):
     made = opened(result.model).run(feed)["y"]
     wanted = reference(pivots("tokens"), feed)["y"]
     assert np.linalg.norm(made - wanted) < 0.02 * np.linalg.norm(wanted)
+
+
+def test_the_conversion_compares_them_itself(lowered, pivots):
+    from lepton_coreml._same import Numbers, check_numbers
+
+    recipe, result = lowered("network", static_recipe)
+    assert result.facts["integers"] == {
+        "weights": 3, "values": 3, "equal": True, "not_stored": [],
+    }  # fmt: skip
+    source = pivots("network")
+    model = qdq.lower(pivots_of.load(source.path), recipe, digest=source.digest).model
+    wanted = Numbers.of(model)
+    stem = wanted.stored["stem.weight"]
+    other = stem.integers.copy()
+    other.flat[0] ^= 1
+    changed = {**wanted.stored, "stem.weight": replace(stem, integers=other)}
+    program = open_package(Path(result.model.path)).program()
+    with pytest.raises(LeptonError) as caught:
+        check_numbers(program, Numbers(changed, {}), recipe)
+    assert caught.value.code == "LPT-CONV-511"
+    assert "stem.weight" in caught.value.cause
+    given = wanted.stored["in.image"]
+    asked = {**wanted.stored, "other": replace(given, scale=given.scale * 2)}
+    tensors = {**recipe.tensors, "other": recipe.tensors["in.image"]}
+    found = check_numbers(program, Numbers(asked, {}), replace(recipe, tensors=tensors))
+    assert found["not_stored"] == ["other"]
 
 
 BLOCKS = [(4, True, 64), (4, False, 64), (8, True, 64), (3, True, 100), (4, False, 100)]

@@ -500,3 +500,28 @@ def test_every_operator_belongs_to_a_family():
 def test_what_does_not_fit_is_an_error(name, given):
     with pytest.raises((ValueError, IndexError)):
         OPERATORS[name](**given)
+
+
+@pytest.mark.parametrize(
+    ("x", "wanted"),
+    [
+        (np.array([3, np.iinfo(np.int32).min, 7], np.int32), [2, 0, 1]),
+        (np.array([False, True, False]), [1, 0, 2]),
+        (np.array([-128, 5], np.int8), [1, 0]),
+    ],
+)
+def test_the_order_of_integers_and_booleans_does_not_wrap(x, wanted):
+    from lepton_coreml._interpreter._reduction import argsort, topk
+
+    assert argsort(x).tolist() == wanted
+    assert topk(x, np.int32(1))[1].tolist() == wanted[:1]
+
+
+def test_one_packed_number_of_four_bits_keeps_its_sign():
+    from lepton_coreml._mil._messages import messages
+    from lepton_coreml._mil._program import TypeSpec, _tensor
+
+    held = messages()["Value"]().immediateValue.tensor
+    for byte in (b"\x0f", b"\xff"):  # packed, and written as a value of its own
+        held.bytes.values = byte
+        assert _tensor(held, TypeSpec("int4", (1,))).tolist() == [-1]

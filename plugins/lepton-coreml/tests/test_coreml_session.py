@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,95 @@ def test_a_package_of_someone_else_gets_its_own_signature(opened, copied, feeds)
     assert session.run(feeds("perceptron"))["y"].shape == (3, 4)
 
 
+def test_its_outputs_have_the_shapes_of_its_program(opened, copied):
+    """coremltools states no shapes of outputs: one number is not a scalar for that."""
+
+    def forget(message):
+        message.description.metadata.userDefined.clear()
+        for feature in message.description.output:
+            feature.type.multiArrayType.ClearField("shape")
+            feature.type.multiArrayType.ClearField("shapeRange")
+
+    session = opened(rewritten(copied("tokens"), forget).evolve(signature=None))
+    specs = {s.name: s for s in session.signature.outputs}
+    assert len(specs["y"].shape) == 2
+    assert len(specs["best"].shape) == 1
+    feed = {"ids": np.zeros((1, 6), "i4"), "mask": np.ones((1, 6), "i4")}
+    assert session.run(feed)["best"].shape == (1,)
+
+
+def spoiled_note(message):
+    message.description.metadata.userDefined["lepton.signature"] = "{"
+
+
+def spoiled_constant(message):
+    block = next(iter(message.mlProgram.functions["main"].blocks.values()))
+    next(op for op in block.operations if op.type == "const").attributes.clear()
+
+
+def spoiled_output(message):
+    block = next(iter(message.mlProgram.functions["main"].blocks.values()))
+    block.outputs[0] = "elsewhere"
+
+
+def spoiled_description(message):
+    message.description.output[0].name = "elsewhere"
+
+
+@pytest.mark.parametrize(
+    "change", [spoiled_note, spoiled_constant, spoiled_output, spoiled_description]
+)
+def test_a_spoiled_program_is_called_damaged(opened, copied, change):
+    model = rewritten(copied(), change).evolve(signature=None)
+    assert refused(opened, model).code == "LPT-RUN-502"
+
+
+def test_inputs_may_be_int8(opened, copied):
+    def narrow(message):
+        for feature in message.description.input:
+            feature.type.multiArrayType.dataType = 131080
+        message.description.metadata.userDefined.pop("lepton.signature")
+
+    session = opened(rewritten(copied("tokens"), narrow).evolve(signature=None))
+    assert {s.dtype for s in session.signature.inputs} == {"int8"}
+
+
+def test_what_core_ml_refuses_to_run_is_an_error_of_ours():
+    """What coremltools raises outside of a Mac stands for what it raises on one."""
+    from lepton_coreml._session import _Mac
+
+    class Model:
+        def predict(self, inputs):
+            raise RuntimeError("Error in declaring network.")
+
+    engine = _Mac.__new__(_Mac)
+    engine._model = Model()
+    with pytest.raises(LeptonError) as caught:
+        engine.run({})
+    assert caught.value.code == "LPT-RUN-512"
+    assert "declaring network" in caught.value.cause
+
+
+def test_one_thread_at_a_time_collects_what_coremltools_says():
+    from lepton_coreml._coremltools import captured
+
+    order, inside = [], threading.Event()
+
+    def other():
+        inside.wait()
+        with captured():
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with captured(), captured():  # the lock is taken twice by one thread, as build does
+        inside.set()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
+
+
 def test_the_recorded_signature_is_read_back(opened, converted):
     model = converted("tokens").model
     session = opened(model.evolve(signature=None))
@@ -183,6 +273,7 @@ def test_a_session_needs_neither_coremltools_nor_torch(converted, tmp_path):
     """Where a package is only run, neither is imported: opening takes a fraction of a second."""
     program = """
 import sys
+import threading
 from pathlib import Path
 import numpy as np
 from lepton_core.context import Context

@@ -322,7 +322,17 @@ def test_auto_runs_with_the_same_settings(ir, opened):
     np.testing.assert_allclose(numbers(session), numbers(opened(ir)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"spinning": True}, {"inference_precision": "int8"}])
+BAD_OPTIONS = [
+    {"spinning": True},
+    {"inference_precision": "int8"},
+    {"hint": "speed"},
+    {"streams": 0},
+    {"streams": "many"},
+    {"streams": True},
+]
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS)
 def test_unknown_options(ir, opened, options):
     with pytest.raises(SessionError) as caught:
         opened(ir, options=options)
@@ -337,6 +347,34 @@ def test_nothing_is_cached_unless_asked(ir, opened, context):
     np.testing.assert_allclose(numbers(cached), numbers(opened(ir)), rtol=1e-6)
     second = opened(ir, options={"cache": True})
     np.testing.assert_array_equal(numbers(second), numbers(cached))
+
+
+def test_a_cache_that_is_named_is_kept_there(ir, opened, tmp_path):
+    options = {"cache": str(tmp_path / "compiled")}
+    first = opened(ir, options=options)
+    assert first.facts["cache"] is True
+    assert first.facts["loaded_from_cache"] is False
+    assert list((tmp_path / "compiled").glob("*.blob"))
+    again = opened(ir, options=options)
+    assert again.facts["loaded_from_cache"] is True
+    np.testing.assert_array_equal(numbers(again), numbers(first))
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_streams_share_the_threads(ir, opened, device):
+    if openvino().Core().available_devices != ["CPU"]:
+        pytest.skip("another device would be chosen")
+    plain = opened(ir, device=device, threads=2)
+    assert (plain.facts["hint"], plain.facts["streams"]) == ("latency", 1)
+    two = opened(ir, device=device, threads=2, options={"streams": 2})
+    assert two.facts["streams"] == 2
+    wide = opened(ir, device=device, threads=2, options={"hint": "throughput"})
+    assert wide.facts["hint"] == "throughput"
+    assert wide.facts["streams"] >= 1
+    with ThreadPoolExecutor(4) as pool:
+        for session in (two, wide):
+            for found in pool.map(lambda _, s=session: numbers(s), range(20)):
+                np.testing.assert_allclose(found, numbers(plain), rtol=1e-5, atol=1e-6)
 
 
 def test_a_cancelled_context_stops(ir, context):

@@ -133,6 +133,43 @@ def test_exit_codes_without_samples(lepton, net, tmp_path, options, code):
     assert "weak" in ended.out
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+@pytest.mark.parametrize("order", ["crasher,fake", "fake,crasher"])
+def test_a_crash_of_one_converter_leaves_the_other_targets_alone(
+    command, net, samples, tmp_path, order
+):
+    place = tmp_path / "tmp"
+    place.mkdir()
+    ended = command(
+        "port", net, "--to", order, "--data", samples, "--out", tmp_path / "out", "--json",
+        fakes=("crasher", "ok"), TMPDIR=str(place),
+    )  # fmt: skip
+    assert ended.code == 1, ended.err
+    by_target = {v["target"]: v for v in ended.data["variants"]}
+    whole, broken = by_target["fake"], by_target["crasher"]
+    assert (whole["kept"], whole["verdict"]) == (True, "pass")
+    assert Path(whole["path"]).is_file()
+    assert Path(whole["passport"]).is_file()
+    assert (broken["kept"], broken["path"]) == (False, None)
+    assert "LPT-CONV-001" in broken["why"]
+    assert "at the operator 'relu' (layer 1)" in broken["why"]
+    assert "LPT-WORK-003" in broken["why"]
+    (folder,) = place.glob("lepton-crasher-*")
+    assert f"{folder}/convert.py" in broken["why"]
+    assert (folder / "convert.py").is_file()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+def test_a_crash_of_the_only_converter(command, net, samples, tmp_path):
+    ended = command(
+        "port", net, "--to", "crasher", "--data", samples, "--out", tmp_path / "out",
+        fakes=("crasher", "ok"), TMPDIR=str(tmp_path),
+    )  # fmt: skip
+    assert ended.code == 1
+    assert "LPT-CONV-001" in ended.out
+    assert "convert.py" in ended.out
+
+
 def test_nothing_kept_is_1(lepton, net, samples, tmp_path):
     ended = lepton(
         "port", net, "--to", "fake", "--precision", "fp16", "--data", samples,

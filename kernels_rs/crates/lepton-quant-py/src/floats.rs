@@ -1,7 +1,7 @@
 //! Kernels whose results are floating-point numbers: casts and simulated quantization.
 
 use lepton_quant as quant;
-use numpy::{PyReadonlyArray1, PyUntypedArray};
+use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray};
 use pyo3::prelude::*;
 use quant::{Affine, AxisLayout, CastSlice, Error, IntFormat, NanPolicy};
 
@@ -62,6 +62,8 @@ fn fake_quantize(
 ) -> PyResult<()> {
     let format = IntFormat { low, high };
     let input = float_array(x)?;
+    refuse_overlap(scale.as_untyped(), out)?;
+    refuse_overlap(zero_point.as_untyped(), out)?;
     let layout = AxisLayout::new(input.shape(), axis).map_err(kernel_error)?;
     let (scale, zero_point) = (readonly_slice(&scale)?, readonly_slice(&zero_point)?);
     let affine = Affine::new(layout, scale, zero_point, format).map_err(kernel_error)?;

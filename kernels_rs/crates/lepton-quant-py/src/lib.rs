@@ -14,7 +14,7 @@ mod palette;
 mod prune;
 
 use lepton_quant as quant;
-use numpy::{PyReadonlyArray1, PyUntypedArray};
+use numpy::{PyArrayMethods, PyReadonlyArray1, PyUntypedArray};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use quant::{Affine, AxisLayout, IntFormat, NanPolicy, Rounding};
@@ -44,6 +44,8 @@ fn quantize(
 ) -> PyResult<()> {
     let format = IntFormat { low, high };
     let input = float_array(x)?;
+    refuse_overlap(scale.as_untyped(), out)?;
+    refuse_overlap(zero_point.as_untyped(), out)?;
     let layout = AxisLayout::new(input.shape(), axis).map_err(kernel_error)?;
     let (scale, zero_point) = (readonly_slice(&scale)?, readonly_slice(&zero_point)?);
     let affine = Affine::new(layout, scale, zero_point, format).map_err(kernel_error)?;
@@ -109,6 +111,8 @@ fn dequantize(
     threads: Option<usize>,
 ) -> PyResult<()> {
     let input = int_array(q)?;
+    refuse_overlap(scale.as_untyped(), out)?;
+    refuse_overlap(zero_point.as_untyped(), out)?;
     let layout = AxisLayout::new(input.shape(), axis).map_err(kernel_error)?;
     let (scale, zero_point) = (readonly_slice(&scale)?, readonly_slice(&zero_point)?);
     let affine =

@@ -36,6 +36,17 @@ impl Points {
     pub(crate) fn len(&self) -> usize {
         self.value.len()
     }
+
+    /// The first point up to which half of the weight lies.
+    fn median(&self) -> usize {
+        let half = self.weight.iter().sum::<f64>() / 2.0;
+        let mut sum = 0.0;
+        let reaches_half = |weight: &f64| {
+            sum += weight;
+            sum >= half
+        };
+        self.weight.iter().position(reaches_half).unwrap_or(0)
+    }
 }
 
 /// The means of the at most `k` clusters of least squared error, in ascending order.
@@ -55,8 +66,9 @@ pub(crate) fn cluster(points: &Points, k: usize) -> Vec<f64> {
     points.means(&lloyd(points, &sums, cuts))
 }
 
-/// Sums of weights, weighted values and squares before each point. Values are taken from their mean,
-/// or the difference of squares would lose digits.
+/// Sums of weights, weighted values and squares from the median to each point, those before it
+/// negative. Values are taken from the median, or the difference of squares would lose digits; and
+/// what lies far out, such as the number that masks a position, is in no sum but those that reach it.
 struct Sums {
     shift: f64,
     weight: Vec<f64>,
@@ -66,24 +78,26 @@ struct Sums {
 
 impl Sums {
     fn new(points: &Points) -> Self {
-        let total: f64 = points.weight.iter().sum();
-        let pairs = || points.value.iter().zip(&points.weight);
-        let shift = pairs().map(|(v, w)| v * (w / total)).sum::<f64>();
+        let n = points.len();
+        let median = points.median();
+        let shift = points.value[median];
         let mut sums = Self {
             shift,
-            weight: vec![0.0],
-            first: vec![0.0],
-            second: vec![0.0],
+            weight: vec![0.0; n + 1],
+            first: vec![0.0; n + 1],
+            second: vec![0.0; n + 1],
         };
-        let (mut weight, mut first, mut second) = (0.0, 0.0, 0.0);
-        for (v, w) in pairs() {
-            let v = v - shift;
-            weight += w;
-            first += w * v;
-            second += w * v * v;
-            sums.weight.push(weight);
-            sums.first.push(first);
-            sums.second.push(second);
+        for i in median..n {
+            let (w, v) = (points.weight[i], points.value[i] - shift);
+            sums.weight[i + 1] = sums.weight[i] + w;
+            sums.first[i + 1] = sums.first[i] + w * v;
+            sums.second[i + 1] = sums.second[i] + w * v * v;
+        }
+        for i in (0..median).rev() {
+            let (w, v) = (points.weight[i], points.value[i] - shift);
+            sums.weight[i] = sums.weight[i + 1] - w;
+            sums.first[i] = sums.first[i + 1] - w * v;
+            sums.second[i] = sums.second[i + 1] - w * v * v;
         }
         sums
     }
@@ -128,31 +142,66 @@ impl Sums {
 
 /// The ends of up to [`EXACT`] groups of points, the first of which is 0: half of their number is
 /// shared out by weight and half by the cube root of the density, as the entries of the best palette
-/// lie (Panter and Dite).
+/// lie (Panter and Dite). A point with a larger share than one group is a group of its own.
 fn group_ends(points: &Points) -> Vec<usize> {
     let n = points.len();
-    let total: f64 = points.weight.iter().sum();
-    let width = |i: usize| {
-        let low = points.value[i.saturating_sub(1)];
-        let high = points.value[(i + 1).min(n - 1)];
-        (high - low) / 2.0
-    };
-    let share = |i: usize| (points.weight[i] * width(i) * width(i)).cbrt();
-    let shares: f64 = (0..n).map(share).sum();
-    let groups = (EXACT - 1) as f64;
     let mut ends = vec![0];
+    let mut end = |at: usize| {
+        if ends.last() != Some(&at) {
+            ends.push(at);
+        }
+    };
     let (mut sum, mut next) = (0.0, 1.0);
-    for i in 0..n {
-        sum += groups * (points.weight[i] / total + share(i) / shares) / 2.0;
+    for (i, share) in group_shares(points).into_iter().enumerate() {
+        if share >= 1.0 {
+            end(i);
+            end(i + 1);
+            continue;
+        }
+        sum += share;
         if sum >= next {
-            ends.push(i + 1);
+            end(i + 1);
             next = sum.floor() + 1.0;
         }
     }
-    if ends.last() != Some(&n) {
-        ends.push(n);
-    }
+    end(n);
     ends
+}
+
+/// Times that what points with a group of their own cannot use is shared out again, at most.
+const SHARINGS: usize = 32;
+
+/// What every point takes of a group; 1 is one of its own, for which a further end is set aside. Zeros
+/// of pruned weights and a value far from all others would else leave few groups for the rest.
+fn group_shares(points: &Points) -> Vec<f64> {
+    let n = points.len();
+    let spread = |i: usize| {
+        let low = points.value[i.saturating_sub(1)];
+        let high = points.value[(i + 1).min(n - 1)];
+        let width = (high - low) / 2.0;
+        (points.weight[i] * width * width).cbrt()
+    };
+    let spread: Vec<f64> = (0..n).map(spread).collect();
+    let mut shares = vec![0.0; n];
+    let mut groups = EXACT - 1;
+    for _ in 0..SHARINGS {
+        let others = || (0..n).filter(|&i| shares[i] < 1.0);
+        let weight: f64 = others().map(|i| points.weight[i]).sum();
+        let width: f64 = others().map(|i| spread[i]).sum();
+        let mut alone = 0;
+        for i in 0..n {
+            if shares[i] < 1.0 {
+                let share = points.weight[i] / weight + spread[i] / width;
+                shares[i] = (groups as f64 * share / 2.0).min(1.0);
+                alone += usize::from(shares[i] == 1.0);
+            }
+        }
+        groups = groups.saturating_sub(2 * alone);
+        if alone == 0 || groups == 0 {
+            break;
+        }
+    }
+    shares
 }
 
 /// The cuts of the best clusters, from 0 to the number of points. Row by row of the number of
@@ -271,6 +320,38 @@ mod tests {
         }
         assert_eq!(cluster(&all, 9), all.value);
         assert_eq!(cluster(&all, 20), all.value);
+    }
+
+    #[test]
+    fn a_value_far_out_does_not_blur_the_others() {
+        for (n, bound) in [(900, 1.0 + 1e-9), (20_000, 1.001)] {
+            for (low, high) in [(0.0, 1e30), (-3.4e38, 0.0), (-3.4e38, 3.4e38)] {
+                let mut all = Points::default();
+                if low < 0.0 {
+                    all.push(low, 7.0);
+                }
+                let near = points(n);
+                for (&value, &weight) in near.value.iter().zip(&near.weight) {
+                    all.push(value, if value == 0.0 { 1e9 } else { weight });
+                }
+                if high > 0.0 {
+                    all.push(high, 1.0);
+                }
+                let far = usize::from(low < 0.0) + usize::from(high > 0.0);
+                let mut middle = Points::default();
+                for (value, weight) in all.value.iter().zip(&all.weight) {
+                    if value.abs() < 1e20 {
+                        middle.push(*value, *weight);
+                    }
+                }
+                let sums = Sums::new(&middle);
+                let exact = error(&middle, &sums.means(&exact_cuts(&sums, 256 - far)));
+                let means = cluster(&all, 256);
+                let got = error(&all, &means);
+                assert_eq!(means.len(), 256);
+                assert!(got <= exact * bound, "{n} {low} {high} {got} {exact}");
+            }
+        }
     }
 
     #[test]

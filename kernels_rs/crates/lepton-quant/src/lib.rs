@@ -11,6 +11,7 @@ mod block_format;
 mod block_scale;
 mod blocks;
 mod cast;
+mod cells;
 mod channel_scale;
 mod cholesky;
 mod compare;

@@ -1,27 +1,21 @@
 //! Palettes: the few values that stand for all with the least squared error (1-D k-means).
 
-use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::affine::check_len;
 use crate::array::Scratch;
+use crate::cells::{cell_points, key, value};
 use crate::kmeans::{Points, cluster};
 use crate::parallel::{Grain, run};
 use crate::{Control, Error, FloatArray};
 
-const GRAIN: Grain = Grain {
+pub(crate) const GRAIN: Grain = Grain {
     items: 1 << 16,
     per_thread: 1 << 19,
 };
 
 /// Values up to which every distinct one is a point of its own.
 const SORTED: usize = 1 << 16;
-
-/// Bits of a sorted key that name a cell: sign, exponent and eleven bits of the mantissa, so that a
-/// cell is 2^-11 of its values wide at most.
-const CELL_BITS: u32 = 20;
-
-const SHIFT: u32 = 32 - CELL_BITS;
 
 /// The palette of at most `entries` values, in ascending order; fewer if there are not as many
 /// distinct ones.
@@ -53,31 +47,12 @@ pub fn palette(
     Ok(palette)
 }
 
-/// A bit pattern whose order as an integer is that of the floats.
-#[inline(always)]
-fn key(x: f32) -> u32 {
-    let bits = x.to_bits();
-    if bits >> 31 == 1 {
-        !bits
-    } else {
-        bits | 1 << 31
-    }
-}
-
-#[inline(always)]
-fn value(key: u32) -> f32 {
-    f32::from_bits(if key >> 31 == 1 {
-        key & !(1 << 31)
-    } else {
-        !key
-    })
-}
-
-struct Found {
-    points: Points,
-    nonfinite: usize,
-    total: usize,
-    first: usize,
+/// The points that a palette is made for, and what cannot be one.
+pub(crate) struct Found {
+    pub(crate) points: Points,
+    pub(crate) nonfinite: usize,
+    pub(crate) total: usize,
+    pub(crate) first: usize,
 }
 
 impl Found {
@@ -120,76 +95,6 @@ fn sorted_points(x: &FloatArray<'_>) -> Found {
             .push(f64::from(value(run[0])), run.len() as f64);
     }
     found
-}
-
-/// Counts by cell. Where the lower bits of all values are 0 (float16, bfloat16), a cell holds one
-/// value; else its values count as its middle.
-fn cell_points(x: &FloatArray<'_>, control: &mut Control<'_>) -> Result<Found, Error> {
-    let total = Mutex::new((vec![0_u32; 1 << CELL_BITS], 0_u32, 0, usize::MAX));
-    let init = || {
-        (
-            Scratch::default(),
-            vec![0_u32; 1 << CELL_BITS],
-            0_u32,
-            0,
-            usize::MAX,
-        )
-    };
-    let kernel =
-        |state: &mut (Scratch, Vec<u32>, u32, usize, usize), start: usize, piece: Range<usize>| {
-            let (scratch, counts, lower, nonfinite, first) = state;
-            x.tiles(start, piece.len(), scratch, |offset, x| {
-                for (i, &x) in x.iter().enumerate() {
-                    if !x.is_finite() {
-                        *nonfinite += 1;
-                        *first = (*first).min(start + offset + i);
-                        continue;
-                    }
-                    let key = key(x + 0.0);
-                    *lower |= x.to_bits() & ((1 << SHIFT) - 1);
-                    let count = &mut counts[(key >> SHIFT) as usize];
-                    *count = count.saturating_add(1);
-                }
-            });
-        };
-    let finish = |(_, counts, lower, nonfinite, first): (Scratch, Vec<u32>, u32, usize, usize)| {
-        let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-        for (total, count) in total.0.iter_mut().zip(counts) {
-            *total = total.saturating_add(count);
-        }
-        total.1 |= lower;
-        total.2 += nonfinite;
-        total.3 = total.3.min(first);
-    };
-    run(control, 0..x.len(), &GRAIN, init, kernel, finish)?;
-    let (counts, lower, nonfinite, first) =
-        total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut points = Points::default();
-    for (cell, &count) in (0_u32..).zip(&counts) {
-        if count > 0 {
-            points.push(cell_value(cell, lower == 0), f64::from(count));
-        }
-    }
-    Ok(Found {
-        points,
-        nonfinite,
-        total: x.len(),
-        first,
-    })
-}
-
-fn cell_value(cell: u32, exact: bool) -> f64 {
-    let ends = [cell << SHIFT, cell << SHIFT | ((1 << SHIFT) - 1)].map(value);
-    // The end nearer to 0 has the lower bits 0.
-    let near = if ends[0].abs() < ends[1].abs() {
-        ends[0]
-    } else {
-        ends[1]
-    };
-    if exact {
-        return f64::from(near);
-    }
-    (f64::from(ends[0]) + f64::from(ends[1])) / 2.0
 }
 
 /// Writes the index of the nearest entry of an ascending palette, of two equally near ones the
@@ -279,14 +184,6 @@ mod tests {
             .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e6 - 8.0)
             .map(|x| x * x * x)
             .collect()
-    }
-
-    #[test]
-    fn keys_keep_the_order() {
-        let mut x = noise(1000);
-        x.sort_by(f32::total_cmp);
-        assert!(x.iter().map(|&x| key(x)).is_sorted());
-        assert!(x.iter().all(|&x| value(key(x)).to_bits() == x.to_bits()));
     }
 
     #[test]

@@ -100,7 +100,8 @@ pub fn entropy_threshold(counts: &[u64], levels: usize) -> Result<(usize, f64), 
     }
     let prefix = Prefix::new(counts);
     let mut best = (counts.len(), f64::INFINITY);
-    let mut sums = vec![0.0; levels];
+    // More levels than bins are not looked at.
+    let mut sums = vec![0.0; levels.min(counts.len() + 1)];
     for kept in levels..=counts.len() {
         let divergence = prefix.divergence(counts, kept, &mut sums);
         // Of equal ones the widest, which clips least.
@@ -290,6 +291,10 @@ mod tests {
         assert!((400..900).contains(&kept), "{kept}");
         assert!(divergence < 1e-3);
         assert_eq!(entropy_threshold(&counts[..100], 128), Ok((100, 0.0)));
+        assert_eq!(
+            entropy_threshold(&counts[..100], usize::MAX),
+            Ok((100, 0.0))
+        );
         assert_eq!(entropy_threshold(&[0; 8], 4), Err(Error::Empty));
     }
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_compress._balanced import balanced_error
+from lepton_core._timing import LEAST_SPEEDUP, faster
 from lepton_core.artifacts import artifact_size
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.passport import decode_number, make_passport
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     from lepton_core.samples import Samples
     from lepton_core.types import Model
 
-_SECONDS = 0.1
-_ROUNDS = 2
-FASTER = 0.97
+FASTER = 1 / LEAST_SPEEDUP
 """A candidate is called faster if it needs less than this share of the time."""
 
 
@@ -201,18 +200,17 @@ class Bench:
         inside = replace(self.job.scratch, workdir=out)
         return self._hooks.convert(self.job.base, asked, inside).model
 
-    def _gains(self, model: Model) -> tuple[float, str]:
-        """Return the model's median time, and what it gains over the uncompressed one."""
+    def _gains(self, model: Model) -> tuple[float | None, str]:
+        """Return the model's median time, and what it gains over the uncompressed one.
+
+        There is no time where the target is interpreted in place of a device.
+        """
         assert self.plain is not None  # noqa: S101 - checked by the caller
-        best = [math.inf, math.inf]
-        for _ in range(_ROUNDS):
-            for index, one in enumerate((model, self.plain)):
-                best[index] = min(best[index], self._time(one))
+        raced = self._race(model, self.plain)
         size, before = artifact_size(model), artifact_size(self.plain)
         found = [f"{before / size:.2f}x smaller"] if size < before else []
-        if best[0] < FASTER * best[1]:
-            found.append(f"{best[1] / best[0]:.2f}x faster")
-        return best[0], " and ".join(found)
+        found += [text] if (text := faster(raced)) else []
+        return raced.get("after_ms"), " and ".join(found)
 
     def _folder(self, what: str) -> Path:
         folder = self.job.scratch.workdir / f"{what}-{next(self.numbers):03d}"
@@ -232,16 +230,16 @@ class Bench:
         outputs = {n: np.load(path, mmap_mode="r") for n, path in result.outputs.items()}
         return outputs, dict(result.facts)
 
-    def _time(self, model: Model) -> float:
+    def _race(self, model: Model, rival: Model) -> Mapping[str, Any]:
         request = EvaluateRequest(
             self._target.id,
             str(self.folder),
             device=self._target.device,
             threads=self.job.options.threads,
-            latency_seconds=_SECONDS,
+            rival=rival,
         )
         inside = replace(self.job.scratch, workdir=self._folder("timing"))
-        return evaluate_isolated(self._hooks, model, request, inside).latency["p50_ms"]
+        return evaluate_isolated(self._hooks, model, request, inside).race
 
 
 __all__ = ["FASTER", "Bench", "Trial"]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_core.environment import versions_of
-from lepton_core.errors import ConversionError
+from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_coreml._coremltools import captured, coremltools
 from lepton_coreml._integers import Names
+from lepton_coreml._mil._package import open_package
 from lepton_coreml._shims import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from lepton_coreml._frontend import Exported
@@ -43,6 +44,7 @@ def build(
     keep: Collection[str] = (),
     recipe: bool = False,
     without: tuple[str, ...] = (),
+    tell: Callable[[str, str], None] | None = None,
 ) -> str:
     """Convert and save.
 
@@ -54,6 +56,7 @@ def build(
         keep: MIL operators, or names of operations, that stay float32 then.
         recipe: Whether the program holds a recipe's integers.
         without: Shims to leave out.
+        tell: Gets kind and place of every operator before coremltools translates it.
 
     Returns:
         Text of the note that names quantized values; empty if there are none.
@@ -61,18 +64,23 @@ def build(
     Raises:
         ConversionError: LPT-CONV-504 (an operator without a translation), 505 (coremltools fails
             on an operator, or altogether).
+        UnsupportedOperationError: LPT-CONV-503, *keep* names what the program does not have.
     """
     ct = coremltools()
     names = Names(exported.weights)
     precision = ct.precision.FLOAT32
+    unseen = set(keep) if half else set()
     if half:
-        precision = ct.transform.FP16ComputePrecision(
-            lambda op: op.op_type not in keep and op.name not in keep
-        )
+
+        def rounded(op: Any) -> bool:  # noqa: ANN401 - coremltools has no types
+            unseen.difference_update((op.op_type, op.name))
+            return op.op_type not in keep and op.name not in keep
+
+        precision = ct.transform.FP16ComputePrecision(rounded)
     pipeline = ct.PassPipeline.DEFAULT
     if recipe:
         pipeline.remove_passes(_MOVING_SCALES)
-    with captured() as chatter, installed(names, without):
+    with captured(tell) as chatter, installed(names, without):
         try:
             model = ct.convert(
                 exported.program,
@@ -88,6 +96,17 @@ def build(
         except Exception as error:
             said = [*chatter.records, *chatter.printed.getvalue().splitlines()]
             raise _failure(error, said) from error
+    if unseen:  # the pass does not ask about operations that stay float32 for reasons of its own
+        for op in open_package(out).program().block.operations:
+            unseen.difference_update((op.kind, op.name))
+    if unseen:
+        raise UnsupportedOperationError(
+            "LPT-CONV-503",
+            f"coreml cannot be converted with keep=[{min(unseen)!r}]",
+            cause="The program has no operator and no operation of that name.",
+            remedy="Leave it out, or name a MIL operator (such as softmax) or an operation that "
+            "the package has.",
+        )
     return names.note() if names.values else ""
 
 

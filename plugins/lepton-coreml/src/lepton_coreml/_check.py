@@ -31,10 +31,10 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
 
 
 def _onnx_reasons(found: InspectResult) -> Iterator[str]:
-    from lepton_torch._bridge import catalogue
+    from lepton_torch.catalogue import covered
 
     for use in found.operators:
-        if not catalogue.covered(use.name):
+        if not covered(use.name):
             place = f", first at {use.where}" if use.where else ""
             yield (
                 f"{use.name} ({use.count} times{place}) is an operator that has no translation "

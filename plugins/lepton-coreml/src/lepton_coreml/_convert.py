@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +16,23 @@ from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
 from lepton_coreml import __version__
 from lepton_coreml._features import SIGNATURE_NOTE, signature_note, unsupported
 from lepton_coreml._integers import VALUES_NOTE
+from lepton_coreml._mil._package import open_package
+from lepton_coreml._precision import storage
 from lepton_coreml._prove import constants_record, kept_in_fp32, run_once
+from lepton_coreml._wide import check_wide
 from lepton_coreml.info import INFO
 from lepton_onnx import pivot
 from lepton_onnx.external import digest, verify_external
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onnx import ModelProto
 
     from lepton_core.context import Context
     from lepton_core.types import Signature
     from lepton_coreml._frontend import Exported
+    from lepton_coreml._same import Numbers
 
 PACKAGE = "model.mlpackage"
 DEVICE = "ios18"
@@ -60,7 +68,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit the pivot.
         ConversionError: LPT-CONV-111 … 117 (no translation to torch), 504 (coremltools has none
             for an operator), 505 (it fails on one), 506 (other inputs or outputs), 507 (a type
-            that cannot be passed), 509 (the package does not run).
+            that cannot be passed), 509 (the package does not run), 510 (an integer beyond 32
+            bits), 511 (the package holds other numbers than the recipe).
         SourceError: The pivot cannot be read.
         StorageError: The result cannot be written.
     """
@@ -74,20 +83,21 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     context.checkpoint()
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"], "device": device}
     precision = request.precision
-    lowered = proto
+    lowered, numbers = proto, None
     if request.recipe:
         from lepton_coreml._lower import lower
 
-        lowered, found = lower(proto, request.recipe, parent, device)
+        lowered, found, numbers = lower(proto, request.recipe, parent, device)
         facts |= found
         precision = found["recipe"]["precision"]
     bar = context.reporter.task("Convert with coremltools")
     out = context.workdir / PACKAGE
+    notes = check_wide(lowered)
     exported = _write(lowered, signature, request, device=device, context=context, out=out)
     bar.finish()
     facts |= {"symbols": {k: list(v) for k, v in sorted(exported.symbols.items())}}
-    facts |= _check_result(out, proto, request)
-    warnings = [*exported.warnings, _GRAPH_PROOF]
+    facts |= _check_result(out, proto, request, numbers)
+    warnings = [*notes, *exported.warnings, _GRAPH_PROOF]
     written = Model(
         format=INFO.artifact,
         path=str(out),
@@ -108,17 +118,46 @@ def _write(
     context: Context,
     out: Path,
 ) -> Exported:
-    from lepton_coreml._build import build
+    """Write the package; with the sizes from 1 on that the model takes, if it runs with them."""
     from lepton_coreml._frontend import boundary, export
+
+    for from_one in (True, False):  # the second round lowers no bound, so it returns or raises
+        context.about_to("translating the graph to torch")
+        exported = export(
+            boundary(lowered),
+            dynamic=request.dynamic_batch,
+            max_batch=int(request.options.get("max_batch", 64)),
+            max_size=int(request.options.get("max_size", 1024)),
+            from_one=from_one,
+        )
+        context.checkpoint()
+        lowered_bound = any(exported.symbols[n][0] < k for n, k in exported.lower.items())
+        try:
+            found = _written(exported, signature, request, device=device, context=context, out=out)
+        except ConversionError as error:
+            if lowered_bound and error.code in ("LPT-CONV-505", "LPT-CONV-509"):
+                continue
+            raise
+        low = [f"{n} from {k} on" for n, k in exported.lower.items() if exported.symbols[n][0] > 1]
+        bounds = (
+            [f"The package takes {', '.join(low)}: it cannot be made for fewer."] if low else []
+        )
+        return replace(exported, warnings=(*exported.warnings, *bounds, *found))
+    raise AssertionError
+
+
+def _written(
+    exported: Exported,
+    signature: Signature,
+    request: ConvertRequest,
+    *,
+    device: str,
+    context: Context,
+    out: Path,
+) -> list[str]:
+    from lepton_coreml._build import build
     from lepton_coreml._mil._write import feature_names, finish
 
-    exported = export(
-        boundary(lowered),
-        dynamic=request.dynamic_batch,
-        max_batch=int(request.options.get("max_batch", 64)),
-        max_size=int(request.options.get("max_size", 1024)),
-    )
-    context.checkpoint()
     names = feature_names([s.name for s in (*signature.inputs, *signature.outputs)])
     count = len(signature.inputs)
     with (
@@ -133,6 +172,7 @@ def _write(
             half=request.precision == "fp16",
             keep=tuple(request.options.get("keep", ())),
             recipe=bool(request.recipe),
+            tell=_words(exported, context),
         )
         context.checkpoint()
         notes = {SIGNATURE_NOTE: signature_note(signature)}
@@ -147,22 +187,61 @@ def _write(
                 cause=f"{error}; the pivot is {signature}.",
                 remedy="Report this model as a bug.",
             ) from error
-        run_once(ready)
+        context.about_to("running the package")
+        known = [
+            tuple(str(d) if d in exported.symbols else "" for d in s.shape)
+            for s in signature.inputs
+        ]
+        warnings = run_once(ready, known)
         ready.rename(out)
-    return exported
+    return warnings
 
 
-def _check_result(out: Path, proto: ModelProto, request: ConvertRequest) -> dict[str, Any]:
-    """Return what is recorded about the constants, compared with those of the pivot."""
+def _words(exported: Exported, context: Context) -> Callable[[str, str], None]:
+    """Return what tells of every operator before coremltools translates it, by the graph's name."""
+    from lepton_torch.bridge import origin_of
+
+    known = {node.name: origin_of(node) for node in exported.program.graph.nodes}
+
+    def tell(kind: str, name: str) -> None:
+        found = known.get(name) or {"operator": kind, "place": name}
+        context.about_to(
+            "translating the program with coremltools",
+            operator=str(found["operator"]),
+            where=str(found["place"]),
+        )
+
+    context.about_to("translating the program with coremltools")
+    return tell
+
+
+def _check_result(
+    out: Path, proto: ModelProto, request: ConvertRequest, numbers: Numbers | None
+) -> dict[str, Any]:
+    """Return what is recorded about the constants, compared with those of the pivot.
+
+    Raises:
+        ConversionError: LPT-CONV-511, the recipe's numbers are not those of the package, which is
+            taken away.
+    """
     half = request.precision == "fp16"
-    record = constants_record(out, proto, half=half)
     more: dict[str, Any] = {}
+    program = open_package(out).program()
+    if request.recipe and numbers is not None:
+        from lepton_core.recipe import read
+        from lepton_coreml._same import check_numbers
+
+        try:
+            more["integers"] = check_numbers(program, numbers, read(request.recipe))
+        except ConversionError:
+            shutil.rmtree(out)
+            raise
     if half:
         more["kept_in_fp32"] = kept_in_fp32(out, request.options.get("keep", ()))
     return {
         **more,
-        "storage_precision": record.pop("storage_precision"),
-        "weights": record,
+        "storage_precision": storage(program)["storage_precision"],
+        "weights": constants_record(out, proto, half=half),
         "proof": "graph, not device",
     }
 
@@ -224,8 +303,11 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> str:
         kinds = _OPTIONS.get(name)
         if kinds is None:
             raise _bad_option(f"the option {name!r}", f"it has {', '.join(_OPTIONS)}")
-        if not isinstance(value, kinds) or (isinstance(value, int) and value < 1):  # type: ignore[arg-type]
+        wrong = not isinstance(value, kinds) or isinstance(value, bool)  # type: ignore[arg-type]
+        if wrong or (isinstance(value, int) and value < 1):
             raise _bad_option(f"{name}={value!r}", "sizes are numbers from 1 on, keep is a list")
+    if request.options.get("keep") and (request.recipe or request.precision != "fp16"):
+        raise _bad_option("keep", "it says what stays float32 in a float16 program (fp16)")
     return DEVICE if device == "reference" else device
 
 

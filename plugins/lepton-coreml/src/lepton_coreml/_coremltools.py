@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from lepton_core.errors import PluginDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Held while output is collected: streams, log handlers and the shims are the whole process's."""
 _LONGEST = 4000
+_NEXT = re.compile(r"Converting op (?P<name>.*) : (?P<kind>\S+)$")
 
 
 class Chatter(logging.Handler):
@@ -29,24 +32,40 @@ class Chatter(logging.Handler):
         records: Log messages and printed lines, oldest first.
     """
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, tell: Callable[[str, str], None] | None = None) -> None:
+        super().__init__(logging.WARNING if tell is None else logging.INFO)
         self.records: list[str] = []
         self.printed = io.StringIO()
+        self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one record."""
+        """Keep one record; pass on the name of an operator that comes next."""
         with contextlib.suppress(Exception):
-            self.records.append(record.getMessage()[:_LONGEST])
+            text = record.getMessage()[:_LONGEST]
+            if record.levelno >= logging.WARNING:
+                self.records.append(text)
+            elif self._tell is not None and (found := _NEXT.match(text)):
+                self._tell(found["kind"], found["name"])
 
 
 @contextlib.contextmanager
-def captured() -> Iterator[Chatter]:
-    """Collect what is logged, warned and printed until the block ends."""
-    chatter = Chatter()
+def captured(tell: Callable[[str, str], None] | None = None) -> Iterator[Chatter]:
+    """Collect what is logged, warned and printed until the block ends; one thread at a time.
+
+    Args:
+        tell: Gets kind and name of every operator before coremltools translates it.
+    """
+    with _lock:
+        yield from _captured(tell)
+
+
+def _captured(tell: Callable[[str, str], None] | None) -> Iterator[Chatter]:
+    chatter = Chatter(tell)
     logger = logging.getLogger("coremltools")
-    handlers, propagate = logger.handlers[:], logger.propagate
+    handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
     logger.handlers[:], logger.propagate = [chatter], False
+    if tell is not None:
+        logger.setLevel(logging.INFO)
     try:
         with (
             warnings.catch_warnings(),
@@ -57,6 +76,7 @@ def captured() -> Iterator[Chatter]:
             yield chatter
     finally:
         logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def coremltools() -> Any:  # noqa: ANN401 - the package has no types
@@ -65,7 +85,7 @@ def coremltools() -> Any:  # noqa: ANN401 - the package has no types
     Raises:
         PluginDependencyError: LPT-RUN-509, it is not installed or does not load.
     """
-    with _lock, captured():
+    with captured():
         try:
             import coremltools as package  # type: ignore[import-untyped]
         except ImportError as error:

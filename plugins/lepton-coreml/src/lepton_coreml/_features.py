@@ -12,7 +12,7 @@ from lepton_core.errors import SessionError
 from lepton_core.types import Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,7 +26,10 @@ SIGNATURE_NOTE = "lepton.signature"
 _PASSED = {
     "float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "uint16", "bool",
 }  # fmt: skip
-_ARRAYS = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32, "fp64": np.float64}
+ARRAYS = {
+    "fp32": np.float32, "fp16": np.float16, "int32": np.int32, "fp64": np.float64, "int8": np.int8
+}  # fmt: skip
+"""NumPy's types of a model's inputs and outputs by MIL's name."""
 
 
 def unsupported(signature: Signature | None) -> tuple[TensorSpec, ...]:
@@ -42,27 +45,41 @@ def signature_note(signature: Signature) -> str:
 
 
 def recorded_signature(program: Program) -> Signature:
-    """Return the signature that lepton recorded; else what the package itself declares."""
+    """Return the signature that lepton recorded; else what the package itself declares.
+
+    Outputs of others' packages often have no shape in the description: it is the program's then.
+
+    Raises:
+        ValueError: What was recorded is no signature.
+    """
     text = program.metadata.get(SIGNATURE_NOTE)
     if text is not None:
-        return from_data(json.loads(text), Signature)
+        try:
+            return from_data(json.loads(text), Signature)
+        except Exception as error:
+            msg = f"the note {SIGNATURE_NOTE} holds no signature: {error}"
+            raise ValueError(msg) from error
+    made: dict[str, Sequence[object]] = {
+        name: t.shape for op in program.block.operations for name, t in op.outputs
+    }
+    made |= {f.name: f.shape for f in program.inputs}
     return Signature(
-        tuple(_spec(f) for f in program.inputs), tuple(_spec(f) for f in program.outputs)
+        tuple(_spec(f, f.shape) for f in program.inputs),
+        tuple(_spec(f, f.shape or made.get(f.name, ())) for f in program.outputs),
     )
 
 
-def _spec(feature: Feature) -> TensorSpec:
-    dims = tuple(
-        d if isinstance(d, int) else f"{feature.name}_{i}" for i, d in enumerate(feature.shape)
-    )
-    return TensorSpec(feature.name, np.dtype(_ARRAYS[feature.dtype]).name, dims)
+def _spec(feature: Feature, shape: Sequence[object]) -> TensorSpec:
+    dims = tuple(d if isinstance(d, int) else f"{feature.name}_{i}" for i, d in enumerate(shape))
+    return TensorSpec(feature.name, np.dtype(ARRAYS[feature.dtype]).name, dims)
 
 
 def to_feature(spec: TensorSpec, feature: Feature, array: Array) -> Array:
     """Return an input as the package takes it.
 
     Raises:
-        SessionError: LPT-RUN-507 (an integer beyond 32 bits), 508 (a size beyond the bounds).
+        SessionError: LPT-RUN-507 (a number beyond what the package's type holds), 508 (a size
+            beyond the bounds).
     """
     shape = array.shape or (1,)
     for axis, (have, bound) in enumerate(zip(shape, feature.shape, strict=False)):
@@ -71,20 +88,32 @@ def to_feature(spec: TensorSpec, feature: Feature, array: Array) -> Array:
             raise SessionError(
                 "LPT-RUN-508",
                 f"Axis {axis} of {spec.name!r} is {have}; this package takes {low} to {high}",
-                remedy="Run fewer rows at a time, or convert with another bound: the options "
+                remedy="Fill it up to that size and drop what comes out for the rest, or convert "
+                "the model static."
+                if have < low
+                else "Run fewer rows at a time, or convert with another bound: the options "
                 "max_batch and max_size.",
             )
-    kind: Any = np.dtype(_ARRAYS[feature.dtype])
-    if kind.kind == "i" and array.dtype.kind in "iu" and array.dtype.itemsize > 4 and array.size:
+    kind: Any = np.dtype(ARRAYS[feature.dtype])
+    if kind.kind == "i" and array.dtype.kind in "iu" and array.dtype != kind and array.size:
         limits = np.iinfo(kind)
         if array.min() < limits.min or array.max() > limits.max:
-            raise SessionError(
-                "LPT-RUN-507",
-                f"{spec.name!r} holds integers beyond 32 bits, and Core ML has no wider ones",
-                cause=f"They reach from {array.min()} to {array.max()}.",
-                remedy="Pass smaller integers.",
-            )
-    return np.ascontiguousarray(array.astype(kind, copy=False).reshape(shape))
+            raise _too_large(spec, array, kind)
+    with np.errstate(over="ignore"):
+        given = array.astype(kind, copy=False)
+    narrower = kind.kind == array.dtype.kind == "f" and kind.itemsize < array.dtype.itemsize
+    if narrower and bool(np.any(np.isinf(given) & np.isfinite(array))):
+        raise _too_large(spec, array[np.isfinite(array)], kind)
+    return np.ascontiguousarray(given.reshape(shape))
+
+
+def _too_large(spec: TensorSpec, array: Array, kind: np.dtype[Any]) -> SessionError:
+    return SessionError(
+        "LPT-RUN-507",
+        f"{spec.name!r} holds numbers beyond {kind}, which this package takes",
+        cause=f"They reach from {array.min()} to {array.max()}.",
+        remedy="Pass smaller numbers.",
+    )
 
 
 def from_feature(spec: TensorSpec, array: Array) -> Array:
@@ -103,6 +132,7 @@ def named(program: Program, signature: Signature) -> Mapping[str, Feature]:
 
 
 __all__ = [
+    "ARRAYS",
     "SIGNATURE_NOTE",
     "from_feature",
     "named",

@@ -10,11 +10,8 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from lepton_coreml._library import overrides
 from lepton_onnx import pivot
-from lepton_onnx._cleanup import replace_items
-from lepton_torch._bridge._export import capture_graph
-from lepton_torch._bridge._graph import read_graph
-from lepton_torch._chatter import captured
-from lepton_torch.bridge import BridgeModule
+from lepton_onnx.editing import replace_items
+from lepton_torch.bridge import MAX_BATCH, BridgeModule, capture_graph, captured, read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +22,8 @@ _AS_THEY_ARE = {"float32", "float16", "int32", "int64"}
 """Element types that coremltools passes: int64 becomes int32 there."""
 
 _NARROWED = {"int64": "int32"}
+_SPECIAL = 2
+"""Lower bound that torch states of every size it was not told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,7 @@ class Exported:
         weights: Name of the initializer by the name of its placeholder.
         outputs: Element types of the outputs, as Core ML's arrays have them.
         warnings: Dimensions that had to be fixed.
+        lower: Smallest sizes that torch allows where they are more than 1, by symbol.
     """
 
     program: Any
@@ -44,9 +44,12 @@ class Exported:
     weights: Mapping[str, str]
     outputs: tuple[str, ...]
     warnings: tuple[str, ...]
+    lower: Mapping[str, int]
 
 
-def export(proto: ModelProto, *, dynamic: bool, max_batch: int, max_size: int) -> Exported:
+def export(
+    proto: ModelProto, *, dynamic: bool, max_batch: int, max_size: int, from_one: bool = True
+) -> Exported:
     """Translate a graph to torch and capture it.
 
     Args:
@@ -55,6 +58,8 @@ def export(proto: ModelProto, *, dynamic: bool, max_batch: int, max_size: int) -
         dynamic: Whether symbolic dimensions stay open; else they are 1.
         max_batch: Largest size of a symbolic first dimension.
         max_size: Largest size of any other symbolic dimension.
+        from_one: Whether sizes start at 1 where torch states 2: it does so for every size that it
+            has not been told of, because it treats 1 as a case of its own.
 
     Raises:
         ConversionError: LPT-CONV-111 … 117, the graph has no translation to torch.
@@ -66,10 +71,16 @@ def export(proto: ModelProto, *, dynamic: bool, max_batch: int, max_size: int) -
         program = found.exported.run_decompositions({})
     batch = {s.shape[0] for s in graph.signature.inputs if s.shape}
     bounds: dict[str, tuple[int, int]] = {}
+    lower: dict[str, int] = {}
     for symbol, limits in list(program.range_constraints.items()):
         name = _name_of(program, found.signature, str(symbol))
-        low = max(1, int(limits.lower))
-        high = max(low, max_batch if name in batch else max_size)
+        stated = max(1, int(limits.lower))
+        low = 1 if from_one and stated == _SPECIAL else stated
+        if stated > 1:
+            lower[name or str(symbol)] = stated
+        asked = max_batch if name in batch else max_size
+        known = limits.upper.is_Integer and int(limits.upper) < MAX_BATCH
+        high = max(low, min(asked, int(limits.upper)) if known else asked)
         program.range_constraints[symbol] = ValueRanges(low, high)
         bounds[name or str(symbol)] = (low, high)
     placeholders = {
@@ -78,7 +89,7 @@ def export(proto: ModelProto, *, dynamic: bool, max_batch: int, max_size: int) -
         if spec.target is not None
     }
     outputs = tuple(_NARROWED.get(s.dtype, s.dtype) for s in graph.signature.outputs)
-    return Exported(program, bounds, placeholders, outputs, tuple(warnings))
+    return Exported(program, bounds, placeholders, outputs, tuple(warnings), lower)
 
 
 def _name_of(program: Any, signature: Signature, symbol: str) -> str:  # noqa: ANN401

@@ -15,7 +15,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from lepton_core.errors import UnsupportedOperationError
 from lepton_coreml._integers import INTEGER_OPS
 from lepton_coreml._library import BITS, INPUTS
-from lepton_onnx._cleanup import replace_items
+from lepton_coreml._same import Numbers
+from lepton_onnx.editing import replace_items
 from lepton_onnx.lowering import lower_recipe
 from lepton_onnx.qdq import unpack
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def lower(
     proto: ModelProto, path: str, digest: str, device: str
-) -> tuple[ModelProto, dict[str, Any]]:
+) -> tuple[ModelProto, dict[str, Any], Numbers]:
     """Write the recipe at *path* into a pivot.
 
     Args:
@@ -35,7 +36,8 @@ def lower(
         device: ``"ios17"`` or ``"ios18"``.
 
     Returns:
-        The lowered graph, and facts as :func:`lepton_onnx.lowering.lower_recipe` gives them.
+        The lowered graph, facts as :func:`lepton_onnx.lowering.lower_recipe` gives them, and the
+        numbers that a package made from it must store.
 
     Raises:
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit.
@@ -54,8 +56,9 @@ def lower(
         raise _refused("activations of 16 bits", "Core ML quantizes to 8 bits.")
     if facts["block_layers"] and device != "ios18":
         raise _refused("weights with a scale for each block", "They need iOS 18.")
+    numbers = Numbers.of(lowered)
     facts["restored_weights"] = _Rewriter(lowered).run()
-    return lowered, facts
+    return lowered, facts, numbers
 
 
 def _refused(what: str, cause: str) -> UnsupportedOperationError:

@@ -7,18 +7,18 @@ is compared with those of the pivot as well, and the SHA-256 of the file of weig
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_core.errors import ConversionError, LeptonError
 from lepton_core.files import digest_path
+from lepton_coreml._features import ARRAYS
 from lepton_coreml._interpreter import Interpreter, OperatorError
 from lepton_coreml._mil._package import open_package
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,19 +27,24 @@ if TYPE_CHECKING:
     from lepton_coreml._mil._program import Feature, Program
 
     Array = NDArray[Any]
+    Names = Sequence[tuple[str, ...]]
 
-_ARRAYS = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32, "fp64": np.float64}
-_STORAGE = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "uint8": "int8", "int4": "int4",
-            "uint4": "int4"}  # fmt: skip
 _SMALL = 16
 """Constants of fewer elements are parameters of operators as often as weights."""
 _LISTED = 12
+_ROWS, _CHEAP = 1024, 4096
+"""Largest size, and numbers in all inputs together, up to which the largest sizes are run."""
 
 
 def example(feature: Feature, rows: int) -> Array:
-    """Return zeros (ones for integers, which are lengths and indices) that fit an input."""
+    """Return zeros that fit an input.
+
+    Args:
+        feature: The input.
+        rows: Size of every open dimension, as far as its bounds allow.
+    """
     shape = [d if isinstance(d, int) else _size(d, rows) for d in feature.shape]
-    return np.zeros(shape, _ARRAYS[feature.dtype])
+    return np.zeros(shape, ARRAYS[feature.dtype])
 
 
 def _size(bounds: tuple[int, int], rows: int) -> int:
@@ -47,8 +52,18 @@ def _size(bounds: tuple[int, int], rows: int) -> int:
     return max(low, rows) if high < 0 else min(max(low, rows), high)
 
 
-def run_once(path: Path) -> None:
-    """Open a package and run it on zeros, with the smallest size and a larger one.
+def run_once(path: Path, names: Names = ()) -> list[str]:
+    """Open a package and run it on zeros: with the smallest sizes, with 3, and with the largest.
+
+    The largest sizes are left out where they are many numbers.
+
+    Args:
+        path: The package.
+        names: What the dimensions of each input are called; the same name is the same size. Where
+            one is open and is called ``""``, only all the largest sizes together are run.
+
+    Returns:
+        A warning if it runs with the smaller sizes and not with the largest.
 
     Raises:
         ConversionError: LPT-CONV-509, it does not run; the operator is named.
@@ -56,9 +71,10 @@ def run_once(path: Path) -> None:
     try:
         program = open_package(path).program()
         interpreter = Interpreter(program)
-        open_sizes = any(not isinstance(d, int) for f in program.inputs for d in f.shape)
-        for rows in (1, 3) if open_sizes else (1,):
+        opened = [d for f in program.inputs for d in f.shape if not isinstance(d, int)]
+        for rows in (1, 3) if opened else (1,):
             interpreter.run({f.name: example(f, rows) for f in program.inputs})
+        return _largest(interpreter, program, names)
     except OperatorError as error:
         what = "is not known to" if error.unknown else "fails in"
         raise ConversionError(
@@ -78,8 +94,54 @@ def run_once(path: Path) -> None:
         ) from error
 
 
+def _largest(interpreter: Interpreter, program: Program, names: Names) -> list[str]:
+    for sizes in _largest_sizes(program, names):
+        feed = {
+            f.name: np.zeros(shape, ARRAYS[f.dtype])
+            for f, shape in zip(program.inputs, sizes, strict=True)
+        }
+        try:
+            interpreter.run(feed)
+        except OperatorError as error:
+            return [
+                f"The package declares inputs of {' and '.join(map(str, sizes))} and does not run "
+                f"with them: {error.operation.kind} ({error.operation.name!r}), {error.cause} "
+                "State the largest that the model takes: the options max_batch and max_size."
+            ]
+    return []
+
+
+def _largest_sizes(program: Program, names: Names) -> list[list[tuple[int, ...]]]:
+    """Return shapes of all inputs: each open size at its largest in turn, or all at once."""
+    called = names or [("",) * len(f.shape) for f in program.inputs]
+    pairs = list(zip(program.inputs, called, strict=True))
+    opened = [
+        (name, bounds)
+        for feature, own in pairs
+        for name, bounds in zip(own, feature.shape, strict=False)
+        if not isinstance(bounds, int)
+    ]
+    most = max((high for _, (_, high) in opened), default=0)
+    if not 0 < most <= _ROWS:
+        return []
+
+    def shape(feature: Feature, own: tuple[str, ...], largest: str) -> tuple[int, ...]:
+        return tuple(
+            d if isinstance(d, int) else _size(d, most if largest in ("", own[i]) else 1)
+            for i, d in enumerate(feature.shape)
+        )
+
+    turns = list(dict.fromkeys(name for name, _ in opened))
+    if "" in turns:
+        turns = [""]
+    found = [[shape(feature, own, turn) for feature, own in pairs] for turn in turns]
+    return [s for s in found if sum(int(np.prod(one)) for one in s) <= _CHEAP]
+
+
 def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, Any]:
-    """Compare a package's constants with the pivot's weights.
+    """Compare a package's floating-point constants with the pivot's weights.
+
+    Integers of a recipe are compared by :func:`lepton_coreml._same.check_numbers`.
 
     A constant counts as found if the pivot holds the same values in any order, those of an LSTM
     by direction; what coremltools computed from weights (a folded normalisation, the sum of two
@@ -92,7 +154,7 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
 
     Returns:
         ``sha256`` of the file of weights, ``constants``, ``found``, ``derived`` (names, the first
-        twelve), ``elements`` and ``elements_found``, and ``storage_precision``.
+        twelve), ``elements`` and ``elements_found``.
     """
     from onnx import numpy_helper
 
@@ -108,9 +170,7 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
                 with np.errstate(over="ignore"):
                     known.add(fingerprint(part.astype(np.float16)))
     found, derived, elements, hit = 0, [], 0, 0
-    kinds: Counter[str] = Counter()
-    for name, array, kind in stored_arrays(program):
-        kinds[_STORAGE.get(kind, kind)] += array.size
+    for name, array, _ in stored_arrays(program):
         if array.dtype.kind != "f":
             continue
         elements += array.size
@@ -120,7 +180,6 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
         else:
             derived.append(name)
     files = package.weight_files()
-    main = kinds.most_common(1)[0][0] if kinds else "fp32"
     return {
         "sha256": digest_path(files[0]) if files else "",
         "constants": found + len(derived),
@@ -128,7 +187,6 @@ def constants_record(path: Path, proto: ModelProto, *, half: bool) -> dict[str, 
         "derived": derived[:_LISTED],
         "elements": elements,
         "elements_found": hit,
-        "storage_precision": _narrowest(kinds) or main,
     }
 
 
@@ -150,11 +208,6 @@ def kept_in_fp32(path: Path, asked: Collection[str]) -> dict[str, str]:
         )
         kept[operation.name] = f"{operation.kind}: {why}"
     return kept
-
-
-def _narrowest(kinds: Counter[str]) -> str:
-    """Return integers' type where there are any, as recipes name what they store."""
-    return next((k for k in ("int4", "int8") if kinds.get(k)), "")
 
 
 def stored_arrays(program: Program) -> list[tuple[str, Array, str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lepton_core.environment import version_of
 from lepton_core.errors import LeptonError, SessionError
 from lepton_core.files import digest_path
+from lepton_core.types import REFERENCE_DEVICE
 from lepton_coreml import __version__
 from lepton_coreml._features import from_feature, named, recorded_signature, to_feature
 from lepton_coreml._interpreter import Interpreter, OperatorError
@@ -65,8 +66,9 @@ class CoreMLSession:
 
         Raises:
             SessionError: LPT-RUN-201 to 204 (an input is missing, unknown, or of a wrong dtype or
-                shape), 506 (an operator fails), 507 (an integer beyond 32 bits), 508 (a size
-                beyond the package's bounds), 511 (closed).
+                shape), 506 (an operator fails), 507 (a number that the package's type cannot
+                hold), 508 (a size beyond the package's bounds), 511 (closed), 512 (Core ML
+                refuses them).
         """
         engine = self._engine
         if engine is None:
@@ -120,7 +122,10 @@ class _Mac:
             self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[units])
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        made: dict[str, Any] = self._model.predict(dict(inputs))
+        try:
+            made: dict[str, Any] = self._model.predict(dict(inputs))
+        except Exception as error:
+            raise _core_ml_refuses("to run on these inputs", error) from error
         return made
 
 
@@ -145,7 +150,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> CoreML
     context.checkpoint()
     on_mac = sys.platform == "darwin" and device != "reference" and not request.reference
     engine: Engine = _mac(path, request) if on_mac else _interpreter(program)
-    signature = model.signature or recorded_signature(program)
+    signature = model.signature or _recorded(path, program)
     counts = (len(signature.inputs), len(signature.outputs))
     if counts != (len(program.inputs), len(program.outputs)):
         raise damaged(path, "it has other inputs or outputs than its signature")
@@ -153,7 +158,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> CoreML
     facts: dict[str, Any] = {
         "runtime": "coreml" if on_mac else "lepton-coreml reference interpreter",
         "runtime_version": version,
-        "device": "macos" if on_mac else "reference",
+        "device": "macos" if on_mac else REFERENCE_DEVICE,
         "threads": None,
         "proof": "device" if on_mac else "graph proof, not device proof",
         "opset": program.opset,
@@ -161,6 +166,13 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> CoreML
     }
     facts["execution_precision"] = execution_sentence(program, on_device=on_mac)
     return CoreMLSession(engine, program, signature, facts)
+
+
+def _recorded(path: Path, program: Program) -> Signature:
+    try:
+        return recorded_signature(program)
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
 
 
 def _interpreter(program: Program) -> Engine:
@@ -183,12 +195,17 @@ def _mac(path: Path, request: OpenRequest) -> Engine:
     except LeptonError:
         raise
     except Exception as error:
-        raise SessionError(
-            "LPT-RUN-512",
-            f"Core ML refuses {path}",
-            cause=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
-            remedy="Check the deployment target against the system's version.",
-        ) from error
+        raise _core_ml_refuses(f"{path}", error) from error
+
+
+def _core_ml_refuses(what: str, error: Exception) -> SessionError:
+    return SessionError(
+        "LPT-RUN-512",
+        f"Core ML refuses {what}",
+        cause=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
+        remedy="Check the deployment target against the system's version; the device reference "
+        "runs the package without Core ML.",
+    )
 
 
 def _check_weights(package: Package, program: Program) -> None:

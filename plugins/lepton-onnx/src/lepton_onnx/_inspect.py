@@ -12,6 +12,7 @@ from lepton_onnx._load import check
 from lepton_onnx._operators import inventory
 from lepton_onnx._signature import signature
 from lepton_onnx._taps import values_of
+from lepton_onnx._unsigned import unsigned_constants
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -30,6 +31,8 @@ def inspect(model: Model, request: InspectRequest, context: Context) -> InspectR
     context.checkpoint()
     facts = graph_facts(proto)
     parameters = facts.pop("parameters")
+    if unsigned := unsigned_constants(proto):
+        facts["unsigned_constants"] = unsigned
     facts["producer"] = f"{proto.producer_name} {proto.producer_version}".strip()
     read = model.evolve(
         signature=signature(proto),

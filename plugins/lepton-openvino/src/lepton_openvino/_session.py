@@ -135,10 +135,11 @@ def _closed() -> SessionError:
 def open_session(model: Model, request: OpenRequest, context: Context) -> OpenVinoSession:
     """Open an IR or a pivot.
 
-    Options: ``inference_precision`` (``"f32"`` by default, ``"bf16"``, ``"f16"``), ``pinning``
-    (bind threads to cores; off), ``cache`` (keep the compiled model under ``context.workdir``;
-    off), ``integer_products`` (``"exact"`` by default; ``"fast"`` keeps kernels whose sums may
-    saturate on a CPU without VNNI).
+    Options: ``inference_precision`` (``"f32"`` by default, ``"bf16"``, ``"f16"``), ``hint``
+    (``"latency"`` by default, ``"throughput"``), ``streams`` (calls that run side by side),
+    ``pinning`` (bind threads to cores; off), ``cache`` (a folder that compiled models are kept in,
+    or ``True`` for one under ``context.workdir``; off), ``integer_products`` (``"exact"`` by
+    default; ``"fast"`` keeps kernels whose sums may saturate on a CPU without VNNI).
 
     Raises:
         SourceError: The pivot cannot be read.

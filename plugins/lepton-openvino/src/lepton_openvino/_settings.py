@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.environment import available_cpus
@@ -11,13 +12,12 @@ from lepton_openvino._telemetry import openvino
 from lepton_openvino.info import INFO
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lepton_core.types import OpenRequest
 
 PRECISIONS = ("f32", "bf16", "f16")
-_CHOICES = {"inference_precision": PRECISIONS, OPTION: CHOICES}
-OPTIONS = ("inference_precision", "pinning", "cache", OPTION)
+HINTS = ("latency", "throughput")
+_CHOICES = {"inference_precision": PRECISIONS, "hint": HINTS, OPTION: CHOICES}
+OPTIONS = ("inference_precision", "hint", "streams", "pinning", "cache", OPTION)
 CACHE_FOLDER = "openvino-cache"
 
 
@@ -50,6 +50,14 @@ def check_request(request: OpenRequest) -> None:
                 f"The option {key} cannot be {given!r}",
                 remedy=f"It is one of {', '.join(choices)}.",
             )
+    streams = request.options.get("streams", 1)
+    if not isinstance(streams, int) or isinstance(streams, bool) or streams < 1:
+        raise SessionError(
+            "LPT-RUN-307",
+            f"The option streams cannot be {streams!r}",
+            remedy="It is a number of calls that run side by side, 1 or more; the hint "
+            "'throughput' leaves the number to OpenVINO.",
+        )
     if request.threads is not None and request.threads < 1:
         raise SessionError(
             "LPT-RUN-310",
@@ -75,19 +83,25 @@ def properties(request: OpenRequest, workdir: Path) -> dict[str, Any]:
 
     The precision is always set: left to itself, OpenVINO computes in bfloat16 on CPUs that have
     it, and in float16 on GPUs. One stream takes all threads, which is what a single request
-    wants. Threads are not pinned to cores: two sessions of one container would take the same.
-    Nothing is cached on disk unless the option ``cache`` asks for it, and then under *workdir*.
+    wants; ``hint="throughput"`` leaves it to OpenVINO how many calls share them, ``streams`` sets
+    it. Threads are not pinned to cores: two sessions of one container would take the same.
+    Nothing is cached on disk unless the option ``cache`` asks for it: in a folder that it names,
+    or under *workdir*.
     """
+    hint = str(request.options.get("hint", "latency"))
     on_cpu: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": request.threads or available_cpus(),
-        "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": bool(request.options.get("pinning", False)),
     }
     everywhere: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
+        "PERFORMANCE_HINT": hint.upper(),
         "INFERENCE_PRECISION_HINT": inference_precision(request),
-        "CACHE_DIR": str(workdir / CACHE_FOLDER) if request.options.get("cache") else "",
+        "CACHE_DIR": _cache_folder(request, workdir),
     }
+    if "streams" in request.options:
+        everywhere["NUM_STREAMS"] = request.options["streams"]
+    elif hint == "latency":
+        on_cpu["NUM_STREAMS"] = 1
     if request.reference:
         everywhere["EXECUTION_MODE_HINT"] = "ACCURACY"
         on_cpu["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
@@ -99,6 +113,15 @@ def properties(request: OpenRequest, workdir: Path) -> dict[str, Any]:
         # Without this, requests start on the CPU and move to another device while they run.
         return everywhere | {"DEVICE_PROPERTIES": {"CPU": on_cpu}, "ENABLE_STARTUP_FALLBACK": False}
     return everywhere
+
+
+def _cache_folder(request: OpenRequest, workdir: Path) -> str:
+    """Return where compiled models are kept; empty for nowhere."""
+    asked = request.options.get("cache")
+    if not asked:
+        return ""
+    named = isinstance(asked, str | Path)
+    return str(Path(asked).expanduser() if named else workdir / CACHE_FOLDER)
 
 
 def compiled_facts(compiled: Any, request: OpenRequest) -> dict[str, Any]:  # noqa: ANN401
@@ -127,7 +150,9 @@ def compiled_facts(compiled: Any, request: OpenRequest) -> dict[str, Any]:  # no
         "streams": None if streams is None else int(streams),
         "inference_precision": asked,
         "pinning": bool(_get(compiled, "ENABLE_CPU_PINNING", False)),
+        "hint": str(request.options.get("hint", "latency")),
         "cache": bool(request.options.get("cache", False)),
+        "loaded_from_cache": _from_cache(compiled),
     }
 
 
@@ -141,6 +166,14 @@ def _get(compiled: Any, name: str, otherwise: Any) -> Any:  # noqa: ANN401
             if name in values:
                 return values[name]
     return otherwise
+
+
+def _from_cache(compiled: Any) -> bool:  # noqa: ANN401
+    """Tell whether a compiled model was loaded; the property is not among those it lists."""
+    try:
+        return bool(compiled.get_property("LOADED_FROM_CACHE"))
+    except RuntimeError:  # AUTO and other devices may not know it
+        return False
 
 
 def _full_name(devices: list[str], request: OpenRequest) -> str:

@@ -11,6 +11,7 @@ from lepton_tflite._batch import marker, open_batch, sizes_of
 from lepton_tflite._finish import name_ports
 from lepton_tflite._flatbuffer import pack, unpack
 from lepton_tflite._litert import convert_module
+from lepton_tflite._words import silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from lepton_core.types import Signature
+    from lepton_tflite._words import Tell
     from lepton_torch.bridge import BridgeModule
 
 OPEN, ROWS, FIXED = "open", "rows", "fixed"
 """How a file takes a batch: of any size, one row at a time, or as its shapes say."""
 
 _TRIALS = (1, 2, 3)
+_RUNNING = "running the converted file"
 LIMIT = 1e-4
 """Largest relative L2 difference between a float32 file and the torch module."""
 
@@ -42,6 +45,7 @@ class Plan:
         demand_open: Whether another batch than an open one is refused.
         edit: Applied to every converted file before it is judged.
         checkpoint: Called between long steps.
+        tell: Hears what comes next.
     """
 
     proto: ModelProto
@@ -52,6 +56,7 @@ class Plan:
     demand_open: bool = False
     edit: Callable[[Any], None] | None = None
     checkpoint: Callable[[], None] = field(default=lambda: None)
+    tell: Tell = silent
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def build(plan: Plan) -> Built:
             other values), 416 (it is too large).
     """
     inputs = _tensors(plan.signature, {plan.symbol: 1} if plan.symbol else {})
+    plan.tell("translating the graph to torch")
     module = _module(plan, inputs)
     plan.checkpoint()
     if plan.symbol is None:
@@ -142,7 +148,8 @@ def _open(plan: Plan, module: BridgeModule) -> tuple[Built | None, tuple[str, ..
 
 
 def _converted(plan: Plan, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:  # noqa: ANN401
-    model = unpack(convert_module(module, inputs, integer=plan.integer))
+    model = unpack(convert_module(module, inputs, integer=plan.integer, tell=plan.tell))
+    plan.tell(_RUNNING)
     name_ports(model, plan.signature)
     if plan.edit is not None:
         plan.edit(model)

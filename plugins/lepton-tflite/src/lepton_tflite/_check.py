@@ -18,8 +18,8 @@ _SORTING = ("aten.topk", "aten.sort", "aten.argsort")
 def check(model: Model, request: CheckRequest) -> CheckResult:
     """Judge whether a model will run on LiteRT, without importing the converter.
 
-    An ONNX source is judged by its operators and by its opset; any other by whether each operator
-    has a way to the pivot and on. Dimensions other than the batch need a size.
+    An ONNX source is judged by its operators, its opset and its constants; any other by whether
+    each operator has a way to the pivot and on. Dimensions other than the batch need a size.
     """
     found = request.inspection
     if found.domain == "tflite":
@@ -42,6 +42,12 @@ def _onnx_reasons(found: InspectResult) -> Iterator[str]:
         if reason:
             place = f", first at {use.where}" if use.where else ""
             yield f"{use.name} ({use.count} times{place}) cannot be run: {reason}."
+    for use in found.facts.get("unsigned_constants", ()):
+        yield (
+            f"ai.onnx::{use['operator']} ({use['count']} times, first at {use['where']}) takes "
+            f"{use['dtype']} constants, which litert-torch cannot hold: use signed integers, or "
+            "convert the float model and let `lepton optimize` make the integers."
+        )
     yield from found.problems
 
 

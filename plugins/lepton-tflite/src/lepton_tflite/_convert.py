@@ -24,6 +24,7 @@ from lepton_tflite._integers import check_integers
 from lepton_tflite._lower import LIMIT, lower
 from lepton_tflite._ports import EDGETPU, Ports, check_dtypes, parse_options
 from lepton_tflite._reproduce import reproducer
+from lepton_tflite._words import silent
 from lepton_tflite.info import INFO
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from lepton_core.context import Context
     from lepton_core.types import ConvertRequest
+    from lepton_tflite._words import Tell
 
 _TOOLS = ("litert-torch", "litert-converter", "ai-edge-litert", "torch", "onnx")
 
@@ -101,7 +103,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     context.checkpoint()
     with reproducer(Path(model.path), task.parent, request) as saved:
         try:
-            built, facts = _built(task, request, context.checkpoint)
+            context.about_to("reading the graph", reproducer=str(saved.folder))
+            built, facts = _built(task, request, context.checkpoint, context.about_to)
         except ConversionError as error:
             raise saved.named(error) from error
     return _written(model, request, context, _Made(task.parent, task.ports, built, facts))
@@ -113,7 +116,7 @@ def attempt(model: Model, request: ConvertRequest) -> None:
     Raises:
         LeptonError: As :func:`convert`; the error names no reproducer.
     """
-    _built(_read(model, request), request, lambda: None)
+    _built(_read(model, request), request, lambda: None, silent)
 
 
 def _read(model: Model, request: ConvertRequest) -> _Task:
@@ -153,14 +156,14 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> None:
 
 
 def _built(
-    task: _Task, request: ConvertRequest, checkpoint: Callable[[], None]
+    task: _Task, request: ConvertRequest, checkpoint: Callable[[], None], tell: Tell
 ) -> tuple[Built, dict[str, Any]]:
     """Convert, with a recipe or without; returns facts for the record too."""
     proto, ports = task.proto, task.ports
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"]}
     plan = Plan(
         proto, ports.signature, ports.symbol, demand_open=ports.demand_open,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint, tell=tell,
     )  # fmt: skip
     if not request.recipe:
         if request.precision == "fp16":

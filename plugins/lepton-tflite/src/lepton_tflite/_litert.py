@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import stat
 import sys
 import tempfile
 import threading
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, PluginDependencyError
+from lepton_tflite._words import silent, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import torch
+
+    from lepton_tflite._words import Tell
 
 _OPERATOR = re.compile(
     r"TF Select ops: (\w+)|'((?:tfl|stablehlo|tf|vhlo|chlo|quant)\.[a-z0-9_]+)'"
@@ -57,7 +61,11 @@ def packages() -> Any:  # noqa: ANN401 - the package has no types
 
 
 def convert_module(
-    module: torch.nn.Module, inputs: Sequence[torch.Tensor], *, integer: bool = False
+    module: torch.nn.Module,
+    inputs: Sequence[torch.Tensor],
+    *,
+    integer: bool = False,
+    tell: Tell = silent,
 ) -> bytes:
     """Convert a module for fixed sizes.
 
@@ -67,6 +75,7 @@ def convert_module(
         integer: Whether quantized operators become integer kernels, with the scales and zero
             points that stand in the module. The converter does so only in the mode that a PT2E
             quantizer switches on; the quantizer itself is not run.
+        tell: Hears of every step and operator before the converter comes to it.
 
     Returns:
         The file's bytes.
@@ -85,7 +94,7 @@ def convert_module(
         options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
     printed: list[str] = []
     try:
-        with quiet(printed):
+        with quiet(printed), told(tell):
             return bytes(package.convert(module, tuple(inputs), **options).model_content())
     except Exception as error:
         raise _refused(error, "".join(printed)) from error
@@ -119,7 +128,11 @@ def quiet(printed: list[str] | None = None) -> Iterator[None]:
 def _collected(printed: list[str] | None) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
-    with tempfile.TemporaryFile("w+", errors="replace") as sink, _native(sink):
+    said = _Log.of_worker()
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as sink,
+        contextlib.nullcontext() if said else _native(sink),
+    ):
         handlers = logging.root.handlers[:]
         level = logging.root.level
         logging.root.handlers[:] = [logging.StreamHandler(sink)]
@@ -137,7 +150,34 @@ def _collected(printed: list[str] | None) -> Iterator[None]:
             if printed is not None:
                 sink.flush()
                 sink.seek(0)
-                printed.append(sink.read())
+                printed.append(sink.read() + (said.since() if said else ""))
+
+
+class _Log:
+    """The log of a worker process, which its stderr is already.
+
+    What the native libraries print goes on going there, because it must outlive a crash.
+    """
+
+    def __init__(self) -> None:
+        self._begin = os.lseek(2, 0, os.SEEK_CUR)
+
+    @classmethod
+    def of_worker(cls) -> _Log | None:
+        """Return the log; ``None`` where this is no worker and stderr may be a user's terminal."""
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        if spec is None or not spec.name.startswith("lepton_core.workers."):
+            return None
+        return cls() if stat.S_ISREG(os.fstat(2).st_mode) else None
+
+    def since(self) -> str:
+        """Return what has been printed since this object was made."""
+        end = os.lseek(2, 0, os.SEEK_CUR)
+        os.lseek(2, self._begin, os.SEEK_SET)
+        try:
+            return os.read(2, max(0, end - self._begin)).decode(errors="replace")
+        finally:
+            os.lseek(2, end, os.SEEK_SET)
 
 
 @contextlib.contextmanager

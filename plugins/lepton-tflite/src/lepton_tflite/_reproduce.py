@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,8 +65,8 @@ def reproducer(source: Path, parent: str, request: ConvertRequest) -> Iterator[S
 
     The script makes the same request of the same code, so all that is done to the file after the
     converter's part (opening the batch, the recipe's integers, the proof) is in it too. It stands
-    there before, because a converter that crashes takes the process with it; the
-    process's log, which the error of a crash quotes, then names the place.
+    there before, because a converter that crashes takes the process with it; the error of a crash
+    then names it (:meth:`.Context.about_to`).
 
     Args:
         source: The pivot.
@@ -84,19 +83,11 @@ def reproducer(source: Path, parent: str, request: ConvertRequest) -> Iterator[S
         dynamic_batch=request.dynamic_batch, options=dict(request.options),
     )  # fmt: skip
     (folder / "convert.py").write_text(script, encoding="utf-8")
-    if _in_worker():
-        sys.stderr.write(f"converting; if this crashes, {folder}/convert.py reproduces it\n")
     try:
         yield saved
     finally:
         if not saved.kept:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _in_worker() -> bool:
-    """Tell whether this process's stderr is a worker's log, and not a user's terminal."""
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return spec is not None and spec.name.startswith("lepton_core.workers.")
 
 
 def _copied(recipe: str, folder: Path) -> str:

@@ -1,5 +1,7 @@
 """From a pivot to a torch module, for plugins whose converters start from torch.
 
+:func:`load_module` gives the module; :func:`read_graph`, :class:`BridgeModule` and
+:func:`capture_graph`, one after the other, an exported program with open sizes.
 Importing this module imports ``torch`` and ``onnx``.
 """
 
@@ -9,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch  # noqa: TID253 - whoever imports this module wants it
 
+from lepton_torch._bridge._export import capture_graph
 from lepton_torch._bridge._graph import read_graph
 from lepton_torch._bridge._module import BridgeModule
-from lepton_torch._bridge._names import value_names
+from lepton_torch._bridge._names import origin_of, value_names
 from lepton_torch._bridge._registry import Node, Operator
 from lepton_torch._bridge._values import Known, Value
+from lepton_torch._capture import MAX_BATCH
 from lepton_torch._chatter import captured
 
 if TYPE_CHECKING:
@@ -52,4 +56,17 @@ def load_module(
     return module.eval()
 
 
-__all__ = ["BridgeModule", "Known", "Node", "Operator", "Value", "load_module", "value_names"]
+__all__ = [
+    "MAX_BATCH",
+    "BridgeModule",
+    "Known",
+    "Node",
+    "Operator",
+    "Value",
+    "capture_graph",
+    "captured",
+    "load_module",
+    "origin_of",
+    "read_graph",
+    "value_names",
+]

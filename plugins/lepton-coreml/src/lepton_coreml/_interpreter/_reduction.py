@@ -94,7 +94,7 @@ def argsort(
     output_dtype: str = "int32",
 ) -> Array:
     """Return the order of the values along an axis, equals in the order they stand in."""
-    if x.dtype.kind == "u":
+    if x.dtype.kind in "biu":  # the negative of the smallest integer is not of its own type
         x = x.astype(np.int64)
     keys = x if ascending else -x
     return np.argsort(keys, axis=int(axis), kind="stable").astype(output_dtype)

@@ -152,8 +152,8 @@ def read_program(model: Any, blob: Callable[[Blob, TypeSpec], NDArray[Any]]) -> 
         blob: Reads a constant from the file of weights.
 
     Raises:
-        ValueError: It holds no program, several functions or specialisations, or values that are
-            not what their types say.
+        ValueError: It holds no program, several functions or specialisations, values that are
+            not what their types say, or an output that nothing makes.
     """
     functions = model.mlProgram.functions
     if not model.HasField("mlProgram") or not functions:
@@ -167,7 +167,7 @@ def read_program(model: Any, blob: Callable[[Blob, TypeSpec], NDArray[Any]]) -> 
         msg = f"its function has no block for its own opset {function.opset!r}"
         raise ValueError(msg)
     described = model.description
-    return Program(
+    program = Program(
         model.specificationVersion,
         function.opset,
         tuple(_feature(f) for f in described.input),
@@ -175,6 +175,15 @@ def read_program(model: Any, blob: Callable[[Blob, TypeSpec], NDArray[Any]]) -> 
         _block(function.blocks[function.opset], blob),
         dict(described.metadata.userDefined),
     )
+    block = program.block
+    made = {n for op in block.operations for n, _ in op.outputs}
+    made |= {*block.inputs, *(v.name for v in function.inputs)}
+    missing = [n for n in block.outputs if n not in made]
+    missing += [f.name for f in program.outputs if f.name not in block.outputs]
+    if missing:
+        msg = f"nothing makes the output {missing[0]!r}"
+        raise ValueError(msg)
+    return program
 
 
 def _feature(message: Any) -> Feature:  # noqa: ANN401 - protobuf
@@ -212,6 +221,9 @@ def _operation(message: Any, blob: Any) -> Operation:  # noqa: ANN401 - protobuf
         )
         for parameter, argument in message.inputs.items()
     }
+    if message.type == "const" and ("val" not in message.attributes or not message.outputs):
+        msg = "a constant has no value or no name"
+        raise ValueError(msg)
     return Operation(
         message.type,
         inputs,
@@ -263,8 +275,8 @@ def _tensor(message: Any, spec: TypeSpec) -> Any:  # noqa: ANN401 - an array or 
         array = np.array(held, dtype=numpy_of(spec.dtype))
         return array.reshape(shape)
     count = int(np.prod(shape, dtype=np.int64))
-    if spec.dtype in PACKED and len(held) == count:
-        # Written value by value rather than packed; both are seen.
+    if spec.dtype in PACKED and len(held) == count > 1:
+        # Written value by value rather than packed; both are seen. One value is read alike.
         return np.frombuffer(held, STORED["int8" if spec.dtype == "int4" else "uint8"]).reshape(
             shape
         )

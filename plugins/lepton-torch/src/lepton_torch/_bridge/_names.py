@@ -30,8 +30,15 @@ def named(node: Node) -> Iterator[None]:
         yield
 
 
-def _origin(place: Place) -> dict[str, Any] | None:
-    """Return what a node of a program is the translation of: operator, place and outputs."""
+def origin_of(place: Place) -> dict[str, Any] | None:
+    """Return what a node of a program is the translation of: ``operator``, ``place``, ``outputs``.
+
+    Args:
+        place: A node of an exported program; decompositions and passes of torch keep its origin.
+
+    Returns:
+        ``None`` if it is no translation of a node of the graph.
+    """
     found = (place.meta.get("custom") or {}).get(_KEY)
     return dict(found) if found else None
 
@@ -44,11 +51,11 @@ def value_names(program: ExportedProgram) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for place in program.graph.nodes:
-        origin = _origin(place)
+        origin = origin_of(place)
         if origin is None:
             continue
         outputs = [name for name in origin["outputs"] if name]
-        leaves = [user for user in place.users if _origin(user) != origin]
+        leaves = [user for user in place.users if origin_of(user) != origin]
         if not leaves:
             continue
         if len(origin["outputs"]) == 1:
@@ -67,4 +74,4 @@ def _is_part(place: Place) -> bool:
     return place.op == "call_function" and place.target is operator.getitem
 
 
-__all__ = ["named", "value_names"]
+__all__ = ["named", "origin_of", "value_names"]

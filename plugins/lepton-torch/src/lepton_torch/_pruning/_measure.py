@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lepton_core._timing import interval
+from lepton_core._timing import race
 from lepton_core.errors import LeptonError, OperationCancelledError
 from lepton_core.types import ConvertRequest, Model, OpenRequest
 from lepton_torch._archive import save_program
@@ -21,9 +18,6 @@ if TYPE_CHECKING:
     from lepton_core.samples import Samples
     from lepton_torch._program import Program
 
-_ROUNDS = 21
-_SLICE = 0.015
-"""Seconds of one model's turn in a round."""
 _LARGE = 32
 """Rows of the larger of the requests that are timed."""
 
@@ -110,9 +104,7 @@ def compare_latency(
 ) -> list[dict[str, Any]]:
     """Time two artifacts in turn and return medians and the ratio with its interval.
 
-    Each of 21 rounds gives both a slice of time, in changing order, so that whatever else the
-    machine does falls on both; of each slice the median call counts. The interval is that of the
-    median ratio, by resampling rounds.
+    See :func:`lepton_core._timing.race`.
 
     Args:
         before: The original.
@@ -130,40 +122,11 @@ def compare_latency(
 
 
 def _compare(pair: tuple[Session, Session], feeds: list[dict[str, Any]], seed: int) -> Any:  # noqa: ANN401
-    calls = [_calls(session, feeds) for session in pair]
-    times = np.zeros((_ROUNDS, 2))
-    for number in range(_ROUNDS):
-        for which in (0, 1) if number % 2 else (1, 0):
-            times[number, which] = _turn(pair[which], feeds, calls[which])
-    ratios = times[:, 0] / times[:, 1]
     return {
-        "before_ms": float(np.median(times[:, 0]) * 1000),
-        "after_ms": float(np.median(times[:, 1]) * 1000),
-        "speedup": float(np.median(ratios)),
-        "interval": list(interval(ratios.tolist(), seed)),
+        **race(pair, feeds, seed),
         "rows": next((len(a) for a in feeds[0].values() if a.ndim), 1),
         "runtime": str(pair[1].facts.get("runtime", "")),
     }
-
-
-def _turn(session: Session, feeds: list[dict[str, Any]], calls: int) -> float:
-    """Return the median time of some calls, in seconds."""
-    times = []
-    for turn in range(calls):
-        began = time.perf_counter()
-        session.run(feeds[turn % len(feeds)])
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))
-
-
-def _calls(session: Session, feeds: list[dict[str, Any]]) -> int:
-    """Warm up and return how many calls fill a slice."""
-    for turn in range(3):
-        session.run(feeds[turn % len(feeds)])
-    began = time.perf_counter()
-    session.run(feeds[0])
-    once = time.perf_counter() - began
-    return int(min(max(_SLICE / max(once, 1e-6), 1), 500))
 
 
 def request_rows(program: Program) -> tuple[int, ...]:

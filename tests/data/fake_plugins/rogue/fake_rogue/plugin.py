@@ -110,6 +110,27 @@ def _sleep(request, context):
     time.sleep(request.options["seconds"])
 
 
+def _words(request, context):
+    context.about_to("reading", reproducer=request.options.get("reproducer"))
+    context.about_to("lowering", operator="Frobnicate", where="net.py:31")
+
+
+def _words_and_exit(request, context):
+    _words(request, context)
+    os._exit(7)
+
+
+def _words_and_hang(request, context):
+    _words(request, context)
+    _hang(request, context)
+
+
+def _bar_and_exit(request, context):
+    context.reporter.task("read", 1).finish("done")
+    context.reporter.task("fold constants", 3).advance()
+    os._exit(7)
+
+
 _ACTIONS = {
     "raise": _raise,
     "expected": _expected,
@@ -127,6 +148,10 @@ _ACTIONS = {
     "report": _report,
     "report-later": _report_later,
     "sleep": _sleep,
+    "words": _words,
+    "words-and-exit": _words_and_exit,
+    "words-and-hang": _words_and_hang,
+    "bar-and-exit": _bar_and_exit,
 }
 _ODD_RESULTS = {
     "decline": None,

@@ -1,0 +1,131 @@
+"""Whether a package stores the integers, scales and zero points of its recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_core.errors import ConversionError
+from lepton_coreml._integers import read_back, read_blocks
+from lepton_onnx import qdq
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnx import ModelProto
+
+    from lepton_core.recipe import Recipe
+    from lepton_coreml._mil._program import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What the lowered graph stores, by value name of the pivot.
+
+    Attributes:
+        stored: Values and weights with one scale, or one for each channel.
+        blocks: Weights with a scale for each block.
+    """
+
+    stored: Mapping[str, qdq.Stored]
+    blocks: Mapping[str, qdq.Blocks]
+
+    @classmethod
+    def of(cls, lowered: ModelProto) -> Numbers:
+        """Read them from a graph that :func:`lepton_onnx.lowering.lower_recipe` wrote."""
+        return cls(qdq.read_back(lowered), qdq.read_blocks(lowered))
+
+
+def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str, Any]:
+    """Compare a package with the graph it was made from, and with the recipe.
+
+    Args:
+        program: The package's program.
+        wanted: The numbers of the lowered graph.
+        recipe: The recipe.
+
+    Returns:
+        For the record: ``weights`` (integers compared), ``values`` (pairs of scale and zero point
+        compared), ``equal``, and ``not_stored``, the recipe's values whose scale and zero point
+        the package has nowhere. One that has another value's numbers, as behind a MaxPool, may
+        share them.
+
+    Raises:
+        ConversionError: LPT-CONV-511, a number differs, or a weight is not stored as integers.
+    """
+    stored = {n: _shaped(s, wanted.stored.get(n)) for n, s in read_back(program).items()}
+    blocks = {n: _pointed(b, wanted.blocks.get(n)) for n, b in read_blocks(program).items()}
+    for name, other in wanted.stored.items():
+        if name in stored or other.integers is None or name not in recipe.tensors:
+            continue
+        twin = next((s for s in stored.values() if _same(s, other)), None)
+        if twin is not None:  # equal constants are stored once
+            stored[name] = twin
+    for name, many in wanted.blocks.items():
+        twins = [b for b in blocks.values() if not qdq.compare_blocks({"": many}, {"": b})]
+        if name not in blocks and twins:
+            blocks[name] = twins[0]
+    integers = {n: s.integers for n, s in wanted.stored.items() if s.integers is not None}
+    # What the lowered graph leaves float is no integer in the package either.
+    weights = {n: t for n, t in recipe.tensors.items() if t.kind != "weight" or n in integers}
+    problems = [
+        *qdq.compare(replace(recipe, tensors=weights), stored, integers),
+        *(
+            f"{name}: other numbers than the ONNX file's"
+            for name, one in stored.items()
+            if name in wanted.stored and not _same(one, wanted.stored[name])
+        ),
+        *qdq.compare_blocks(wanted.blocks, blocks),
+    ]
+    if problems:
+        raise ConversionError(
+            "LPT-CONV-511",
+            "The package does not store the numbers of the recipe",
+            cause="; ".join(dict.fromkeys(problems))[:600],
+            remedy="Report this model and its recipe as a bug.",
+            details={"differences": len(problems)},
+        )
+    held = sum(s.integers is not None for s in stored.values()) + len(blocks)
+    values = sum(s.integers is None for s in stored.values())
+    gone = [
+        name
+        for name, one in wanted.stored.items()
+        if name in recipe.tensors
+        and name not in stored
+        and not any(_scaled_alike(one, other) for other in stored.values())
+    ]
+    return {"weights": held, "values": values, "equal": True, "not_stored": sorted(gone)}
+
+
+def _shaped(found: qdq.Stored, wanted: qdq.Stored | None) -> qdq.Stored:
+    """Return one scale in the shape that the graph gives it: MIL has ``()`` for one channel."""
+    if wanted is None or found.scale.size != 1 or wanted.scale.size != 1:
+        return found
+    shape = wanted.scale.shape
+    return replace(
+        found, scale=found.scale.reshape(shape), zero_point=found.zero_point.reshape(shape)
+    )
+
+
+def _pointed(found: qdq.Blocks, wanted: qdq.Blocks | None) -> qdq.Blocks:
+    """Return zeros where the package leaves them out because all of them are 0."""
+    if found.zero_point is not None or wanted is None or wanted.zero_point is None:
+        return found
+    return replace(found, zero_point=np.zeros_like(wanted.zero_point))
+
+
+def _same(one: qdq.Stored, other: qdq.Stored) -> bool:
+    if one.integers is None or other.integers is None:
+        return one.integers is other.integers and _scaled_alike(one, other)
+    return _scaled_alike(one, other) and np.array_equal(one.integers, other.integers)
+
+
+def _scaled_alike(one: qdq.Stored, other: qdq.Stored) -> bool:
+    return one.scale.tobytes() == other.scale.tobytes() and bool(
+        (np.asarray(one.zero_point) == np.asarray(other.zero_point)).all()
+    )
+
+
+__all__ = ["Numbers", "check_numbers"]
