@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures where runtimes compute other integers than the recipe means, and writes it down.
 
-Four small networks are trained on scikit-learn's digits, calibrated and lowered to every runtime
+Two small networks are trained on scikit-learn's digits, calibrated and lowered to every runtime
 that is here. Each layer is fed the reference's integers, and each network runs on its own. Results
 go to tests/conformance/same_integers/results.json, and from there onto
 docs/reference/same-integers.md. It takes some minutes; ``--page`` only writes the page.

@@ -66,45 +66,7 @@ class Mobile(nn.Module):
         return {"logits": self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))}
 
 
-class Pyramid(nn.Module):
-    """Down and up: both kinds of resizing, concatenations, softmax."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 12, 3, padding=1)
-        self.middle = nn.Conv2d(12, 16, 3, padding=1)
-        self.deep = nn.Conv2d(16, 16, 3, padding=1)
-        self.side = nn.Conv2d(16, 8, 1)
-        self.join = nn.Conv2d(24, 12, 3, padding=1)
-        self.head = nn.Linear(24 * 4, 10)
-
-    def forward(self, image):
-        fine = self.stem(image).relu()
-        half = self.middle(nn.functional.max_pool2d(fine, 2)).relu()
-        deep = self.deep(nn.functional.max_pool2d(half, 2)).relu()
-        smooth = nn.functional.interpolate(deep, scale_factor=2.0, mode="bilinear")
-        plain = nn.functional.interpolate(self.side(deep), scale_factor=2.0, mode="nearest")
-        x = self.join(torch.cat([smooth, plain], 1)).relu()
-        x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
-        x = nn.functional.avg_pool2d(torch.cat([x, fine], 1), 4)
-        return {"probabilities": self.head(x.flatten(1)).softmax(-1)}
-
-
-class Mlp(nn.Module):
-    """Matrix products alone."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()
-        )
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, image):
-        return {"logits": self.head(self.body(image))}
-
-
-NETWORKS = {"cnn": Cnn, "mobile": Mobile, "pyramid": Pyramid, "mlp": Mlp}
+NETWORKS = {"cnn": Cnn, "mobile": Mobile}
 
 
 @dataclass(frozen=True)
@@ -161,10 +123,7 @@ def _train(kind, images, labels, epochs):
         for rows in torch.randperm(len(x)).split(32):
             optimizer.zero_grad()
             (out,) = net(x[rows]).values()
-            if kind is Pyramid:
-                loss = nn.functional.nll_loss(out.clamp_min(1e-9).log(), y[rows])
-            else:
-                loss = nn.functional.cross_entropy(out, y[rows])
+            loss = nn.functional.cross_entropy(out, y[rows])
             loss.backward()
             optimizer.step()
     return net.eval()
