@@ -20,8 +20,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "same-integers.md"
 RESULTS = json.loads((FOLDER / "results.json").read_text())
 SATURATING = "openvino, fast"
 """Its sums saturate on some CPUs, so that how far it is off depends on where it is measured."""
-SLACK = 0.005
-"""Share of integers that may differ more than in the results: training differs between CPUs."""
+SLACK = 0.05
+"""Share of integers that may differ more than in the results, which are of more digits."""
 
 
 def module(name):
