@@ -18,6 +18,7 @@ from lepton_coreml import plugin
 from lepton_coreml._integers import read_back, read_blocks
 from lepton_coreml._mil._package import open_package
 from lepton_onnx import pivot as pivots_of
+from lepton_onnx import plugin as onnx_plugin
 from lepton_onnx import qdq
 
 
@@ -105,6 +106,18 @@ def test_the_numbers_of_a_static_recipe_are_in_the_file(device, lowered, pivots)
     assert qdq.compare(recipe, stored, wanted) == []
     assert {"in.image", "r", "f", *wanted} <= set(stored)
     assert all(stored[name].integers.dtype == np.int8 for name in wanted)
+
+
+def test_values_that_share_a_scale_may_all_be_outputs(pivots, lowered, tmp_path):
+    """``p`` pools ``r`` and has its scale by rule."""
+    source = pivots("network").evolve(format="onnx")
+    request = ConvertRequest("coreml", to_format="pivot", options={"taps": ["r", "p"]})
+    tapped = onnx_plugin.lepton_convert(source, request, Context(tmp_path)).model
+    recipe, result = lowered("tapped", static_recipe, pivot=tapped)
+    outputs = {spec.name for spec in result.model.signature.outputs}
+    assert {"r", "p"} <= outputs
+    stored = read_back(open_package(Path(result.model.path)).program())
+    assert qdq.compare(recipe, stored, integers_of(recipe, tapped)) == []
 
 
 def test_they_are_those_of_the_onnx_file(lowered, pivots):

@@ -13,7 +13,7 @@ import pytest
 from lepton_core import environment
 from lepton_core.errors import SessionError, SourceError
 from lepton_core.types import ConvertRequest, OpenRequest
-from lepton_onnxruntime import _runtime, plugin
+from lepton_onnxruntime import _runtime, bundle_runtime, plugin
 
 
 def opened(model, context, **request):
@@ -50,6 +50,35 @@ def test_it_computes_what_the_reference_evaluator_computes(pivot, context):
             found = session.run({"x": x})
             assert list(found) == ["y"]
             np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_no_weights_are_rounded_that_the_file_holds_as_float(graphs, to_pivot, context):
+    """ONNX Runtime would give weights between pairs integers of its own, with one scale for all."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(4, 3, 2, 2)) * np.array([1, 10, 100])[None, :, None, None]
+    constants = {
+        "w": weights.astype("f4"), "b": rng.normal(size=3).astype("f4"),
+        "s": np.float32(0.05), "z": np.uint8(128), "t": np.float32(5),
+    }  # fmt: skip
+    nodes = [
+        graphs.node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        graphs.node("DequantizeLinear", ["xq", "s", "z"], ["xf"]),
+        graphs.node("ConvTranspose", ["xf", "w", "b"], ["c"], strides=[2, 2]),
+        graphs.node("QuantizeLinear", ["c", "t", "z"], ["cq"]),
+        graphs.node("DequantizeLinear", ["cq", "t", "z"], ["y"]),
+    ]
+    model = graphs.model(
+        nodes, [graphs.value("x", ["n", 4, 5, 5])],
+        [graphs.value("c", ["n", 3, 10, 10]), graphs.value("y", ["n", 3, 10, 10])],
+        [graphs.weight(name, array) for name, array in constants.items()],
+    )  # fmt: skip
+    pivot = to_pivot(model)
+    x = rng.normal(size=(3, 4, 5, 5)).astype("f4")
+    run = bundle_runtime.load(pivot.path)
+    with opened(pivot, context, reference=True) as plain, opened(pivot, context) as fast:
+        expected = plain.run({"x": x})["c"]
+        for found in (fast.run({"x": x})["c"], run({"x": x})["c"]):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_storage_and_execution_are_two_facts(pivot, half, context):

@@ -43,6 +43,7 @@ class Names:
 
     def __post_init__(self) -> None:
         self.values: list[str] = []
+        self._scales = 0
 
     def of(self, placeholder: str, role: str, number: int = 0) -> str:
         """Return a name for an operation on the value that an initializer belongs to.
@@ -51,8 +52,11 @@ class Names:
             placeholder: Torch's name of the integers, or of the scale.
             role: ``"weight"``, ``"block"``, ``"scale"``, ``"palette"`` or ``"sparse"``.
             number: What else is to be read back: of ``"block"``, the inputs of the product; of
-                ``"palette"``, the axis of its groups.
+                ``"palette"``, the axis of its groups. Those of ``"scale"`` are counted: values
+                that share a scale may all be outputs, which coremltools does not rename.
         """
+        if role == "scale":
+            number, self._scales = self._scales, self._scales + 1
         value = re.sub(
             r"/(int8|uint8|int32|int4|uint4|scale|zero_point|indices|dense)$", "",
             self.initializers.get(placeholder, placeholder),

@@ -12,6 +12,7 @@ from lepton_onnx.arrays import checked_inputs
 from lepton_onnx.external import verify_external
 from lepton_onnxruntime._execution import execution_of, storage_facts
 from lepton_onnxruntime._runtime import (
+    DISABLED_OPTIMIZERS,
     SLOWER_EXACT,
     accepts_opset,
     distribution_conflict,
@@ -166,7 +167,9 @@ def _static_facts(proto: Any, request: OpenRequest) -> dict[str, Any]:  # noqa: 
 def _create(path: Path, options: Any, wanted: list[Any], request: OpenRequest) -> Any:  # noqa: ANN401
     ort = onnxruntime()
     try:
-        session = ort.InferenceSession(str(path), options, providers=wanted)
+        session = ort.InferenceSession(
+            str(path), options, providers=wanted, disabled_optimizers=list(DISABLED_OPTIMIZERS)
+        )
     except Exception as error:
         operator, reason = explain(error)
         raise SessionError(
