@@ -6,6 +6,7 @@ or that reaches for the network.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
@@ -24,6 +25,7 @@ FAKES = DATA / "fake_plugins"
 
 # Before anything imports stevedore, which remembers its cache folder at import.
 _HOME = tempfile.TemporaryDirectory(prefix="lepton-tests-", ignore_cleanup_errors=True)
+atexit.register(_HOME.cleanup)
 for _name in [name for name in os.environ if name.startswith("LEPTON_")]:
     del os.environ[_name]
 os.environ["XDG_CACHE_HOME"] = str(Path(_HOME.name, "cache"))

@@ -45,6 +45,7 @@ def right(model, digits):
     return float((np.concatenate(made).argmax(1) == digits[1][1200:1392]).mean())
 
 
+@pytest.mark.conformance
 def test_palettes_of_a_trained_network(trained, context, tmp_path, capfd):
     from lepton_core.cli import main
     from lepton_coreml._mil._package import open_package
@@ -78,6 +79,7 @@ def test_palettes_of_a_trained_network(trained, context, tmp_path, capfd):
     assert record["facts"]["verdict"] == "weak", "nothing was measured"
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize(
     ("precision", "options", "ratio"),
     [
