@@ -11,7 +11,7 @@ import pytest
 
 from lepton_compress._search_cache import Cache
 from lepton_compress._search_find import Finder
-from lepton_compress._search_measure import Meter, Point, divergence
+from lepton_compress._search_measure import Meter, Point, cache_for, divergence
 from lepton_compress._search_solve import Cost, count, everything, hull, path, predicted, smaller
 from lepton_compress._search_verify import bound_of, check, in_sequence
 from lepton_core.context import SilentReporter
@@ -229,3 +229,23 @@ def test_the_worst_slice_is_the_one_that_loses_most_of_those_large_enough():
     assert Meter._worst_slice(rows, lost) == ("b", 0.5)
     assert Meter._worst_slice(rows, np.zeros(43)) == ("", 0.0)
     assert Meter._worst_slice(SimpleNamespace(slices=None), lost) == ("", 0.0)
+
+
+def test_devices_of_a_target_share_no_measurement(tmp_path):
+    """What one device holds, another may store in another form, or not at all."""
+    options = SimpleNamespace(
+        cache=str(tmp_path), estimator="minmax", keep=(), block=32, method="mse", symmetric=True,
+        metric=None,
+    )  # fmt: skip
+
+    def cache(device):
+        request = SimpleNamespace(target="coreml", device=device)
+        job = SimpleNamespace(
+            options=options, request=request, base=SimpleNamespace(digest="sha256:0")
+        )
+        return cache_for(job, [])
+
+    cache("ios17").put("choice", {"size": 1})
+    assert cache("ios17").get("choice") == {"size": 1}
+    assert cache("ios18").get("choice") is None
+    assert cache(None).get("choice") is None

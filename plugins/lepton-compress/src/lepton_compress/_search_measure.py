@@ -315,7 +315,7 @@ def cache_for(job: Job, samples: Iterable[Samples]) -> Cache:
         "schema": 1,
         "engine": __version__,
         "pivot": job.base.digest,
-        "target": job.request.target,
+        "target": str(Target(job.request.target, job.request.device)),
         "tools": dict(versions_of("onnx", "onnxruntime", "openvino", "numpy")),
         "samples": [part.digest for part in samples],
         "options": {
