@@ -13,6 +13,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "tests" / "bench" / "kernels.py"
 
 
+@pytest.mark.conformance
 @pytest.mark.skipif(not SCRIPT.exists(), reason="the benchmark is not part of this distribution")
 def test_the_benchmark_runs_and_finds_lepton_exact(tmp_path):
     out = tmp_path / "bench.json"

@@ -232,6 +232,8 @@ def limited():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
+# Another test of this process may have imported JAX, which warns of every fork.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_a_file_that_may_not_grow_leaves_the_store_unchanged(base, tmp_path):
     root = tmp_path / "store"
     shutil.copytree(base / "store", root)

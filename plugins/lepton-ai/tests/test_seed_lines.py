@@ -109,6 +109,7 @@ def test_lineage_leads_back_to_the_source(seed):
     assert adapted.digest in parents
 
 
+@pytest.mark.conformance
 def test_the_adapted_model_is_converted_from_its_directory_and_its_file(seed, here, home, truth):
     adapted = seed.paths["adapted_model"]
     converter = ModelConverter("openvino")
@@ -183,6 +184,7 @@ def test_deployed_it_answers_by_name_is_adjusted_and_migrated(seed, here, home, 
     check("openvino")
 
 
+@pytest.mark.conformance
 def test_the_command_line_takes_the_directories(seed, here, home, capsys):
     adapted, converted, optimized = (str(path.parent) for path in seed.paths.values())
     data = str(home.path / "samples.npz")

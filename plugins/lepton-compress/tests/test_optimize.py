@@ -34,6 +34,7 @@ def optimize(model, context, **more):
     return context.hooks.optimize(model, OptimizeRequest(TARGET, **more), context)
 
 
+@pytest.mark.conformance
 @pytest.mark.slow
 def test_int8_costs_at_most_half_a_point_on_pooled_folds(tools, digits, tmp_path, context_of):
     images, labels = digits
@@ -62,7 +63,15 @@ def test_int8_costs_at_most_half_a_point_on_pooled_folds(tools, digits, tmp_path
 @pytest.mark.parametrize(
     ("kind", "integers"), [("cnn", "Conv"), ("mlp", "Gemm"), ("encoder", "MatMul")]
 )
-@pytest.mark.parametrize("estimator", ["minmax", "mse", "percentile:99.99", "entropy"])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        "minmax",
+        pytest.param("mse", marks=pytest.mark.conformance),
+        pytest.param("percentile:99.99", marks=pytest.mark.conformance),
+        "entropy",
+    ],
+)
 def test_trained_networks_keep_their_answers(
     trained, held_npz, context_of, kind, integers, estimator
 ):

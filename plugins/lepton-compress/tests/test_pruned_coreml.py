@@ -109,6 +109,7 @@ def test_pruned_weights_of_a_trained_network(
     assert right(made.model, digits) > right(plain, digits) - 0.1
 
 
+@pytest.mark.conformance
 def test_what_the_package_computes_is_what_the_recipe_says(trained, digits, context_of):
     """The float graph with the recipe's values in it, run by ONNX's own evaluator."""
     from onnx import numpy_helper

@@ -103,6 +103,7 @@ def test_nothing_to_do_returns_the_program_as_it_is(hooks):
     assert all(one.why for one in result.considered)
 
 
+@pytest.mark.conformance
 def test_a_bert_directory_is_adapted_without_being_asked_for_anything(hooks, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(

@@ -16,7 +16,7 @@ from lepton_core.errors import AdaptError, UsageError
 from lepton_core.types import AdaptRequest, Model, PruneRequest
 from lepton_torch import plugin
 from lepton_torch._archive import load_program
-from lepton_torch._pruning import _latency, _measure, _run
+from lepton_torch._pruning import _latency, _run
 from lepton_torch._pruning._choose import choose
 from lepton_torch._pruning._classes import Cut
 from lepton_torch._pruning._data import Rows
@@ -54,8 +54,8 @@ def one_thread():
 def quick_timing():
     """Nothing here is about how fast it is; the benchmark is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_measure, "_ROUNDS", 5)
-        patch.setattr(_measure, "_SLICE", 0.001)
+        patch.setattr("lepton_core._timing._PAIRS", 5)
+        patch.setattr("lepton_core._timing._TURN_SECONDS", 0.001)
         yield
 
 
