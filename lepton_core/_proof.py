@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core import environment
 from lepton_core._port_timing import plain_of
-from lepton_core._timing import faster
 from lepton_core.artifacts import artifact_size, write_card
 from lepton_core.origins import ORIGIN, PIVOT, can_be_origin, keep_origin
 from lepton_core.passport import Passport, dump_passport, make_passport
 from lepton_core.samples import match, random_samples, split
+from lepton_core.timing import faster
 from lepton_core.types import EvaluateResult, Model, Variant
 from lepton_core.verdicts import precision_class
 

@@ -43,8 +43,8 @@ def evaluate(
         SessionError: The runtime refused the model or failed on a sample.
         PluginFailureError: It raised something unexpected.
     """
-    from lepton_core._timing import feeds, measure, race
     from lepton_core.samples import load_saved
+    from lepton_core.timing import feeds, measure, race
 
     samples = load_saved(Path(request.samples))
     before = _resident_bytes() if request.memory else 0

@@ -12,9 +12,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from lepton_core._timing import interval
 from lepton_core.adjusting._workload import live_rows
 from lepton_core.deployment._table import Opener
+from lepton_core.timing import interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

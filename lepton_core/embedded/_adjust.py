@@ -345,8 +345,8 @@ class Adjustment:
         return effect
 
     def _inputs(self, rows: int) -> list[dict[str, Any]]:
-        from lepton_core._timing import feeds
         from lepton_core.samples import load_saved
+        from lepton_core.timing import feeds
 
         version = self._base.version
         samples = load_saved(self._observer.inputs(version))
@@ -355,8 +355,8 @@ class Adjustment:
 
     def _compare_memory(self, change: Change) -> Effect:
         """Measure both tables again, each session in a process that has done nothing before."""
-        from lepton_core._timing import interval
         from lepton_core.adjusting._effect import Effect
+        from lepton_core.timing import interval
 
         versions = {v.id: v for v in self._store.versions(self._base.name)}
 

@@ -12,7 +12,6 @@ import pytest
 
 import lepton_core
 from lepton_core import types
-from lepton_core._timing import interval
 from lepton_core.adjusting import explain, history, undo
 from lepton_core.adjusting._effect import Effect, LiveWatch, difference
 from lepton_core.adjusting._history import Change, Tables, new_id
@@ -28,6 +27,7 @@ from lepton_core.embedded._adjust import judge
 from lepton_core.errors import AdjustError, DeployError, LeptonError, SessionError, UsageError
 from lepton_core.policy._plan import plan
 from lepton_core.store import Store
+from lepton_core.timing import interval
 
 
 def _load(path):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lepton_core import types
-from lepton_core._timing import faster, feeds, measure, race
 from lepton_core.capabilities import Opens, TargetInfo
 from lepton_core.context import Context
 from lepton_core.dispatch import Hooks
@@ -22,6 +21,7 @@ from lepton_core.errors import (
 from lepton_core.evaluate import evaluate, evaluate_isolated
 from lepton_core.markers import hookimpl
 from lepton_core.samples import Samples, save
+from lepton_core.timing import faster, feeds, measure, race
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_rival_is_timed_in_turns(pool, fakes, source, saved, context):
 
 def test_a_race_tells_the_ratio_of_times(source, samples, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("lepton_core._timing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("lepton_core.timing.time.perf_counter", lambda: clock[0])
 
     class Clocked:
         def __init__(self, seconds):

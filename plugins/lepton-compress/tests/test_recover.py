@@ -564,22 +564,29 @@ def test_narrow_weights_fit_sums_of_16_bits(graphs, context):
     assert saturation_findings(graph, recipe, seen, context, features=()) == []
 
 
+def raced(speedup, low, high):
+    return {"speedup": speedup, "interval": [low, high], "before_ms": 9, "after_ms": 9 / speedup}
+
+
 @pytest.mark.parametrize(
     ("changes", "budgeted", "kept"),
     [
-        ({"p50_ms": 5.0}, False, True),
-        ({"p50_ms": 9.9}, False, False),
-        ({"p50_ms": None}, False, False),
-        ({"p50_ms": 5.0, "verdict": "fail"}, True, False),
-        ({"p50_ms": 5.0, "drop": 0.05}, True, False),
-        ({"p50_ms": 5.0, "balanced": 0.2}, False, False),
-        ({"p50_ms": 5.0, "balanced": 0.2}, True, True),
+        ({}, False, True),
+        ({"race": raced(1.01, 0.97, 1.04)}, False, False),  # the same, as far as can be told
+        ({"race": raced(1.5, 0.9, 2.0)}, False, False),
+        ({"race": {}}, False, False),
+        ({"verdict": "fail"}, True, False),
+        ({"drop": 0.05}, True, False),
+        ({"balanced": 0.2}, False, False),
+        ({"balanced": 0.2}, True, True),
     ],
 )
 def test_time_counts_where_nothing_is_lost(changes, budgeted, kept):
-    old = Trial("a", None, "minmax", (), "pass", "", 0.01, 0.02, 100, 10.0, balanced=0.1)
-    assert saves_time(replace(old, **changes), old, 1000, budgeted=budgeted) is kept
-    assert not saves_time(replace(old, **changes), replace(old, p50_ms=None), 1000, budgeted=True)
+    race = raced(1.0, 0.98, 1.02)
+    old = Trial("a", None, "minmax", (), "pass", "", 0.01, 0.02, 100, race, balanced=0.1)
+    new = replace(old, **{"race": raced(2.0, 1.9, 2.1), **changes})
+    assert saves_time(new, old, 1000, budgeted=budgeted) is kept
+    assert not saves_time(new, replace(old, race={}), 1000, budgeted=True)
 
 
 @pytest.mark.skipif(not sums_may_saturate(), reason="this CPU sums products in 32 bits")

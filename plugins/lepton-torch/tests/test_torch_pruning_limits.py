@@ -58,8 +58,8 @@ def quick():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lepton_core._timing._PAIRS", 5)
-        patch.setattr("lepton_core._timing._TURN_SECONDS", 0.001)
+        patch.setattr("lepton_core.timing._PAIRS", 5)
+        patch.setattr("lepton_core.timing._TURN_SECONDS", 0.001)
         yield
     torch.set_num_threads(before)
 

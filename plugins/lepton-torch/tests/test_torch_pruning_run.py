@@ -54,8 +54,8 @@ def one_thread():
 def quick_timing():
     """Nothing here is about how fast it is; the benchmark is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lepton_core._timing._PAIRS", 5)
-        patch.setattr("lepton_core._timing._TURN_SECONDS", 0.001)
+        patch.setattr("lepton_core.timing._PAIRS", 5)
+        patch.setattr("lepton_core.timing._TURN_SECONDS", 0.001)
         yield
 
 

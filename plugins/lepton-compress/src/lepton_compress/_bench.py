@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_compress._balanced import balanced_error
-from lepton_core._timing import LEAST_SPEEDUP, faster
 from lepton_core.artifacts import artifact_size
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.passport import decode_number, make_passport
 from lepton_core.samples import save
+from lepton_core.timing import faster
 from lepton_core.types import ConvertRequest, EvaluateRequest, Target
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from lepton_core.dispatch import Hooks
     from lepton_core.samples import Samples
     from lepton_core.types import Model
-
-FASTER = 1 / LEAST_SPEEDUP
-"""A candidate is called faster if it needs less than this share of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ class Trial:
         drop: Loss of the metric; infinite if it could not be measured.
         error: Largest relative L2 error of any output.
         size: Bytes of the artifact.
-        p50_ms: Median time of one request; ``None`` if not timed.
+        race: Its calls in turns with those of the float model; empty if not timed.
         gains: By how much it is smaller or faster than the float model; empty if it is neither.
         balanced: Error of the outputs with every channel counted alike, 0 to 1.
         integers: How the session sums products of integers; empty if it computes none.
@@ -60,10 +57,15 @@ class Trial:
     drop: float
     error: float
     size: int
-    p50_ms: float | None
+    race: Mapping[str, Any] = field(default_factory=dict)
     gains: str = ""
     balanced: float = math.inf
     integers: str = ""
+
+    @property
+    def p50_ms(self) -> float | None:
+        """Median time of one request; ``None`` if not timed."""
+        return self.race.get("after_ms")
 
     @property
     def passes(self) -> bool:
@@ -167,7 +169,8 @@ class Bench:
         )
         if recipe is None:
             self.plain = model
-        p50, gains = self._gains(model) if recipe is not None and self.plain else (None, "")
+        timed = recipe is not None and self.plain is not None
+        raced = self._race(model) if timed else {}
         errors = [decode_number(o["rel_l2"]) for o in passport["outputs"].values() if "rel_l2" in o]
         metric, verdict = passport["metric"], passport["verdict"]
         return Trial(
@@ -180,8 +183,8 @@ class Bench:
             math.inf if metric is None else float(decode_number(metric["drop"])),
             max((math.inf if math.isnan(e) else e for e in errors), default=math.inf),
             artifact_size(model),
-            p50,
-            gains,
+            raced,
+            self._gains(model, raced) if timed else "",
             balanced_error(self.reference, actual),
             str(facts.get("integers", "")),
         )
@@ -200,17 +203,12 @@ class Bench:
         inside = replace(self.job.scratch, workdir=out)
         return self._hooks.convert(self.job.base, asked, inside).model
 
-    def _gains(self, model: Model) -> tuple[float | None, str]:
-        """Return the model's median time, and what it gains over the uncompressed one.
-
-        There is no time where the target is interpreted in place of a device.
-        """
+    def _gains(self, model: Model, raced: Mapping[str, Any]) -> str:
+        """Return what a model gains over the uncompressed one."""
         assert self.plain is not None  # noqa: S101 - checked by the caller
-        raced = self._race(model, self.plain)
         size, before = artifact_size(model), artifact_size(self.plain)
         found = [f"{before / size:.2f}x smaller"] if size < before else []
-        found += [text] if (text := faster(raced)) else []
-        return raced.get("after_ms"), " and ".join(found)
+        return " and ".join([*found, *filter(None, [faster(raced)])])
 
     def _folder(self, what: str) -> Path:
         folder = self.job.scratch.workdir / f"{what}-{next(self.numbers):03d}"
@@ -223,23 +221,32 @@ class Bench:
         folder = self._folder("outputs")
         out = str(folder / "values")
         request = EvaluateRequest(
-            owner, str(self.folder), out, threads=self.job.options.threads, reference=reference
+            owner,
+            str(self.folder),
+            out,
+            device=None if reference else self._target.device,
+            threads=self.job.options.threads,
+            reference=reference,
         )
         inside = replace(self.job.scratch, workdir=folder)
         result = evaluate_isolated(self._hooks, model, request, inside)
         outputs = {n: np.load(path, mmap_mode="r") for n, path in result.outputs.items()}
         return outputs, dict(result.facts)
 
-    def _race(self, model: Model, rival: Model) -> Mapping[str, Any]:
+    def _race(self, model: Model) -> Mapping[str, Any]:
+        """Time a model in turns with the uncompressed one.
+
+        There is no time where the target is interpreted in place of a device.
+        """
         request = EvaluateRequest(
             self._target.id,
             str(self.folder),
             device=self._target.device,
             threads=self.job.options.threads,
-            rival=rival,
+            rival=self.plain,
         )
         inside = replace(self.job.scratch, workdir=self._folder("timing"))
         return evaluate_isolated(self._hooks, model, request, inside).race
 
 
-__all__ = ["FASTER", "Bench", "Trial"]
+__all__ = ["Bench", "Trial"]

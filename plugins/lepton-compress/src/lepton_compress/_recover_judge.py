@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lepton_compress._bench import FASTER
+from lepton_core.timing import LEAST_SPEEDUP
 
 if TYPE_CHECKING:
     from lepton_compress._bench import Trial
@@ -36,14 +36,20 @@ def gains(new: Trial, old: Trial, rows: int) -> bool:
 def saves_time(new: Trial, old: Trial, rows: int, *, budgeted: bool) -> bool:
     """Tell whether a candidate is faster at no loss that counts.
 
+    Both were timed in turns with the float model, at different moments: how much faster than that
+    they are is compared, and their intervals must lie apart.
+
     It has to pass, and the metric may lose what is taken for chance. Where no budget tells what
     the outputs may lose (*budgeted*), their error may be half as large again at most.
     """
-    if new.p50_ms is None or old.p50_ms is None or not new.passes:
+    if not new.race or not old.race or not new.passes:
         return False
     if not budgeted and new.balanced > max(_MORE * old.balanced, LITTLE):
         return False
-    return new.drop <= old.drop + _chance(rows) and new.p50_ms < FASTER * old.p50_ms
+    if new.drop > old.drop + _chance(rows):
+        return False
+    apart = new.race["interval"][0] > old.race["interval"][1]
+    return bool(apart and new.race["speedup"] >= LEAST_SPEEDUP * old.race["speedup"])
 
 
 def _chance(rows: int) -> float:

@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lepton_core._timing import race
 from lepton_core.errors import LeptonError, OperationCancelledError
+from lepton_core.timing import race
 from lepton_core.types import ConvertRequest, Model, OpenRequest
 from lepton_torch._archive import save_program
 
@@ -104,7 +104,7 @@ def compare_latency(
 ) -> list[dict[str, Any]]:
     """Time two artifacts in turn and return medians and the ratio with its interval.
 
-    See :func:`lepton_core._timing.race`.
+    See :func:`lepton_core.timing.race`.
 
     Args:
         before: The original.
@@ -141,8 +141,8 @@ def request_rows(program: Program) -> tuple[int, ...]:
 
 def feeds_for(program: Program, samples: Samples | None, rows: int, seed: int) -> Any:  # noqa: ANN401
     """Return inputs of one request each: real ones where there are some."""
-    from lepton_core._timing import feeds
     from lepton_core.samples import random_samples
+    from lepton_core.timing import feeds
 
     held = samples if samples is not None else random_samples(program.signature, rows, seed=seed)
     return feeds(program.signature, held, rows)
