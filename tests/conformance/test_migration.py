@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,44 +11,20 @@ import pytest
 import lepton_core as lepton
 from lepton_core import types
 from lepton_core.context import Context
-from lepton_core.dispatch import Hooks
 from lepton_core.errors import LeptonError, MigrateError
 from lepton_core.origins import find_origin
-from lepton_core.registry import Registry
 from lepton_core.store import Store
-from lepton_core.workers import WorkerPool
 
 pytestmark = [
     pytest.mark.conformance,
     pytest.mark.xdist_group("migration-corpus"),  # one worker ports
 ]
 
-DIGITS = Path(__file__).parents[2] / "docs" / "examples" / "digits.py"
-
 
 @pytest.fixture(scope="module")
-def hooks():
-    with WorkerPool() as pool:
-        yield Hooks(Registry(), pool)
-
-
-@pytest.fixture(scope="module")
-def ported(tmp_path_factory, hooks):
+def ported(port_digits):
     """The digits network, trained here, as fp32 and int8 for both runtimes."""
-    folder = tmp_path_factory.mktemp("digits")
-    shutil.copy(DIGITS, folder / "digits.py")
-    subprocess.run([sys.executable, "digits.py"], cwd=folder, check=True, capture_output=True)
-    result = lepton.port(
-        f"{folder / 'digits.py'}:net",
-        targets=["onnxruntime", "openvino"],
-        precisions=["fp32", "int8"],
-        samples=folder / "digits.npz",
-        max_drop=0.02,
-        out=folder / "out",
-        latency_seconds=0,
-        hooks=hooks,
-    )
-    return folder, {(v.target, v.precision): v for v in result.variants}
+    return port_digits(["onnxruntime", "openvino"])
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,17 +17,13 @@ import pytest
 
 import lepton_core as lepton
 from lepton_core import types
-from lepton_core.dispatch import Hooks
-from lepton_core.registry import Registry
 from lepton_core.store import Store
-from lepton_core.workers import WorkerPool
 
 pytestmark = [
     pytest.mark.conformance,
     pytest.mark.xdist_group("migration-pairs"),  # one worker ports
 ]
 
-DIGITS = Path(__file__).parents[2] / "docs" / "examples" / "digits.py"
 RUNTIMES = ("onnxruntime", "openvino", "tflite", "coreml")
 PAIRS = list(itertools.permutations(RUNTIMES, 2))
 # Largest relative L2 error between two runtimes: float32 sums in another order, and for int8 the
@@ -37,30 +32,12 @@ LIMITS = {"fp32": 1e-5, "int8": 2e-2}
 
 
 @pytest.fixture(scope="module")
-def hooks():
-    with WorkerPool() as pool:
-        yield Hooks(Registry(), pool)
-
-
-@pytest.fixture(scope="module")
-def ported(tmp_path_factory, hooks):
+def ported(port_digits):
     """The digits network, trained here, as fp32 and int8 for every runtime."""
-    folder = tmp_path_factory.mktemp("digits")
-    shutil.copy(DIGITS, folder / "digits.py")
-    subprocess.run([sys.executable, "digits.py"], cwd=folder, check=True, capture_output=True)
-    result = lepton.port(
-        f"{folder / 'digits.py'}:net",
-        targets=RUNTIMES,
-        precisions=["fp32", "int8"],
-        samples=folder / "digits.npz",
-        max_drop=0.02,
-        out=folder / "out",
-        latency_seconds=0,
-        hooks=hooks,
-    )
-    models = {(v.target, v.precision): v.model for v in result.variants}
+    folder, variants = port_digits(RUNTIMES)
+    models = {key: variant.model for key, variant in variants.items()}
     needed = [*((runtime, "fp32") for runtime in RUNTIMES), (RUNTIMES[0], "int8")]
-    assert all(models[one] for one in needed), [f"{v.target}: {v.why}" for v in result.variants]
+    assert all(models[one] for one in needed), [f"{v.target}: {v.why}" for v in variants.values()]
     return folder, models
 
 
