@@ -42,6 +42,12 @@ _FORM: dict[str, Any] = {
     "picture?": {"output": _TEXT, "samples": _COUNT, "errors": [_NUMBER], "density?": {}},
     "environment": {},
     "warnings": [_TEXT],
+    "devices?": [{"platform": _TEXT, "os": _TEXT, "chip": _TEXT, "runtime": {}, "created": _TEXT,
+                  "proof": _TEXT, "verdict": _TEXT, "why": _TEXT,
+                  "golden": {"digest": _TEXT, "origin": _TEXT, "rows": _COUNT},
+                  "runs": [{"units": _TEXT, "verdict": _TEXT, "why": _TEXT, "outputs": {},
+                            "load_ms?": _NUMBER,
+                            "latency?": {"p50_ms": _NUMBER, "p95_ms": _NUMBER}}]}],
 }  # fmt: skip
 
 _OUTPUT_FORM: dict[str, Any] = {
@@ -99,9 +105,9 @@ def validate_passport(passport: object) -> None:
             f"The passport is of schema {schema}; this version reads up to {SCHEMA}",
             remedy="Upgrade lepton-core.",
         )
-    _check(passport, _FORM, "")
+    check_form(passport, _FORM, "")
     for name, output in passport["outputs"].items():
-        _check(output, _OUTPUT_FORM, f"outputs.{name}")
+        check_form(output, _OUTPUT_FORM, f"outputs.{name}")
     if passport["verdict"]["verdict"] not in _VERDICTS:
         raise invalid(f"verdict.verdict is {passport['verdict']['verdict']!r}")
 
@@ -116,14 +122,24 @@ def invalid(cause: str) -> LeptonError:
     )
 
 
-def _check(value: object, form: Any, where: str) -> None:  # noqa: ANN401 - a nested description
+def check_form(value: object, form: Any, where: str) -> None:  # noqa: ANN401 - nested
+    """Check plain data against a form: nested names with the kinds of what they hold.
+
+    Args:
+        value: The data.
+        form: A kind of value, a list of one form, or forms by name; ``?`` marks what may miss.
+        where: Where the data stands, for the message.
+
+    Raises:
+        LeptonError: ``LPT-PASS-001``, it names the first field that is wrong.
+    """
     if isinstance(form, dict):
         _check_object(value, form, where)
     elif isinstance(form, list):
         if not isinstance(value, list):
             raise invalid(f"{where} is not a list")
         for index, item in enumerate(value):
-            _check(item, form[0], f"{where}[{index}]")
+            check_form(item, form[0], f"{where}[{index}]")
     elif not _is(value, form):
         raise invalid(f"{where} is {value!r}, not a {form}")
 
@@ -139,7 +155,7 @@ def _check_object(value: object, form: dict[str, Any], where: str) -> None:
             if key.endswith("?"):
                 continue
             raise invalid(f"{at} is missing")
-        _check(item, part, at)
+        check_form(item, part, at)
 
 
 def _is(value: object, kind: str) -> bool:
@@ -155,4 +171,4 @@ def _is(value: object, kind: str) -> bool:
     return value in ("Infinity", "-Infinity")
 
 
-__all__ = ["SCHEMA", "decode_number", "encode", "invalid", "validate_passport"]
+__all__ = ["SCHEMA", "check_form", "decode_number", "encode", "invalid", "validate_passport"]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lepton_core.types import Model
 
 PASSPORT = "passport.json"
+BUNDLE = "lepton.bundle"
+"""Kind of a bundle, in its marker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ def _of_marker(path: Path, folder: Path) -> Built | None:
     marker = _read_marker(folder / MARKER)
     if marker.get("kind") == "port":
         return _only_variant(folder) if path == folder else None
+    if marker.get("kind") == BUNDLE:
+        return _of_bundle(folder, marker) if path in (folder, folder / MARKER) else None
     if not isinstance(marker.get("model"), dict):
         return None
     place = folder / marker["model"]["path"]
@@ -175,6 +179,19 @@ def _of_marker(path: Path, folder: Path) -> Built | None:
         return None
     model = _model_of({**marker["model"], "path": str(place.resolve())})
     return Built(model, marker.get("target", ""), marker.get("precision", ""), marker=marker)
+
+
+def _of_bundle(folder: Path, marker: Mapping[str, Any]) -> Built | None:
+    """Return what a bundle ships, if its passport went with it."""
+    from lepton_core.passport import load_passport
+
+    place, path = folder / "passport" / PASSPORT, folder / str(marker.get("model", ""))
+    if not place.is_file() or not path.exists():
+        return None
+    passport = load_passport(place)
+    model = model_of_passport(passport, path.resolve())
+    target, precision = str(marker.get("target", "")), passport["variant"]["precision"]
+    return Built(model, target, precision, passport, place, marker)
 
 
 def write_marker(

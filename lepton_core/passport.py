@@ -20,6 +20,8 @@ A passport is plain data, strict JSON, described field by field in ``docs/refere
     picture         errors per sample and joint density of values, for the page
     environment     os cpu python packages …
     warnings        [text]
+    devices         [{platform os chip runtime{} created proof golden{} runs[] verdict why}]:
+                    what devices measured, merged later; see lepton_core._device_proof
 
 Numbers that JSON does not have are encoded: NaN ("not defined") as ``null``, infinities as the
 strings ``"Infinity"`` and ``"-Infinity"``, which Python's ``float`` and JavaScript's ``Number``

@@ -260,7 +260,7 @@ def judge(
     own = limits.of(precision)
     budget = budget_of(metric.name, own, max_drop, share=metric.share) if metric else max_drop
     bound = _bound(metric, budget, limits) if metric else None
-    failures = _output_failures(precision, outputs, own)
+    failures = output_failures(precision, outputs, own)
     lost = _metric_failures(metric, budget)
     doubts = _doubts(samples, limits)
     if samples.origin == "random":  # what a metric says about noise decides nothing
@@ -289,9 +289,16 @@ def _within(value: float, budget: float) -> bool:
     return value <= budget + _SLACK * abs(budget) + 1e-15
 
 
-def _output_failures(
+def output_failures(
     precision: str, outputs: Mapping[str, Mapping[str, Any]], own: ClassLimits
 ) -> list[str]:
+    """Return what exceeds the numeric limits, in words.
+
+    Args:
+        precision: The variant's precision, for the words.
+        outputs: Comparison of each output; see :func:`judge`.
+        own: The limits of its class.
+    """
     found = []
     for name, facts in outputs.items():
         where = f"output {name!r}"
@@ -409,5 +416,6 @@ __all__ = [
     "Verdict",
     "budget_of",
     "judge",
+    "output_failures",
     "precision_class",
 ]

@@ -34,6 +34,9 @@ class Outcome:
         why: The new verdict's reasons.
         same_rows: Whether the rows are those of the recorded proof.
         passport: The new passport.
+        proof: What kind of proof the passport is, if it says so.
+        device: What was merged: a device's part of the passport.
+        written: Where the new passport was written.
     """
 
     path: str
@@ -47,6 +50,9 @@ class Outcome:
     why: str = ""
     same_rows: bool | None = None
     passport: Mapping[str, Any] | None = None
+    proof: str = ""
+    device: Mapping[str, Any] | None = None
+    written: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
@@ -93,8 +99,8 @@ def verify(
         LeptonError: ``LPT-CLI-003`` the artifact is not the one that was proved.
         SourceError: The source is gone.
     """
-    built = _built(text)
-    outcome = _digests(built)
+    built = find_variant(text)
+    outcome = check_digests(built)
     if data is None:
         if against is not None:
             source = _source(built, against, context)
@@ -112,10 +118,17 @@ def verify(
         why=verdict["why"],
         same_rows=same,
         passport=passport,
+        proof=str(passport["variant"]["session"].get("proof", "")),
     )
 
 
-def _built(text: str) -> Built:
+def find_variant(text: str) -> Built:
+    """Return the variant that a text names, with its passport.
+
+    Raises:
+        SourceError: LPT-CLI-007, there is nothing.
+        UsageError: LPT-CLI-002, it has no passport.
+    """
     from lepton_core.built import find_built
 
     path = Path(text).expanduser()
@@ -137,7 +150,12 @@ def _built(text: str) -> Built:
     return built
 
 
-def _digests(built: Built) -> Outcome:
+def check_digests(built: Built) -> Outcome:
+    """Return what is known of a variant whose digest is the recorded one.
+
+    Raises:
+        LeptonError: LPT-CLI-003, it is not.
+    """
     from lepton_core.files import digest_path
 
     found, recorded = digest_path(built.model.path), built.model.digest
@@ -156,6 +174,7 @@ def _digests(built: Built) -> Outcome:
         built.precision,
         found,
         passport["verdict"]["verdict"],
+        proof=str(passport["variant"]["session"].get("proof", "")),
     )
 
 
@@ -252,6 +271,10 @@ def _prove_again(
         limits=_recorded_limits(recorded),
         session_facts=actual.facts,
     )
+    if recorded.get("devices"):  # they ran this very artifact
+        from lepton_core._device_proof import with_devices
+
+        passport = with_devices(passport, recorded["devices"])
     return passport, held_out.digest == recorded["samples"]["digest"]
 
 

@@ -7,22 +7,25 @@ import importlib
 import json
 import shutil
 from importlib import resources
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import codec
+from lepton_core.built import BUNDLE
 from lepton_core.errors import DeployError
 from lepton_core.origins import ORIGIN
 from lepton_core.staging import MARKER, check_replaceable, staged
 from lepton_core.store._cas import digest_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
     from lepton_core.registry import Registry
     from lepton_core.store import Resolved, Store, Version
+    from lepton_core.types import Model
+
+    OwnFiles = Callable[[Model, str], Mapping[str, str]]
 
 RUNTIME = "bundle_runtime.py"
 """File of a target's package that loads its artifacts with the bare runtime.
@@ -33,7 +36,7 @@ arrays, and ``REQUIREMENTS``, a tuple of what to install; it imports the runtime
 
 FILES = "bundle_files"
 """Module of a target's package with ``files(model, name)``: texts to ship beside it, by file name,
-such as a class that an app calls. A target may do without."""
+such as a class that an app calls. The model's files lie at its path. A target may do without."""
 
 SUMS = "SHA256SUMS"
 check_place = check_replaceable
@@ -59,13 +62,18 @@ def runtime_file(registry: Registry, target: str) -> Traversable:
     )
 
 
-def own_files(registry: Registry, resolved: Resolved) -> dict[str, str]:
-    """Return the texts that a target adds to a bundle, by file name."""
-    entry = registry.record(resolved.version.target.partition(":")[0]).entry
+def own_files(registry: Registry, target: str) -> OwnFiles:
+    """Return what makes the texts that a target adds to a bundle."""
+    entry = registry.record(target.partition(":")[0]).entry
     if entry is None or not (resources.files(entry.package) / f"{FILES}.py").is_file():
-        return {}
-    module = importlib.import_module(f"{entry.package}.{FILES}")
-    return dict(module.files(resolved.version.model, resolved.name))
+        return _nothing
+    made: OwnFiles = importlib.import_module(f"{entry.package}.{FILES}").files
+    return made
+
+
+def _nothing(model: Model, name: str) -> Mapping[str, str]:
+    del model, name
+    return {}
 
 
 def write_bundle(
@@ -75,7 +83,7 @@ def write_bundle(
     out: Path,
     *,
     force: bool,
-    own: Mapping[str, str] = MappingProxyType({}),
+    own: OwnFiles = _nothing,
 ) -> str:
     """Write a version as a folder; it appears whole or not at all.
 
@@ -85,7 +93,7 @@ def write_bundle(
         runtime: The target's loading code.
         out: The folder; an earlier bundle there is replaced.
         force: Replace whatever is there.
-        own: Texts that the target adds, by file name.
+        own: Gives the texts that the target adds, by file name; see :func:`own_files`.
 
     Returns:
         Digest of the bundle's ``SHA256SUMS``.
@@ -107,7 +115,7 @@ def write_bundle(
         _write_json(stage / "signature.json", codec.to_data(version.model.signature))
         _write_json(stage / "preprocessing.json", _contract(version))
         _write_json(stage / MARKER, _summary(resolved))
-        for name, text in own.items():
+        for name, text in own(view.model, resolved.name).items():
             (stage / name).write_text(text, encoding="utf-8")
         sums = _sums(stage)
         (stage / SUMS).write_text(sums, encoding="utf-8")
@@ -127,7 +135,7 @@ def _contract(version: Version) -> dict[str, Any]:
 def _summary(resolved: Resolved) -> dict[str, Any]:
     version = resolved.version
     return {
-        "kind": "lepton.bundle",
+        "kind": BUNDLE,
         "schema": 1,
         "name": resolved.name,
         "version": version.id,
@@ -136,6 +144,7 @@ def _summary(resolved: Resolved) -> dict[str, Any]:
         "precision": version.precision,
         "format": version.model.format,
         "model": version.model.path,
+        "digest": version.model.digest,
         "lineage": codec.to_data(version.model.lineage),
     }
 

@@ -115,7 +115,7 @@ def deploy(model: Model, request: DeployRequest, context: Context) -> DeployResu
             if request.kind == "bundle":
                 from lepton_core.embedded._bundle import own_files, write_bundle
 
-                own = own_files(hooks.registry, added)
+                own = own_files(hooks.registry, added.version.target)
                 sums = write_bundle(store, added, runtime, out, force=options.force, own=own)
                 location = str(out.absolute())
                 store.record(

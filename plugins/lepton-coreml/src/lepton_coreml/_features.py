@@ -31,6 +31,13 @@ ARRAYS = {
 }  # fmt: skip
 """NumPy's types of a model's inputs and outputs by MIL's name."""
 
+_SYSTEMS = {6: (15, 12), 7: (16, 13), 8: (17, 14), 9: (18, 15)}
+
+
+def systems(program: Program) -> tuple[int, int]:
+    """Return the least iOS and macOS that read a program, by the version of its file format."""
+    return _SYSTEMS.get(program.version, max(_SYSTEMS.values()))
+
 
 def unsupported(signature: Signature | None) -> tuple[TensorSpec, ...]:
     """Return inputs and outputs that Core ML's arrays cannot hold."""
@@ -138,6 +145,7 @@ __all__ = [
     "named",
     "recorded_signature",
     "signature_note",
+    "systems",
     "to_feature",
     "unsupported",
 ]

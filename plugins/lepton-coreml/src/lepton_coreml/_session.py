@@ -11,7 +11,13 @@ from lepton_core.errors import LeptonError, SessionError
 from lepton_core.files import digest_path
 from lepton_core.types import REFERENCE_DEVICE
 from lepton_coreml import __version__
-from lepton_coreml._features import from_feature, named, recorded_signature, to_feature
+from lepton_coreml._features import (
+    from_feature,
+    named,
+    recorded_signature,
+    systems,
+    to_feature,
+)
 from lepton_coreml._interpreter import Interpreter, OperatorError
 from lepton_coreml._mil._package import Package, damaged, open_package
 from lepton_coreml._mil._write import DIGEST_NOTE
@@ -162,6 +168,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> CoreML
         "threads": None,
         "proof": "device" if on_mac else "graph proof, not device proof",
         "opset": program.opset,
+        "needs": "iOS {}, macOS {}".format(*systems(program)),
         **storage(program),
     }
     facts["execution_precision"] = execution_sentence(program, on_device=on_mac)

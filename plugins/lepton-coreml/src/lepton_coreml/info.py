@@ -63,11 +63,16 @@ INFO = TargetInfo(
             Support.FULL, note="up to 1024; the option max_size=... sets another bound"
         ),
         "device.macos": Capability(
-            Support.UNKNOWN, note="sessions on a Mac go through coremltools; not tried on one yet"
+            Support.UNKNOWN,
+            note="sessions and a bundle's prove_on_mac.py go through coremltools there; no Mac has "
+            "tried either yet",
         ),
         "adapt": Capability(Support.UNSUPPORTED, note="the source format's plugin adapts"),
         "optimize": Capability(Support.UNSUPPORTED, note="an engine does it: lepton-compress"),
-        "deploy": Capability(Support.UNSUPPORTED, note="the embedded engine deploys"),
+        "deploy": Capability(
+            Support.UNSUPPORTED,
+            note="the embedded engine deploys; bundles carry a Swift class and prove_on_mac.py",
+        ),
         "adjust": Capability(Support.UNSUPPORTED, note="the embedded engine adjusts"),
         "migrate": Capability(Support.UNSUPPORTED, note="the embedded engine migrates"),
     },

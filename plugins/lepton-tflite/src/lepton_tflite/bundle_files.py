@@ -6,8 +6,9 @@ the file's own signature holds.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from lepton_core.embedded.snippets import class_name
 
 if TYPE_CHECKING:
     from lepton_core.types import Model, TensorSpec
@@ -73,9 +74,7 @@ def files(model: Model, name: str) -> dict[str, str]:
     """
     if model.signature is None:
         return {}
-    words = re.findall(r"[A-Za-z0-9]+", name)
-    title = "".join(word[:1].upper() + word[1:] for word in words) or "Model"
-    title = title if title[0].isalpha() else f"Model{title}"
+    title = class_name(name)
     page = _PAGE.format(
         package=f"lepton.{title.lower()}",
         name=title,
