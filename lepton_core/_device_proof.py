@@ -125,6 +125,7 @@ def read_proof(path: str | Path) -> dict[str, Any]:
         if place.stat().st_size > _LARGEST:
             raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
         data = json.loads(place.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        found = seal_of(data) if isinstance(data, dict) else ""
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(f"{path} cannot be read: {error}") from error
     if not isinstance(data, dict) or data.get("kind") != KIND:
@@ -136,12 +137,14 @@ def read_proof(path: str | Path) -> dict[str, Any]:
             f"The device proof is of schema {schema}; this version reads up to {SCHEMA}",
             remedy="Upgrade lepton-core.",
         )
-    if data.get("seal") != seal_of(data):
+    if data.get("seal") != found:
         raise _damaged("its seal is not that of its contents, so it was altered")
     try:
         _check(data)
     except LeptonError as error:
         raise _damaged(error.cause or error.message) from error
+    except OverflowError as error:  # an integer that no float holds
+        raise _damaged(str(error)) from error
     return data
 
 
@@ -151,10 +154,16 @@ def _no_constant(name: str) -> float:
 
 def _check(proof: Mapping[str, Any]) -> None:
     check_form(proof, _FORM, "")
+    for part in ("bundle", "device", "runtime"):
+        if not all(isinstance(text, str) for text in proof[part].values()):
+            raise _damaged(f"{part} holds something else than text")
     units = [run["units"] for run in proof["runs"]]
     if not units or len(set(units)) < len(units):
         raise _damaged("it has no runs, or two on the same units")
     for run in proof["runs"]:
+        times = [run.get("load_ms"), *(run.get("latency") or {}).values()]
+        if any(isinstance(time, str) or (time is not None and time < 0) for time in times):
+            raise _damaged(f"the times on {run['units']} cannot be")
         for name, output in run["outputs"].items():
             known = isinstance(output, dict) and "problem" in output
             check_form(output, _PROBLEM if known else _NUMBERS, f"outputs.{name}")
@@ -251,7 +260,7 @@ def judged(proof: Mapping[str, Any], golden: Golden, passport: Mapping[str, Any]
     return {
         **_lines(proof["device"]),
         "runtime": _lines(proof["runtime"]),
-        "created": proof["created"],
+        "created": _line(proof["created"]),
         "proof": proof["seal"],
         "golden": {"digest": golden.digest, "origin": golden.origin, "rows": golden.rows},
         "runs": runs,
@@ -279,8 +288,8 @@ def _judged_run(
     }
 
 
-def _lines(told: Mapping[str, Any]) -> dict[str, str]:
-    return {key: _line(text) for key, text in told.items()}
+def _lines(told: Mapping[str, str]) -> dict[str, str]:
+    return {_line(key): _line(text) for key, text in told.items()}
 
 
 def _line(text: object) -> str:

@@ -87,16 +87,16 @@ def _golden_of(built: Built, proof: Mapping[str, Any], store: Path | None) -> pr
 
     if built.marker.get("kind") == BUNDLE and built.place is not None:
         return proofs.read_golden_of(built.place.parents[1] / "golden")
-    name, version = proof["bundle"]["name"], proof["bundle"]["version"]
-    cause = f"{name}@{version} is of another artifact, or has no golden pairs"
+    reference = "{name}@{version}".format(**proof["bundle"])
+    cause = "that version is of another artifact, or has no golden pairs"
     try:
-        found = _stored(f"{name}@{version}", built.model.digest, store)
+        found = _stored(reference, built.model.digest, store)
     except LeptonError as error:
         found, cause = None, f"{error.code}: {error.message}"
     if found is None:
         raise LeptonError(
             "LPT-PASS-007",
-            f"The golden pairs of {name}@{version} are not known here",
+            f"The golden pairs of {reference!r} are not known here",
             cause=cause,
             remedy="Name the store that it was deployed to (--store or LEPTON_STORE), or the "
             "bundle in the place of the variant, with --out.",

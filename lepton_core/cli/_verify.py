@@ -173,7 +173,7 @@ def _show_device(app: App, outcome: Outcome, device: Mapping[str, Any]) -> None:
     for run in device["runs"]:
         errors = [o["rel_l2"] for o in run["outputs"].values() if o.get("rel_l2") is not None]
         worst = f"rel. L2 {number_text(max(map(float, errors)))}" if errors else ""
-        times = f"{run['latency']['p50_ms']:.3g} ms" if run["latency"] else ""
+        times = f"{number_text(run['latency']['p50_ms'])} ms" if run["latency"] else ""
         app.line(f"  {run['units'] + ':':9} {run['verdict']}  {worst}  {times}".rstrip())
     app.line(f"  passport: {outcome.written}")
 

@@ -9,6 +9,7 @@ the Swift text only names and structure are checked.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -32,7 +33,7 @@ from lepton_core.passport import dump_passport, load_passport, make_passport
 from lepton_core.recipe import Layer, PivotId, Recipe, Tensor
 from lepton_core.samples import Samples
 from lepton_core.types import OpenRequest
-from lepton_coreml import bundle_files, bundle_prove, plugin
+from lepton_coreml import bundle_files, bundle_prove, bundle_runtime, plugin
 from lepton_onnx import pivot as pivots_of
 
 STAND_IN = '''
@@ -328,6 +329,11 @@ def test_a_refusing_unit_is_a_failure_of_that_unit_alone(bundle, mac):
     assert runs[1]["latency"] is None
 
 
+def test_the_program_is_one_for_older_pythons():
+    for module in (bundle_prove, bundle_runtime):
+        ast.parse(Path(module.__file__).read_text(), feature_version=(3, 10))
+
+
 PAIRS = {
     "near": ([1.0, -2.0, 3.0], [1.0, -2.0, 3.001]),
     "equal": ([0.5, 1.5], [0.5, 1.5]),
@@ -451,6 +457,18 @@ def test_a_bundle_knows_its_own_pairs(bundle, proof, merge, tmp_path):
     assert not load_passport(place / "passport" / "passport.json").get("devices")
     code, said = merge(place, proof)
     assert (code, said["error"]["code"]) == (2, "LPT-CLI-009")
+
+
+def test_a_bundle_is_verified_and_opened_like_a_variant(bundle, feeds, tmp_path, capsys):
+    place = bundle()
+    np.savez(tmp_path / "x.npz", **feeds("perceptron"))
+    assert main(["verify", str(place)]) == 0
+    assert str(place / "model" / "model.mlpackage") in capsys.readouterr().out
+    assert main(["open", str(place), "--data", str(tmp_path / "x.npz")]) == 0
+    weights = place / "model" / "model.mlpackage" / "Data" / "com.apple.CoreML" / "weights"
+    (weights / "weight.bin").write_bytes(b"other")
+    assert main(["verify", str(place)]) == 1
+    assert "LPT-CLI-003" in capsys.readouterr().err
 
 
 def test_a_device_that_is_too_far_off_fails(variant, bundle, mac, merge):

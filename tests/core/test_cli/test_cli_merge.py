@@ -107,6 +107,33 @@ def test_a_failing_run_fails_whatever_its_numbers_are(place, proof, lepton):
     assert "cpu: it crashed" in ended.out
 
 
+WRONG = [
+    lambda data: data["runs"][0]["latency"].update(p50_ms="Infinity"),
+    lambda data: data["runs"][0]["latency"].update(p50_ms=-1.0),
+    lambda data: data["runs"][0].update(load_ms=10**400),
+    lambda data: data["runs"].append(data["runs"][0]),
+    lambda data: data["device"].update(chip=["a"]),
+    lambda data: data["device"].pop("os"),
+    lambda data: data["runtime"].update(numpy=None),
+    lambda data: data["runs"][0]["outputs"].update(y=3),
+    lambda data: data["runs"][0]["outputs"]["y"].update(mismatched_rows=3),
+    lambda data: data["runs"][0]["outputs"]["y"].update(cosine=1.5),
+]
+
+
+def test_what_cannot_be_is_refused(place, proof, lepton):
+    before = (place / "passport.json").read_bytes()
+    for number, change in enumerate(WRONG):
+        ended = lepton("verify", place, "--merge", proof(change), "--json")
+        assert (ended.code, ended.error["code"]) == (1, "LPT-PASS-003"), number
+    file = proof()
+    for text in ("[" * 100_000, '{"kind": NaN}', '"\\ud800"', "1" * 10_000):
+        file.write_text(text)
+        ended = lepton("verify", place, "--merge", file, "--json")
+        assert (ended.code, ended.error["code"]) == (1, "LPT-PASS-003"), text[:20]
+    assert (place / "passport.json").read_bytes() == before
+
+
 def test_a_changed_variant_takes_no_proof(place, proof, lepton):
     artifact = place / "model.json"
     artifact.write_text(artifact.read_text() + " ")
