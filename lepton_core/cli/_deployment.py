@@ -165,8 +165,13 @@ def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  
     work = EngineWork(app, "deploy", given)
     work.set_deploy_options(settings, given)
     name: str = given.pop("name")
+    known = work.target(target)
     request = DeployRequest(
-        name, work.target(target), engine=work.engine, options=work.options, **given
+        name,
+        target if work.engine == EMBEDDED else known,
+        engine=work.engine,
+        options=work.options,
+        **given,
     )
     with work.context() as context:
         result = work.hooks.deploy(find_stored(model) or work.load(model, name), request, context)

@@ -174,7 +174,7 @@ def _show_device(app: App, outcome: Outcome, device: Mapping[str, Any]) -> None:
         errors = [o["rel_l2"] for o in run["outputs"].values() if o.get("rel_l2") is not None]
         worst = f"rel. L2 {number_text(max(map(float, errors)))}" if errors else ""
         times = f"{number_text(run['latency']['p50_ms'])} ms" if run["latency"] else ""
-        app.line(f"  {run['units'] + ':':9} {run['verdict']}  {worst}  {times}".rstrip())
+        app.line(f"  {run['units'] + ':':12} {run['verdict']}  {worst}  {times}".rstrip())
     app.line(f"  passport: {outcome.written}")
 
 

@@ -32,6 +32,7 @@ from lepton_core.files import digest_path
 from lepton_core.passport import dump_passport, load_passport, make_passport
 from lepton_core.recipe import Layer, PivotId, Recipe, Tensor
 from lepton_core.samples import Samples
+from lepton_core.testing import RecordingReporter
 from lepton_core.types import OpenRequest
 from lepton_coreml import bundle_files, bundle_prove, bundle_runtime, plugin
 from lepton_onnx import pivot as pivots_of
@@ -404,6 +405,16 @@ def test_the_class_says_which_systems_the_package_needs(device, systems, ported)
     made = bundle_files.files(ported("perceptron", "fp32", device), "x")
     assert f"@available({systems}, *)" in made["X.swift"]
     assert json.loads(made["features.json"])["needs"]["ios"] == int(device[-2:])
+
+
+def test_a_package_for_a_newer_system_than_asked_for_is_warned_of(ported, context):
+    said = RecordingReporter()
+    for model, device in ((ported(), "ios17"), (ported(), "ios18"), (ported(), None)):
+        request = OpenRequest("coreml", device)
+        plugin.lepton_open(model, request, replace(context, reporter=said)).close()
+    assert said.warnings == [
+        "model.mlpackage needs iOS 18 and macOS 15: it was not converted for ios17"
+    ]
 
 
 def test_names_are_quoted_as_swift_wants(ported):

@@ -25,8 +25,9 @@ def place(built, lepton, fake_registry, tmp_path, monkeypatch):
     fake_registry.register(plugin, INFO)
     monkeypatch.setenv("LEPTON_STORE", str(tmp_path / "store"))
     variant = built / "fake" / "fp16"
-    ended = lepton("deploy", variant, "--to", "fake", "--name", "net", "--json")
+    ended = lepton("deploy", variant, "--to", "fake:cpu", "--name", "net", "--json")
     assert ended.code == 0, ended.err
+    assert ended.data["facts"]["target"] == "fake:cpu", "the device is part of the target"
     return variant
 
 
@@ -69,7 +70,7 @@ def test_a_device_of_any_target_is_taken_in(place, proof, lepton, samples):
     ended = lepton("verify", place, "--merge", proof())
     assert ended.code == 0, ended.err
     assert "proof:    device proof on a board[31m, Linux 6.1 (cpu)" in ended.out
-    assert "cpu:      pass  rel. L2 0  0.5 ms" in ended.out
+    assert "cpu:         pass  rel. L2 0  0.5 ms" in ended.out
     assert str(place / "passport.json") in ended.out
     assert "On a board" in (place / "passport.html").read_text() and "On a board" not in page
     assert "device proof on" in lepton("verify", place).out

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from lepton_coreml._mil._program import Program
 
 
+_NEWEST = {"ios17": 8, "ios18": 9}
+"""Newest version of the file format that a device reads."""
+
+
 class Engine(Protocol):
     """What runs a program: arrays by the program's own names in and out."""
 
@@ -153,6 +157,11 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> CoreML
     package = open_package(path)
     program = package.program()
     _check_weights(package, program)
+    if program.version > _NEWEST.get(device, program.version):
+        context.reporter.warn(
+            "{} needs iOS {} and macOS {}: ".format(path.name, *systems(program))
+            + f"it was not converted for {device}"
+        )
     context.checkpoint()
     on_mac = sys.platform == "darwin" and device != "reference" and not request.reference
     engine: Engine = _mac(path, request) if on_mac else _interpreter(program)

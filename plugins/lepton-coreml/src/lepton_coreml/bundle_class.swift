@@ -9,7 +9,7 @@ import Foundation
 @available(iOS @IOS@, macOS @MACOS@, *)
 public final class @CLASS@ {
     /// An input or output.
-    public struct Port {
+    public struct Port: Sendable {
         /// Name in the model.
         public let name: String
         /// Name in the package.
@@ -134,7 +134,7 @@ public final class @CLASS@ {
     /// Read NumPy's file of one array: its shape, and its values in row-major order.
     private static func npy(_ url: URL) throws -> ([Int], [Double]) {
         let broken = Failure.unreadable(url.lastPathComponent)
-        let data = [UInt8](try Data(contentsOf: url))
+        let data = try [UInt8](Data(contentsOf: url))
         guard data.count >= 12, Array(data[0..<6]) == [0x93, 0x4E, 0x55, 0x4D, 0x50, 0x59] else {
             throw broken
         }
