@@ -97,7 +97,7 @@ def test_bad_arguments():
 
 def test_arguments_of_other_types_are_refused():
     x = np.ones(3, np.float32)
-    for wrong in ("foo", "int4"):
+    for wrong in ("foo", "int5"):
         for kernel in (lk.scale_symmetric, lk.quantize_symmetric):
             with pytest.raises(lk.KernelTypeError, match=wrong):
                 kernel(x, dtype=wrong)

@@ -51,6 +51,14 @@ def check_real(name: str, value: float) -> float:
         raise KernelTypeError(f"{name} must be a real number, got {value!r}") from error
 
 
+def check_percentile(percentile: float) -> float:
+    """A share of values in percent."""
+    share = check_real("percentile", percentile)
+    if not 0 < share <= 100:
+        raise KernelError(f"percentile is {share}; accepted are numbers above 0 up to 100")
+    return share
+
+
 def check_threads(threads: int | None) -> int | None:
     """A thread count that the native code accepts."""
     return None if threads is None else check_count("threads", threads, 1)

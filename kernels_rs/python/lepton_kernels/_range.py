@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._affine import IntegerName, integer_limits, symmetric_limits
+from lepton_kernels._affine import IntegerName, integer_limits, storage_dtype, symmetric_limits
 from lepton_kernels._arguments import (
     check_dtype,
     check_out,
-    check_real,
+    check_percentile,
     check_threads,
     normalise_axis,
 )
@@ -116,7 +116,7 @@ def scale_symmetric(
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides.
-        dtype: "int8", "uint8", "int16" or "uint16".
+        dtype: The integers, see `integer_limits`.
         axis: The channel axis; None gives one scale for the whole tensor.
         narrow: Whether the smallest integer will be left out (signed types only). The scale is the
             same either way, because the range that both share decides it.
@@ -150,7 +150,7 @@ def scale_percentile(
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides.
         percentile: Above 0, up to 100; read as the decimal number that it prints as.
-        dtype: "int8", "uint8", "int16" or "uint16".
+        dtype: The integers, see `integer_limits`.
         axis: The channel axis; None gives one scale for the whole tensor.
         threads: The largest number of threads; None uses all that the process may use.
 
@@ -162,9 +162,7 @@ def scale_percentile(
         KernelError: `percentile` is out of range, there is no value, a value is NaN, or the
             magnitude found is infinite.
     """
-    percentile = check_real("percentile", percentile)
-    if not 0 < percentile <= 100:
-        raise KernelError(f"percentile is {percentile}; accepted are numbers above 0 up to 100")
+    percentile = check_percentile(percentile)
     _, high = integer_limits(dtype)
     values = np.asarray(x)
     axis = normalise_axis(axis, values.ndim)
@@ -198,10 +196,10 @@ def quantize_symmetric(
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides, finite.
-        dtype: "int8", "uint8", "int16" or "uint16" (negative values give 0 if unsigned).
+        dtype: The integers, see `quantize` (negative values give 0 if unsigned).
         axis: The channel axis; None uses one scale for the whole tensor.
         narrow: Leave out the smallest integer of a signed type; ignored for the others.
-        out: A C-contiguous array of `dtype` and of the shape of `x`, which is filled and returned.
+        out: As for `quantize`.
         threads: The largest number of threads; None uses all that the process may use.
 
     Returns:
@@ -216,8 +214,9 @@ def quantize_symmetric(
     axis = normalise_axis(axis, values.ndim)
     shape = () if axis is None else (values.shape[axis],)
     check_out(out)
-    result = np.empty(values.shape, dtype) if out is None else out
-    check_dtype(result, dtype)
+    storage = storage_dtype(dtype)
+    result = np.empty(values.shape, storage) if out is None else out
+    check_dtype(result, storage)
     scale = np.empty(shape, np.float32)
     _native.quantize_symmetric(
         values, axis, low, high, result, _flat(scale, shape), check_threads(threads)
