@@ -143,6 +143,21 @@ def test_scales_of_channels(axis):
     assert scale.shape == zero.shape == (() if axis is None else (x.shape[axis],))
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_channels_of_sixteen_bits(scheme):
+    x = np.random.default_rng(4).standard_t(3, (3, 700)).astype(np.float32)
+    scale, zero = lk.scale_mse(x, 16, axis=0, scheme=scheme)
+    codes, want, place = reference.quantize_blocks(x, 700, 16, scheme, "mse")
+    np.testing.assert_array_equal(scale, want[:, 0])
+    np.testing.assert_array_equal(zero, place[:, 0])
+    dtype = "uint16" if scheme == "asymmetric" else "int16"
+    narrow = scheme == "absmax"
+    got = lk.quantize(x, scale, zero, dtype=dtype, axis=0, narrow=narrow)
+    np.testing.assert_array_equal(got, codes)
+    back = lk.dequantize(got, scale, zero, axis=0)
+    assert np.linalg.norm(x - back) < 1e-3 * np.linalg.norm(x)
+
+
 def test_one_long_channel_does_not_depend_on_threads():
     x = np.random.default_rng(5).standard_t(3, 600_000).astype(np.float32)
     want = lk.quantize_blocks(x, x.size, bits=8, scheme="absmax", clip="mse").scale
@@ -182,7 +197,8 @@ def test_percentile_scales_are_order_statistics(data):
         (lambda x: float_zero(x, block_size=4097), "up to 4096 values"),
         (lambda x: float_zero(x, rounding="half_away"), "only rounding is half to even"),
         (lambda x: float_zero(x * np.inf), "4 of 4 blocks"),
-        (lambda x: lk.scale_mse(x, 9), "2 to 8"),
+        (lambda x: lk.scale_mse(x, 17), "2 to 16"),
+        (lambda x: lk.quantize_blocks(x, bits=9), "2 to 8"),
         (lambda x: lk.scale_mse(x, scheme="none"), "signed_max, absmax, asymmetric"),
         (lambda x: lk.scale_mse(x * np.nan), "NaN or infinite"),
         (lambda x: lk.scale_mse(x[:0]), "no value"),
@@ -192,7 +208,7 @@ def test_percentile_scales_are_order_statistics(data):
         (lambda x: lk.scale_percentile(x, 101), "above 0 up to 100"),
         (lambda x: lk.scale_percentile(x[:0], 99), "no value"),
         (lambda x: lk.scale_percentile(x * np.nan, 99), "NaN"),
-        (lambda x: lk.scale_percentile(x, 99, "int4"), "int4"),
+        (lambda x: lk.scale_percentile(x, 99, "int5"), "int5"),
     ],
 )
 def test_bad_arguments_say_what_is_accepted(call, text):

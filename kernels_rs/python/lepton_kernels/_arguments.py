@@ -59,6 +59,17 @@ def check_percentile(percentile: float) -> float:
     return share
 
 
+def check_finite_channels(*values: NDArray[np.float32]) -> None:
+    """Refuses what was found of channels (one value in each array) that hold NaN or infinities."""
+    bad = ~np.logical_and.reduce([np.isfinite(of) for of in values])
+    if bad.any():
+        raise KernelError(
+            f"{np.count_nonzero(bad)} of {bad.size} channels hold NaN or infinite values (the "
+            f"first has index {np.flatnonzero(bad)[0]}), for which no scale exists; repair the "
+            "values first"
+        )
+
+
 def check_threads(threads: int | None) -> int | None:
     """A thread count that the native code accepts."""
     return None if threads is None else check_count("threads", threads, 1)

@@ -159,10 +159,11 @@ def scale_mse(
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides, finite.
-        bits: 2 to 8.
+        bits: 2 to 16.
         axis: The channel axis; None takes the whole tensor.
         scheme: "absmax": integers ``1 - half..half - 1``; "signed_max": ``-half..half - 1``, and
-            the scale may be negative; "asymmetric": ``0..2 ** bits - 1``.
+            the scale may be negative; "asymmetric": ``0..2 ** bits - 1``. For the signed type of
+            as many bits subtract ``half`` from the zero points of "asymmetric".
         threads: The largest number of threads; None uses all that the process may use.
 
     Returns:
@@ -181,7 +182,7 @@ def scale_mse(
     channels = 1 if axis is None else front.shape[0]
     if channels and not values.size:
         raise KernelError("there is no value to take a scale from; give at least one per channel")
-    scale, zero = np.empty(channels, np.float32), np.empty(channels, np.uint8)
+    scale, zero = np.empty(channels, np.float32), np.empty(channels, np.uint16)
     _native.search_scales(
         front,
         check_count("bits", bits, 2),

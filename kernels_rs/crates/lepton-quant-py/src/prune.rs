@@ -27,6 +27,28 @@ fn magnitude_cut(
     Ok((cut.threshold, cut.ties))
 }
 
+/// The smallest magnitude kept of the values above 0, or with `negative` of those below it.
+#[pyfunction]
+#[pyo3(signature = (x, keep, negative, threads))]
+fn side_cut(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    keep: usize,
+    negative: bool,
+    threads: Option<usize>,
+) -> PyResult<f32> {
+    let input = [float_array(x)?];
+    let side = if negative {
+        quant::Side::Negative
+    } else {
+        quant::Side::Positive
+    };
+    let cut = detached(py, threads, |control| {
+        quant::side_cut(&input, side, keep, control)
+    })?;
+    Ok(cut.threshold)
+}
+
 /// Write which of the values of all arrays together are kept into one bool array for each.
 #[pyfunction]
 #[pyo3(signature = (arrays, keep, masks, threads))]
@@ -137,6 +159,7 @@ fn matmul_u8s8(
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(magnitude_cut, module)?)?;
+    module.add_function(wrap_pyfunction!(side_cut, module)?)?;
     module.add_function(wrap_pyfunction!(magnitude_masks, module)?)?;
     module.add_function(wrap_pyfunction!(nm_mask, module)?)?;
     module.add_function(wrap_pyfunction!(power_sums, module)?)?;

@@ -78,7 +78,7 @@ pub use prune::nm_mask;
 pub use quantize::{fake_quantize, quantize};
 pub use range::{Extent, absmax, minmax};
 pub use rounding::Rounding;
-pub use select::{Cut, magnitude_cut};
+pub use select::{Cut, Side, magnitude_cut, side_cut};
 pub use simd::{Level, level};
 pub use symmetric::{quantize_symmetric, symmetric_scale};
 pub use threshold::{Cells, entropy_threshold, rounding_error};

@@ -26,6 +26,42 @@ pub struct Cut {
     pub ties: usize,
 }
 
+/// Which values are ranked by their magnitude; the others count as zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// All.
+    Both,
+    /// Those above 0.
+    Positive,
+    /// Those below 0.
+    Negative,
+}
+
+impl Side {
+    /// The values with zeros for the other side, in a buffer if need be. NaN stay.
+    fn of<'a>(self, x: &'a [f32], buffer: &'a mut [f32; CHUNK]) -> &'a [f32] {
+        if self == Self::Both {
+            return x;
+        }
+        let buffer = &mut buffer[..x.len()];
+        one_side(x, self == Self::Negative, buffer);
+        buffer
+    }
+}
+
+multiversion! {
+    fn one_side(x: &[f32], negative: bool, out: &mut [f32]) = one_side_body;
+}
+
+#[inline(always)]
+fn one_side_body(x: &[f32], negative: bool, out: &mut [f32]) {
+    // Comparisons that a NaN fails.
+    for (out, &x) in out.iter_mut().zip(x) {
+        let other = if negative { x >= 0.0 } else { x <= 0.0 };
+        *out = if other { 0.0 } else { x };
+    }
+}
+
 /// Bits of a magnitude decided by each reading, 31 in all.
 const DIGITS: [u32; 3] = [11, 10, 10];
 
@@ -38,6 +74,20 @@ const DIGITS: [u32; 3] = [11, 10, 10];
 /// through all arrays), [`Error::Interrupted`].
 pub fn magnitude_cut(
     arrays: &[FloatArray<'_>],
+    keep: usize,
+    control: &mut Control<'_>,
+) -> Result<Cut, Error> {
+    side_cut(arrays, Side::Both, keep, control)
+}
+
+/// As [`magnitude_cut`], with zeros in place of the values of the other side: the threshold is that
+/// of the `keep` largest values if it is above 0, or of the `keep` smallest if they are below 0.
+///
+/// # Errors
+/// As [`magnitude_cut`].
+pub fn side_cut(
+    arrays: &[FloatArray<'_>],
+    side: Side,
     keep: usize,
     control: &mut Control<'_>,
 ) -> Result<Cut, Error> {
@@ -54,22 +104,23 @@ pub fn magnitude_cut(
             ties: 0,
         });
     }
-    if let Some(cut) = cut_by_sample(arrays, keep, total, control)? {
+    if let Some(cut) = cut_by_sample(arrays, side, keep, total, control)? {
         return Ok(cut);
     }
-    cut_by_digits(arrays, keep, control)
+    cut_by_digits(arrays, side, keep, control)
 }
 
 /// A radix selection: each reading decides the next bits of the threshold.
 pub(crate) fn cut_by_digits(
     arrays: &[FloatArray<'_>],
+    side: Side,
     keep: usize,
     control: &mut Control<'_>,
 ) -> Result<Cut, Error> {
     // Of the values that begin with `prefix`, the `left` largest are kept.
     let (mut prefix, mut left, mut shift) = (0_u32, keep, 31);
     for digit in DIGITS {
-        let counts = count_digits(arrays, prefix, shift, digit, control)?;
+        let counts = count_digits(arrays, side, (prefix, shift, digit), control)?;
         if shift == 31 {
             let nan: usize = counts[(INFINITY >> (31 - digit)) as usize..].iter().sum();
             // Infinities share this digit with NaN.
@@ -102,6 +153,7 @@ const STRETCH: usize = 16;
 /// what is found is exact, and there is no answer if the threshold lies elsewhere.
 fn cut_by_sample(
     arrays: &[FloatArray<'_>],
+    side: Side,
     keep: usize,
     total: usize,
     control: &mut Control<'_>,
@@ -109,7 +161,7 @@ fn cut_by_sample(
     if total < LARGE {
         return Ok(None);
     }
-    let (least, most) = bracket(arrays, keep, total);
+    let (least, most) = bracket(arrays, side, keep, total);
     let room = total / 8;
     let found = Mutex::new((0_usize, false, Vec::new()));
     for x in arrays {
@@ -117,7 +169,7 @@ fn cut_by_sample(
             let (scratch, window) = state;
             x.tiles(start, piece.len(), scratch, |_, x| {
                 for x in x.chunks(CHUNK) {
-                    window.look(x, least, most, room);
+                    window.look(side.of(x, &mut [0.0; CHUNK]), least, most, room);
                 }
             });
         };
@@ -157,7 +209,12 @@ pub(crate) fn cut_within(inside: &mut [u32], above: usize, keep: usize) -> Optio
 }
 
 /// Two magnitudes (as bits) between which the threshold is likely to lie.
-pub(crate) fn bracket(arrays: &[FloatArray<'_>], keep: usize, total: usize) -> (u32, u32) {
+pub(crate) fn bracket(
+    arrays: &[FloatArray<'_>],
+    side: Side,
+    keep: usize,
+    total: usize,
+) -> (u32, u32) {
     let mut sample = Vec::with_capacity(STRETCHES * STRETCH);
     let mut scratch = Scratch::default();
     for x in arrays {
@@ -165,7 +222,8 @@ pub(crate) fn bracket(arrays: &[FloatArray<'_>], keep: usize, total: usize) -> (
         for i in 0..stretches {
             let start = (x.len() as f64 * (i as f64 / stretches as f64)) as usize;
             let len = STRETCH.min(x.len() - start);
-            let tile = x.tile(start, len, &mut scratch);
+            let mut buffer = [0.0; CHUNK];
+            let tile = side.of(x.tile(start, len, &mut scratch), &mut buffer);
             sample.extend(tile.iter().map(|x| x.to_bits() & ABS));
         }
     }
@@ -215,9 +273,8 @@ pub(crate) fn refuse_nan(
 /// Counts by the `digit` bits below bit `shift`, of the magnitudes whose bits above are `prefix`.
 fn count_digits(
     arrays: &[FloatArray<'_>],
-    prefix: u32,
-    shift: u32,
-    digit: u32,
+    side: Side,
+    (prefix, shift, digit): (u32, u32, u32),
     control: &mut Control<'_>,
 ) -> Result<Vec<usize>, Error> {
     let total = Mutex::new(vec![0_usize; 1 << digit]);
@@ -227,7 +284,7 @@ fn count_digits(
             let (scratch, digits) = state;
             x.tiles(start, piece.len(), scratch, |_, x| {
                 for x in x.chunks(CHUNK) {
-                    digits.count(x, prefix, shift, digit);
+                    digits.count(side.of(x, &mut [0.0; CHUNK]), prefix, shift, digit);
                 }
             });
         };
@@ -333,8 +390,9 @@ mod tests {
             let arrays = [FloatArray::F32(View::from_slice(x, &[x.len()]))];
             for keep in [1, 700, 500_000, 750_000, 1_499_999, 1_500_000] {
                 let control = &mut Control::threads(2);
-                let digits = cut_by_digits(&arrays, keep, control).expect("no NaN");
-                if let Some(cut) = cut_by_sample(&arrays, keep, x.len(), control).expect("no NaN") {
+                let digits = cut_by_digits(&arrays, Side::Both, keep, control).expect("no NaN");
+                let cut = cut_by_sample(&arrays, Side::Both, keep, x.len(), control);
+                if let Some(cut) = cut.expect("no NaN") {
                     assert_eq!(cut, digits);
                 }
                 assert_eq!(magnitude_cut(&arrays, keep, control), Ok(digits));
@@ -342,7 +400,41 @@ mod tests {
         }
         let arrays = [FloatArray::F32(View::from_slice(&cases[0], &[n as usize]))];
         let control = &mut Control::threads(1);
-        let cut = cut_by_sample(&arrays, 750_000, n as usize, control).expect("no NaN");
-        assert!(cut.is_some(), "an even spread needs one reading");
+        let cut = cut_by_sample(&arrays, Side::Both, 750_000, n as usize, control);
+        assert!(
+            cut.expect("no NaN").is_some(),
+            "an even spread needs one reading"
+        );
+    }
+
+    #[test]
+    fn a_side_counts_the_other_as_zeros() {
+        let n = 1_500_000_u32;
+        let x: Vec<f32> = (0..n)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 9) as f32 - 2e6)
+            .collect();
+        for (size, keep) in [(n, 7), (n, 900_000), (n, 1_500_000), (900_000, 20)] {
+            let x = &x[..size as usize];
+            let array = FloatArray::F32(View::from_slice(x, &[x.len()]));
+            let arrays = std::slice::from_ref(&array);
+            let mut order = x.to_vec();
+            order.sort_unstable_by(f32::total_cmp);
+            let control = &mut Control::threads(2);
+            let mut of = |side| {
+                side_cut(arrays, side, keep, control)
+                    .expect("no NaN")
+                    .threshold
+            };
+            assert_eq!(of(Side::Positive), order[x.len() - keep].max(0.0));
+            assert_eq!(of(Side::Negative), (-order[keep - 1]).max(0.0));
+        }
+        let array = FloatArray::F32(View::from_slice(&[1.0, f32::NAN, -f32::NAN], &[3]));
+        for side in [Side::Positive, Side::Negative] {
+            let control = &mut Control::threads(1);
+            assert_eq!(
+                side_cut(std::slice::from_ref(&array), side, 1, control),
+                Err(Error::NanInMagnitudes { count: 2, first: 1 })
+            );
+        }
     }
 }

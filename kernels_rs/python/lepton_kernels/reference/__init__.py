@@ -43,6 +43,7 @@ from lepton_kernels.reference.quantization import (
     round_by,
     scale_symmetric,
 )
+from lepton_kernels.reference.scales import percentile_range, scale_affine, scale_signed_max
 
 __all__ = [
     "absmax",
@@ -71,6 +72,7 @@ __all__ = [
     "pack_bits",
     "pack_int4",
     "palette_error",
+    "percentile_range",
     "philox",
     "prune_masks",
     "quantile_range",
@@ -81,6 +83,8 @@ __all__ = [
     "round_by",
     "rounding_error",
     "row_agreement",
+    "scale_affine",
+    "scale_signed_max",
     "scale_symmetric",
     "search_scale",
     "value_grid",
