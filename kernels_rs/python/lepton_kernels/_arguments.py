@@ -59,9 +59,9 @@ def check_percentile(percentile: float) -> float:
     return share
 
 
-def check_finite_channels(*values: NDArray[np.float32]) -> None:
-    """Refuses what was found of channels (one value in each array) that hold NaN or infinities."""
-    bad = ~np.logical_and.reduce([np.isfinite(of) for of in values])
+def check_finite_channels(values: NDArray[np.floating]) -> None:
+    """Refuses what was found of channels that hold NaN or infinities."""
+    bad = ~np.isfinite(values)
     if bad.any():
         raise KernelError(
             f"{np.count_nonzero(bad)} of {bad.size} channels hold NaN or infinite values (the "

@@ -196,8 +196,8 @@ def scale_signed_max(
     values = np.asarray(x)
     scale = output_array(out, _shape(values, axis), "float32", values)
     low, high = minmax(values, axis=axis, threads=threads)
-    check_finite_channels(low, high)
     extreme = np.where(high > -low, high, low)
+    check_finite_channels(extreme)
     with np.errstate(under="ignore"):
         exact = extreme / np.float32(smallest)
     found = np.copysign(np.maximum(np.abs(exact), _SMALLEST_SCALE), exact)
@@ -235,11 +235,11 @@ def _fill(
     result: Pair, low: NDArray[np.float32], high: NDArray[np.float32], limits: tuple[int, int]
 ) -> Pair:
     """Writes the scales and zero points of ranges that lie in order."""
-    check_finite_channels(low, high)
     smallest, steps = limits[0], limits[1] - limits[0]
     lowest = np.minimum(low, np.float32(0))
     # In float64, because the width of the range may leave float32.
     width = np.maximum(high, np.float32(0)).astype(np.float64) - lowest
+    check_finite_channels(width)
     with np.errstate(under="ignore"):
         scale = np.maximum((width / steps).astype(np.float32), _SMALLEST_SCALE)
         scale = np.where(width == 0, np.float32(1), scale)

@@ -8,10 +8,10 @@ use crate::array::Scratch;
 use crate::parallel::{Grain, run};
 use crate::prune::cut_mask;
 use crate::select::{
-    ABS, Cut, INFINITY, LARGE, Side, bracket, cut_by_digits, cut_within, magnitude_cut, refuse_nan,
+    ABS, Cut, INFINITY, LARGE, bracket, cut_by_digits, cut_within, magnitude_cut, refuse_nan,
 };
 use crate::simd::{multiversion, prefetch};
-use crate::{Control, Error, FloatArray};
+use crate::{Control, Error, FloatArray, Side};
 
 const GRAIN: Grain = Grain {
     items: 1 << 16,

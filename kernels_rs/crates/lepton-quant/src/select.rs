@@ -7,7 +7,7 @@ use crate::array::Scratch;
 use crate::parallel::{Grain, run};
 use crate::select_window::Window;
 use crate::simd::multiversion;
-use crate::{Control, Error, FloatArray};
+use crate::{Control, Error, FloatArray, Side};
 
 const GRAIN: Grain = Grain {
     items: 1 << 16,
@@ -24,42 +24,6 @@ pub struct Cut {
     pub threshold: f32,
     /// How many of the values of this magnitude are kept, the first in the order of the arrays.
     pub ties: usize,
-}
-
-/// Which values are ranked by their magnitude; the others count as zeros.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// All.
-    Both,
-    /// Those above 0.
-    Positive,
-    /// Those below 0.
-    Negative,
-}
-
-impl Side {
-    /// The values with zeros for the other side, in a buffer if need be. NaN stay.
-    fn of<'a>(self, x: &'a [f32], buffer: &'a mut [f32; CHUNK]) -> &'a [f32] {
-        if self == Self::Both {
-            return x;
-        }
-        let buffer = &mut buffer[..x.len()];
-        one_side(x, self == Self::Negative, buffer);
-        buffer
-    }
-}
-
-multiversion! {
-    fn one_side(x: &[f32], negative: bool, out: &mut [f32]) = one_side_body;
-}
-
-#[inline(always)]
-fn one_side_body(x: &[f32], negative: bool, out: &mut [f32]) {
-    // Comparisons that a NaN fails.
-    for (out, &x) in out.iter_mut().zip(x) {
-        let other = if negative { x >= 0.0 } else { x <= 0.0 };
-        *out = if other { 0.0 } else { x };
-    }
 }
 
 /// Bits of a magnitude decided by each reading, 31 in all.
@@ -167,9 +131,10 @@ fn cut_by_sample(
     for x in arrays {
         let kernel = |state: &mut (Scratch, Window), start: usize, piece: Range<usize>| {
             let (scratch, window) = state;
+            let mut buffer = [0.0; CHUNK];
             x.tiles(start, piece.len(), scratch, |_, x| {
                 for x in x.chunks(CHUNK) {
-                    window.look(side.of(x, &mut [0.0; CHUNK]), least, most, room);
+                    window.look(side.of(x, &mut buffer), least, most, room);
                 }
             });
         };
@@ -216,13 +181,12 @@ pub(crate) fn bracket(
     total: usize,
 ) -> (u32, u32) {
     let mut sample = Vec::with_capacity(STRETCHES * STRETCH);
-    let mut scratch = Scratch::default();
+    let (mut scratch, mut buffer) = (Scratch::default(), [0.0; CHUNK]);
     for x in arrays {
         let stretches = (STRETCHES as f64 * (x.len() as f64 / total as f64)).ceil() as usize;
         for i in 0..stretches {
             let start = (x.len() as f64 * (i as f64 / stretches as f64)) as usize;
             let len = STRETCH.min(x.len() - start);
-            let mut buffer = [0.0; CHUNK];
             let tile = side.of(x.tile(start, len, &mut scratch), &mut buffer);
             sample.extend(tile.iter().map(|x| x.to_bits() & ABS));
         }
@@ -282,9 +246,10 @@ fn count_digits(
         let init = || (Scratch::default(), Digits::new());
         let kernel = |state: &mut (Scratch, Digits), start: usize, piece: Range<usize>| {
             let (scratch, digits) = state;
+            let mut buffer = [0.0; CHUNK];
             x.tiles(start, piece.len(), scratch, |_, x| {
                 for x in x.chunks(CHUNK) {
-                    digits.count(side.of(x, &mut [0.0; CHUNK]), prefix, shift, digit);
+                    digits.count(side.of(x, &mut buffer), prefix, shift, digit);
                 }
             });
         };
@@ -301,7 +266,7 @@ fn count_digits(
 }
 
 /// Values whose digits are found at once.
-const CHUNK: usize = 1024;
+pub(crate) const CHUNK: usize = 1024;
 
 /// The digit of values with another prefix.
 const OTHER: usize = 1 << 11;
@@ -405,36 +370,5 @@ mod tests {
             cut.expect("no NaN").is_some(),
             "an even spread needs one reading"
         );
-    }
-
-    #[test]
-    fn a_side_counts_the_other_as_zeros() {
-        let n = 1_500_000_u32;
-        let x: Vec<f32> = (0..n)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 9) as f32 - 2e6)
-            .collect();
-        for (size, keep) in [(n, 7), (n, 900_000), (n, 1_500_000), (900_000, 20)] {
-            let x = &x[..size as usize];
-            let array = FloatArray::F32(View::from_slice(x, &[x.len()]));
-            let arrays = std::slice::from_ref(&array);
-            let mut order = x.to_vec();
-            order.sort_unstable_by(f32::total_cmp);
-            let control = &mut Control::threads(2);
-            let mut of = |side| {
-                side_cut(arrays, side, keep, control)
-                    .expect("no NaN")
-                    .threshold
-            };
-            assert_eq!(of(Side::Positive), order[x.len() - keep].max(0.0));
-            assert_eq!(of(Side::Negative), (-order[keep - 1]).max(0.0));
-        }
-        let array = FloatArray::F32(View::from_slice(&[1.0, f32::NAN, -f32::NAN], &[3]));
-        for side in [Side::Positive, Side::Negative] {
-            let control = &mut Control::threads(1);
-            assert_eq!(
-                side_cut(std::slice::from_ref(&array), side, 1, control),
-                Err(Error::NanInMagnitudes { count: 2, first: 1 })
-            );
-        }
     }
 }
