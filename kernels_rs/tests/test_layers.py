@@ -142,6 +142,15 @@ ones = np.ones((2, 3), np.float32)
         (lambda: lk.equalization_scales(ones * np.nan, ones.T), ValueError, "NaN"),
         (lambda: lk.bias_correction(ones, ones, ones[0], groups=3), ValueError, r"\(9,\)"),
         (lambda: lk.bias_correction(ones, ones.T, ones[0]), ValueError, "equal shapes"),
+        (lambda: lk.smoothquant_scales(["a"] * 3, ones), TypeError, "input_absmax must be real"),
+        (lambda: lk.output_error(ones * np.nan, ones, ones), ValueError, "weight holds 6 NaN"),
+        (lambda: lk.output_error(ones, ones * np.inf, ones), ValueError, "actual holds 6 NaN"),
+        (lambda: lk.output_error(ones, ones, ones * np.nan), ValueError, "x holds 6 NaN"),
+        (lambda: lk.output_error(ones * 3e38, ones, ones), ValueError, "leave float32"),
+        (lambda: lk.bias_correction(ones * np.nan, ones, ones[0]), ValueError, "weight holds 6"),
+        (lambda: lk.bias_correction(ones, ones * np.nan, ones[0]), ValueError, "actual holds 6"),
+        (lambda: lk.bias_correction(ones, ones, ones[0] * np.inf), ValueError, "mean holds 3"),
+        (lambda: lk.bias_correction(ones, ones, ["a"] * 3), TypeError, "input_mean must be real"),
     ],
 )
 def test_bad_arguments_say_what_is_accepted(call, error, text):

@@ -170,6 +170,10 @@ def test_bad_arguments():
         lk.channel_norms(x, order=3)
     with pytest.raises(lk.KernelError, match="inputs"):
         lk.wanda_scores(x, np.ones(5))
+    with pytest.raises(lk.KernelTypeError, match="input_norms must be real numbers"):
+        lk.wanda_scores(x, ["a"] * 6)
+    with pytest.raises(lk.KernelTypeError, match="sequence of arrays, got int"):
+        lk.prune_masks(3, 0.5)
     a, b = np.ones((2, 3), np.uint8), np.ones((3, 2), np.int8)
     with pytest.raises(lk.KernelTypeError, match="needed is int8"):
         lk.matmul_u8s8(a, a.T, saturate16=True)

@@ -82,6 +82,23 @@ def test_scales_need_finite_values():
                 lk.quantize_symmetric(np.array([[1, bad], [1, 2]], np.float32), axis=axis)
 
 
+def test_scales_of_magnitudes_follow_the_same_rule():
+    magnitude = np.array([[0, 1e-45], [3, 254]], np.float32)
+    want = np.array([[1, 2.0**-126], [3 / np.float32(127), 2]], np.float32)
+    np.testing.assert_array_equal(lk.scale_from_absmax(magnitude, 127), want)
+    assert lk.scale_from_absmax([254.0], np.int64(127)).dtype == np.float32
+    for high in (0, -127):
+        with pytest.raises(lk.KernelError, match="high must be at least 1"):
+            lk.scale_from_absmax(magnitude, high)
+    with pytest.raises(lk.KernelTypeError, match="high must be an integer"):
+        lk.scale_from_absmax(magnitude, 127.0)
+    for bad, text in ((-1.0, "magnitude is -1.0"), (np.nan, "1 of 2"), (1e39, "1 of 2")):
+        with pytest.raises(lk.KernelError, match=text):
+            lk.scale_from_absmax([bad, 1.0], 127)
+    with pytest.raises(lk.KernelTypeError, match="magnitude must be real numbers"):
+        lk.scale_from_absmax(["a"], 127)
+
+
 def test_bad_arguments():
     x = np.ones((2, 3), np.float32)
     with pytest.raises(lk.KernelTypeError, match="float64"):

@@ -70,6 +70,32 @@ def check_finite_channels(values: NDArray[np.floating]) -> None:
         )
 
 
+def real_array(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Real numbers of any type, as float64."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise KernelTypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    return array.astype(np.float64, copy=False)
+
+
+def check_finite(name: str, values: NDArray[Any]) -> None:
+    """Refuses NaN and infinities."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise KernelError(
+            f"{name} holds {np.count_nonzero(bad)} NaN or infinite values of {values.size}; repair "
+            "them first"
+        )
+
+
+def check_same_kind(one: object, other: object) -> None:
+    """Refuses to merge an accumulator or observer with something else."""
+    if not isinstance(other, type(one)):
+        raise KernelTypeError(
+            f"{type(one).__name__} merges with its own kind, got {type(other).__name__}"
+        )
+
+
 def check_threads(threads: int | None) -> int | None:
     """A thread count that the native code accepts."""
     return None if threads is None else check_count("threads", threads, 1)
@@ -141,8 +167,8 @@ def output_array(
 
     Raises:
         KernelTypeError: `out` is not an array.
-        KernelError: It has another type or shape, is not C-contiguous, cannot be written to, or
-            may share memory with one of `others`.
+        KernelError: It has another type or shape, is not C-contiguous or aligned, cannot be written
+            to, or may share memory with one of `others`.
     """
     check_out(out)
     if out is None:
@@ -155,6 +181,8 @@ def output_array(
             f"out cannot be used: it is not C-contiguous (strides {out.strides}); accepted are "
             "C-contiguous arrays"
         )
+    if not out.flags.aligned:
+        raise KernelError("out cannot be used: it is not aligned; accepted are aligned arrays")
     if not out.flags.writeable:
         raise KernelError("out cannot be used: it is read-only; accepted are writable arrays")
     if any(np.may_share_memory(out, other) for other in others):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lepton_kernels.errors import KernelError, KernelTypeError
+from lepton_kernels._arguments import real_array
+from lepton_kernels.errors import KernelError
 
 if TYPE_CHECKING:
     from typing import Any
@@ -50,7 +51,7 @@ def quantize_bias(bias: ArrayLike, scale_x: ArrayLike, scale_w: ArrayLike) -> Qu
             or not finite.
     """
     values, input_scale, weight_scale = (
-        _real(name, array)
+        real_array(name, array)
         for name, array in (("bias", bias), ("scale_x", scale_x), ("scale_w", scale_w))
     )
     if input_scale.size != 1 or values.ndim > 1:
@@ -79,13 +80,6 @@ def quantize_bias(bias: ArrayLike, scale_x: ArrayLike, scale_w: ArrayLike) -> Qu
 
 def _shape_for(scale: NDArray[Any], values: NDArray[Any]) -> tuple[int, ...]:
     return () if scale.size == 1 and values.size != 1 else values.shape
-
-
-def _real(name: str, array: ArrayLike) -> NDArray[np.float64]:
-    values = np.asarray(array)
-    if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
-        raise KernelTypeError(f"{name} must be real numbers, got dtype {values.dtype}")
-    return values.astype(np.float64)
 
 
 def _product(input_scale: NDArray[Any], weight_scale: NDArray[Any]) -> NDArray[np.float32]:

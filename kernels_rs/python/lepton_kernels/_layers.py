@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_count, check_real, check_threads
+from lepton_kernels._arguments import (
+    check_count,
+    check_finite,
+    check_real,
+    check_threads,
+    real_array,
+)
 from lepton_kernels._blocks import SchemeName, dequantize_blocks, quantize_blocks
 from lepton_kernels._range import absmax
 from lepton_kernels.errors import KernelError, KernelTypeError
@@ -54,32 +60,46 @@ def output_error(
     """How much other weights change the outputs of a linear layer: ``|x (W - A)^T| / |x W^T|``.
 
     Args:
-        weight: float32, float16 or bfloat16 weights W of shape ``(outputs, inputs)``.
-        actual: The weights A in their place, of the same shape.
-        x: Inputs of shape ``(..., inputs)``.
+        weight: float32, float16 or bfloat16 weights W of shape ``(outputs, inputs)``, finite.
+        actual: The weights A in their place, of the same shape, finite.
+        x: Inputs of shape ``(..., inputs)``, finite.
         threads: The largest number of threads; None uses all that the process may use. The result
             does not depend on it.
 
     Returns:
         The ratio of the Frobenius norms; 0 if nothing changes, infinite if only the outputs of W
-        are 0.
+        are 0 or those of W - A leave float32.
 
     Raises:
         KernelTypeError: A dtype is not supported.
-        KernelError: The shapes do not fit.
+        KernelError: The shapes do not fit, a value is NaN or infinite, or the outputs of W leave
+            float32.
     """
     first, second = _float32("weight", weight, 2), _float32("actual", actual, 2)
     if first.shape != second.shape:
         raise KernelError(f"weight has shape {first.shape} and actual {second.shape}")
     samples = _samples(x, first.shape[1])
-    count = check_threads(threads)
+    for name, values in (("weight", first), ("actual", second), ("x", samples)):
+        check_finite(name, values)
+    return _output_error(first, second, samples, check_threads(threads))
+
+
+def _output_error(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    samples: NDArray[np.float32],
+    count: int | None,
+) -> float:
+    """As `output_error`, of values that have been checked."""
     with np.errstate(over="ignore", invalid="ignore"):
         lost = first - second
     error = math.fsum(_native.product_norms(lost, samples, count))
     if error == 0:
         return 0.0
     signal = math.fsum(_native.product_norms(first, samples, count))
-    return math.sqrt(error / signal) if signal else math.inf
+    if not math.isfinite(signal):
+        raise KernelError("the outputs of weight leave float32; scale weight or x down first")
+    return math.sqrt(error / signal) if signal and math.isfinite(error) else math.inf
 
 
 def _samples(x: ArrayLike, inputs: int) -> NDArray[np.float32]:
@@ -141,7 +161,7 @@ def awq_scales(
             scaled = weights * scale
         coded = quantize_blocks(scaled, size, bits=bits, scheme=scheme, threads=threads)
         back = dequantize_blocks(coded.codes, coded.scale, coded.zero_point, size, threads=threads)
-        error = output_error(weights, back / scale, samples, threads=threads)
+        error = _output_error(weights, back / scale, samples, check_threads(threads))
         found.append((error, i / total, scale))
     # Of equal errors the smallest ratio.
     error, ratio, scale = min(found, key=lambda entry: entry[0])
@@ -175,7 +195,7 @@ def smoothquant_scales(
     alpha = check_real("alpha", alpha)
     if not 0 <= alpha <= 1:
         raise KernelError(f"alpha is {alpha}; accepted are 0 to 1")
-    largest = np.abs(np.asarray(input_absmax, np.float64))
+    largest = np.abs(real_array("input_absmax", input_absmax))
     layers = list(weights) if isinstance(weights, (list, tuple)) else [weights]
     if not layers:
         raise KernelError("weights is empty; give at least one layer")
@@ -250,7 +270,8 @@ def bias_correction(
     Args:
         weight: float32, float16 or bfloat16 weights W of shape ``(outputs, inputs / groups, ...)``.
         actual: The weights A in their place, of the same shape.
-        input_mean: The mean of every input over the samples, of shape ``(inputs,)``.
+        input_mean: The mean of every input over the samples, of shape ``(inputs,)``. All three are
+            finite.
         groups: Groups of a convolution, which divide inputs and outputs.
 
     Returns:
@@ -258,10 +279,10 @@ def bias_correction(
 
     Raises:
         KernelTypeError: A dtype is not supported.
-        KernelError: The shapes or `groups` do not fit.
+        KernelError: The shapes or `groups` do not fit, or a value is NaN or infinite.
     """
     first, second = _float32("weight", weight), _float32("actual", actual)
-    mean = np.asarray(input_mean, np.float64)
+    mean = real_array("input_mean", input_mean)
     count = check_count("groups", groups, 1)
     if first.shape != second.shape or first.ndim < 2:
         raise KernelError(
@@ -273,6 +294,8 @@ def bias_correction(
             f"input_mean has shape {mean.shape} and groups is {count}; for weights of shape "
             f"{first.shape} needed are ({first.shape[1] * count},) and a divisor of {len(first)}"
         )
+    for name, values in (("weight", first), ("actual", second), ("input_mean", mean)):
+        check_finite(name, values)
     lost = first.astype(np.float64) - second.astype(np.float64)
     by_input = lost.sum(axis=tuple(range(2, lost.ndim)))
     means = np.repeat(mean.reshape(count, -1), len(first) // count, axis=0)

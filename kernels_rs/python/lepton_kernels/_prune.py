@@ -15,6 +15,7 @@ from lepton_kernels._arguments import (
     check_threads,
     normalise_axis,
     output_array,
+    real_array,
 )
 from lepton_kernels.errors import KernelError, KernelTypeError
 
@@ -116,11 +117,16 @@ def prune_masks(
         One mask for each array, True for what stays.
 
     Raises:
-        KernelTypeError: A dtype is not supported.
+        KernelTypeError: A dtype is not supported, or `arrays` is no sequence.
         KernelError: `sparsity` is out of range, or a value is NaN (its index counts through all
             arrays).
     """
-    values = [np.asarray(part) for part in arrays]
+    try:
+        values = [np.asarray(part) for part in arrays]
+    except TypeError as error:
+        raise KernelTypeError(
+            f"arrays must be a sequence of arrays, got {type(arrays).__name__}"
+        ) from error
     masks = [np.empty(part.shape, np.bool_) for part in values]
     _cut(values, masks, sparsity, threads)
     return masks
@@ -294,6 +300,8 @@ def wanda_scores(
         KernelError: A shape or `out` does not fit.
     """
     weights, norms = np.asarray(weight), np.asarray(input_norms)
+    with np.errstate(over="ignore"):
+        factors = real_array("input_norms", norms).astype(np.float32)
     if weights.dtype.name not in ("float32", "float16", "bfloat16"):
         raise KernelTypeError(
             f"dtype {weights.dtype} is not supported here; accepted: float32, float16, bfloat16"
@@ -306,5 +314,5 @@ def wanda_scores(
     scores = output_array(out, weights.shape, "float32", weights, norms)
     np.abs(weights.astype(np.float32, copy=False), out=scores)
     with np.errstate(all="ignore"):
-        np.multiply(scores, norms.astype(np.float32), out=scores)
+        np.multiply(scores, factors, out=scores)
     return scores

@@ -11,11 +11,14 @@ import numpy as np
 from lepton_kernels import _native
 from lepton_kernels._affine import IntegerName, integer_limits, storage_dtype, symmetric_limits
 from lepton_kernels._arguments import (
+    check_count,
     check_dtype,
+    check_finite_channels,
     check_out,
     check_percentile,
     check_threads,
     normalise_axis,
+    real_array,
 )
 from lepton_kernels.errors import KernelError, KernelTypeError
 
@@ -130,7 +133,7 @@ def scale_symmetric(
         KernelError: There is no value, or a value is NaN or infinite.
     """
     _, high = symmetric_limits(dtype, narrow=narrow)
-    return scale_from_absmax(absmax(x, axis=axis, threads=threads), high)
+    return _symmetric_scale(absmax(x, axis=axis, threads=threads), high)
 
 
 def scale_percentile(
@@ -176,7 +179,7 @@ def scale_percentile(
         rank = max(1, math.ceil(Fraction(repr(percentile)) * channel.size / 100))
         keep = channel.size - rank + 1
         magnitude[i] = _native.magnitude_cut([channel], keep, check_threads(threads))[0]
-    return scale_from_absmax(magnitude.reshape(shape), high)
+    return _symmetric_scale(magnitude.reshape(shape), high)
 
 
 def quantize_symmetric(
@@ -224,25 +227,32 @@ def quantize_symmetric(
     return result, scale
 
 
-def scale_from_absmax(magnitude: NDArray[np.float32], high: int) -> NDArray[np.float32]:
+def scale_from_absmax(magnitude: ArrayLike, high: int) -> NDArray[np.float32]:
     """The rule of `scale_symmetric` for magnitudes that are already known.
 
     Args:
-        magnitude: float32 magnitudes of any shape, finite.
-        high: The largest integer.
+        magnitude: Magnitudes of any shape, finite and not negative; used as float32.
+        high: The largest integer, at least 1.
 
     Returns:
         float32 scales of the same shape.
 
     Raises:
-        KernelError: A magnitude is NaN or infinite.
+        KernelTypeError: Magnitudes are no real numbers, or `high` is no integer.
+        KernelError: A magnitude is NaN, infinite or negative, or `high` is below 1.
     """
-    bad = ~np.isfinite(magnitude)
-    if bad.any():
-        raise KernelError(
-            f"{np.count_nonzero(bad)} of {magnitude.size} channels hold NaN or infinite values, "
-            "for which no scale exists; repair the values first"
-        )
+    largest = check_count("high", high, 1)
+    with np.errstate(over="ignore", under="ignore"):
+        # What leaves float32's range becomes infinite and is refused as such.
+        values = real_array("magnitude", magnitude).astype(np.float32)
+    if (values < 0).any():
+        raise KernelError(f"magnitude is {values.min()}; accepted are numbers of at least 0")
+    return _symmetric_scale(values, largest)
+
+
+def _symmetric_scale(magnitude: NDArray[np.float32], high: int) -> NDArray[np.float32]:
+    """The rule itself; a magnitude that is NaN or infinite is refused."""
+    check_finite_channels(magnitude)
     with np.errstate(under="ignore"):
         scale = np.maximum(magnitude / np.float32(high), _SMALLEST_SCALE)
     return np.where(magnitude == 0, np.float32(1), scale)

@@ -16,6 +16,7 @@ from lepton_kernels._arguments import (
     check_threads,
     normalise_axis,
     output_array,
+    real_array,
 )
 from lepton_kernels._range import minmax
 from lepton_kernels.errors import KernelError, KernelTypeError
@@ -213,12 +214,9 @@ def _shape(values: NDArray[np.generic], axis: int | None) -> tuple[int, ...]:
 
 def _limit(name: str, given: ArrayLike) -> NDArray[np.float32]:
     """Limits of ranges as float32."""
-    values = np.asarray(given)
-    if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
-        raise KernelTypeError(f"{name} must be real numbers, got dtype {values.dtype}")
     with np.errstate(over="ignore", under="ignore"):
         # What leaves float32's range becomes infinite and is refused as such.
-        return np.asarray(values, np.float32)
+        return real_array(name, given).astype(np.float32)
 
 
 def _outputs(out: Pair | None, shape: tuple[int, ...], *inputs: NDArray[np.generic]) -> Pair:

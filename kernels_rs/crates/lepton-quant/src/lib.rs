@@ -29,6 +29,7 @@ mod layout;
 mod long_search;
 mod matmul;
 mod metrics;
+mod moments;
 mod narrow;
 mod nibbles;
 mod norms;

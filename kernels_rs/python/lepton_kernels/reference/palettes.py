@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 def palette_error(x: NDArray[Any], entries: int) -> float:
     """The least sum of squared errors of any palette, by dynamic programming over all values."""
     values, weights = np.unique(np.asarray(x, np.float64), return_counts=True)
-    values = values - np.average(values, weights=weights)
     n = values.size
-    first, second, weight = (
-        np.concatenate([[0.0], np.cumsum(part)])
-        for part in (weights * values, weights * values**2, weights)
-    )
 
     def costs(to: int) -> NDArray[np.float64]:
-        """Of one cluster from each earlier point."""
-        w, s, q = weight[to] - weight[:to], first[to] - first[:to], second[to] - second[:to]
+        """Of one cluster from each earlier point up to this one.
+
+        Sums run backwards from here, over distances from here: what lies before a cluster, however
+        far out, takes no digits from it.
+        """
+        weight, distance = weights[:to][::-1], values[:to][::-1] - values[to - 1]
+        w, s, q = (
+            np.cumsum(part)[::-1] for part in (weight, weight * distance, weight * distance**2)
+        )
         return np.asarray(np.maximum(q - s * s / w, 0), np.float64)
 
     best = np.array([0.0] + [costs(to)[0] for to in range(1, n + 1)])
