@@ -33,6 +33,7 @@ __all__ = [
     "quantize_symmetric",
     "rounding_error",
     "row_agreement",
+    "row_limits",
     "search_scales",
     "side_cut",
     "simd_level",
@@ -187,6 +188,14 @@ def magnitude_cut(
     arrays: list[NDArray[np.generic]], keep: int, threads: int | None
 ) -> tuple[float, int]: ...
 def side_cut(x: NDArray[np.generic], keep: int, negative: bool, threads: int | None) -> float: ...
+def row_limits(
+    x: NDArray[np.generic],
+    size: int,
+    rank: int,
+    magnitudes: bool,
+    out: NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
 def magnitude_masks(
     arrays: list[NDArray[np.generic]],
     keep: int,

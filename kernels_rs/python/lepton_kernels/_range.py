@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +13,11 @@ from lepton_kernels._arguments import (
     check_dtype,
     check_finite_channels,
     check_out,
-    check_percentile,
     check_threads,
     normalise_axis,
     real_array,
 )
+from lepton_kernels._order import percentile_limits
 from lepton_kernels.errors import KernelError, KernelTypeError
 
 if TYPE_CHECKING:
@@ -165,21 +163,11 @@ def scale_percentile(
         KernelError: `percentile` is out of range, there is no value, a value is NaN, or the
             magnitude found is infinite.
     """
-    percentile = check_percentile(percentile)
     _, high = integer_limits(dtype)
-    values = np.asarray(x)
-    axis = normalise_axis(axis, values.ndim)
-    shape = () if axis is None else (values.shape[axis],)
-    front = values[None] if axis is None else np.moveaxis(values, axis, 0)
-    channels = [front[i, ...] for i in range(len(front))]
-    magnitude = np.empty(len(channels), np.float32)
-    for i, channel in enumerate(channels):
-        if not channel.size:
-            raise KernelError("there is no value to take a scale from; give at least one")
-        rank = max(1, math.ceil(Fraction(repr(percentile)) * channel.size / 100))
-        keep = channel.size - rank + 1
-        magnitude[i] = _native.magnitude_cut([channel], keep, check_threads(threads))[0]
-    return _symmetric_scale(magnitude.reshape(shape), high)
+    _, magnitude = percentile_limits(
+        np.asarray(x), percentile, axis=axis, magnitudes=True, threads=threads
+    )
+    return _symmetric_scale(magnitude, high)
 
 
 def quantize_symmetric(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lepton_kernels import _native
 from lepton_kernels._affine import IntegerName, integer_limits
 from lepton_kernels._arguments import (
     check_finite_channels,
-    check_percentile,
-    check_threads,
     normalise_axis,
     output_array,
     real_array,
 )
+from lepton_kernels._order import percentile_limits
 from lepton_kernels._range import minmax
 from lepton_kernels.errors import KernelError, KernelTypeError
 
@@ -103,21 +99,10 @@ def scale_affine_percentile(
             is infinite, or `out` does not fit.
     """
     values = np.asarray(x)
-    share = (1 + Fraction(repr(check_percentile(percentile))) / 100) / 2
-    limits, workers = integer_limits(dtype, narrow=narrow), check_threads(threads)
-    shape = _shape(values, axis)
-    result = _outputs(out, shape, values)
-    front = values[None] if axis is None else np.moveaxis(values, axis, 0)
-    low, high = np.empty(len(front), np.float32), np.empty(len(front), np.float32)
-    for i in range(len(front)):
-        channel = front[i, ...]
-        if not channel.size:
-            raise KernelError("there is no value to take a scale from; give at least one")
-        keep = channel.size + 1 - max(1, math.ceil(share * channel.size))
-        # Beyond 0 the limits do not matter, because the range is widened to hold it.
-        high[i] = _native.side_cut(channel, keep, False, workers)
-        low[i] = -_native.side_cut(channel, keep, True, workers)
-    return _fill(result, low.reshape(shape), high.reshape(shape), limits)
+    limits = integer_limits(dtype, narrow=narrow)
+    result = _outputs(out, _shape(values, axis), values)
+    ends = percentile_limits(values, percentile, axis=axis, magnitudes=False, threads=threads)
+    return _fill(result, *ends, limits)
 
 
 def scale_from_minmax(

@@ -49,6 +49,26 @@ fn side_cut(
     Ok(cut.threshold)
 }
 
+/// Write two order statistics of each row of `size` values into the float32 `out` of two columns.
+#[pyfunction]
+#[pyo3(signature = (x, size, rank, magnitudes, out, threads))]
+fn row_limits(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    size: usize,
+    rank: usize,
+    magnitudes: bool,
+    out: &Bound<'_, PyUntypedArray>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let input = float_array(x)?;
+    refuse_overlap(x, out)?;
+    let limits = output::<f32>(out, out.shape())?.as_chunks_mut().0;
+    detached(py, threads, |control| {
+        quant::row_limits(&input, (size, rank), magnitudes, limits, control)
+    })
+}
+
 /// Write which of the values of all arrays together are kept into one bool array for each.
 #[pyfunction]
 #[pyo3(signature = (arrays, keep, masks, threads))]
@@ -160,6 +180,7 @@ fn matmul_u8s8(
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(magnitude_cut, module)?)?;
     module.add_function(wrap_pyfunction!(side_cut, module)?)?;
+    module.add_function(wrap_pyfunction!(row_limits, module)?)?;
     module.add_function(wrap_pyfunction!(magnitude_masks, module)?)?;
     module.add_function(wrap_pyfunction!(nm_mask, module)?)?;
     module.add_function(wrap_pyfunction!(power_sums, module)?)?;
