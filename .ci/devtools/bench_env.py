@@ -18,7 +18,17 @@ ABSENT = BENCH_VENV / "absent.json"
 """Why a peer is not there, by its name; the benchmark puts it into its report."""
 
 # What is needed to run at all, and what most machines have; the peers one by one.
-BASE = ("numpy", "ml-dtypes", "torch", "onnx", "onnx-ir", "onnxruntime", "openvino", "scipy")
+BASE = (
+    "numpy",
+    "ml-dtypes",
+    "torch",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "openvino",
+    "scipy",
+    "threadpoolctl",
+)
 PEERS = ("nncf", "gguf", "torchao", "coremltools", "ai-edge-quantizer")
 
 

@@ -70,7 +70,7 @@ def observe(
     """Run samples through the pivot and return the range of each named value.
 
     The values become outputs of a copy of the pivot, in groups of bounded size (usually one), each
-    of which is run once over all samples on the installed runtime that runs the pivot best.
+    of which is run once over all samples, on the installed runtime that ranks first for pivots.
 
     Args:
         graph: The pivot.
@@ -143,7 +143,7 @@ def plan(
 def observation_session(
     graph: Graph, group: Sequence[str], context: Context, number: int, threads: int | None
 ) -> Iterator[Any]:
-    """Open a copy of the pivot that yields the values of *group*, on the fastest runtime."""
+    """Open a copy of the pivot that yields the values of *group*, on the first-ranked runtime."""
     if context.hooks is None:
         msg = "calibration needs a context with hooks"
         raise ValueError(msg)

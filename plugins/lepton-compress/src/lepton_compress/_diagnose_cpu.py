@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import lepton_kernels as lk
-from lepton_compress._calibrate import observation_session, valid_part
+from lepton_compress._calibrate import observation_session, plan, valid_part
 from lepton_compress._diagnose import Finding, finding
 from lepton_compress._graph import attribute
 from lepton_core.environment import cpu_features
@@ -15,7 +15,7 @@ from lepton_core.samples import batches
 from lepton_onnx import qdq
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from numpy.typing import NDArray
     from onnx import NodeProto
@@ -62,10 +62,15 @@ def saturation_findings(
         and attribute(graph.nodes[name], "group", 1) == 1
         and graph.row_bytes(layer.inputs[0]) * 32 <= _BYTES
     }  # fmt: skip
-    values = _one_batch(graph, {layer.inputs[0] for layer in layers.values()}, samples, context)
+    seen: dict[str, tuple[float, int]] = {}
+    for values in _one_batch(graph, {la.inputs[0] for la in layers.values()}, samples, context):
+        for name, layer in layers.items():
+            if layer.inputs[0] in values:
+                array = values[layer.inputs[0]]
+                seen[name] = _saturated(graph, recipe, layer, graph.nodes[name], array)
     found = []
-    for name, layer in layers.items():
-        share, pairs = _saturated(graph, recipe, layer, graph.nodes[name], values[layer.inputs[0]])
+    for name in layers:
+        share, pairs = seen[name]
         if pairs:
             numbers = {"pairs": pairs, "share": float(f"{share:.3g}")}
             text = (
@@ -82,14 +87,17 @@ def saturation_findings(
 
 def _one_batch(
     graph: Graph, names: set[str], samples: Samples, context: Context
-) -> dict[str, NDArray[Any]]:
-    inside = sorted(n for n in names if n not in graph.inputs)
-    with observation_session(graph, inside, context, 800, None) as session:
-        batch = next(iter(batches(samples, session.signature, 32)))
-        found = dict(session.run(batch.inputs)) if inside else {}
-        given = {n: batch.inputs[n] for n in names if n in graph.inputs}
-        every = {**found, **given}
-        return {n: valid_part(every[n], batch.valid_rows, batch.inputs) for n in names}
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield values for the first rows, as many at a time as memory has room for."""
+    parts, rows = plan(graph, sorted(names), samples, context.limits.memory_bytes)
+    for number, part in enumerate(parts):
+        inside = [n for n in part if n not in graph.inputs]
+        with observation_session(graph, inside, context, 800 + number, None) as session:
+            batch = next(iter(batches(samples, session.signature, rows)))
+            found = dict(session.run(batch.inputs)) if inside else {}
+            given = {n: batch.inputs[n] for n in part if n in graph.inputs}
+            every = {**found, **given}
+            yield {n: valid_part(every[n], batch.valid_rows, batch.inputs) for n in part}
 
 
 def _saturated(

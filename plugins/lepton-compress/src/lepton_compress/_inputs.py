@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import lepton_kernels as lk
-from lepton_compress._calibrate import BATCH, observation_session, valid_part
+from lepton_compress._calibrate import observation_session, plan, valid_part
 from lepton_core.errors import OptimizeError
 from lepton_core.samples import batches, release_pages
 
@@ -82,8 +82,9 @@ def observe_inputs(
     """
     found = Inputs(width, context.seed)
     inside = [] if value in graph.inputs else [value]
+    _, rows = plan(graph, inside, samples, context.limits.memory_bytes)
     with observation_session(graph, inside, context, number, threads) as session:
-        for batch in batches(samples, session.signature, BATCH):
+        for batch in batches(samples, session.signature, rows):
             context.checkpoint()
             array = session.run(batch.inputs)[value] if inside else batch.inputs[value]
             found.update(valid_part(array, batch.valid_rows, batch.inputs))
