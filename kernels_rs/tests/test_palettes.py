@@ -57,14 +57,14 @@ def optimum(x, palette):
     squares = np.concatenate([[0.0], np.cumsum(x * x)])
     rng = np.random.default_rng(0)
     least = np.inf
-    for centers in (
+    for start in (
         palette.astype(np.float64),
         x[np.linspace(0, x.size - 1, palette.size + 2).astype(int)[1:-1]],
         np.linspace(x[0], x[-1], palette.size + 2)[1:-1],
         np.sort(rng.choice(x, palette.size, replace=False)),
     ):
-        ends, moved = None, centers
-        while ends is None or not np.array_equal(moved, centers):
+        ends, centers, moved = None, None, start
+        while not np.array_equal(moved, centers):
             centers = moved
             cuts = np.searchsorted(x, (centers[1:] + centers[:-1]) / 2, side="right")
             ends = np.concatenate([[0], cuts, [x.size]])
@@ -84,6 +84,8 @@ def test_groups_of_channels_have_their_own(data):
     size = data.draw(st.none() | st.integers(1, 10))
     got = lk.palettize(x, 2, axis=axis, group_size=size)
     restored = lk.depalettize(got.indices, got.palette, axis=axis, group_size=size)
+    want = reference.depalettize(got.indices, got.palette, axis % x.ndim, size)
+    np.testing.assert_array_equal(restored, want)
     channels = x.shape[axis]
     step = size or channels
     assert got.palette.shape == (-(-channels // step), 4)
@@ -111,6 +113,8 @@ def test_bits_pack_and_unpack_exactly(data):
     back = lk.unpack_bits(packed, bits, shape[-1], signed=signed, offset=offset, order=order)
     assert back.dtype == dtype
     np.testing.assert_array_equal(back, codes)
+    want = reference.unpack_bits(packed, bits, shape[-1], signed=signed, offset=offset, order=order)
+    np.testing.assert_array_equal(want, codes)
     if bits == 4 and order == "low":
         np.testing.assert_array_equal(packed, lk.pack_int4(codes, offset=offset))
 
@@ -146,13 +150,17 @@ def test_bad_arguments():
         lk.palettize(x[:0], 2)
     with pytest.raises(lk.KernelError, match="name their axis"):
         lk.palettize(x, 2, group_size=2)
-    with pytest.raises(lk.KernelError, match="uint8 of shape"):
+    with pytest.raises(lk.KernelError, match=r"needed is \(3, 4\)"):
         lk.palettize(x, 2, out=np.empty((4, 3), np.uint8))
     with pytest.raises(lk.KernelTypeError, match="float64"):
         lk.palettize(np.ones(3), 2)
     got = lk.palettize(x, 2)
     with pytest.raises(lk.KernelError, match="groups"):
         lk.depalettize(got.indices, got.palette, axis=0)
+    with pytest.raises(lk.KernelError, match="name their axis"):
+        lk.depalettize(got.indices, got.palette, group_size=1)
+    with pytest.raises(lk.KernelTypeError, match="palette must be real numbers"):
+        lk.depalettize(got.indices, ["a"] * 4)
     with pytest.raises(lk.KernelError, match="leave a palette"):
         lk.depalettize(got.indices + np.uint8(3), got.palette)
     with pytest.raises(lk.KernelError, match="do not fit 3 bits"):

@@ -33,6 +33,10 @@ def test_symmetric_scales_equal_their_definition(data):
     axis = data.draw(axes(x.ndim))
     got = lk.scale_symmetric(x, axis=axis)
     np.testing.assert_array_equal(got, reference.scale_symmetric(x, 127, axis))
+    magnitude, high = lk.absmax(x, axis=axis), data.draw(st.sampled_from([1, 7, 127, 65535]))
+    np.testing.assert_array_equal(
+        lk.scale_from_absmax(magnitude, high), reference.scale_from_absmax(magnitude, high)
+    )
     codes = lk.quantize(x, got, axis=axis, narrow=True)
     np.testing.assert_array_equal(codes, lk.quantize(x, got, axis=axis))
     fused, scale = lk.quantize_symmetric(x, axis=axis, threads=data.draw(st.integers(1, 3)))

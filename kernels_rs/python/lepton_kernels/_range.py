@@ -15,6 +15,7 @@ from lepton_kernels._arguments import (
     check_out,
     check_threads,
     normalise_axis,
+    output_array,
     real_array,
 )
 from lepton_kernels._order import percentile_limits
@@ -108,6 +109,7 @@ def scale_symmetric(
     *,
     axis: int | None = None,
     narrow: bool = True,
+    out: NDArray[np.float32] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.float32]:
     """The scale of symmetric quantization: ``absmax / high`` in float32.
@@ -121,6 +123,7 @@ def scale_symmetric(
         axis: The channel axis; None gives one scale for the whole tensor.
         narrow: Whether the smallest integer will be left out (signed types only). The scale is the
             same either way, because the range that both share decides it.
+        out: A C-contiguous float32 array of the result's shape, which is filled and returned.
         threads: The largest number of threads; None uses all that the process may use.
 
     Returns:
@@ -128,10 +131,11 @@ def scale_symmetric(
 
     Raises:
         KernelTypeError: A dtype is not supported.
-        KernelError: There is no value, or a value is NaN or infinite.
+        KernelError: There is no value, a value is NaN or infinite, or `out` does not fit.
     """
     _, high = symmetric_limits(dtype, narrow=narrow)
-    return _symmetric_scale(absmax(x, axis=axis, threads=threads), high)
+    values = np.asarray(x)
+    return _symmetric_scale(absmax(values, axis=axis, threads=threads), high, out, values)
 
 
 def scale_percentile(
@@ -140,6 +144,7 @@ def scale_percentile(
     dtype: IntegerName = "int8",
     *,
     axis: int | None = None,
+    out: NDArray[np.float32] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.float32]:
     """The scale of symmetric quantization that clips the largest magnitudes.
@@ -153,6 +158,7 @@ def scale_percentile(
         percentile: Above 0, up to 100; read as the decimal number that it prints as.
         dtype: The integers, see `integer_limits`.
         axis: The channel axis; None gives one scale for the whole tensor.
+        out: A C-contiguous float32 array of the result's shape, which is filled and returned.
         threads: The largest number of threads; None uses all that the process may use.
 
     Returns:
@@ -160,14 +166,15 @@ def scale_percentile(
 
     Raises:
         KernelTypeError: A dtype is not supported.
-        KernelError: `percentile` is out of range, there is no value, a value is NaN, or the
-            magnitude found is infinite.
+        KernelError: `percentile` is out of range, there is no value, a value is NaN, the
+            magnitude found is infinite, or `out` does not fit.
     """
     _, high = integer_limits(dtype)
+    values = np.asarray(x)
     _, magnitude = percentile_limits(
-        np.asarray(x), percentile, axis=axis, magnitudes=True, threads=threads
+        values, percentile, axis=axis, magnitudes=True, threads=threads
     )
-    return _symmetric_scale(magnitude, high)
+    return _symmetric_scale(magnitude, high, out, values)
 
 
 def quantize_symmetric(
@@ -215,32 +222,44 @@ def quantize_symmetric(
     return result, scale
 
 
-def scale_from_absmax(magnitude: ArrayLike, high: int) -> NDArray[np.float32]:
+def scale_from_absmax(
+    magnitude: ArrayLike, high: int, *, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """The rule of `scale_symmetric` for magnitudes that are already known.
 
     Args:
         magnitude: Magnitudes of any shape, finite and not negative; used as float32.
         high: The largest integer, at least 1.
+        out: A C-contiguous float32 array of the result's shape, which is filled and returned.
 
     Returns:
         float32 scales of the same shape.
 
     Raises:
         KernelTypeError: Magnitudes are no real numbers, or `high` is no integer.
-        KernelError: A magnitude is NaN, infinite or negative, or `high` is below 1.
+        KernelError: A magnitude is NaN, infinite or negative, `high` is below 1, or `out` does not
+            fit.
     """
-    largest = check_count("high", high, 1)
+    largest, given = check_count("high", high, 1), np.asarray(magnitude)
     with np.errstate(over="ignore", under="ignore"):
         # What leaves float32's range becomes infinite and is refused as such.
-        values = real_array("magnitude", magnitude).astype(np.float32)
+        values = real_array("magnitude", given).astype(np.float32)
     if (values < 0).any():
         raise KernelError(f"magnitude is {values.min()}; accepted are numbers of at least 0")
-    return _symmetric_scale(values, largest)
+    return _symmetric_scale(values, largest, out, given)
 
 
-def _symmetric_scale(magnitude: NDArray[np.float32], high: int) -> NDArray[np.float32]:
+def _symmetric_scale(
+    magnitude: NDArray[np.float32],
+    high: int,
+    out: NDArray[np.float32] | None,
+    given: NDArray[Any],
+) -> NDArray[np.float32]:
     """The rule itself; a magnitude that is NaN or infinite is refused."""
+    scale = output_array(out, magnitude.shape, "float32", given)
     check_finite_channels(magnitude)
     with np.errstate(under="ignore"):
-        scale = np.maximum(magnitude / np.float32(high), _SMALLEST_SCALE)
-    return np.where(magnitude == 0, np.float32(1), scale)
+        np.divide(magnitude, np.float32(high), out=scale)
+    np.maximum(scale, _SMALLEST_SCALE, out=scale)
+    np.copyto(scale, np.float32(1), where=magnitude == 0)
+    return scale

@@ -44,6 +44,23 @@ def nearest(x: NDArray[Any], palette: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.searchsorted(midpoints, np.asarray(x, np.float64)).astype(np.uint8)
 
 
+def depalettize(
+    indices: NDArray[Any],
+    palette: NDArray[np.float32],
+    axis: int | None = None,
+    group_size: int | None = None,
+) -> NDArray[np.float32]:
+    """The entry of every index, each in the palette of its group of channels."""
+    values = np.zeros(np.shape(indices), np.float32)
+    for place in np.ndindex(values.shape):
+        entries = palette
+        if axis is not None:
+            size = values.shape[axis] if group_size is None else group_size
+            entries = palette[place[axis] // size]
+        values[place] = entries[indices[place]]
+    return values
+
+
 def pack_bits(
     codes: NDArray[Any], bits: int, offset: int = 0, order: str = "low"
 ) -> NDArray[np.uint8]:
@@ -53,3 +70,21 @@ def pack_bits(
     single = single if order == "low" else single[..., ::-1]
     stream = single.reshape(*codes.shape[:-1], codes.shape[-1] * bits)
     return np.packbits(stream, axis=-1, bitorder="little" if order == "low" else "big")
+
+
+def unpack_bits(
+    packed: NDArray[np.uint8],
+    bits: int,
+    length: int,
+    *,
+    signed: bool,
+    offset: int = 0,
+    order: str = "low",
+) -> NDArray[np.int32]:
+    """The integers of `pack_bits`, `length` of them in a row."""
+    stream = np.unpackbits(packed, axis=-1, bitorder="little" if order == "low" else "big")
+    single = stream[..., : length * bits].reshape(*packed.shape[:-1], length, bits)
+    weights = 1 << np.arange(bits) if order == "low" else 1 << np.arange(bits)[::-1]
+    codes = (np.sum(single * weights, axis=-1) - offset) % 2**bits
+    half = 2 ** (bits - 1)
+    return np.asarray(np.where(signed & (codes >= half), codes - 2 * half, codes), np.int32)
