@@ -49,17 +49,37 @@ def test_integers_are_compared_one_by_one():
     rules = {"half up": np.array([13, 15, 125], np.int8), "float32": expected}
     one = compare(expected, units, got, np.float32(0.25), 10, rules)
     assert (one.count, one.differ, one.beyond, one.largest, one.up) == (3, 2, 1, 2, 1)
-    assert (one.ties, one.distance, one.off) == (1, 0.5, 0.0)
+    assert (one.ties, one.distance, one.off) == (1, 84.5, 0.0)
     assert (one.rule, one.unexplained) == ("half up", 0)
     assert one.equal == pytest.approx(1 / 3)
     between = compare(expected, units, got + np.float32(0.1), np.float32(0.25), 10, rules)
     assert between.off == pytest.approx(0.4, abs=1e-4)
-    beyond = np.float32(0.25) * np.array([3, 4, 500], np.float32)
-    assert compare(expected, units, beyond, np.float32(0.25), 10, rules).differ == 0
+    unsaturated = np.float32(0.25) * np.array([3, 4, 500], np.float32)
+    beyond = compare(expected, units, unsaturated, np.float32(0.25), 10, rules)
+    assert (beyond.differ, beyond.beyond, beyond.largest, beyond.up) == (1, 1, 383, 1)
     with pytest.raises(ValueError, match="instead of"):
         compare(expected, units, got[:2], np.float32(0.25), 10, rules)
     with pytest.raises(ValueError, match="finite"):
         compare(expected, units, got * np.float32(np.inf), np.float32(0.25), 10, rules)
+
+
+@pytest.mark.parametrize(
+    ("unit", "integer", "runtime", "ties", "distance"),
+    [
+        (3.49, 3, 2, 0, 0.99),  # a wrong number, however close the tie above is
+        (3.49, 3, 4, 0, 0.01),
+        (4.5, 4, 5, 1, 0.0),
+        (4.5, 4, 3, 0, 1.0),
+        (4.5, 4, 6, 0, 1.0),
+        (140.0, 117, 116, 0, 23.5),  # saturated; 117 is the last integer above the zero point 10
+    ],
+)
+def test_distances_are_from_the_tie_that_was_crossed(unit, integer, runtime, ties, distance):
+    one = module("measure").compare(
+        np.array([integer + 10], np.int8), np.array([unit]), np.float32([runtime * 0.25]),
+        np.float32(0.25), 10, {},
+    )  # fmt: skip
+    assert (one.ties, one.distance) == (ties, pytest.approx(distance))
 
 
 def test_layers_of_one_file_do_not_read_each_other():
