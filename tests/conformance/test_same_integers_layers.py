@@ -13,7 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
+
+from lepton_core import recipe as recipes
+from lepton_core.recipe import Layer, PivotId, Recipe, Tensor
 
 FOLDER = Path(__file__).with_name("same_integers")
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "same-integers.md"
@@ -80,6 +85,70 @@ def test_distances_are_from_the_tie_that_was_crossed(unit, integer, runtime, tie
         np.float32(0.25), 10, {},
     )  # fmt: skip
     assert (one.ties, one.distance) == (ties, pytest.approx(distance))
+
+
+SAMPLES = np.float32([[1, 2.25], [0.25, -1], [0.5, 0.5], [100, -100]])
+"""At a scale of 0.5 the second and the third number are ties, and the last two saturate."""
+
+
+@pytest.fixture
+def gemm(tmp_path):
+    """Return a function that writes a Gemm and its recipe, and computes the reference."""
+    weight, bias = np.float32([[1, -0.5], [0.25, 0.75]]), np.float32([0.5, -0.25])
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)
+    ports = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", 2]) for n in "xy"]
+    constants = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")]
+    graph = helper.make_graph([node], "gemm", ports[:1], ports[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    onnx.save(model, tmp_path / "gemm.onnx")
+    pivot = SimpleNamespace(path=tmp_path / "gemm.onnx", digest="sha256:0")
+
+    def compute(integers=None):
+        tensors = {
+            "x": Tensor("activation", 0.5, 2),
+            "w": Tensor("weight", (0.25, 0.125), axis=0, integers="w" if integers else None),
+            "y": Tensor("activation", 0.5, -3, optional=True),
+        }
+        layers = {"y": Layer("Gemm", "y", ("x",), "w", "b")}
+        recipe = Recipe(PivotId(pivot.digest, 21), "int8-static", tensors, layers)
+        path = recipes.write(recipe, tmp_path / "recipe.json", integers=integers)
+        return module("reference").compute(pivot, path, {"x": SAMPLES})
+
+    return compute
+
+
+def test_the_reference_is_what_one_computes_by_hand(gemm):
+    """Weights are [[4, -2], [2, 6]], the bias is [4, -4], and ties go to the even integer."""
+    found = gemm()
+    assert found.integers["x"].tolist() == [[4, 6], [2, 0], [3, 3], [127, -128]]
+    assert found.units["y"].tolist() == [[1, 3], [2, -2], [1.5, 0.5], [191, -66.75]]
+    assert found.integers["y"].tolist() == [[-2, 0], [-1, -5], [-1, -3], [127, -70]]
+    assert found.rules["half up"]["y"].tolist() == [[-2, 0], [-1, -5], [-1, -2], [127, -70]]
+    assert found.outputs["y"][0].tolist() == [0.5, 1.5]
+    assert found.margin == 0.25
+
+
+def test_the_reference_takes_the_integers_of_the_sidecar(gemm):
+    found = gemm({"w": np.array([[5, -2], [2, 6]], np.int8)})
+    assert found.units["y"][:2].tolist() == [[1.5, 3], [2, -2]]
+
+
+@pytest.mark.parametrize("name", ["x/scale", "w/scale", "y/zero_point", "y/bias/scale"])
+def test_the_reference_refuses_pairs_of_other_numbers_than_the_recipe(gemm, monkeypatch, name):
+    """They are written by the code that lowers for the runtimes, and it may err for all alike."""
+    qdq = module("reference").qdq
+    lower = qdq.lower
+
+    def other(*args, **options):
+        lowered = lower(*args, **options)
+        (found,) = (t for t in lowered.model.graph.initializer if t.name == name)
+        array = numpy_helper.to_array(found)
+        found.CopyFrom(numpy_helper.from_array(array + array.dtype.type(1), name))
+        return lowered
+
+    monkeypatch.setattr(qdq, "lower", other)
+    with pytest.raises(ValueError, match="of the recipe"):
+        gemm()
 
 
 def test_layers_of_one_file_do_not_read_each_other():
