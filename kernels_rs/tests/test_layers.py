@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from kernel_strategies import FLOATS, lay_out
@@ -92,6 +92,7 @@ def test_smoothing_equals_its_definition(weights, inputs, alpha):
 
 
 @given(first=MATRICES, second=MATRICES, axis=st.sampled_from([-1, 0]))
+@example(first=np.full((5, 7), 3e38, np.float32), second=np.full((5, 7), 7e-45, np.float32), axis=0)
 def test_equalization_equals_its_definition(first, second, axis):
     got = lk.equalization_scales(first, second.T, first_axis=axis, second_axis=~axis)
     want = reference.equalization_scales(first, second.T, axis, ~axis)

@@ -138,10 +138,12 @@ def equalization_scales(
 
 
 def _ratio(upper: NDArray[Any], lower: NDArray[Any], alpha: float) -> NDArray[np.float32]:
-    limits, scales = np.finfo(np.float32), np.ones(np.shape(upper), np.float32)
+    scales = np.ones(np.shape(upper), np.float32)
+    # Python's floats: beside one of float32 a larger number would overflow as it is compared.
+    least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
     for i, (a, b) in enumerate(zip(upper.tolist(), lower.tolist(), strict=True)):
         if a and b:
-            scales[i] = min(max(a**alpha / b ** (1 - alpha), limits.tiny), limits.max)
+            scales[i] = min(max(a**alpha / b ** (1 - alpha), least), most)
     return scales
 
 
