@@ -134,6 +134,24 @@ def test_files_for_phones_open_here(single, opened, graphs):
     opened(single.model, device="android-arm64").run(graphs.inputs(1))
 
 
+def test_a_call_that_fails_does_not_spoil_the_next(single, opened, tmp_path, graphs):
+    built = flat.unpack(Path(single.model.path).read_bytes())
+    built.metadata = None  # nothing says that the image has 8 rows of pixels
+    graph = built.subgraphs[0]
+    graph.tensors[graph.inputs[0]].shapeSignature = np.array([-1, 1, -1, 8], np.int32)
+    path = tmp_path / "loose.tflite"
+    path.write_bytes(flat.pack(built))
+    good = graphs.inputs(2)
+    good["kind"] = good["kind"].astype("i4")
+    session = opened(Model("tflite", str(path)))
+    wanted = session.run(good)["scores"]
+    for wrong in ({"image": np.ones((2, 1, 7, 8), "f4")}, {"kind": np.array([9, 9], "i4")}):
+        with pytest.raises(SessionError) as caught:
+            session.run({**good, **wrong})
+        assert caught.value.code == "LPT-RUN-406"
+        np.testing.assert_array_equal(session.run(good)["scores"], wanted)
+
+
 # --- files of somebody else's, and damaged ones -----------------------------------------------
 
 
