@@ -155,6 +155,24 @@ def test_a_call_that_fails_does_not_spoil_the_next(single, opened, tmp_path, gra
 # --- files of somebody else's, and damaged ones -----------------------------------------------
 
 
+@pytest.mark.parametrize("place", ["port", "tensor", "bare"])
+def test_names_that_are_no_text_are_said(single, opened, tmp_path, place):
+    built = flat.unpack(Path(single.model.path).read_bytes())
+    if place == "port":
+        built.signatureDefs[0].inputs[0].name = b"\xff\xfe"
+    elif place == "tensor":
+        for tensor in built.subgraphs[0].tensors:
+            tensor.name = b"\xff\xfe"
+    else:
+        built.signatureDefs = None
+        built.subgraphs[0].tensors[built.subgraphs[0].inputs[0]].name = b"\xff\xfe"
+    path = tmp_path / "names.tflite"
+    path.write_bytes(flat.pack(built))
+    with pytest.raises(SessionError) as caught:
+        opened(Model("tflite", str(path)))
+    assert caught.value.code in ("LPT-RUN-402", "LPT-RUN-412")
+
+
 @pytest.mark.parametrize("keep", [0, 3, 20, 500, -4])
 def test_a_truncated_file_is_refused(single, opened, tmp_path, keep):
     path = tmp_path / "cut.tflite"
