@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from lepton_onnx import pivot as pivots
 from lepton_onnx import qdq
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
-from lepton_tflite._finish import port_types
-from lepton_tflite._integers import INTEGER_OPS, check_integers, read_back
+from lepton_tflite._finish import float_ports, integer_ports, port_types
+from lepton_tflite._integers import INTEGER_OPS, check_border, check_integers, read_back
 from lepton_tflite._reproduce import reproducer
 from lepton_tflite.bundle_files import files
 
@@ -208,6 +209,7 @@ def test_a_file_with_other_numbers_does_not_pass(lowered, quantized, fault):
     model = flat.unpack(Path(lowered.model.path).read_bytes())
     passed = flat.unpack(flat.pack(model))
     check_integers(passed, proto, recipe)  # passes as it is
+    check_border(passed, proto, recipe)
     tensor = next(t for t in model.subgraphs[0].tensors if t.name == b"conv.weight/int8")
     if fault == "integer":
         values = flat.array_of(model, tensor).copy()
@@ -235,7 +237,35 @@ def test_a_file_with_other_numbers_does_not_pass(lowered, quantized, fault):
         act.quantization.zeroPoint = np.array([-127])
     with pytest.raises(ConversionError) as caught:
         check_integers(model, proto, recipe)
+        check_border(model, proto, recipe)
     assert caught.value.code == "LPT-CONV-411"
+
+
+@pytest.mark.parametrize("end", ["inputs", "outputs"])
+def test_a_border_of_other_integers_or_of_none_does_not_pass(lowered, quantized, end):
+    recipe, proto = onnx_lowering(quantized)
+    model = flat.unpack(Path(lowered.model.path).read_bytes())
+    integer_ports(model)  # the converter may write such a file, without a QUANTIZE at the border
+    with pytest.raises(ConversionError, match="LPT-CONV-411"):
+        check_border(model, proto, recipe)
+    graph = model.subgraphs[0]
+    own = graph.tensors[getattr(graph, end)[0]].quantization
+    assert float_ports(model, lowered.model.signature) == 2
+    check_border(model, proto, recipe)
+    own.scale, own.zeroPoint = np.array([0.11], "f4"), np.array([5])
+    with pytest.raises(ConversionError, match="LPT-CONV-411"):
+        check_border(model, proto, recipe)
+
+
+def test_an_equal_weight_does_not_stand_for_one_that_is_missing(lowered, quantized):
+    recipe, proto = onnx_lowering(quantized)
+    tensors = {**recipe.tensors, "twin": recipe.tensors["mix.weight"]}
+    twin = next(t for t in proto.graph.initializer if t.name == "mix.weight/int8")
+    proto.graph.initializer.add().CopyFrom(twin)
+    proto.graph.initializer[-1].name = "twin/int8"
+    model = flat.unpack(Path(lowered.model.path).read_bytes())
+    with pytest.raises(ConversionError, match="'twin' does not stand"):
+        check_integers(model, proto, replace(recipe, tensors=tensors))
 
 
 def test_values_that_float_operators_or_two_outputs_take_run_with_an_integer_border(
@@ -262,6 +292,43 @@ def test_values_that_float_operators_or_two_outputs_take_run_with_an_integer_bor
     assert np.abs(found["a"] - x @ w).max() < 0.3
     np.testing.assert_array_equal(found["a"], found["b"])
     np.testing.assert_allclose(found["t"], np.tanh(found["a"]), atol=1e-5)
+
+
+def test_layers_with_equal_weights_keep_their_own_numbers(
+    graphs, to_pivot, convert, opened, expected, tmp_path
+):
+    """The converter merges the weights; two of the layers differ in their bias alone."""
+    node, value, rng = graphs.node, graphs.value, np.random.default_rng(0)
+    w = rng.normal(size=(6, 6)).astype("f4")
+    biases = {name: rng.normal(size=6).astype("f4") for name in ("b1", "b2")}
+    layers = {"two": ("z", "w2", "b2"), "one": ("x", "w1", "b1"), "y": ("one", "w3", None)}
+    pivot = to_pivot(
+        graphs.model(
+            [node("Gemm", [n for n in inputs if n], [name]) for name, inputs in layers.items()],
+            [value(name, ["batch", 6]) for name in ("x", "z")],
+            [value(name, ["batch", 6]) for name in ("one", "two", "y")],
+            [graphs.weight(f"w{i}", w) for i in (1, 2, 3)]
+            + [graphs.weight(name, bias) for name, bias in biases.items()],
+        )
+    )
+    tensors = {f"w{i}": weight_entry(w, 1) for i in (1, 2, 3)}
+    tensors |= {"x": activation(0.03, 3), "z": activation(0.03, 3), "y": activation(0.3, -5)}
+    tensors |= {name: activation(0.11, 5) for name in ("one", "two")}
+    entries = {
+        name: static("Gemm", [x], name, weight=weight, **({"bias": bias} if bias else {}))
+        for name, (x, weight, bias) in sorted(layers.items())
+    }
+    path = recipe_of(pivot, tensors, entries, tmp_path)
+    made = convert(pivot, recipe=path)
+    recipe, proto = onnx_lowering((pivot, path))
+    ours, theirs = read_back(made.model.path), qdq.read_back(proto)
+    assert qdq.compare(recipe, ours, {n: stored.integers for n, stored in theirs.items()}) == []
+    for name in ("w1", "w2", "w3", "one/bias", "two/bias"):
+        np.testing.assert_array_equal(ours[name].integers, theirs[name].integers)
+    given = {name: rng.normal(size=(3, 6)).astype("f4") for name in ("x", "z")}
+    found, wanted = opened(made.model).run(given), expected(pivot, given)
+    for name, unit in (("one", 0.11), ("two", 0.11), ("y", 0.3)):
+        assert np.abs(found[name] - wanted[name]).max() < 2 * unit
 
 
 def test_a_port_that_the_recipe_keeps_in_float_stays_float(quantized, convert, tmp_path):

@@ -21,7 +21,7 @@ from lepton_tflite._finish import finish, float_ports, integer_ports, port_types
 from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
 from lepton_tflite._half import LIMIT as HALF_LIMIT
 from lepton_tflite._half import Half, store_half
-from lepton_tflite._integers import check_integers
+from lepton_tflite._integers import check_border, check_integers
 from lepton_tflite._lower import LIMIT, lower
 from lepton_tflite._ports import EDGETPU, Ports, check_dtypes, parse_options
 from lepton_tflite._reproduce import reproducer
@@ -179,6 +179,7 @@ def _built(
             note["axis"] = recipe.tensors[name].axis
         facts["notes"] = {"weights": weights, "recipe": said["recipe"]["digest"]}
         float_ports(model, ports.signature)
+        check_border(model, lowered, recipe)
 
     plan = replace(plan, proto=lowered, integer=True, limit=LIMIT, edit=edit)
     return build(plan), facts
