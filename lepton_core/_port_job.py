@@ -111,7 +111,7 @@ class PortJob:
             for precision in self.options.precisions
         ]
         self._check_request(asked)
-        self._recipes.targets = [target.id for target, _ in asked]
+        self._recipes.targets = [target for target, _ in asked]
         staging.check_replaceable(self.options.out, force=self.options.force)
         named = resolve(source, self.hooks.registry) if isinstance(source, str) else source
         unread = source_of(self.hooks, named)
@@ -357,7 +357,7 @@ class PortJob:
     ) -> tuple[ConvertRequest, tuple[str, ...]]:
         """Return the request that lowers the pivot's recipe, calibrating it if it is not there."""
         context = self._context("recipe")
-        made = self._recipes.make(pivot, one.target.id, one.precision, yardstick, context)
+        made = self._recipes.make(pivot, one.target, one.precision, yardstick, context)
         one.coverage = made.facts.get("coverage")
         request = ConvertRequest(one.target.id, device=one.target.device, recipe=made.recipe)
         found, back = losses(made.facts)

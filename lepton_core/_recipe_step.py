@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lepton_core.context import Context
     from lepton_core.dispatch import Hooks
     from lepton_core.porting import PortOptions
-    from lepton_core.types import Model
+    from lepton_core.types import Model, Target
 
 ENGINE = "compress"
 CHOSEN = ("auto", "mixed")
@@ -32,11 +32,11 @@ class RecipeStep:
     Args:
         hooks: Calls the engine.
         options: What was asked for.
-        targets: Ids of all targets, in the order asked for. What a recipe that they share has to be
+        targets: All targets, in the order asked for. What a recipe that they share has to be
             measured on is the first that lowers it.
     """
 
-    def __init__(self, hooks: Hooks, options: PortOptions, targets: Sequence[str] = ()) -> None:
+    def __init__(self, hooks: Hooks, options: PortOptions, targets: Sequence[Target] = ()) -> None:
         self._hooks = hooks
         self.targets = targets
         self._options = options
@@ -69,7 +69,7 @@ class RecipeStep:
         return bool(engine.capability(f"precision.{precision}").support)
 
     def make(
-        self, model: Model, target: str, precision: str, yardstick: Yardstick, context: Context
+        self, model: Model, target: Target, precision: str, yardstick: Yardstick, context: Context
     ) -> OptimizeResult:
         """Return the recipe for a pivot, calibrated on the rows set aside for that.
 
@@ -77,8 +77,8 @@ class RecipeStep:
         nothing but to say how much of the calibrated ranges they reach.
         """
         if precision not in CHOSEN:
-            target = next((t for t in self.targets if self.applies(t, precision)), target)
-        key = (model.digest, precision, *([target] if precision in CHOSEN else []))
+            target = next((t for t in self.targets if self.applies(t.id, precision)), target)
+        key = (model.digest, precision, *([str(target)] if precision in CHOSEN else []))
         with self._lock:
             if key not in self._made:
                 request = self._request(target, precision, yardstick, context)
@@ -86,7 +86,7 @@ class RecipeStep:
             return self._made[key]
 
     def _request(
-        self, target: str, precision: str, yardstick: Yardstick, context: Context
+        self, target: Target, precision: str, yardstick: Yardstick, context: Context
     ) -> OptimizeRequest:
         from lepton_core.samples import save
 
@@ -99,12 +99,13 @@ class RecipeStep:
             if precision in ("int8", "int16") and self._options.max_drop is not None:
                 options["recover"] = "auto"
         return OptimizeRequest(
-            target,
+            target.id,
             ENGINE,
             precision,
             self._options.max_drop if precision in CHOSEN else None,
             samples,
             options=options,
+            device=target.device,
         )
 
 

@@ -52,6 +52,26 @@ class Errors:
         return float(self._sums.reference_max)
 
 
+def _aligned(
+    plain: Sequence[Arrays], tapped: Sequence[Arrays], name: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield one output of both, batch by batch or joined by rows.
+
+    An artifact with a batch of its own takes other batches than the tapped pivot, the last one
+    filled up. An output without rows is left out then: what it sums up is not the same.
+    """
+    pairs = [(a[name], b[name]) for a, b in zip(plain, tapped, strict=False)]
+    if len(plain) == len(tapped) and all(a.shape == b.shape for a, b in pairs):
+        yield from pairs
+        return
+    every = [batch[name] for batch in (*plain, *tapped)]
+    if all(array.ndim for array in every):
+        whole, parts = (np.concatenate([batch[name] for batch in side]) for side in (plain, tapped))
+        rows = min(len(whole), len(parts))
+        if whole.shape[1:] == parts.shape[1:]:
+            yield whole[:rows], parts[:rows]
+
+
 @dataclass
 class Runner:
     """Runs groups of values on both sides.
@@ -138,8 +158,8 @@ class Runner:
         largest = self.changed.get(side.name, 0.0)
         for name in self.outputs:
             errors = Errors()
-            for whole, tapped in zip(self._plain[side.name], batches_of, strict=True):
-                errors.update(whole[name], tapped[name])
+            for whole, tapped in _aligned(self._plain[side.name], batches_of, name):
+                errors.update(whole, tapped)
             largest = max(largest, errors.result().rel_l2)
         self.changed[side.name] = largest
 

@@ -190,6 +190,22 @@ def test_outputs_need_no_rows_to_be_compared_with_the_artifacts(graphs, tmp_path
     assert {one.value for one in result.values} >= {"h", "mean", "turned"}
 
 
+def test_artifacts_with_a_batch_of_their_own_are_compared_by_rows(graphs, tmp_path):
+    """The tapped pivot takes any batch; the artifact fills up its last one."""
+    pytest.importorskip("lepton_tflite", reason="lepton-tflite is not installed")
+    nodes = [graphs.node("MatMul", ["x", "w"], ["h"]), graphs.node("Relu", ["h"], ["y"])]
+    pivot = graphs.build(nodes, {"w": graphs.rand(16, 8)}, shape=("n", 16))
+    np.savez(tmp_path / "x.npz", x=graphs.rand(50, 16, seed=3))
+    for target, options in (("onnxruntime", []), ("tflite", ["--option", "batch=12"])):
+        asked = ["--to", target, *options, "--out", str(tmp_path / target), "-q"]
+        assert run(["convert", pivot.path, *asked]) == 0
+    pair = tmp_path / "onnxruntime", tmp_path / "tflite"
+    result = found(*pair, str(tmp_path / "x.npz"), tmp_path)
+    assert result.parted is None
+    assert result.faithful is not None
+    assert result.rows == 50
+
+
 def test_variants_of_two_pivots_are_refused(ported, graphs, held_npz, tmp_path):
     pivot = graphs.build(
         [graphs.node("MatMul", ["x", "w"], ["y"])], {"w": graphs.rand(4, 3)}, shape=("n", 4)

@@ -309,3 +309,17 @@ def test_shares_and_sizes_are_told_apart():
 
     found = [SHARE_OR_SIZE.convert(t, None, None) for t in ("30%", "0.3", "1", "2", "150K")]
     assert found == [0.3, 0.3, 1.0, 2.0, 150 * 1024.0]
+
+
+@pytest.mark.conformance
+def test_what_the_target_does_not_hold_is_left_out_of_the_choice(mlp, held_npz, context):
+    """Weights with a scale for each block need iOS 18; the rest of the search goes on."""
+    pytest.importorskip("lepton_coreml", reason="lepton-coreml is not installed")
+    found = optimized(
+        mlp, held_npz, context, "coreml", device="ios17",
+        options={"analyse": True, "method": "mse", "threads": 2},
+    )  # fmt: skip
+    units = found.facts["sensitivity"]["units"]
+    assert [unit["choices"] for unit in units] == [["fp32", "int8"]] * 3
+    assert len(found.warnings) == 2
+    assert all("is left out for" in text and "iOS 18" in text for text in found.warnings)

@@ -129,15 +129,30 @@ def test_threads_follow_the_request_and_the_container(pivot, context, monkeypatc
 
 
 def test_spinning_is_off_unless_asked_for():
-    for asked, value in ((None, "0"), (True, "1"), (False, "0")):
+    for asked, value in ((None, "0"), (True, "1"), (False, "0"), ("off", "0"), ("on", "1")):
         options = {} if asked is None else {"spinning": asked}
         found = _runtime.session_options(OpenRequest("onnxruntime", options=options))
         assert found.get_session_config_entry("session.intra_op.allow_spinning") == value
         assert found.inter_op_num_threads == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"spinnig": True}, "spinning, plan_memory"), ({"spinning": "a bit"}, "true or false")],
+)
+def test_options_that_there_are_not(pivot, context, options, says):
+    with pytest.raises(SessionError) as caught:
+        opened(pivot, context, options=options)
+    assert caught.value.code == "LPT-RUN-211"
+    assert says in caught.value.remedy
+
+
 def test_memory_is_planned_for_whole_runs_unless_it_is_short():
-    for given, planned in (({}, True), ({"plan_memory": False}, False)):
+    for given, planned in (
+        ({}, True),
+        ({"plan_memory": False}, False),
+        ({"plan_memory": "no"}, False),
+    ):
         found = _runtime.session_options(OpenRequest("onnxruntime", options=given))
         assert found.enable_mem_pattern is planned
 

@@ -90,6 +90,19 @@ def test_fast_kernels_are_a_choice_and_what_they_do_is_what_the_emulator_says(wi
             assert found < 1e-5
 
 
+def test_a_cache_keeps_fast_and_exact_kernels_apart(wide, opened, tmp_path):
+    """OpenVINO tells compiled models apart by properties that this is not among."""
+    model, codes, rows = wide
+    exact, _ = emulated(rows, codes, saturate16=False)
+    cache = {"cache": str(tmp_path)}
+    with opened(model, options={"integer_products": "fast", **cache}) as session:
+        session.run({"x": rows})
+    for loaded in (not sums_may_saturate(), True):
+        with opened(model, options=cache) as session:
+            assert session.facts["loaded_from_cache"] is loaded
+            assert distance(session.run({"x": rows})["y"], exact) < 1e-5
+
+
 def test_narrow_weights_keep_the_fast_kernels(graphs, to_pivot, convert, opened):
     proto, codes, rows = integer_product(graphs, NARROW)
     exact, _ = emulated(rows, codes, saturate16=False)

@@ -329,6 +329,7 @@ BAD_OPTIONS = [
     {"streams": 0},
     {"streams": "many"},
     {"streams": True},
+    {"pinning": "perhaps"},
 ]
 
 
@@ -347,6 +348,21 @@ def test_nothing_is_cached_unless_asked(ir, opened, context):
     np.testing.assert_allclose(numbers(cached), numbers(opened(ir)), rtol=1e-6)
     second = opened(ir, options={"cache": True})
     np.testing.assert_array_equal(numbers(second), numbers(cached))
+
+
+def test_switches_may_be_words(ir, opened, context):
+    facts = opened(ir, options={"cache": "off", "pinning": "False"}).facts
+    assert not facts["cache"]
+    assert not facts["pinning"]
+    assert not list(context.workdir.rglob("*"))
+    assert opened(ir, options={"cache": "on"}).facts["cache"]
+    assert list(context.workdir.rglob("*.blob"))
+
+
+def test_a_cache_keeps_the_yardstick_apart(ir, opened, tmp_path):
+    options = {"cache": str(tmp_path)}
+    opened(ir, options=options)
+    assert opened(ir, options=options, reference=True).facts["loaded_from_cache"] is False
 
 
 def test_a_cache_that_is_named_is_kept_there(ir, opened, tmp_path):

@@ -13,6 +13,7 @@ from lepton_compress._sparse_options import (
     refuse,
 )
 from lepton_core.recipe import LARGEST_BLOCK, METHODS, SMALLEST_BLOCK
+from lepton_core.switches import as_switch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -229,10 +230,10 @@ def _names_of_recoveries(value: object) -> tuple[str, ...] | None:
 
 
 def _flag(name: str, value: object) -> bool:
-    text = str(value).lower()
-    if text in ("true", "yes", "1", "false", "no", "0"):
-        return text in ("true", "yes", "1")
-    raise refuse(f"{name} cannot be {value!r}", "yes or no is needed")
+    on = as_switch(value)
+    if on is None:
+        raise refuse(f"{name} cannot be {value!r}", "yes or no is needed")
+    return on
 
 
 __all__ = ["BLOCK_PRECISIONS", "MIXED", "RECOVERIES", "SCHEMES", "Options", "read_options"]

@@ -205,7 +205,8 @@ def _result(made: Search, kept: Checked) -> OptimizeResult:
         "recipe": {"digest": recipes.read(place).digest, "scheme": recipe.scheme},
         **_facts(made, kept),
     }
-    return OptimizeResult(lower(job, place), str(place), _why(made, kept), facts)
+    lowered = lower(job, place)
+    return OptimizeResult(lowered, str(place), _why(made, kept), facts, tuple(made.space.refused))
 
 
 def _why(made: Search, kept: Checked) -> str:

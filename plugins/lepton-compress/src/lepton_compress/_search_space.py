@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lepton_compress._job import Job
+    from lepton_core.errors import LeptonError
     from lepton_core.samples import Samples
 
 FLOAT, INT8, WEIGHT8, WEIGHT4 = "fp32", "int8", "int8-weight", "int4"
@@ -77,6 +78,7 @@ class Space:
         units: By name, in topological order.
         ranges: Ranges of values, once they are needed.
         rounded: Weights by block, by number of bits, once they are needed.
+        refused: What the target does not hold, and why, for people.
     """
 
     job: Job
@@ -84,6 +86,7 @@ class Space:
     units: dict[str, Unit] = field(default_factory=dict)
     ranges: dict[str, Range] = field(default_factory=dict)
     rounded: dict[int, Rounded] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -147,6 +150,32 @@ class Space:
         if ops <= {"Conv", "ConvTranspose"} or all(n in self._tables for n in names):
             can.add(WEIGHT8)
         return tuple(choice for choice in CHOICES if choice in can)
+
+    def alike(self) -> list[tuple[str, list[str]]]:
+        """Return every precision with units whose weights it stores in the same form."""
+        found: dict[tuple[str, bool], list[str]] = {}
+        for unit in self.units.values():
+            for choice in unit.choices:
+                if choice != FLOAT:
+                    found.setdefault((choice, unit.name in self._products), []).append(unit.name)
+        return [(choice, names) for (choice, _), names in found.items()]
+
+    def leave_out(self, choice: str, names: list[str], why: LeptonError) -> None:
+        """Take a precision from units, as the target does not hold it.
+
+        Raises:
+            LeptonError: Nothing is left to choose: *why*.
+        """
+        held = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+        self.refused.append(f"{choice} is left out for {held}: {why.cause or why}")
+        for name in names:
+            unit = self.units.pop(name)
+            left = tuple(one for one in unit.choices if one != choice)
+            if len(left) > 1:
+                self.units[name] = replace(unit, choices=left)
+        self.units = {n: self.units[n] for n in self.job.graph.nodes if n in self.units}
+        if not self.units:
+            raise why
 
     # --- parts --------------------------------------------------------------------------------
 

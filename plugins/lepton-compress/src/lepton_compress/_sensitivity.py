@@ -15,7 +15,7 @@ import numpy as np
 from lepton_compress._search_measure import Meter, Point, cache_for
 from lepton_compress._search_solve import Cost, Costs
 from lepton_compress._search_space import CHOICES, FLOAT, Space
-from lepton_core.errors import SampleError
+from lepton_core.errors import SampleError, UnsupportedOperationError
 from lepton_core.samples import split
 from lepton_core.types import OptimizeResult
 
@@ -80,7 +80,11 @@ def measure_all(
     Returns:
         The float model; the whole model by precision (empty without *back*); every sensitivity,
         in the order of the graph.
+
+    Raises:
+        UnsupportedOperationError: The target holds none of the precisions.
     """
+    _leave_out_refused(space, meter)
     pairs = [(u.name, c) for u in space.units.values() for c in u.choices if c != FLOAT]
     used = [c for c in CHOICES if c != FLOAT and any(c == choice for _, choice in pairs)]
     wholes = {choice: whole(space, choice) for choice in used} if back else {}
@@ -97,6 +101,15 @@ def measure_all(
         for (unit, choice), one, two in zip(pairs, only, behind, strict=True)
     ]
     return plain, dict(zip(wholes, points[1:start], strict=True)), found
+
+
+def _leave_out_refused(space: Space, meter: Meter) -> None:
+    """Try each form of weights once; what is measured here is not measured again."""
+    for choice, names in space.alike():
+        try:
+            meter.of({names[0]: choice})
+        except UnsupportedOperationError as error:
+            space.leave_out(choice, names, error)
 
 
 def costs_of(space: Space, plain: Point, found: list[Sensitivity]) -> Costs:
@@ -168,7 +181,7 @@ def analyse(job: Job, samples: Samples) -> OptimizeResult:
         f"{worst.unit} costs most: alone at {worst.precision} it makes a relative error of "
         f"{worst.only.error:.3g}"
     )
-    return OptimizeResult(job.base, None, why, facts)
+    return OptimizeResult(job.base, None, why, facts, tuple(space.refused))
 
 
 def facts_of(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +56,18 @@ _SCHEMAS = (
 )
 
 
-@functools.cache
+_DEFINING = threading.Lock()
+"""A search converts in several threads, and torch takes a namespace once."""
+
+
 def library() -> Any:  # noqa: ANN401 - torch's own class
     """Define the operators, once for the process; the result keeps them alive."""
+    with _DEFINING:
+        return _defined()
+
+
+@functools.cache
+def _defined() -> Any:  # noqa: ANN401 - torch's own class
     own: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
         own.define(schema)

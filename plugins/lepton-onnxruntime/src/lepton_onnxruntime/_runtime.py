@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core.environment import available_cpus, sums_may_saturate, versions_of
 from lepton_core.errors import PluginDependencyError, SessionError
+from lepton_core.switches import as_switch
 from lepton_onnxruntime.info import DISTRIBUTIONS
 
 if TYPE_CHECKING:
@@ -42,6 +43,36 @@ def onnxruntime() -> ModuleType:
     return module
 
 
+OPTIONS = {"spinning": False, "plan_memory": True, "tf32": False, "execution_facts": True}
+"""Switches of a session, with what they are if nobody says."""
+
+
+def check_options(request: OpenRequest) -> None:
+    """Check the options before anything is read.
+
+    Raises:
+        SessionError: LPT-RUN-211, there is no such option, or it is neither on nor off.
+    """
+    for name, value in request.options.items():
+        if name not in OPTIONS:
+            raise SessionError(
+                "LPT-RUN-211",
+                f"onnxruntime has no option {name!r} for opening",
+                remedy=f"Options are {', '.join(OPTIONS)}.",
+            )
+        if as_switch(value) is None:
+            raise SessionError(
+                "LPT-RUN-211",
+                f"The option {name} cannot be {value!r}",
+                remedy="It is true or false.",
+            )
+
+
+def switched_on(request: OpenRequest, name: str) -> bool:
+    """Return whether one of :data:`OPTIONS` is on."""
+    return bool(as_switch(request.options.get(name, OPTIONS[name])))
+
+
 def session_options(request: OpenRequest) -> Any:  # noqa: ANN401 - a class of the runtime
     """Return session options for *request*.
 
@@ -54,12 +85,12 @@ def session_options(request: OpenRequest) -> Any:  # noqa: ANN401 - a class of t
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
-    options.enable_mem_pattern = bool(request.options.get("plan_memory", True))
+    options.enable_mem_pattern = switched_on(request, "plan_memory")
     options.intra_op_num_threads = request.threads or available_cpus()
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _SILENT
-    spinning = "1" if request.options.get("spinning") else "0"
+    spinning = "1" if switched_on(request, "spinning") else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     if request.reference:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -105,7 +136,7 @@ def providers(request: OpenRequest) -> list[Any]:
             remedy="Use cpu or cuda, as in onnxruntime:cuda.",
         )
     _require_cuda()
-    tf32 = "1" if request.options.get("tf32") and not request.reference else "0"
+    tf32 = "1" if switched_on(request, "tf32") and not request.reference else "0"
     options = {"device_id": index or "0", "use_tf32": tf32}
     return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
 

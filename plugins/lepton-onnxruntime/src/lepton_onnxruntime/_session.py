@@ -15,12 +15,14 @@ from lepton_onnxruntime._runtime import (
     DISABLED_OPTIMIZERS,
     SLOWER_EXACT,
     accepts_opset,
+    check_options,
     distribution_conflict,
     explain,
     integer_kernels,
     onnxruntime,
     providers,
     session_options,
+    switched_on,
 )
 
 if TYPE_CHECKING:
@@ -99,10 +101,12 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OnnxRu
 
     Raises:
         SourceError: The file cannot be read, or its external data is missing or out of place.
-        SessionError: LPT-RUN-206 (device), 207 (the runtime refuses the model), 210 (threads).
+        SessionError: LPT-RUN-206 (device), 207 (the runtime refuses the model), 210 (threads),
+            211 (an option).
         PluginDependencyError: LPT-RUN-209, the runtime is not there.
     """
     _check_threads(request)
+    check_options(request)
     path = Path(model.path)
     proto = pivot.read(path)
     verify_external(proto, path)
@@ -112,7 +116,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OnnxRu
     options = session_options(request)
     if facts.get("integers") == SLOWER_EXACT:
         options.add_session_config_entry("session.x64quantprecision", "1")
-    if not request.options.get("execution_facts", True):
+    if not switched_on(request, "execution_facts"):
         return _wrap(_create(path, options, wanted, request), proto, facts)
     with tempfile.TemporaryDirectory(dir=context.workdir, prefix="optimized-") as folder:
         optimized = Path(folder) / "optimized.onnx"
@@ -151,7 +155,7 @@ def _static_facts(proto: Any, request: OpenRequest) -> dict[str, Any]:  # noqa: 
         "runtime_version": ort.__version__,
         "device": request.device or "cpu",
         "threads": session_options(request).intra_op_num_threads,
-        "spinning": bool(request.options.get("spinning")),
+        "spinning": switched_on(request, "spinning"),
         "optimizations": "disabled" if request.reference else "all",
         "execution_precision": "not looked at",
         **storage_facts(pivot.graph_facts(proto)["weights"]),

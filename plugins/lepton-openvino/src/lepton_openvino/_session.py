@@ -158,7 +158,8 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OpenVi
         network = core.read_model(path)
         products = products_fact(network, request)
         apply_products(core, products)
-        compiled = core.compile_model(network, device, properties(request, context.workdir))
+        settings = properties(request, context.workdir, products)
+        compiled = core.compile_model(network, device, settings)
     except Exception as error:
         raise _refused(path, device, error) from error
     storage = storage_facts(stored)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core.environment import available_cpus
 from lepton_core.errors import SessionError
-from lepton_openvino._products import CHOICES, OPTION
+from lepton_core.switches import as_switch
+from lepton_openvino._products import CHOICES, FLOAT_EXACT, OPTION
 from lepton_openvino._telemetry import openvino
 from lepton_openvino.info import INFO
 
@@ -50,6 +51,12 @@ def check_request(request: OpenRequest) -> None:
                 f"The option {key} cannot be {given!r}",
                 remedy=f"It is one of {', '.join(choices)}.",
             )
+    if as_switch(request.options.get("pinning", False)) is None:
+        raise SessionError(
+            "LPT-RUN-307",
+            f"The option pinning cannot be {request.options['pinning']!r}",
+            remedy="It is true or false.",
+        )
     streams = request.options.get("streams", 1)
     if not isinstance(streams, int) or isinstance(streams, bool) or streams < 1:
         raise SessionError(
@@ -78,7 +85,7 @@ def inference_precision(request: OpenRequest) -> str:
     return str(request.options.get("inference_precision", "f32"))
 
 
-def properties(request: OpenRequest, workdir: Path) -> dict[str, Any]:
+def properties(request: OpenRequest, workdir: Path, products: str | None) -> dict[str, Any]:
     """Return the properties to compile with.
 
     The precision is always set: left to itself, OpenVINO computes in bfloat16 on CPUs that have
@@ -87,16 +94,21 @@ def properties(request: OpenRequest, workdir: Path) -> dict[str, Any]:
     it. Threads are not pinned to cores: two sessions of one container would take the same.
     Nothing is cached on disk unless the option ``cache`` asks for it: in a folder that it names,
     or under *workdir*.
+
+    Args:
+        request: What was asked for.
+        workdir: Where a cache without a folder of its own is.
+        products: How products of integers are summed.
     """
     hint = str(request.options.get("hint", "latency"))
     on_cpu: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": request.threads or available_cpus(),
-        "ENABLE_CPU_PINNING": bool(request.options.get("pinning", False)),
+        "ENABLE_CPU_PINNING": as_switch(request.options.get("pinning", False)),
     }
     everywhere: dict[str, Any] = {
         "PERFORMANCE_HINT": hint.upper(),
         "INFERENCE_PRECISION_HINT": inference_precision(request),
-        "CACHE_DIR": _cache_folder(request, workdir),
+        "CACHE_DIR": _cache_folder(request, workdir, products),
     }
     if "streams" in request.options:
         everywhere["NUM_STREAMS"] = request.options["streams"]
@@ -115,13 +127,23 @@ def properties(request: OpenRequest, workdir: Path) -> dict[str, Any]:
     return everywhere
 
 
-def _cache_folder(request: OpenRequest, workdir: Path) -> str:
-    """Return where compiled models are kept; empty for nowhere."""
-    asked = request.options.get("cache")
-    if not asked:
+def _cache_folder(request: OpenRequest, workdir: Path, products: str | None) -> str:
+    """Return where compiled models are kept; empty for nowhere.
+
+    OpenVINO finds a compiled model by the file and by some of the properties. What sums products
+    of integers and what makes the yardstick are not among them, so that each has its own folder.
+    """
+    if not _cached(request):
         return ""
-    named = isinstance(asked, str | Path)
-    return str(Path(asked).expanduser() if named else workdir / CACHE_FOLDER)
+    asked = request.options["cache"]
+    folder = workdir / CACHE_FOLDER if as_switch(asked) else Path(asked).expanduser()
+    if products == FLOAT_EXACT:
+        folder /= "float-products"
+    return str(folder / "yardstick" if request.reference else folder)
+
+
+def _cached(request: OpenRequest) -> bool:
+    return as_switch(request.options.get("cache") or False) is not False
 
 
 def compiled_facts(compiled: Any, request: OpenRequest) -> dict[str, Any]:  # noqa: ANN401
@@ -151,7 +173,7 @@ def compiled_facts(compiled: Any, request: OpenRequest) -> dict[str, Any]:  # no
         "inference_precision": asked,
         "pinning": bool(_get(compiled, "ENABLE_CPU_PINNING", False)),
         "hint": str(request.options.get("hint", "latency")),
-        "cache": bool(request.options.get("cache", False)),
+        "cache": _cached(request),
         "loaded_from_cache": _from_cache(compiled),
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from lepton_core.environment import available_cpus, version_of
 from lepton_core.errors import SessionError
+from lepton_core.switches import as_switch
 from lepton_core.types import Signature
 from lepton_onnx.arrays import checked_inputs
 from lepton_tflite._border import into_file, out_of_file
@@ -175,17 +176,16 @@ def check_request(request: OpenRequest) -> None:
 
 
 def _switched_on(request: OpenRequest) -> bool:
-    """Return whether XNNPACK was asked for: true or false, which a command line gives as words."""
+    """Return whether XNNPACK was asked for."""
     given = request.options.get("xnnpack", True)
-    if isinstance(given, bool):
-        return given
-    if isinstance(given, str) and given.lower() in ("true", "false"):
-        return given.lower() == "true"
-    raise SessionError(
-        "LPT-RUN-413",
-        f"The option xnnpack cannot be {given!r}",
-        remedy="It is true or false.",
-    )
+    on = as_switch(given)
+    if on is None:
+        raise SessionError(
+            "LPT-RUN-413",
+            f"The option xnnpack cannot be {given!r}",
+            remedy="It is true or false.",
+        )
+    return on
 
 
 def open_session(model: Model, request: OpenRequest, context: Context) -> TfliteSession:
