@@ -85,8 +85,11 @@ def no_leftovers():
 
 
 @pytest.fixture(autouse=True)
-def fresh_hooks():
-    """Give every test its own default registry behind ``lepton_core.hooks``."""
+def fresh_hooks(no_leftovers):
+    """Give every test its own default registry behind ``lepton_core.hooks``.
+
+    Its workers end before the guard looks for processes.
+    """
     from lepton_core import hooks
 
     hooks.use(None)
