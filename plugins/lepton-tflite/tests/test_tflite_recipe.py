@@ -331,6 +331,42 @@ def test_layers_with_equal_weights_keep_their_own_numbers(
         assert np.abs(found[name] - wanted[name]).max() < 2 * unit
 
 
+def test_a_transposed_convolution_stays_float_with_the_weights_of_the_recipe(
+    graphs, to_pivot, convert, opened, expected, tmp_path
+):
+    """The converter turns its weight over, and folds the integers into floats on the way."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(3, 4, 2, 2)).astype("f4")
+    pivot = to_pivot(
+        graphs.model(
+            [graphs.node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])],
+            [graphs.value("x", ["batch", 3, 4, 4])],
+            [graphs.value("y", ["batch", 4, 8, 8])],
+            [graphs.weight("w", w)],
+        )
+    )
+    tensors = {"x": activation(0.03, 3), "w": weight_entry(w, 1), "y": activation(0.06, 5)}
+    layers = {"y": static("ConvTranspose", ["x"], "y", weight="w")}
+    path = recipe_of(pivot, tensors, layers, tmp_path)
+    made = convert(pivot, recipe=path)
+    given = {"x": rng.normal(size=(2, 3, 4, 4)).astype("f4")}
+    found = opened(made.model).run(given)["y"]
+    assert np.abs(found - expected(pivot, given)["y"]).max() < 0.12
+    recipe, proto = onnx_lowering((pivot, path))
+    model = flat.unpack(Path(made.model.path).read_bytes())
+    check_integers(model, proto, recipe)
+    tensor = next(
+        t for t in model.subgraphs[0].tensors if np.size(flat.array_of(model, t)) == w.size
+    )
+    assert tensor.type == flat.TYPES["float32"]
+    values = flat.array_of(model, tensor).copy()
+    values.flat[7] = np.nextafter(values.flat[7], np.float32(9))
+    flat.set_array(model, tensor, values)
+    with pytest.raises(ConversionError) as caught:
+        check_integers(model, proto, recipe)
+    assert caught.value.code == "LPT-CONV-411"
+
+
 def test_a_port_that_the_recipe_keeps_in_float_stays_float(quantized, convert, tmp_path):
     pivot, path = quantized
     data = json.loads(Path(path).read_text())

@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from lepton_core.recipe import Layer, Recipe
 
 INTEGER_OPS = (
-    "Add", "AveragePool", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm",
-    "GlobalAveragePool", "MatMul", "MaxPool", "Mul", "Reshape", "Resize", "Sigmoid", "Softmax",
-    "Squeeze", "Transpose", "Unsqueeze",
+    "Add", "AveragePool", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MatMul",
+    "MaxPool", "Mul", "Reshape", "Resize", "Sigmoid", "Softmax", "Squeeze", "Transpose",
+    "Unsqueeze",
 )  # fmt: skip
-"""Operators that LiteRT's kernels compute with int8."""
+"""Operators that become int8 kernels of LiteRT. ConvTranspose has one, but the converter turns its
+weight over and folds it into floats on the way."""
 
 _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 """Operators whose second input is a weight."""
@@ -70,8 +71,10 @@ def check_integers(model: Any, lowered: ModelProto, recipe: Recipe) -> dict[str,
         if weight == name or weight not in recipe.tensors:
             continue
         scale = np.asarray(recipe.tensors[weight].scale)
-        matches[weight] = dict(_matches(model, graph, codes, scale))
-        if not matches[weight]:
+        places = dict(_matches(model, graph, codes, scale))
+        if places:
+            matches[weight] = places
+        elif not _folded(model, graph, codes, weight, recipe):
             raise _differs(f"The weight {weight!r} does not stand in the file as it should.")
     homes = _check_layers(model, graph, matches, recipe, constants)
     readers = Counter(int(index) for operator in graph.operators for index in operator.inputs)
@@ -133,6 +136,39 @@ def _matches(
             if np.array_equal(codes.transpose(order).reshape(values.shape), values):
                 yield index, order
                 break
+
+
+def _folded(
+    model: Any,  # noqa: ANN401 - a generated class
+    graph: Any,  # noqa: ANN401 - a generated class
+    codes: NDArray[Any],
+    weight: str,
+    recipe: Recipe,
+) -> bool:
+    """Tell whether a weight that only float layers read stands in the file as its float values.
+
+    They may be in any order, since the converter turns the weights of ConvTranspose over.
+    """
+    readers = [layer.op for layer in recipe.layers.values() if layer.weight == weight]
+    if any(op in INTEGER_OPS for op in readers):
+        return False
+    entry = recipe.tensors[weight]
+    shape = [1] * codes.ndim
+    if entry.axis is not None:
+        shape[entry.axis] = -1
+    scale = np.asarray(entry.scale, np.float32).reshape(shape)
+    wanted = np.sort(codes.astype(np.float32) * scale, axis=None)
+    floats = (
+        flat.array_of(model, tensor)
+        for tensor in graph.tensors
+        if flat.DTYPES.get(tensor.type) == "float32"
+    )
+    return any(
+        values is not None
+        and values.size == wanted.size
+        and np.array_equal(np.sort(values, axis=None), wanted)
+        for values in floats
+    )
 
 
 def _orders(shape: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
