@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import importlib.util
 import inspect
 import re
@@ -24,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "reference"
 SOURCES = ("lepton_core", "plugins/*/src", "kernels_rs/python")
 CODE = re.compile(r"LPT-[A-Z]+-\d{3}")
+_RAISES = re.compile(rf"{CODE.pattern}|Error\(\s*code\b")
+"""What a file has that raises a code, or makes errors of codes passed to it."""
 NOTE = "<!-- Written by docs/generate.py; change the sources, not this page. -->\n"
 
 VARIABLES = {
@@ -212,9 +215,11 @@ def _makers(trees: dict[Path, ast.Module]) -> dict[str, ast.Call]:
     return found
 
 
+@functools.cache
 def error_codes() -> dict[str, ErrorCode]:
     """Return every code in the sources, sorted, with the places that raise it."""
-    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in source_files()}
+    texts = {file: file.read_text(encoding="utf-8") for file in source_files()}
+    trees = {file: ast.parse(text) for file, text in texts.items() if _RAISES.search(text)}
     makers = _makers(trees)
     codes: dict[str, ErrorCode] = {}
     for file, tree in trees.items():

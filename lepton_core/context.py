@@ -94,7 +94,8 @@ class Context:
         one (:mod:`lepton_core.crashes`). In the caller's own process nothing is kept.
 
         Args:
-            step: What the hook will do, as in "while lowering the graph".
+            step: What the hook will do, as in "while lowering the graph"; empty takes all words
+                back, since what they told of is over.
             operator: The operator that it will treat.
             where: The node, module or source line of it.
             reproducer: A folder that the hook has written and leaves behind if it never returns;

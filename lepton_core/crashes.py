@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lepton_core.capabilities import PluginInfo
+    from lepton_core.context import Context
 
 CALL = "call.json"
 _SCHEMA = 1
@@ -57,21 +58,51 @@ print("The conversion ended well here, so what failed is not in the model and th
 
 @contextlib.contextmanager
 def crashes_named(
-    verb: str, info: PluginInfo, model: types.Model, request: object
+    verb: str, info: PluginInfo, model: types.Model, request: object, context: Context
 ) -> Iterator[None]:
     """Turn the end of a converter's process into an error that names operator and reproducer.
 
-    Other verbs than ``convert`` are left alone, and so is a worker that could not be started.
+    An engine converts in its own worker. Where that ends, its error stays what it is, and begins
+    with the last word of the conversion; a worker that could not be started is left alone.
 
     Raises:
         ConversionError: LPT-CONV-001, the process ended; the error that says how is its cause.
     """
+    converts = isinstance(request, types.ConvertRequest) and verb == "convert"
+    if converts:  # heard where this process is a worker itself
+        context.about_to(f"converting with {info.title}")
     try:
         yield
     except (WorkerError, PluginFailureError) as error:
-        if not (isinstance(request, types.ConvertRequest) and verb == "convert" and _ended(error)):
+        if not _ended(error):
             raise
-        raise _named(error, info, model, request) from error
+        if isinstance(request, types.ConvertRequest) and converts:
+            raise _named(error, info, model, request) from error
+        _quote(error)
+        raise
+    finally:
+        if converts:
+            context.about_to("")
+
+
+def _quote(error: LeptonError) -> None:
+    """Put the last word of a conversion before the cause, and its reproducer before the remedy."""
+    said = error.details
+    if not said.get("step"):
+        return
+    at = f", at the operator {said['operator']!r}" if said.get("operator") else ""
+    at += f" ({said['where']})" if said.get("where") else ""
+    word = f"It was {said['step']}{at}."
+    if word in (error.cause or ""):  # quoted by a verb that was called by this one
+        return
+    error.cause = "\n".join(filter(None, (word, error.cause)))
+    folder = str(said.get("reproducer", ""))
+    if folder and Path(folder).is_dir():
+        error.remedy = f"{_again(folder)}{error.remedy or ''}".strip()
+
+
+def _again(folder: str) -> str:
+    return f"`python {folder}/convert.py` does it again. " if folder else ""
 
 
 def _ended(error: LeptonError) -> bool:
@@ -89,7 +120,6 @@ def _named(
     folder = str(said.get("reproducer", ""))
     if not folder or not Path(folder).is_dir():  # one that has ended in order removes its own
         folder = write_reproducer(info.id, model, request, error)
-    again = f"`python {folder}/convert.py` does it again. " if folder else ""
     at = f" while {step}" if step else ""
     if not step and said.get("bar"):
         at = f" at the step {said['bar']!r}"
@@ -102,7 +132,7 @@ def _named(
         "LPT-CONV-001",
         f"The converter of {info.title} {_how(error)}{at}",
         cause="\n".join(line for line in causes if line),
-        remedy=f"{again}{_remedy(error)}",
+        remedy=f"{_again(folder)}{_remedy(error)}",
         details={
             "operator": operator,
             **details,
@@ -162,8 +192,9 @@ def write_reproducer(
     from lepton_core._recipe_step import keep_recipe
     from lepton_core.codec import to_data
 
-    folder = Path(tempfile.mkdtemp(prefix=f"lepton-{owner}-"))
+    folder: Path | None = None
     try:
+        folder = Path(tempfile.mkdtemp(prefix=f"lepton-{owner}-"))
         place = model.path
         if model.lineage and model.entry is None and Path(model.path).is_file():
             place = _kept(model, folder)
@@ -176,7 +207,8 @@ def write_reproducer(
         (folder / "convert.py").write_text(_SCRIPT, encoding="utf-8")
         (folder / "log.txt").write_text(f"{error}\n", encoding="utf-8")
     except (OSError, LeptonError):  # the crash is what must be told
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         return ""
     return str(folder)
 

@@ -293,7 +293,7 @@ class Hooks:
         remote = isolated and self.pool is not None and self.registry.record(owner).entry
         context = replace(context, hooks=self)
         event = types.StageEvent(verb, owner, getattr(request, "target", ""), model.digest)
-        named = crashes_named(verb, info, model, request)
+        named = crashes_named(verb, info, model, request, context)
         with self.stage(event), named, disk_errors(f"the files of `{verb}`"):
             if remote:
                 result = self._call_worker(verb, owner, model, request, context)

@@ -68,7 +68,7 @@ def evaluate(
             single = TimingPoint(seconds=request.latency_seconds)
             latency = measure(session, samples, single)
         timings = []
-        for point in request.timings:
+        for point in request.timings if timed else ():
             context.checkpoint()
             timings.append(measure(session, samples, point))
         added = _resident_bytes() - before if request.memory else 0

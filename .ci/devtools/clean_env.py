@@ -78,16 +78,6 @@ class CleanEnv:
             )
         return done
 
-    def packages(self) -> dict[str, str]:
-        """Versions of all installed distributions by canonical name."""
-        listing = (
-            "import importlib.metadata as m\n"
-            "for d in m.distributions(): print(d.metadata['Name'], d.version)"
-        )
-        lines = self.run(["-I", "-c", listing]).stdout.splitlines()
-        pairs = (line.split() for line in lines)
-        return {normalized(name): version for name, version in pairs}
-
     def remove(self) -> None:
         """Deletes the environment and its working folder."""
         shutil.rmtree(self.folder.parent, ignore_errors=True)

@@ -16,11 +16,20 @@ def parameters(draw, shape, low, high):
     scale = 10.0 ** rng.uniform(-5, 5, channels)
     if draw(st.booleans()):
         scale = 2.0 ** np.round(np.log2(scale))  # exact ties occur
+    scale = scale * rng.choice([-1, 1], channels)
     zero = rng.integers(low, high + 1, channels) if draw(st.booleans()) else 0
     return axis, np.asarray(scale, np.float32), zero
 
 
 INTEGERS = [
+    ("int2", False),
+    ("int2", True),
+    ("uint2", False),
+    ("int3", False),
+    ("uint3", False),
+    ("int4", False),
+    ("int4", True),
+    ("uint4", False),
     ("int8", False),
     ("int8", True),
     ("uint8", False),
@@ -28,6 +37,8 @@ INTEGERS = [
     ("int16", True),
     ("uint16", False),
 ]
+
+STORAGE = {f"{kind}{bits}": f"{kind}8" for kind in ("int", "uint") for bits in (2, 3, 4)}
 
 
 @given(data=st.data())
@@ -46,7 +57,7 @@ def test_quantize_equals_its_definition(data):
         nan="zero_point",
         threads=data.draw(st.integers(1, 3)),
     )
-    assert got.dtype == dtype and got.flags.c_contiguous
+    assert got.dtype == STORAGE.get(dtype, dtype) and got.flags.c_contiguous
     np.testing.assert_array_equal(got, reference.quantize(x, scale, zero, (low, high), axis))
     fake = lk.fake_quantize(
         x, scale, zero, dtype=dtype, axis=axis, narrow=narrow, nan="zero_point", threads=2
@@ -114,6 +125,24 @@ def test_out_is_filled_and_returned():
     assert lk.dequantize(out, 0.01, out=back) is back
 
 
+@pytest.mark.parametrize("dtype", ["int2", "uint2", "int3", "uint3", "int4", "uint4"])
+def test_few_bits_lie_one_to_a_byte(dtype):
+    low, high = lk.integer_limits(dtype)
+    x = np.linspace(low - 2, high + 2, 24, dtype=np.float32).reshape(4, 6)
+    codes = np.empty((4, 6), STORAGE[dtype])
+    assert lk.quantize(x, 1.0, dtype=dtype, out=codes) is codes
+    assert (codes.min(), codes.max()) == (low, high)
+    bits = int(dtype[-1])
+    assert high - low + 1 == 2**bits
+    restored = lk.unpack_bits(lk.pack_bits(codes, bits), bits, 6, signed=low < 0)
+    np.testing.assert_array_equal(restored, codes)
+    np.testing.assert_array_equal(lk.fake_quantize(x, 1.0, dtype=dtype), lk.dequantize(codes, 1.0))
+    fused, scale = lk.quantize_symmetric(x, dtype=dtype, axis=0)
+    assert fused.dtype == codes.dtype
+    np.testing.assert_array_equal(scale, lk.scale_symmetric(x, dtype, axis=0))
+    np.testing.assert_array_equal(fused, lk.quantize(x, scale, dtype=dtype, axis=0, narrow=low < 0))
+
+
 def test_nan_is_refused_and_located():
     x = np.ones((4, 5), np.float32)
     x[1, 2] = x[3, 4] = np.nan
@@ -128,12 +157,16 @@ BAD = {
     "swapped bytes": ({"x": np.ones(3, ">f4")}, TypeError, "not supported"),
     "text": ({"x": ["a"]}, TypeError, "not supported"),
     "dtype": ({"dtype": "int7"}, TypeError, "int7"),
-    "int32": ({"dtype": "int32"}, TypeError, "accepted: int8, uint8, int16, uint16"),
+    "int32": (
+        {"dtype": "int32"},
+        TypeError,
+        "accepted: int2, uint2, int3, uint3, int4, uint4, int8, uint8, int16, uint16",
+    ),
     "narrow": ({"dtype": "uint8", "narrow": True}, ValueError, "signed"),
     "axis": ({"axis": 2, "scale": [1.0]}, ValueError, "axis 2 is out of range"),
     "axis type": ({"axis": 0.5}, TypeError, "axis must be"),
     "zero scale": ({"scale": 0.0}, ValueError, r"scale\[0\] is 0"),
-    "negative scale": ({"scale": -1.0}, ValueError, r"scale\[0\] is -1"),
+    "negative denormal scale": ({"scale": -1e-40}, ValueError, r"scale\[0\] is -"),
     "denormal scale": ({"scale": 1e-40}, ValueError, "denormal"),
     "huge scale": ({"scale": 1e300}, ValueError, "inf"),
     "nan scale": ({"scale": np.nan}, ValueError, "NaN"),
@@ -143,6 +176,11 @@ BAD = {
     "scale for channels": ({"scale": 1.0, "axis": 1}, ValueError, r"shape \(3,\)"),
     "scales for a tensor": ({"scale": [1.0, 2.0]}, ValueError, "single value"),
     "zero point": ({"zero_point": 128}, ValueError, "accepted are -128 to 127"),
+    "zero point of few bits": (
+        {"dtype": "int4", "zero_point": 8},
+        ValueError,
+        "accepted are -8 to 7",
+    ),
     "huge zero point": ({"zero_point": 2**40}, ValueError, str(2**40)),
     "zero point type": ({"zero_point": 0.5}, TypeError, "zero_point must be integers"),
     "nan policy": ({"nan": "ignore"}, ValueError, "accepted"),
@@ -151,6 +189,11 @@ BAD = {
     "out dtype": ({"out": np.empty((2, 3), np.uint8)}, ValueError, "needed is int8"),
     "out shape": ({"out": np.empty((3, 2), np.int8)}, ValueError, r"needed is \[2, 3\]"),
     "out strides": ({"out": np.empty((2, 6), np.int8)[:, ::2]}, ValueError, "contiguous"),
+    "out of few bits": (
+        {"dtype": "uint4", "out": np.empty((2, 3), np.int8)},
+        ValueError,
+        "needed is uint8",
+    ),
     "out type": ({"out": [0]}, TypeError, "NumPy array"),
 }
 

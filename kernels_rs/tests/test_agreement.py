@@ -97,6 +97,8 @@ ones = np.ones((2, 3), np.float32)
         (lambda: lk.row_agreement(ones, ones.astype(complex), 1), "complex"),
         (lambda: lk.AgreementAccumulator(1).merge(lk.AgreementAccumulator(2)), "1 and 2"),
         (lambda: lk.AgreementAccumulator(1).result(nonfinite="no"), "accepted"),
+        (lambda: lk.AgreementAccumulator("a"), "k must be an integer"),
+        (lambda: lk.AgreementAccumulator(0), "k must be at least 1"),
     ],
 )
 def test_bad_arguments_say_what_is_accepted(call, text):

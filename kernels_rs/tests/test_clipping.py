@@ -67,9 +67,7 @@ def test_float_zero_points_equal_their_definition(data):
     np.testing.assert_array_equal(got.zero_point, zero)
     np.testing.assert_array_equal(got.codes, codes)
     back = lk.dequantize_blocks(*got, size)
-    wide, place = (np.repeat(of, size, -1)[..., : x.shape[-1]] for of in (scale, zero))
-    with np.errstate(all="ignore"):
-        np.testing.assert_array_equal(back, (codes.astype(np.float32) - place) * wide)
+    np.testing.assert_array_equal(back, reference.dequantize_blocks(codes, scale, zero, size))
 
 
 def test_what_rounds_past_the_largest_float_is_infinite():
@@ -136,11 +134,25 @@ def test_gaussian_weights_reach_the_stated_errors():
 def test_scales_of_channels(axis):
     x = np.random.default_rng(1).standard_t(4, (5, 7, 40)).astype(np.float32)
     scale, zero = lk.scale_mse(x, 4, axis=axis, scheme="asymmetric")
-    rows = x.reshape(1, -1) if axis is None else np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
-    _, want, place = reference.quantize_blocks(rows, rows.shape[1], 4, "asymmetric", "mse")
-    np.testing.assert_array_equal(np.ravel(scale), want[:, 0])
-    np.testing.assert_array_equal(np.ravel(zero), place[:, 0])
+    want, place = reference.scale_mse(x, 4, "asymmetric", axis)
+    np.testing.assert_array_equal(scale, want)
+    np.testing.assert_array_equal(zero, place)
     assert scale.shape == zero.shape == (() if axis is None else (x.shape[axis],))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_channels_of_sixteen_bits(scheme):
+    x = np.random.default_rng(4).standard_t(3, (3, 700)).astype(np.float32)
+    scale, zero = lk.scale_mse(x, 16, axis=0, scheme=scheme)
+    codes, want, place = reference.quantize_blocks(x, 700, 16, scheme, "mse")
+    np.testing.assert_array_equal(scale, want[:, 0])
+    np.testing.assert_array_equal(zero, place[:, 0])
+    dtype = "uint16" if scheme == "asymmetric" else "int16"
+    narrow = scheme == "absmax"
+    got = lk.quantize(x, scale, zero, dtype=dtype, axis=0, narrow=narrow)
+    np.testing.assert_array_equal(got, codes)
+    back = lk.dequantize(got, scale, zero, axis=0)
+    assert np.linalg.norm(x - back) < 1e-3 * np.linalg.norm(x)
 
 
 def test_one_long_channel_does_not_depend_on_threads():
@@ -165,12 +177,9 @@ def test_percentile_scales_are_order_statistics(data):
     percentile = data.draw(st.sampled_from([0.01, 50, 99.9, 100]))
     axis = data.draw(st.none() | st.integers(0, x.ndim - 1)) if x.ndim else None
     got = lk.scale_percentile(x, percentile, axis=axis)
-    rows = [x] if axis is None else list(np.moveaxis(x, axis, 0))
-    sizes = [np.sort(np.abs(np.asarray(row, np.float32)).ravel()) for row in rows]
-    want = [size[max(1, -(-size.size * round(percentile * 100) // 10000)) - 1] for size in sizes]
-    np.testing.assert_array_equal(
-        np.ravel(got), [np.ravel(lk.scale_from_absmax(np.float32(m), 127))[0] for m in want]
-    )
+    want = reference.scale_percentile(x, percentile, 127, axis)
+    np.testing.assert_array_equal(got, want)
+    assert got.shape == want.shape
 
 
 @pytest.mark.parametrize(
@@ -182,7 +191,8 @@ def test_percentile_scales_are_order_statistics(data):
         (lambda x: float_zero(x, block_size=4097), "up to 4096 values"),
         (lambda x: float_zero(x, rounding="half_away"), "only rounding is half to even"),
         (lambda x: float_zero(x * np.inf), "4 of 4 blocks"),
-        (lambda x: lk.scale_mse(x, 9), "2 to 8"),
+        (lambda x: lk.scale_mse(x, 17), "2 to 16"),
+        (lambda x: lk.quantize_blocks(x, bits=9), "2 to 8"),
         (lambda x: lk.scale_mse(x, scheme="none"), "signed_max, absmax, asymmetric"),
         (lambda x: lk.scale_mse(x * np.nan), "NaN or infinite"),
         (lambda x: lk.scale_mse(x[:0]), "no value"),
@@ -192,7 +202,7 @@ def test_percentile_scales_are_order_statistics(data):
         (lambda x: lk.scale_percentile(x, 101), "above 0 up to 100"),
         (lambda x: lk.scale_percentile(x[:0], 99), "no value"),
         (lambda x: lk.scale_percentile(x * np.nan, 99), "NaN"),
-        (lambda x: lk.scale_percentile(x, 99, "int4"), "int4"),
+        (lambda x: lk.scale_percentile(x, 99, "int5"), "int5"),
     ],
 )
 def test_bad_arguments_say_what_is_accepted(call, text):

@@ -135,6 +135,7 @@ def test_hessians_equal_their_definition(data):
     )
 
 
+MEMORY = np.eye(3)
 BAD = {
     "dtype": ({"weight": np.ones((2, 3))}, TypeError, "float64 is not supported"),
     "dimensions": ({"weight": np.ones(3, np.float32)}, ValueError, "outputs, inputs"),
@@ -142,6 +143,12 @@ BAD = {
     "hessian dtype": ({"hessian": np.eye(3, dtype=int)}, TypeError, "accepted: float32, float64"),
     "hessian NaN": ({"hessian": np.eye(3) * np.nan}, ValueError, "NaN"),
     "not definite": ({"hessian": -np.eye(3)}, ValueError, "not positive definite"),
+    "not symmetric": ({"hessian": np.tri(3)}, ValueError, r"element \(0, 1\) is 0.0 and \(1, 0\)"),
+    "out over the hessian": (
+        {"hessian": MEMORY, "out": MEMORY.view(np.int8).ravel()[:6].reshape(2, 3)},
+        ValueError,
+        "shares memory",
+    ),
     "zeros": ({"hessian": np.zeros((3, 3))}, ValueError, "raise damp"),
     "damp": ({"damp": -1}, ValueError, "damp is -1"),
     "bits": ({"bits": 9}, ValueError, "2 to 8"),
@@ -184,6 +191,20 @@ def test_an_input_that_is_always_zero_has_a_place():
     found = lk.gptq(weight, reference.gram(x), 4)
     back = lk.dequantize_blocks(*found, 4)
     assert np.abs(back[:, 3] - weight[:, 3]).max() <= np.abs(found.scale).max()
+
+
+def test_a_hessian_may_differ_from_its_columns_by_rounding():
+    weight, x = layer(4, 130, 300)
+    hessian = reference.gram(x)
+    root = np.sqrt(np.diag(hessian))
+    for apart, fits in ((0.9e-4, True), (1.1e-4, False)):
+        other = hessian.copy()
+        other[129, 2] += apart * root[129] * root[2]
+        if fits:
+            lk.gptq(weight, other, 8)
+        else:
+            with pytest.raises(lk.KernelError, match=r"element \(2, 129\)"):
+                lk.gptq(weight, other, 8)
 
 
 @pytest.mark.parametrize("damp", [np.float32(0.25), np.float64(0.25), np.int64(1), 1])

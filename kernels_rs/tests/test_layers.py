@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from kernel_strategies import FLOATS, lay_out
 
 import lepton_kernels as lk
 from lepton_kernels import reference
+
+SCHEMES = ["signed_max", "absmax", "asymmetric"]
 
 
 def layer(outputs=40, inputs=96, samples=150, seed=0):
@@ -20,10 +23,7 @@ def test_the_output_error_is_that_of_float64(threads):
     weight, x = layer(300, 96)
     actual = lk.dequantize_blocks(*lk.quantize_blocks(weight, 32), 32)
     got = lk.output_error(weight, actual, x, threads=threads)
-    want = np.linalg.norm((weight - actual) @ x.T.astype(np.float64)) / np.linalg.norm(
-        weight.astype(np.float64) @ x.T
-    )
-    assert got == pytest.approx(want, rel=1e-5)
+    assert got == pytest.approx(reference.output_error(weight, actual, x), rel=1e-5)
     assert got == lk.output_error(weight, actual, x.reshape(3, -1, 96), threads=1)
     assert lk.output_error(weight, weight, x) == 0
     assert lk.output_error(weight * 0, weight, x) == np.inf
@@ -34,22 +34,83 @@ def test_awq_lowers_the_output_error():
     found = lk.awq_scales(weight, x, 32, bits=3)
     assert 0 < found.ratio < 1 and found.error < 0.9 * found.error_unscaled
     coded = lk.quantize_blocks(weight * found.scale, 32, bits=3, scheme="asymmetric")
-    restored = lk.dequantize_blocks(*coded, 32)
-    want = reference.awq_error(weight, x, found.scale, restored)
-    assert found.error == pytest.approx(want, rel=1e-4)
-    # No other ratio is better, and the scales are those of the formula.
-    magnitude = np.abs(x.astype(np.float64)).mean(0)
-    for step in range(20):
-        scale = (np.maximum(magnitude / magnitude.max(), 1e-4)) ** (step / 20)
-        scale = (scale / np.sqrt(scale.max() * scale.min())).astype(np.float32)
-        coded = lk.quantize_blocks(weight * scale, 32, bits=3, scheme="asymmetric")
-        error = reference.awq_error(weight, x, scale, lk.dequantize_blocks(*coded, 32))
-        assert found.error <= error * (1 + 1e-5)
-        if step / 20 == found.ratio:
-            np.testing.assert_allclose(found.scale, scale, rtol=1e-6)
+    restored = lk.dequantize_blocks(*coded, 32) / found.scale
+    assert found.error == pytest.approx(lk.output_error(weight, restored, x), rel=1e-6)
     again = lk.awq_scales(weight, x, 32, bits=3, threads=1)
     np.testing.assert_array_equal(found.scale, again.scale)
     assert found[1:] == again[1:]
+
+
+@st.composite
+def linear(draw):
+    """Weights, other weights and inputs of a layer, of any layout."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    outputs, inputs, samples = (draw(st.integers(1, most)) for most in (9, 40, 30))
+    dtype = FLOATS[draw(st.sampled_from(list(FLOATS)))]
+    spread = np.exp(rng.standard_normal(inputs))
+    weight = rng.standard_normal((outputs, inputs)).astype(dtype)
+    moved = (weight.astype(np.float32) + rng.normal(0, 0.1, weight.shape)).astype(dtype)
+    x = (rng.standard_normal((samples, inputs)) * spread).astype(np.float32)
+    x[:, rng.random(inputs) < 0.2] = 0
+    return tuple(lay_out(draw, array) for array in (weight, moved, x))
+
+
+@given(layer=linear())
+def test_output_errors_equal_their_definition(layer):
+    want = reference.output_error(*layer)
+    assert lk.output_error(*layer) == pytest.approx(want, rel=1e-4)
+
+
+@given(layer=linear(), size=st.sampled_from([1, 4, 32]), scheme=st.sampled_from(SCHEMES))
+def test_awq_scales_equal_their_definition(layer, size, scheme):
+    weight, _, x = layer
+    assume(x.any())
+    got = lk.awq_scales(weight, x, size, bits=3, scheme=scheme, steps=6)
+    scales, errors = reference.awq_scales(weight, x, size, 3, scheme=scheme, steps=6)
+    place = round(got.ratio * 6)
+    np.testing.assert_allclose(got.scale, scales[place], rtol=3e-7)
+    assert got.error == pytest.approx(errors[place], rel=1e-3, abs=1e-6)
+    assert got.error_unscaled == pytest.approx(errors[0], rel=1e-3, abs=1e-6)
+    assert got.error <= min(errors) * (1 + 1e-3) + 1e-6
+
+
+MATRICES = hnp.arrays(
+    np.float32, (5, 7), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+)
+
+
+@given(
+    weights=st.lists(MATRICES, min_size=1, max_size=3),
+    inputs=hnp.arrays(np.float32, 7, elements=st.floats(0, 2.0**120, width=32)),
+    alpha=st.floats(0, 1),
+)
+def test_smoothing_equals_its_definition(weights, inputs, alpha):
+    got = lk.smoothquant_scales(inputs, weights, alpha=alpha)
+    assert got.dtype == np.float32
+    want = reference.smoothquant_scales(inputs, weights, alpha)
+    np.testing.assert_allclose(got, want, rtol=3e-7)
+
+
+@given(first=MATRICES, second=MATRICES, axis=st.sampled_from([-1, 0]))
+@example(first=np.full((5, 7), 3e38, np.float32), second=np.full((5, 7), 7e-45, np.float32), axis=0)
+def test_equalization_equals_its_definition(first, second, axis):
+    got = lk.equalization_scales(first, second.T, first_axis=axis, second_axis=~axis)
+    want = reference.equalization_scales(first, second.T, axis, ~axis)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=3e-7)
+
+
+@given(data=st.data())
+def test_bias_corrections_equal_their_definition(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    groups, inputs, outputs = (data.draw(st.integers(1, 4)) for _ in range(3))
+    shape = (groups * outputs, inputs, *data.draw(hnp.array_shapes(max_side=3, max_dims=2)))
+    weight, actual = rng.standard_normal((2, *shape), dtype=np.float32)
+    mean = rng.standard_normal(groups * inputs)
+    got = lk.bias_correction(lay_out(data.draw, weight), actual, mean, groups=groups)
+    want = reference.bias_correction(weight, actual, mean, groups)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
 
 
 @given(
@@ -142,6 +203,15 @@ ones = np.ones((2, 3), np.float32)
         (lambda: lk.equalization_scales(ones * np.nan, ones.T), ValueError, "NaN"),
         (lambda: lk.bias_correction(ones, ones, ones[0], groups=3), ValueError, r"\(9,\)"),
         (lambda: lk.bias_correction(ones, ones.T, ones[0]), ValueError, "equal shapes"),
+        (lambda: lk.smoothquant_scales(["a"] * 3, ones), TypeError, "input_absmax must be real"),
+        (lambda: lk.output_error(ones * np.nan, ones, ones), ValueError, "weight holds 6 NaN"),
+        (lambda: lk.output_error(ones, ones * np.inf, ones), ValueError, "actual holds 6 NaN"),
+        (lambda: lk.output_error(ones, ones, ones * np.nan), ValueError, "x holds 6 NaN"),
+        (lambda: lk.output_error(ones * 3e38, ones, ones), ValueError, "leave float32"),
+        (lambda: lk.bias_correction(ones * np.nan, ones, ones[0]), ValueError, "weight holds 6"),
+        (lambda: lk.bias_correction(ones, ones * np.nan, ones[0]), ValueError, "actual holds 6"),
+        (lambda: lk.bias_correction(ones, ones, ones[0] * np.inf), ValueError, "mean holds 3"),
+        (lambda: lk.bias_correction(ones, ones, ["a"] * 3), TypeError, "input_mean must be real"),
     ],
 )
 def test_bad_arguments_say_what_is_accepted(call, error, text):

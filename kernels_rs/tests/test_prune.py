@@ -23,14 +23,8 @@ def test_masks_equal_their_definition(data):
     for mask, expected in zip(got, want, strict=True):
         assert mask.dtype == np.bool_ and mask.flags.c_contiguous
         np.testing.assert_array_equal(mask, expected)
-    flat = np.concatenate([np.abs(a.astype(np.float32)).ravel() for a in arrays])
-    kept = np.concatenate([m.ravel() for m in want])
-    threshold, ties = lk.magnitude_threshold(arrays, sparsity)
-    if kept.any():
-        assert threshold == flat[kept].min()
-        assert ties == np.count_nonzero(flat[kept] == threshold)
-    else:
-        assert (threshold, ties) == (np.inf, 0)
+    threshold = lk.magnitude_threshold(arrays, sparsity)
+    assert threshold == reference.magnitude_threshold(arrays, sparsity)
     np.testing.assert_array_equal(
         lk.prune_mask(arrays[0], sparsity), reference.prune_masks(arrays[:1], sparsity)[0]
     )
@@ -110,6 +104,16 @@ def test_norms_do_not_depend_on_threads():
             np.testing.assert_array_equal(lk.channel_norms(x, axis=axis, threads=threads), one)
 
 
+@given(data=st.data())
+def test_scores_equal_their_definition(data):
+    weight = data.draw(floats(nan=True, min_dims=2))
+    weight = weight[(0,) * (weight.ndim - 2)] if min(weight.shape) else weight[:0, :0].reshape(0, 0)
+    norms = np.abs(np.resize(data.draw(floats(nan=True, min_dims=1)), weight.shape[1]))
+    got = lk.wanda_scores(weight, norms)
+    assert got.dtype == np.float32 and got.flags.c_contiguous
+    np.testing.assert_array_equal(got, reference.wanda_scores(weight, norms))
+
+
 def test_wanda_ranks_by_weight_and_input():
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((8, 32), dtype=np.float32)
@@ -170,6 +174,10 @@ def test_bad_arguments():
         lk.channel_norms(x, order=3)
     with pytest.raises(lk.KernelError, match="inputs"):
         lk.wanda_scores(x, np.ones(5))
+    with pytest.raises(lk.KernelTypeError, match="input_norms must be real numbers"):
+        lk.wanda_scores(x, ["a"] * 6)
+    with pytest.raises(lk.KernelTypeError, match="sequence of arrays, got int"):
+        lk.prune_masks(3, 0.5)
     a, b = np.ones((2, 3), np.uint8), np.ones((3, 2), np.int8)
     with pytest.raises(lk.KernelTypeError, match="needed is int8"):
         lk.matmul_u8s8(a, a.T, saturate16=True)

@@ -33,6 +33,10 @@ def test_symmetric_scales_equal_their_definition(data):
     axis = data.draw(axes(x.ndim))
     got = lk.scale_symmetric(x, axis=axis)
     np.testing.assert_array_equal(got, reference.scale_symmetric(x, 127, axis))
+    magnitude, high = lk.absmax(x, axis=axis), data.draw(st.sampled_from([1, 7, 127, 65535]))
+    np.testing.assert_array_equal(
+        lk.scale_from_absmax(magnitude, high), reference.scale_from_absmax(magnitude, high)
+    )
     codes = lk.quantize(x, got, axis=axis, narrow=True)
     np.testing.assert_array_equal(codes, lk.quantize(x, got, axis=axis))
     fused, scale = lk.quantize_symmetric(x, axis=axis, threads=data.draw(st.integers(1, 3)))
@@ -82,6 +86,23 @@ def test_scales_need_finite_values():
                 lk.quantize_symmetric(np.array([[1, bad], [1, 2]], np.float32), axis=axis)
 
 
+def test_scales_of_magnitudes_follow_the_same_rule():
+    magnitude = np.array([[0, 1e-45], [3, 254]], np.float32)
+    want = np.array([[1, 2.0**-126], [3 / np.float32(127), 2]], np.float32)
+    np.testing.assert_array_equal(lk.scale_from_absmax(magnitude, 127), want)
+    assert lk.scale_from_absmax([254.0], np.int64(127)).dtype == np.float32
+    for high in (0, -127):
+        with pytest.raises(lk.KernelError, match="high must be at least 1"):
+            lk.scale_from_absmax(magnitude, high)
+    with pytest.raises(lk.KernelTypeError, match="high must be an integer"):
+        lk.scale_from_absmax(magnitude, 127.0)
+    for bad, text in ((-1.0, "magnitude is -1.0"), (np.nan, "1 of 2"), (1e39, "1 of 2")):
+        with pytest.raises(lk.KernelError, match=text):
+            lk.scale_from_absmax([bad, 1.0], 127)
+    with pytest.raises(lk.KernelTypeError, match="magnitude must be real numbers"):
+        lk.scale_from_absmax(["a"], 127)
+
+
 def test_bad_arguments():
     x = np.ones((2, 3), np.float32)
     with pytest.raises(lk.KernelTypeError, match="float64"):
@@ -97,7 +118,7 @@ def test_bad_arguments():
 
 def test_arguments_of_other_types_are_refused():
     x = np.ones(3, np.float32)
-    for wrong in ("foo", "int4"):
+    for wrong in ("foo", "int5"):
         for kernel in (lk.scale_symmetric, lk.quantize_symmetric):
             with pytest.raises(lk.KernelTypeError, match=wrong):
                 kernel(x, dtype=wrong)

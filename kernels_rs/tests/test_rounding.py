@@ -7,7 +7,7 @@ from kernel_strategies import axes, floats
 import lepton_kernels as lk
 from lepton_kernels import reference
 
-INTEGERS = ["int8", "uint8", "int16", "uint16"]
+INTEGERS = ["int2", "uint3", "int4", "int8", "uint8", "int16", "uint16"]
 
 
 @given(data=st.data())

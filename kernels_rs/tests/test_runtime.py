@@ -33,6 +33,22 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lk.AgreementAccumulator,
+        lk.ErrorAccumulator,
+        lk.HistogramObserver,
+        lk.RangeObserver,
+        lambda: lk.HessianAccumulator(3),
+    ],
+)
+def test_accumulators_merge_with_their_own_kind_alone(make):
+    for other in (3, None, {}):
+        with pytest.raises(lk.KernelTypeError, match="merges with its own kind, got"):
+            make().merge(other)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signal.setitimer is POSIX")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_signal_stops_a_long_call(threads):

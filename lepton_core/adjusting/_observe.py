@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_core._split import splittable
-from lepton_core.errors import LeptonError, OperationCancelledError
+from lepton_core.errors import AdjustError, LeptonError, OperationCancelledError
 from lepton_core.evaluate import evaluate_isolated
-from lepton_core.types import EvaluateRequest, Target, TimingPoint
+from lepton_core.types import REFERENCE_DEVICE, EvaluateRequest, Target, TimingPoint
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -125,7 +125,7 @@ class Observer:
             The observations, and by version why it cannot run here after all.
 
         Raises:
-            LeptonError: *must* cannot be run.
+            LeptonError: *must* cannot be run; LPT-ADJ-011, it is only interpreted here.
         """
         ways = [(c.version, n) for c in candidates for n in sorted(threads)]
         bar = self._context.reporter.task("measure", ROUNDS * len(ways))
@@ -213,9 +213,18 @@ class Observer:
                 timings=points,
                 memory=memory,
             )
-            return evaluate_isolated(
+            result = evaluate_isolated(
                 hooks, view.model, request, replace(self._context, workdir=workdir)
             )
+        if result.facts.get("device") == REFERENCE_DEVICE:
+            raise AdjustError(
+                "LPT-ADJ-011",
+                f"{version.id} is interpreted here, not run",
+                cause=f"what {version.target} is for is not this machine; times here say nothing",
+                remedy="Adjust it on the device that it is for.",
+                details={"version": version.id, "target": version.target},
+            )
+        return result
 
     def inputs(self, version: Version) -> Path:
         """Return the folder of the samples to call a version with, written when first needed."""

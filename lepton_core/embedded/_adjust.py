@@ -107,7 +107,8 @@ def adjust(request: AdjustRequest, context: Context, hooks: Hooks) -> AdjustResu
         UsageError: LPT-DEP-005; LPT-ADJ-010, the policy is none; LPT-STORE-006 … 009, the
             reference leads nowhere.
         AdjustError: LPT-ADJ-001 (nothing meets the floor), LPT-ADJ-002 (another process is at
-            it), LPT-ADJ-007 (an objective that is not known, or cannot be measured here).
+            it), LPT-ADJ-007 (an objective that is not known, or cannot be measured here),
+            LPT-ADJ-011 (what the alias points to is interpreted here, not run).
         DeployError: LPT-STORE-010, someone else changed the table meanwhile.
         StorageError: The store cannot be read or written.
     """

@@ -179,7 +179,7 @@ class EvaluateResult:
         rows: Number of samples run.
         latency: ``p50_ms``, ``p95_ms``, ``mean_ms``, ``runs``, ``batch``; empty if not measured,
             and where the session's fact ``device`` is :data:`REFERENCE_DEVICE`.
-        timings: For each timing point the same and ``rows_per_s``.
+        timings: For each timing point the same and ``rows_per_s``; empty with that device, too.
         memory_bytes: Resident bytes that the session added; 0 if not measured.
         race: ``before_ms`` of the rival, ``after_ms``, ``speedup`` and its ``interval`` at 95 %, by
             calls of one row in turns; empty if there was none, or no time that says anything.

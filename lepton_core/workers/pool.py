@@ -55,7 +55,8 @@ class WorkerPool:
             return None if answer["result"] is None else codec.untagged(answer["result"])
         error = _rebuilt(answer, verb, owner)
         if isinstance(error, WorkerError | PluginFailureError):
-            error.details.update(answer["word"])
+            # It answered, so it ended in order and has taken its own reproducer away.
+            error.details.update({k: v for k, v in answer["word"].items() if k != "reproducer"})
         raise error from RemoteTracebackError(answer["traceback"])
 
     def _exchange(self, owner: str, message: dict[str, Any], context: Context) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lepton_core.errors import (
     LeptonError,
     OperationCancelledError,
     WorkerCrashError,
+    WorkerError,
     WorkerMemoryError,
     WorkerTimeoutError,
 )
@@ -45,7 +46,9 @@ class _Word:
 
     def hear(self, event: dict[str, Any]) -> None:
         """Take up one event."""
-        if event["event"] == "about":
+        if event["event"] == "about" and not event["step"]:
+            self._said = {}
+        elif event["event"] == "about":
             kept = event["reproducer"] or self._said.get("reproducer", "")
             self._said = {k: event[k] for k in ("step", "operator", "where")}
             self._said["reproducer"] = kept
@@ -76,6 +79,7 @@ class Worker:
         """Held by the one call that runs."""
         self._ending = threading.Lock()
         self._ended: str | None = None
+        self._word = _Word()
         self._log = tempfile.TemporaryFile(prefix="lepton-worker-")  # noqa: SIM115 - see close
         environment = dict(os.environ)
         # The worker must find the same modules, in the same order, as this process does.
@@ -116,11 +120,15 @@ class Worker:
             OperationCancelledError: The work was cancelled, or the pool closed.
         """
         self._forget_log()
+        self._word = _Word()
         try:
             with self._watched(context):
                 return self._exchange(message, context)
-        except BaseException:
+        except BaseException as error:
             self.end("cancelled")
+            folder = self._word.facts().get("reproducer")
+            if folder and not isinstance(error, WorkerError):  # of something that has not failed
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def _exchange(self, message: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -131,7 +139,7 @@ class Worker:
         with contextlib.suppress(OSError):  # it died; reading says how
             protocol.send(inlet, message)
         tasks: dict[int, ProgressTask] = {}
-        word = _Word()
+        word = self._word
         while True:
             try:
                 answer = protocol.receive(outlet)
@@ -252,8 +260,6 @@ class Worker:
         self._process.wait()
         limits, tail = context.limits, self.log_tail()
         if why in ("cancelled", "closed"):
-            if "reproducer" in word:  # of something that has not failed
-                shutil.rmtree(word["reproducer"], ignore_errors=True)
             return OperationCancelledError(
                 "LPT-STOP-001", "Stopped on request", remedy="Run the same command again."
             )

@@ -19,8 +19,13 @@ pytestmark = pytest.mark.xdist_group("same-integers")  # one worker ports
 MODELS = Path(__file__).with_name("models.py")
 
 
-@pytest.fixture(scope="module")
-def ported(tmp_path_factory):
+SERVERS = ("onnxruntime", "openvino")
+ALL = pytest.param((*SERVERS, "tflite"), marks=pytest.mark.conformance, id="all")
+"""LiteRT's converter takes longest; its plugin's own tests hold a smaller file to the same."""
+
+
+@pytest.fixture(scope="module", params=[pytest.param(SERVERS, id="servers"), ALL])
+def ported(request, tmp_path_factory):
     """The residual network as int8 on each runtime, from one calibration."""
     folder = tmp_path_factory.mktemp("integers")
     shutil.copy(MODELS, folder / "models.py")
@@ -29,7 +34,7 @@ def ported(tmp_path_factory):
     with WorkerPool() as pool:
         result = lepton.port(
             f"{folder / 'models.py'}:residual",
-            targets=["onnxruntime", "openvino", "tflite"],
+            targets=request.param,
             precisions=["int8"],
             samples=folder / "samples.npz",
             metric="rel_l2",
@@ -100,6 +105,7 @@ def test_the_recipe_says_the_same_numbers(ported):
     assert seen >= 8
 
 
+@pytest.mark.parametrize("ported", [ALL], indirect=True)
 def test_litert_holds_the_same_integers_and_scales(ported):
     """Read back from the .tflite file: the weights' axes stand in another order there."""
     import onnx

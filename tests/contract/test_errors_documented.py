@@ -8,6 +8,9 @@ import pytest
 
 from lepton_core import errors
 
+# One worker reads the sources, so that none does it twice.
+pytestmark = pytest.mark.xdist_group("documented")
+
 
 @pytest.fixture(scope="module")
 def codes(generate):

@@ -684,6 +684,22 @@ def test_a_variant_that_does_not_run_is_refused_and_the_others_go_on(
     assert result.changes[0]["routes_after"][0]["version"] == variants[1]
 
 
+def test_a_variant_that_is_interpreted_here_is_refused(adjust, put, variants):
+    """However fast that is: its device is another one."""
+    interpreted = put("fp16", ms={"1": 0.1, "2": 0.1}, facts={"device": types.REFERENCE_DEVICE})
+    result = adjust()
+    said = {c["version"]: c["refused"] for c in result.facts["candidates"]}
+    assert said[interpreted].endswith(f"LPT-ADJ-011: {interpreted} is interpreted here, not run")
+    assert result.changes[0]["routes_after"][0]["version"] == variants[1]
+
+
+def test_an_alias_of_what_is_interpreted_here_is_not_adjusted(adjust, put):
+    put("only", "production", ms={"1": 0.1, "2": 0.1}, facts={"device": types.REFERENCE_DEVICE})
+    with pytest.raises(AdjustError, match="interpreted here") as caught:
+        adjust()
+    assert caught.value.code == "LPT-ADJ-011"
+
+
 def test_a_route_that_no_longer_runs_is_left(adjust, sleepy, store, variants, monkeypatch):
     slow, _ = variants
     assert adjust().changes[0]["state"] == "kept"

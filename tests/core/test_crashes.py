@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from lepton_core import types
+from lepton_core._proof import _reason
+from lepton_core.context import SilentReporter
 from lepton_core.dispatch import Hooks
 from lepton_core.errors import (
     ConversionError,
@@ -178,6 +180,79 @@ def test_cancelling_takes_a_plugins_reproducer_away(fakes, pool, context, tmp_pa
     assert not own.exists()
 
 
+def test_ctrl_c_takes_a_plugins_reproducer_away(fakes, pool, context, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    options = {"do": "words-and-note", "reproducer": str(own)}
+
+    class Interrupting(SilentReporter):
+        def note(self, text):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Hooks(fakes("rogue"), pool).convert(
+            ROGUE,
+            types.ConvertRequest("rogue", options=options),
+            replace(context, reporter=Interrupting()),
+        )
+    assert not own.exists()
+
+
+def test_an_ordinary_failure_names_no_reproducer(fakes, pool, context, tmp_path):
+    """The plugin has ended in order, and taken its folder away."""
+    own = tmp_path / "own"
+    own.mkdir()
+    options = {"do": "words-and-raise", "reproducer": str(own)}
+    with pytest.raises(PluginFailureError) as caught:
+        Hooks(fakes("rogue"), pool).convert(
+            ROGUE, types.ConvertRequest("rogue", options=options), context
+        )
+    assert not own.exists()
+    assert "reproducer" not in caught.value.details
+    assert "convert.py" not in _reason(python.SimpleNamespace(error=caught.value))
+
+
+# --- conversions inside another verb's worker ---------------------------------------------------
+
+
+@pytest.fixture
+def optimize(fakes, pool, context):
+    """Return a function that converts in the worker of an engine, which dies of it."""
+    hooks = Hooks(fakes("rogue"), pool)
+
+    def call(do, **options):
+        request = types.OptimizeRequest("rogue", "rogue", options={"do": do, **options})
+        with pytest.raises(WorkerCrashError) as caught:
+            hooks.call("optimize", "rogue", ROGUE, request, context, isolated=True)
+        return caught.value
+
+    return call
+
+
+def test_an_engine_that_dies_of_a_conversion_quotes_the_last_word(optimize, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    error = optimize("words-and-exit", reproducer=str(own))
+    assert error.code == "LPT-WORK-003"
+    first = "It was lowering, at the operator 'Frobnicate' (net.py:31)."
+    assert error.cause.splitlines()[0] == first
+    assert error.remedy.startswith(f"`python {own}/convert.py` does it again. ")
+    assert error.details["operator"] == "Frobnicate"
+
+
+def test_a_converter_that_left_no_word_is_named_there_all_the_same(optimize):
+    error = optimize("exit")
+    assert error.cause.splitlines()[0] == "It was converting with Rogue."
+    assert "last words on stderr" in error.cause
+
+
+@pytest.mark.parametrize("do", ["words", "expected"])
+def test_words_of_a_conversion_that_is_over_are_forgotten(optimize, do):
+    error = optimize(do, then="exit")
+    assert "It was" not in error.cause
+    assert "operator" not in error.details
+
+
 # --- the reproducer -----------------------------------------------------------------------------
 
 
@@ -225,6 +300,17 @@ def test_a_users_own_file_stays_where_it_is(fakes, pool, context, tmp_path):
 
 def test_without_room_for_a_reproducer_the_crash_is_still_told(crash, monkeypatch):
     monkeypatch.setattr(Path, "write_text", _full)
+    error = crash("exit")
+    assert error.details["reproducer"] is None
+    assert "convert.py" not in error.remedy
+
+
+def test_without_a_folder_for_temporary_files_it_is_told_too(
+    crash, fakes, pool, context, monkeypatch, tmp_path
+):
+    words = types.ConvertRequest("rogue", options={"do": "words"})
+    Hooks(fakes("rogue"), pool).convert(ROGUE, words, context)  # the worker has its log
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     error = crash("exit")
     assert error.details["reproducer"] is None
     assert "convert.py" not in error.remedy

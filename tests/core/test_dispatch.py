@@ -402,6 +402,15 @@ def test_programs_call_the_default_hooks(monkeypatch, fakes, context):
     assert hooks.use(old) is mine
 
 
+def test_workers_of_the_default_hooks_end_with_the_test(fakes, context):
+    """Its end fails otherwise: the guard for child processes looks after ``fresh_hooks``."""
+    from lepton_core import hooks
+    from lepton_core.workers import WorkerPool
+
+    hooks.use(Hooks(fakes("rogue"), WorkerPool()))
+    assert hooks.convert(ROGUE, types.ConvertRequest("rogue"), context).facts["pid"] != os.getpid()
+
+
 def test_no_warning_when_all_is_well(fakes, context):
     with warnings.catch_warnings():
         warnings.simplefilter("error", PluginWarning)

@@ -107,10 +107,14 @@ def test_what_stands_for_a_device_is_not_timed(
         self.facts = {**self.facts, "device": types.REFERENCE_DEVICE}
 
     monkeypatch.setattr(work.FakeSession, "__init__", interpreted)
-    request = types.EvaluateRequest("fake", saved, str(tmp_path / "out"), latency_seconds=0.01)
+    point = types.TimingPoint(seconds=0.01)
+    request = types.EvaluateRequest(
+        "fake", saved, str(tmp_path / "out"), latency_seconds=0.01, timings=(point,)
+    )
     result = evaluate(Hooks(fake_registry), source, request, context)
     assert result.outputs
     assert result.latency == {}
+    assert result.timings == ()
 
 
 def test_a_rival_is_timed_in_turns(pool, fakes, source, saved, context):

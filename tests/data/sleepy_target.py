@@ -1,7 +1,7 @@
 """A target whose calls take a known time, to be adjusted in tests.
 
-An artifact is ``{"factor": 2.0, "ms": {"1": 4.0, "2": 2.0}, "per_row_ms": 0.0}``: what it
-answers, and how long a call takes by number of threads.
+An artifact is ``{"factor": 2.0, "ms": {"1": 4.0, "2": 2.0}, "per_row_ms": 0.0, "facts": {}}``:
+what it answers, how long a call takes by number of threads, and further facts of its session.
 """
 
 import json
@@ -30,7 +30,7 @@ INFO = TargetInfo(
 class Session:
     def __init__(self, data, threads):
         self.signature = SIGNATURE
-        self.facts = {"threads": threads}
+        self.facts = {"threads": threads, **data.get("facts", {})}
         self._factor = data["factor"]
         self._ms = data["ms"][str(min(threads, max(map(int, data["ms"]))))]
         self._per_row_ms = data.get("per_row_ms", 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from devtools import wheels as building
 from devtools.console import SetupError
-from devtools.projects import ROOT, discover
+from devtools.projects import ROOT, discover, normalized
 
 # One worker makes the environments, so that none is made twice.
 pytestmark = [pytest.mark.xdist_group("clean-environments"), pytest.mark.timeout(900)]
@@ -58,49 +59,66 @@ CASES = (
 )
 
 
+PROGRAM = """
+import importlib, importlib.metadata as metadata, json, sys
+name, package = sys.argv[1:]
+file = importlib.import_module(package).__file__
+groups = [e for e in metadata.distribution(name).entry_points if e.group.startswith("lepton.")]
+for entry in groups:
+    entry.load()
+listed = [
+    (d.metadata["Name"], d.read_text("direct_url.json") is not None)
+    for d in metadata.distributions()
+]
+print(json.dumps({"file": file, "loaded": [e.name for e in groups], "distributions": listed}))
+"""
+
+
 def test_every_distribution_is_covered():
     assert {case.name for case in CASES} == set(discover())
 
 
+@pytest.fixture(scope="module")
+def alone(clean_env):
+    """Return a function: the environment of a case, and what its interpreter says; asked once."""
+    found = {}
+
+    def ask(case):
+        if case not in found:
+            env = clean_env(case.name, extras=case.extras)
+            said = env.run(["-I", "-c", PROGRAM, case.name, case.package]).stdout
+            found[case] = env, json.loads(said.splitlines()[-1])
+        return found[case]
+
+    return ask
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_installs_alone(case, clean_env):
-    env = clean_env(case.name, extras=case.extras)
-    found = env.packages()
+def test_installs_alone(case, alone):
+    env, said = alone(case)
+    found = {normalized(name) for name, _ in said["distributions"]}
     assert case.name in found
-    assert FRAMEWORKS & found.keys() == case.brings
+    assert FRAMEWORKS & found == case.brings
 
-    where = env.run(["-I", "-c", f"import {case.package} as p; print(p.__file__)"]).stdout.strip()
-    assert env.folder in Path(where).parents, "imported from the wheel, not from the tree"
-    assert ROOT not in Path(where).parents
+    where = Path(said["file"])
+    assert env.folder in where.parents, "imported from the wheel, not from the tree"
+    assert ROOT not in where.parents
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_first_party_comes_from_local_wheels(case, clean_env, wheelhouse):
-    env = clean_env(case.name, extras=case.extras)
-    listing = (
-        "import importlib.metadata as m\n"
-        "for d in m.distributions():\n"
-        "    print(d.metadata['Name'], d.read_text('direct_url.json') is not None)"
-    )
-    lines = env.run(["-I", "-c", listing]).stdout.splitlines()
-    direct = {name for name, is_direct in map(str.split, lines) if is_direct == "True"}
+def test_first_party_comes_from_local_wheels(case, alone, wheelhouse):
+    _, said = alone(case)
+    direct = {name for name, is_direct in said["distributions"] if is_direct}
     ours = {wheel.name for wheel in building.closure([case.name], dict(wheelhouse))}
     assert direct == ours
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_plugin_entry_points_load(case, clean_env):
+def test_plugin_entry_points_load(case, alone):
     """What a wheel announces in our groups exists in it and imports without its backend's help."""
-    env = clean_env(case.name, extras=case.extras)
-    program = (
-        "import importlib.metadata as m\n"
-        f"for e in m.distribution('{case.name}').entry_points:\n"
-        "    if e.group.startswith('lepton.'):\n"
-        "        e.load(); print(e.group, e.name)"
-    )
-    loaded = env.run(["-I", "-c", program]).stdout.split("\n")
+    _, said = alone(case)
     is_plugin = case.name not in ("lepton-ai", "lepton-kernels")
-    assert bool([line for line in loaded if line]) is is_plugin
+    assert bool(said["loaded"]) is is_plugin
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

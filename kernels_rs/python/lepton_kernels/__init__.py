@@ -54,6 +54,12 @@ from lepton_kernels._range import (
     scale_symmetric,
 )
 from lepton_kernels._range_observer import RangeObserver
+from lepton_kernels._scales import (
+    scale_affine,
+    scale_affine_percentile,
+    scale_from_minmax,
+    scale_signed_max,
+)
 from lepton_kernels._threshold import RangeEstimate
 from lepton_kernels.errors import KernelError, KernelTypeError
 
@@ -107,9 +113,13 @@ __all__ = [
     "quantize_blocks",
     "quantize_symmetric",
     "row_agreement",
+    "scale_affine",
+    "scale_affine_percentile",
     "scale_from_absmax",
+    "scale_from_minmax",
     "scale_mse",
     "scale_percentile",
+    "scale_signed_max",
     "scale_symmetric",
     "simd_level",
     "smoothquant_scales",

@@ -1,4 +1,4 @@
-"""Affine quantization to integers of 8 and 16 bits and back."""
+"""Affine quantization to integers of 2, 3, 4, 8 and 16 bits and back."""
 
 from __future__ import annotations
 
@@ -21,10 +21,18 @@ from lepton_kernels.errors import KernelError, KernelTypeError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-IntegerName = Literal["int8", "uint8", "int16", "uint16"]
+IntegerName = Literal[
+    "int2", "uint2", "int3", "uint3", "int4", "uint4", "int8", "uint8", "int16", "uint16"
+]
 RoundingName = Literal["half_even", "half_away", "stochastic"]
 
 _LIMITS: dict[str, tuple[int, int]] = {
+    "int2": (-2, 1),
+    "uint2": (0, 3),
+    "int3": (-4, 3),
+    "uint3": (0, 7),
+    "int4": (-8, 7),
+    "uint4": (0, 15),
     "int8": (-128, 127),
     "uint8": (0, 255),
     "int16": (-32768, 32767),
@@ -38,7 +46,7 @@ def integer_limits(dtype: str, *, narrow: bool = False) -> tuple[int, int]:
     """The smallest and the largest integer of a quantized type.
 
     Args:
-        dtype: "int8", "uint8", "int16" or "uint16".
+        dtype: "int2", "int3", "int4", "int8", "int16", or one of these with a "u" in front.
         narrow: Leave out the smallest, so that the range is symmetric (signed types only).
 
     Returns:
@@ -61,6 +69,12 @@ def integer_limits(dtype: str, *, narrow: bool = False) -> tuple[int, int]:
     if low == 0:
         raise KernelError(f"narrow needs a signed dtype, got {name}")
     return low + 1, high
+
+
+def storage_dtype(dtype: str) -> str:
+    """The NumPy type that holds the integers of a quantized type, one in each element."""
+    low, high = integer_limits(dtype)
+    return ("int" if low else "uint") + ("8" if high - low < 256 else "16")
 
 
 def symmetric_limits(dtype: str, *, narrow: bool) -> tuple[int, int]:
@@ -91,10 +105,11 @@ def quantize(
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides.
-        scale: One value, or one per channel along `axis`; used as float32. Positive, finite and
-            not denormal.
+        scale: One value, or one per channel along `axis`; used as float32. Finite and not
+            denormal; it may be negative, as that of `scale_signed_max`.
         zero_point: An integer, or one per channel along `axis`, within the integer range.
-        dtype: "int8", "uint8", "int16" or "uint16".
+        dtype: The integers, see `integer_limits`. Those of fewer than 8 bits lie one to a byte in
+            int8 or uint8, fit for `pack_bits`.
         axis: The channel axis; None quantizes the whole tensor with one scale.
         narrow: For signed types: leave out the smallest integer (int8: -127..127).
         nan: What to do with NaN: "raise", or write the zero point ("zero_point").
@@ -103,7 +118,8 @@ def quantize(
             results is the value itself (within the limits).
         seed: 0 to 2^64 - 1, for "stochastic" alone: the same seed, values and shape give the same
             integers on every machine.
-        out: A C-contiguous array of `dtype` and of the shape of `x`, which is filled and returned.
+        out: A C-contiguous array of `dtype` (of int8 or uint8 for fewer bits) and of the shape of
+            `x`, which is filled and returned.
         threads: The largest number of threads; None uses all that the process may use. The result
             does not depend on it.
 
@@ -121,8 +137,9 @@ def quantize(
     )
     rule = check_rounding(rounding, seed)
     check_out(out)
-    result = np.empty(values.shape, dtype) if out is None else out
-    check_dtype(result, dtype)
+    storage = storage_dtype(dtype)
+    result = np.empty(values.shape, storage) if out is None else out
+    check_dtype(result, storage)
     _native.quantize(values, *arguments, *rule, result, check_threads(threads))
     return result
 
@@ -180,7 +197,7 @@ def fake_quantize(
         x: float32, float16 or bfloat16 values of any shape and strides.
         scale: As for `quantize`.
         zero_point: As for `quantize`.
-        dtype: "int8", "uint8", "int16" or "uint16".
+        dtype: The integers, see `integer_limits`.
         axis: The channel axis; None uses one scale for the whole tensor.
         narrow: For signed types: leave out the smallest integer.
         nan: What to do with NaN: "raise", or write 0 ("zero_point").
@@ -223,7 +240,8 @@ def dequantize(
     rounds too), as ONNX DequantizeLinear defines it.
 
     Args:
-        q: int8, uint8, int16, uint16 or int32 values of any shape and strides.
+        q: int8, uint8, int16, uint16 or int32 values of any shape and strides; integers of fewer
+            bits lie in int8 or uint8, as `quantize` returns them.
         scale: One value, or one per channel along `axis`; used as float32. Finite and not
             denormal; it may be negative.
         zero_point: An integer, or one per channel along `axis`, within the range of the type of

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_count, check_threads, normalise_axis
+from lepton_kernels._arguments import (
+    check_count,
+    check_same_kind,
+    check_threads,
+    normalise_axis,
+)
 from lepton_kernels.errors import KernelError
 
 if TYPE_CHECKING:
@@ -58,6 +63,10 @@ class AgreementAccumulator:
         kl_max: The largest of them.
         top1: Rows whose largest value stands in the same place.
         shared: Places that the k largest of both sides share, over all rows.
+
+    Raises:
+        KernelTypeError: `k` is not an integer.
+        KernelError: `k` is below 1.
     """
 
     k: int = 5
@@ -67,6 +76,9 @@ class AgreementAccumulator:
     kl_max: float = 0.0
     top1: int = 0
     shared: int = 0
+
+    def __post_init__(self) -> None:
+        self.k = check_count("k", self.k, 1)
 
     def update(
         self,
@@ -99,8 +111,9 @@ class AgreementAccumulator:
         if sides[1].ndim != sides[0].ndim or along is None:
             raise KernelError(f"shapes differ: {sides[0].shape} and {sides[1].shape}")
         first, second = (np.moveaxis(side, along, -1) for side in sides)
-        k = check_count("k", self.k, 1)
-        divergences, same, shared = _native.row_agreement(first, second, k, check_threads(threads))
+        divergences, same, shared = _native.row_agreement(
+            first, second, self.k, check_threads(threads)
+        )
         finite = [value for value in divergences if not math.isnan(value)]
         self.rows += len(divergences)
         self.nonfinite += len(divergences) - len(finite)
@@ -120,8 +133,10 @@ class AgreementAccumulator:
             This accumulator.
 
         Raises:
+            KernelTypeError: It is something else.
             KernelError: The other one has another `k`.
         """
+        check_same_kind(self, other)
         if other.k != self.k:
             raise KernelError(f"the accumulators compare {self.k} and {other.k} values")
         self.rows += other.rows

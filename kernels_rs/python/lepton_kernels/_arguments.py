@@ -51,6 +51,51 @@ def check_real(name: str, value: float) -> float:
         raise KernelTypeError(f"{name} must be a real number, got {value!r}") from error
 
 
+def check_percentile(percentile: float) -> float:
+    """A share of values in percent."""
+    share = check_real("percentile", percentile)
+    if not 0 < share <= 100:
+        raise KernelError(f"percentile is {share}; accepted are numbers above 0 up to 100")
+    return share
+
+
+def check_finite_channels(values: NDArray[np.floating]) -> None:
+    """Refuses what was found of channels that hold NaN or infinities."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise KernelError(
+            f"{np.count_nonzero(bad)} of {bad.size} channels hold NaN or infinite values (the "
+            f"first has index {np.flatnonzero(bad)[0]}), for which no scale exists; repair the "
+            "values first"
+        )
+
+
+def real_array(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Real numbers of any type, as float64."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise KernelTypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    return array.astype(np.float64, copy=False)
+
+
+def check_finite(name: str, values: NDArray[Any]) -> None:
+    """Refuses NaN and infinities."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise KernelError(
+            f"{name} holds {np.count_nonzero(bad)} NaN or infinite values of {values.size}; repair "
+            "them first"
+        )
+
+
+def check_same_kind(one: object, other: object) -> None:
+    """Refuses to merge an accumulator or observer with something else."""
+    if not isinstance(other, type(one)):
+        raise KernelTypeError(
+            f"{type(one).__name__} merges with its own kind, got {type(other).__name__}"
+        )
+
+
 def check_threads(threads: int | None) -> int | None:
     """A thread count that the native code accepts."""
     return None if threads is None else check_count("threads", threads, 1)
@@ -122,8 +167,8 @@ def output_array(
 
     Raises:
         KernelTypeError: `out` is not an array.
-        KernelError: It has another type or shape, is not C-contiguous, cannot be written to, or
-            may share memory with one of `others`.
+        KernelError: It has another type or shape, is not C-contiguous or aligned, cannot be written
+            to, or may share memory with one of `others`.
     """
     check_out(out)
     if out is None:
@@ -136,6 +181,8 @@ def output_array(
             f"out cannot be used: it is not C-contiguous (strides {out.strides}); accepted are "
             "C-contiguous arrays"
         )
+    if not out.flags.aligned:
+        raise KernelError("out cannot be used: it is not aligned; accepted are aligned arrays")
     if not out.flags.writeable:
         raise KernelError("out cannot be used: it is read-only; accepted are writable arrays")
     if any(np.may_share_memory(out, other) for other in others):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lepton_kernels.errors import KernelError, KernelTypeError
+from lepton_kernels._arguments import output_array, real_array
+from lepton_kernels.errors import KernelError
 
 if TYPE_CHECKING:
     from typing import Any
@@ -30,7 +31,13 @@ class QuantizedBias(NamedTuple):
     saturated: int
 
 
-def quantize_bias(bias: ArrayLike, scale_x: ArrayLike, scale_w: ArrayLike) -> QuantizedBias:
+def quantize_bias(
+    bias: ArrayLike,
+    scale_x: ArrayLike,
+    scale_w: ArrayLike,
+    *,
+    out: NDArray[np.int32] | None = None,
+) -> QuantizedBias:
     """Quantizes a bias at the scale of the products that it is added to.
 
     ``codes = clip(rint(bias / scale), -2^31, 2^31 - 1)`` with ``scale = scale_x * scale_w`` rounded
@@ -40,6 +47,8 @@ def quantize_bias(bias: ArrayLike, scale_x: ArrayLike, scale_w: ArrayLike) -> Qu
         bias: float32, float16, bfloat16 or float64 values, finite, of shape ``(channels,)`` or ().
         scale_x: The scale of the layer's input, a single value.
         scale_w: The scale of the weights, one value, or one per channel; it may be negative.
+        out: A C-contiguous int32 array of the shape of `bias`, which is filled and returned as the
+            integers.
 
     Returns:
         Integers, scales, and how many values int32 could not hold.
@@ -47,11 +56,12 @@ def quantize_bias(bias: ArrayLike, scale_x: ArrayLike, scale_w: ArrayLike) -> Qu
     Raises:
         KernelTypeError: An argument is not of real numbers.
         KernelError: The shapes do not fit, a bias is NaN or infinite, or a scale is zero, denormal
-            or not finite.
+            or not finite, or `out` does not fit.
     """
+    given = [np.asarray(array) for array in (bias, scale_x, scale_w)]
     values, input_scale, weight_scale = (
-        _real(name, array)
-        for name, array in (("bias", bias), ("scale_x", scale_x), ("scale_w", scale_w))
+        real_array(name, array)
+        for name, array in zip(("bias", "scale_x", "scale_w"), given, strict=True)
     )
     if input_scale.size != 1 or values.ndim > 1:
         raise KernelError(
@@ -69,23 +79,17 @@ def quantize_bias(bias: ArrayLike, scale_x: ArrayLike, scale_w: ArrayLike) -> Qu
             f"{np.count_nonzero(bad)} of {values.size} biases are NaN or infinite, the first at "
             f"{int(np.atleast_1d(bad).argmax())}; repair them first"
         )
+    codes = output_array(out, values.shape, "int32", *given)
     scale = _product(input_scale, weight_scale)
     with np.errstate(over="ignore", under="ignore"):
         rounded = np.rint(values / scale.astype(np.float64).reshape(_shape_for(scale, values)))
     saturated = int(np.count_nonzero((rounded < _LOW) | (rounded > _HIGH)))
-    codes = np.clip(rounded, _LOW, _HIGH).astype(np.int32)
-    return QuantizedBias(np.asarray(codes), scale, saturated)
+    np.clip(rounded, _LOW, _HIGH, out=codes, casting="unsafe")
+    return QuantizedBias(codes, scale, saturated)
 
 
 def _shape_for(scale: NDArray[Any], values: NDArray[Any]) -> tuple[int, ...]:
     return () if scale.size == 1 and values.size != 1 else values.shape
-
-
-def _real(name: str, array: ArrayLike) -> NDArray[np.float64]:
-    values = np.asarray(array)
-    if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
-        raise KernelTypeError(f"{name} must be real numbers, got dtype {values.dtype}")
-    return values.astype(np.float64)
 
 
 def _product(input_scale: NDArray[Any], weight_scale: NDArray[Any]) -> NDArray[np.float32]:

@@ -150,6 +150,7 @@ def scale_mse(
     *,
     axis: int | None = None,
     scheme: SchemeName = "absmax",
+    out: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None,
     threads: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Scales and zero points of least squared error, of the tensor or of each channel.
@@ -159,10 +160,13 @@ def scale_mse(
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides, finite.
-        bits: 2 to 8.
+        bits: 2 to 16.
         axis: The channel axis; None takes the whole tensor.
         scheme: "absmax": integers ``1 - half..half - 1``; "signed_max": ``-half..half - 1``, and
-            the scale may be negative; "asymmetric": ``0..2 ** bits - 1``.
+            the scale may be negative; "asymmetric": ``0..2 ** bits - 1``. For the signed type of
+            as many bits subtract ``half`` from the zero points of "asymmetric".
+        out: A tuple of C-contiguous arrays of the result's shape, float32 and int64, which are
+            filled and returned.
         threads: The largest number of threads; None uses all that the process may use.
 
     Returns:
@@ -170,8 +174,9 @@ def scale_mse(
         ``()`` without `axis`.
 
     Raises:
-        KernelTypeError: A dtype is not supported.
-        KernelError: A number does not fit, there is no value, or a value is NaN or infinite.
+        KernelTypeError: A dtype is not supported, or `out` is no tuple of two arrays.
+        KernelError: A number or `out` does not fit, there is no value, or a value is NaN or
+            infinite.
     """
     values = np.asarray(x)
     axis = normalise_axis(axis, values.ndim)
@@ -181,17 +186,23 @@ def scale_mse(
     channels = 1 if axis is None else front.shape[0]
     if channels and not values.size:
         raise KernelError("there is no value to take a scale from; give at least one per channel")
-    scale, zero = np.empty(channels, np.float32), np.empty(channels, np.uint8)
+    if out is not None and not (isinstance(out, tuple) and len(out) == 2):
+        raise KernelTypeError(f"out must be a tuple of two arrays, got {type(out).__name__}")
+    given_scale, given_zero = out or (None, None)
+    scale = output_array(given_scale, shape, "float32", values)
+    zero_point = output_array(given_zero, shape, "int64", values, scale)
+    zero = np.empty(channels, np.uint16)
     _native.search_scales(
         front,
         check_count("bits", bits, 2),
         max(values.size // max(channels, 1), 1),
         scheme,
-        scale,
+        scale.reshape(-1),
         zero,
         check_threads(threads),
     )
-    return scale.reshape(shape), zero.reshape(shape).astype(np.int64)
+    zero_point[...] = zero.reshape(shape)
+    return scale, zero_point
 
 
 def dequantize_blocks(
@@ -200,6 +211,7 @@ def dequantize_blocks(
     zero_point: ArrayLike | None = None,
     block_size: int = 32,
     *,
+    out: NDArray[np.float32] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.float32]:
     """The inverse map of `quantize_blocks`: ``(code - zero_point) * scale`` of the block.
@@ -209,6 +221,7 @@ def dequantize_blocks(
         scale: Scales of shape ``(..., ceil(n / block_size))``.
         zero_point: Zero points of the same shape, integers or float32; None for 0.
         block_size: Values in a block.
+        out: A C-contiguous float32 array of the shape of `codes`, which is filled and returned.
         threads: The largest number of threads; None uses all that the process may use. With
             float32 zero points NumPy does the work, on one thread.
 
@@ -217,8 +230,8 @@ def dequantize_blocks(
 
     Raises:
         KernelTypeError: A dtype is not supported.
-        KernelError: A shape does not fit, a scale is not finite or below 2^-126 in magnitude, or
-            a zero point is not finite or out of range.
+        KernelError: A shape or `out` does not fit, a scale is not finite or below 2^-126 in
+            magnitude, or a zero point is not finite or out of range.
     """
     integers, scales = np.asarray(codes), np.asarray(scale)
     size = check_count("block_size", block_size, 1)
@@ -231,21 +244,26 @@ def dequantize_blocks(
     for name, given in (("scale", scales), ("zero_point", zeros)):
         if given.shape != (*outer, blocks):
             raise KernelError(f"{name} has shape {given.shape}, needed is {(*outer, blocks)}")
+    values = output_array(out, integers.shape, "float32", integers, scales, zeros)
+    whole = values
     if n % size:
         padding = [(0, 0)] * len(outer) + [(0, blocks * size - n)]
         integers = np.pad(integers, padding)
-    rows = integers.reshape(-1, size)
+        whole = np.empty(integers.shape, np.float32)
+    rows, filled = integers.reshape(-1, size), whole.reshape(-1, size)
     if zeros.dtype == np.float32:
-        values = _dequantize_float(rows, scales.reshape(-1, 1), zeros.reshape(-1, 1))
+        _dequantize_float(rows, scales.reshape(-1, 1), zeros.reshape(-1, 1), filled)
     else:
-        values = dequantize(rows, scales.reshape(-1), zeros.reshape(-1), axis=0, threads=threads)
-    whole = values.reshape(*outer, blocks * size)
-    return whole if n % size == 0 else np.ascontiguousarray(whole[..., :n])
+        parameters = scales.reshape(-1), zeros.reshape(-1)
+        dequantize(rows, *parameters, axis=0, out=filled, threads=threads)
+    if whole is not values:
+        values[...] = whole[..., :n]
+    return values
 
 
 def _dequantize_float(
-    rows: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any]
-) -> NDArray[np.float32]:
+    rows: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any], out: NDArray[np.float32]
+) -> None:
     """``(row - zero) * scale`` in float32, for zero points that are no integers."""
     if rows.dtype not in (np.int8, np.uint8) or scale.dtype != np.float32:
         raise KernelTypeError(
@@ -264,8 +282,6 @@ def _dequantize_float(
             f"zero_point is {zero[bad][0]} for block {np.flatnonzero(bad)[0]} of {zero.size}; "
             "accepted are finite numbers"
         )
-    values = rows.astype(np.float32)
     with np.errstate(over="ignore"):  # what rounds past the largest float is infinite, as elsewhere
-        values -= zero
-        values *= scale
-    return values
+        np.subtract(rows, zero, out=out)
+        np.multiply(out, scale, out=out)

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_count, check_threads, output_array
+from lepton_kernels._arguments import (
+    check_count,
+    check_same_kind,
+    check_threads,
+    output_array,
+)
 from lepton_kernels._blocks import (
     BlockQuantized,
     SchemeName,
@@ -21,6 +26,12 @@ if TYPE_CHECKING:
     from typing import Self
 
     from numpy.typing import ArrayLike, NDArray
+
+_ASYMMETRY = 1e-4
+"""What opposite elements may differ by, relative to the roots of their diagonal elements."""
+
+_ROWS = 64
+"""Rows that are compared with their columns at once."""
 
 
 class HessianAccumulator:
@@ -82,8 +93,10 @@ class HessianAccumulator:
             This accumulator.
 
         Raises:
+            KernelTypeError: It is something else.
             KernelError: The numbers of inputs differ.
         """
+        check_same_kind(self, other)
         if other.total.shape != self.total.shape:
             raise KernelError(
                 f"the accumulators have {len(self.total)} and {len(other.total)} inputs; "
@@ -132,7 +145,8 @@ def gptq(
         weight: float32, float16 or bfloat16 weights of shape ``(outputs, inputs)``, any strides,
             finite.
         hessian: A symmetric float32 or float64 matrix of shape ``(inputs, inputs)``: the mean of
-            ``x x^T`` from `HessianAccumulator`, or any multiple of it.
+            ``x x^T`` from `HessianAccumulator`, or any multiple of it. Opposite elements may
+            differ by what rounding costs, ``1e-4 * sqrt(|H_ii H_jj|)``.
         block_size: Consecutive inputs that share a scale; None gives one scale per output.
         bits: 2 to 8.
         scheme: The rule for scales, as for `quantize_blocks`.
@@ -153,9 +167,9 @@ def gptq(
     Raises:
         KernelTypeError: A dtype is not supported.
         KernelError: A shape, number or `out` does not fit, a value is NaN or infinite, or the
-            hessian is not positive definite even with `damp`.
+            hessian is not symmetric, or not positive definite even with `damp`.
     """
-    values = np.asarray(weight)
+    values, matrix = np.asarray(weight), np.asarray(hessian)
     if values.ndim != 2:
         raise KernelError(f"weight has shape {values.shape}; needed are (outputs, inputs)")
     check_scheme(scheme)
@@ -163,9 +177,9 @@ def gptq(
     outputs, inputs = values.shape
     size = max(inputs, 1) if block_size is None else check_count("block_size", block_size, 1)
     size = min(size, max(inputs, 1))
-    factor, order = _factor(hessian, inputs, damp=damp, act_order=act_order, threads=threads)
+    factor, order = _factor(matrix, inputs, damp=damp, act_order=act_order, threads=threads)
     dtype = "uint8" if scheme == "asymmetric" else "int8"
-    codes = output_array(out, values.shape, dtype, values)
+    codes = output_array(out, values.shape, dtype, values, matrix)
     scale = np.empty((outputs, -(-inputs // size)), np.float32)
     zero = np.empty(scale.shape, np.uint8)
     _native.gptq(
@@ -186,10 +200,9 @@ def gptq(
 
 
 def _factor(
-    hessian: ArrayLike, inputs: int, *, damp: float, act_order: bool, threads: int | None
+    matrix: NDArray[Any], inputs: int, *, damp: float, act_order: bool, threads: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The factor of the damped hessian in the reverse of the order of rounding, and the order."""
-    matrix = np.asarray(hessian)
     if matrix.dtype not in (np.float32, np.float64):
         raise KernelTypeError(f"hessian has dtype {matrix.dtype}; accepted: float32, float64")
     if matrix.shape != (inputs, inputs):
@@ -199,6 +212,7 @@ def _factor(
     if not np.isfinite(matrix).all():
         raise KernelError("hessian holds NaN or infinite values; check the samples")
     diagonal = matrix.diagonal().astype(np.float64)
+    _check_symmetric(matrix, np.sqrt(np.abs(diagonal)))
     order = np.argsort(-diagonal, kind="stable") if act_order else np.arange(inputs)
     back = order[::-1]
     reversed_ = matrix[np.ix_(back, back)] if act_order else matrix[::-1, ::-1]
@@ -207,3 +221,22 @@ def _factor(
         factor[np.diag_indices(inputs)] += float(damp) * diagonal.mean()
         _native.cholesky(factor, check_threads(threads))
     return factor.reshape(-1), order.astype(np.int64)
+
+
+def _check_symmetric(matrix: NDArray[Any], root: NDArray[np.float64]) -> None:
+    """Refuses opposite elements that differ by more than rounding.
+
+    `root` is that of the diagonal: no element of ``x x^T`` is larger than the product of two roots,
+    so that a triangle alone is seen.
+    """
+    for start in range(0, len(matrix), _ROWS):  # no second matrix in memory
+        rows = slice(start, start + _ROWS)
+        apart = np.abs(matrix[rows] - matrix[:, rows].T)
+        bad = apart > _ASYMMETRY * root[rows, None] * root
+        if bad.any():
+            i, j = np.argwhere(bad)[0]
+            raise KernelError(
+                f"hessian is not symmetric: element ({start + i}, {j}) is "
+                f"{matrix[start + i, j]} and ({j}, {start + i}) is {matrix[j, start + i]}; pass "
+                "both triangles"
+            )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_kernels import _native, _threshold
-from lepton_kernels._arguments import check_count, check_threads
+from lepton_kernels._arguments import check_count, check_same_kind, check_threads
 from lepton_kernels.errors import KernelError
 
 if TYPE_CHECKING:
@@ -114,8 +114,10 @@ class HistogramObserver:
             This observer.
 
         Raises:
+            KernelTypeError: It is something else.
             KernelError: The number of bins differs, or one of them counts magnitudes.
         """
+        check_same_kind(self, other)
         if (self.bins, self.symmetric) != (other.bins, other.symmetric):
             raise KernelError(
                 f"observers of {self.bins} bins (symmetric={self.symmetric}) and of {other.bins} "

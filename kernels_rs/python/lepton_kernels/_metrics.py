@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_threads
+from lepton_kernels._arguments import check_same_kind, check_threads
 from lepton_kernels.errors import KernelError
 
 if TYPE_CHECKING:
@@ -147,7 +147,11 @@ class ErrorAccumulator:
 
         Returns:
             This accumulator.
+
+        Raises:
+            KernelTypeError: It is something else.
         """
+        check_same_kind(self, other)
         for name in _ADDED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.max_abs = max(self.max_abs, other.max_abs)

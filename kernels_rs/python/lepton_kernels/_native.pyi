@@ -33,7 +33,9 @@ __all__ = [
     "quantize_symmetric",
     "rounding_error",
     "row_agreement",
+    "row_limits",
     "search_scales",
+    "side_cut",
     "simd_level",
     "unpack_bits",
     "unpack_int4",
@@ -109,7 +111,7 @@ def search_scales(
     size: int,
     scheme: str,
     out_scale: NDArray[np.float32],
-    out_zero: NDArray[np.uint8],
+    out_zero: NDArray[np.uint16],
     threads: int | None,
 ) -> None: ...
 def pack_int4(
@@ -185,6 +187,15 @@ def entropy_threshold(counts: NDArray[np.uint64], levels: int) -> tuple[int, flo
 def magnitude_cut(
     arrays: list[NDArray[np.generic]], keep: int, threads: int | None
 ) -> tuple[float, int]: ...
+def side_cut(x: NDArray[np.generic], keep: int, negative: bool, threads: int | None) -> float: ...
+def row_limits(
+    x: NDArray[np.generic],
+    size: int,
+    rank: int,
+    magnitudes: bool,
+    out: NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
 def magnitude_masks(
     arrays: list[NDArray[np.generic]],
     keep: int,

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._arguments import check_count, check_out, check_threads, normalise_axis
+from lepton_kernels._arguments import (
+    check_count,
+    check_threads,
+    normalise_axis,
+    output_array,
+    real_array,
+)
 from lepton_kernels.errors import KernelError, KernelTypeError
 
 if TYPE_CHECKING:
@@ -66,16 +72,9 @@ def palettize(
     bits = check_count("bits", bits, 1)
     if bits > 8:
         raise KernelError(f"bits is {bits}; accepted are 1 to 8")
-    axis = normalise_axis(axis, values.ndim)
-    if axis is None and group_size is not None:
-        raise KernelError("group_size counts channels; name their axis")
+    axis = _group_axis(axis, group_size, values.ndim)
     count = check_threads(threads)
-    check_out(out)
-    indices = np.empty(values.shape, np.uint8) if out is None else out
-    if indices.dtype != np.uint8 or indices.shape != values.shape or not indices.flags.c_contiguous:
-        raise KernelError(f"out must be C-contiguous uint8 of shape {values.shape}")
-    if np.shares_memory(values, indices):
-        raise KernelError("out cannot be used: it shares memory with x")
+    indices = output_array(out, values.shape, "uint8", values)
     if axis is None:
         palette, error = _group(values, indices, bits, count)
         return Palettized(indices, palette, error)
@@ -91,6 +90,13 @@ def palettize(
     if not palettes:
         return Palettized(indices, np.empty((0, 2**bits), np.float32), 0.0)
     return Palettized(indices, np.stack(palettes), error)
+
+
+def _group_axis(axis: int | None, group_size: int | None, ndim: int) -> int | None:
+    """The axis of the channels that `group_size` counts, from the front."""
+    if axis is None and group_size is not None:
+        raise KernelError("group_size counts channels; name their axis")
+    return normalise_axis(axis, ndim)
 
 
 def _group(
@@ -113,24 +119,30 @@ def depalettize(
     *,
     axis: int | None = None,
     group_size: int | None = None,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """The values that the indices of `palettize` stand for.
 
     Args:
         indices: Integers of any shape.
-        palette: What `palettize` returned: ``(entries,)``, or ``(groups, entries)`` with an axis.
+        palette: What `palettize` returned: ``(entries,)``, or ``(groups, entries)`` with an axis;
+            used as float32.
         axis: As for `palettize`.
         group_size: As for `palettize`.
+        out: A C-contiguous float32 array of the shape of `indices`, which is filled and returned.
 
     Returns:
         float32 values of the shape of `indices`.
 
     Raises:
-        KernelTypeError: Indices are no integers.
-        KernelError: The shape of the palette does not fit, or an index is beyond it.
+        KernelTypeError: Indices are no integers, or entries no real numbers.
+        KernelError: The shape of the palette, `axis`, `group_size` or `out` does not fit, or an
+            index is beyond the palette.
     """
-    places, table = np.asarray(indices), np.asarray(palette, np.float32)
-    axis = normalise_axis(axis, places.ndim)
+    places, given = np.asarray(indices), np.asarray(palette)
+    with np.errstate(over="ignore"):
+        table = real_array("palette", given).astype(np.float32)
+    axis = _group_axis(axis, group_size, places.ndim)
     channels = 1 if axis is None else places.shape[axis]
     size = channels if group_size is None else check_count("group_size", group_size, 1)
     groups = -(-channels // size) if size else 0
@@ -145,9 +157,12 @@ def depalettize(
         raise KernelError(
             f"indices from {places.min()} to {places.max()} leave a palette of {table.shape[-1]}"
         )
+    values = output_array(out, places.shape, "float32", places, given)
+    chosen = places.astype(np.intp, copy=False)
     if axis is None:
-        return np.asarray(table[places], np.float32)
+        return np.take(table, chosen, out=values, mode="clip")  # all are within
     group = np.arange(channels) // max(size, 1)
     shape = [1] * places.ndim
     shape[axis] = channels
-    return np.asarray(table[group.reshape(shape), places], np.float32)
+    chosen = chosen + group.reshape(shape) * table.shape[-1]
+    return np.take(table.reshape(-1), chosen, out=values, mode="clip")

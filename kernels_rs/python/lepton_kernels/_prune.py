@@ -15,6 +15,7 @@ from lepton_kernels._arguments import (
     check_threads,
     normalise_axis,
     output_array,
+    real_array,
 )
 from lepton_kernels.errors import KernelError, KernelTypeError
 
@@ -101,7 +102,11 @@ def prune_mask(
 
 
 def prune_masks(
-    arrays: Sequence[ArrayLike], sparsity: float, *, threads: int | None = None
+    arrays: Sequence[ArrayLike],
+    sparsity: float,
+    *,
+    out: Sequence[NDArray[np.bool_]] | None = None,
+    threads: int | None = None,
 ) -> list[NDArray[np.bool_]]:
     """Marks the values of largest magnitude of several arrays together (global pruning).
 
@@ -110,20 +115,35 @@ def prune_masks(
     Args:
         arrays: float32, float16 or bfloat16 arrays.
         sparsity: The share of all values that go, 0 to 1, see `magnitude_threshold`.
+        out: A C-contiguous bool array of the shape of each array, which are filled and returned.
         threads: The largest number of threads; None uses all that the process may use.
 
     Returns:
         One mask for each array, True for what stays.
 
     Raises:
-        KernelTypeError: A dtype is not supported.
-        KernelError: `sparsity` is out of range, or a value is NaN (its index counts through all
-            arrays).
+        KernelTypeError: A dtype is not supported, or `arrays` or `out` is no sequence.
+        KernelError: `sparsity` is out of range, a value is NaN (its index counts through all
+            arrays), or `out` does not fit.
     """
-    values = [np.asarray(part) for part in arrays]
-    masks = [np.empty(part.shape, np.bool_) for part in values]
+    values = [np.asarray(part) for part in _each("arrays", arrays)]
+    given = [None] * len(values) if out is None else _each("out", out)
+    if len(given) != len(values):
+        raise KernelError(f"out has {len(given)} arrays, needed are {len(values)}")
+    masks: list[NDArray[np.bool_]] = []
+    for part, mask in zip(values, given, strict=True):
+        others = [] if mask is None else [*values, *masks]
+        masks.append(output_array(mask, part.shape, "bool", *others))
     _cut(values, masks, sparsity, threads)
     return masks
+
+
+def _each(name: str, arrays: Sequence[Any]) -> list[Any]:
+    try:
+        return list(arrays)
+    except TypeError as error:
+        given = type(arrays).__name__
+        raise KernelTypeError(f"{name} must be a sequence of arrays, got {given}") from error
 
 
 def _cut(
@@ -244,6 +264,7 @@ def channel_norms(
     *,
     axis: int | None = None,
     order: Literal[1, 2] = 2,
+    out: NDArray[np.float64] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.float64]:
     """The L1 or L2 norm of the tensor or of each channel, with float64 sums.
@@ -252,6 +273,7 @@ def channel_norms(
         x: float32, float16 or bfloat16 values of any shape and strides.
         axis: The channel axis, which is kept; None takes the whole tensor.
         order: 1 for the sum of magnitudes, 2 for the root of the sum of squares.
+        out: A C-contiguous float64 array of the result's shape, which is filled and returned.
         threads: The largest number of threads; None uses all that the process may use. The result
             does not depend on it.
 
@@ -261,15 +283,17 @@ def channel_norms(
 
     Raises:
         KernelTypeError: The dtype is not supported.
-        KernelError: `axis` or `order` does not fit.
+        KernelError: `axis`, `order` or `out` does not fit.
     """
     values = np.asarray(x)
     axis = normalise_axis(axis, values.ndim)
     if order not in (1, 2):
         raise KernelError(f"order is {order}; accepted: 1, 2")
-    sums = np.array(_native.power_sums(values, axis, order == 2, check_threads(threads)))
-    norms = np.sqrt(sums) if order == 2 else sums
-    return norms.reshape(() if axis is None else (values.shape[axis],))
+    shape = () if axis is None else (values.shape[axis],)
+    norms = output_array(out, shape, "float64", values)
+    sums = _native.power_sums(values, axis, order == 2, check_threads(threads))
+    norms[...] = np.reshape(np.sqrt(sums) if order == 2 else sums, shape)
+    return norms
 
 
 def wanda_scores(
@@ -294,6 +318,8 @@ def wanda_scores(
         KernelError: A shape or `out` does not fit.
     """
     weights, norms = np.asarray(weight), np.asarray(input_norms)
+    with np.errstate(over="ignore"):
+        factors = real_array("input_norms", norms).astype(np.float32)
     if weights.dtype.name not in ("float32", "float16", "bfloat16"):
         raise KernelTypeError(
             f"dtype {weights.dtype} is not supported here; accepted: float32, float16, bfloat16"
@@ -306,5 +332,5 @@ def wanda_scores(
     scores = output_array(out, weights.shape, "float32", weights, norms)
     np.abs(weights.astype(np.float32, copy=False), out=scores)
     with np.errstate(all="ignore"):
-        np.multiply(scores, norms.astype(np.float32), out=scores)
+        np.multiply(scores, factors, out=scores)
     return scores

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_kernels import _native
-from lepton_kernels._affine import IntegerName, integer_limits, symmetric_limits
+from lepton_kernels._affine import IntegerName, integer_limits, storage_dtype, symmetric_limits
 from lepton_kernels._arguments import (
+    check_count,
     check_dtype,
+    check_finite_channels,
     check_out,
-    check_real,
     check_threads,
     normalise_axis,
+    output_array,
+    real_array,
 )
+from lepton_kernels._order import percentile_limits
 from lepton_kernels.errors import KernelError, KernelTypeError
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ def scale_symmetric(
     *,
     axis: int | None = None,
     narrow: bool = True,
+    out: NDArray[np.float32] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.float32]:
     """The scale of symmetric quantization: ``absmax / high`` in float32.
@@ -116,10 +119,11 @@ def scale_symmetric(
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides.
-        dtype: "int8", "uint8", "int16" or "uint16".
+        dtype: The integers, see `integer_limits`.
         axis: The channel axis; None gives one scale for the whole tensor.
         narrow: Whether the smallest integer will be left out (signed types only). The scale is the
             same either way, because the range that both share decides it.
+        out: A C-contiguous float32 array of the result's shape, which is filled and returned.
         threads: The largest number of threads; None uses all that the process may use.
 
     Returns:
@@ -127,10 +131,11 @@ def scale_symmetric(
 
     Raises:
         KernelTypeError: A dtype is not supported.
-        KernelError: There is no value, or a value is NaN or infinite.
+        KernelError: There is no value, a value is NaN or infinite, or `out` does not fit.
     """
     _, high = symmetric_limits(dtype, narrow=narrow)
-    return scale_from_absmax(absmax(x, axis=axis, threads=threads), high)
+    values = np.asarray(x)
+    return _symmetric_scale(absmax(values, axis=axis, threads=threads), high, out, values)
 
 
 def scale_percentile(
@@ -139,6 +144,7 @@ def scale_percentile(
     dtype: IntegerName = "int8",
     *,
     axis: int | None = None,
+    out: NDArray[np.float32] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.float32]:
     """The scale of symmetric quantization that clips the largest magnitudes.
@@ -150,8 +156,9 @@ def scale_percentile(
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides.
         percentile: Above 0, up to 100; read as the decimal number that it prints as.
-        dtype: "int8", "uint8", "int16" or "uint16".
+        dtype: The integers, see `integer_limits`.
         axis: The channel axis; None gives one scale for the whole tensor.
+        out: A C-contiguous float32 array of the result's shape, which is filled and returned.
         threads: The largest number of threads; None uses all that the process may use.
 
     Returns:
@@ -159,26 +166,15 @@ def scale_percentile(
 
     Raises:
         KernelTypeError: A dtype is not supported.
-        KernelError: `percentile` is out of range, there is no value, a value is NaN, or the
-            magnitude found is infinite.
+        KernelError: `percentile` is out of range, there is no value, a value is NaN, the
+            magnitude found is infinite, or `out` does not fit.
     """
-    percentile = check_real("percentile", percentile)
-    if not 0 < percentile <= 100:
-        raise KernelError(f"percentile is {percentile}; accepted are numbers above 0 up to 100")
     _, high = integer_limits(dtype)
     values = np.asarray(x)
-    axis = normalise_axis(axis, values.ndim)
-    shape = () if axis is None else (values.shape[axis],)
-    front = values[None] if axis is None else np.moveaxis(values, axis, 0)
-    channels = [front[i, ...] for i in range(len(front))]
-    magnitude = np.empty(len(channels), np.float32)
-    for i, channel in enumerate(channels):
-        if not channel.size:
-            raise KernelError("there is no value to take a scale from; give at least one")
-        rank = max(1, math.ceil(Fraction(repr(percentile)) * channel.size / 100))
-        keep = channel.size - rank + 1
-        magnitude[i] = _native.magnitude_cut([channel], keep, check_threads(threads))[0]
-    return scale_from_absmax(magnitude.reshape(shape), high)
+    _, magnitude = percentile_limits(
+        values, percentile, axis=axis, magnitudes=True, threads=threads
+    )
+    return _symmetric_scale(magnitude, high, out, values)
 
 
 def quantize_symmetric(
@@ -198,10 +194,10 @@ def quantize_symmetric(
 
     Args:
         x: float32, float16 or bfloat16 values of any shape and strides, finite.
-        dtype: "int8", "uint8", "int16" or "uint16" (negative values give 0 if unsigned).
+        dtype: The integers, see `quantize` (negative values give 0 if unsigned).
         axis: The channel axis; None uses one scale for the whole tensor.
         narrow: Leave out the smallest integer of a signed type; ignored for the others.
-        out: A C-contiguous array of `dtype` and of the shape of `x`, which is filled and returned.
+        out: As for `quantize`.
         threads: The largest number of threads; None uses all that the process may use.
 
     Returns:
@@ -216,8 +212,9 @@ def quantize_symmetric(
     axis = normalise_axis(axis, values.ndim)
     shape = () if axis is None else (values.shape[axis],)
     check_out(out)
-    result = np.empty(values.shape, dtype) if out is None else out
-    check_dtype(result, dtype)
+    storage = storage_dtype(dtype)
+    result = np.empty(values.shape, storage) if out is None else out
+    check_dtype(result, storage)
     scale = np.empty(shape, np.float32)
     _native.quantize_symmetric(
         values, axis, low, high, result, _flat(scale, shape), check_threads(threads)
@@ -225,25 +222,44 @@ def quantize_symmetric(
     return result, scale
 
 
-def scale_from_absmax(magnitude: NDArray[np.float32], high: int) -> NDArray[np.float32]:
+def scale_from_absmax(
+    magnitude: ArrayLike, high: int, *, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """The rule of `scale_symmetric` for magnitudes that are already known.
 
     Args:
-        magnitude: float32 magnitudes of any shape, finite.
-        high: The largest integer.
+        magnitude: Magnitudes of any shape, finite and not negative; used as float32.
+        high: The largest integer, at least 1.
+        out: A C-contiguous float32 array of the result's shape, which is filled and returned.
 
     Returns:
         float32 scales of the same shape.
 
     Raises:
-        KernelError: A magnitude is NaN or infinite.
+        KernelTypeError: Magnitudes are no real numbers, or `high` is no integer.
+        KernelError: A magnitude is NaN, infinite or negative, `high` is below 1, or `out` does not
+            fit.
     """
-    bad = ~np.isfinite(magnitude)
-    if bad.any():
-        raise KernelError(
-            f"{np.count_nonzero(bad)} of {magnitude.size} channels hold NaN or infinite values, "
-            "for which no scale exists; repair the values first"
-        )
+    largest, given = check_count("high", high, 1), np.asarray(magnitude)
+    with np.errstate(over="ignore", under="ignore"):
+        # What leaves float32's range becomes infinite and is refused as such.
+        values = real_array("magnitude", given).astype(np.float32)
+    if (values < 0).any():
+        raise KernelError(f"magnitude is {values.min()}; accepted are numbers of at least 0")
+    return _symmetric_scale(values, largest, out, given)
+
+
+def _symmetric_scale(
+    magnitude: NDArray[np.float32],
+    high: int,
+    out: NDArray[np.float32] | None,
+    given: NDArray[Any],
+) -> NDArray[np.float32]:
+    """The rule itself; a magnitude that is NaN or infinite is refused."""
+    scale = output_array(out, magnitude.shape, "float32", given)
+    check_finite_channels(magnitude)
     with np.errstate(under="ignore"):
-        scale = np.maximum(magnitude / np.float32(high), _SMALLEST_SCALE)
-    return np.where(magnitude == 0, np.float32(1), scale)
+        np.divide(magnitude, np.float32(high), out=scale)
+    np.maximum(scale, _SMALLEST_SCALE, out=scale)
+    np.copyto(scale, np.float32(1), where=magnitude == 0)
+    return scale

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_kernels._arguments import normalise_axis
+from lepton_kernels._arguments import check_same_kind, normalise_axis
 from lepton_kernels._range import minmax
 from lepton_kernels.errors import KernelError
 
@@ -94,8 +94,10 @@ class RangeObserver:
             This observer.
 
         Raises:
+            KernelTypeError: It is something else.
             KernelError: The axis or the number of channels differs.
         """
+        check_same_kind(self, other)
         if other.axis != self.axis:
             raise KernelError(f"axes {self.axis} and {other.axis} differ; only equal ones merge")
         if other._low is not None and other._high is not None:

@@ -272,6 +272,8 @@ def test_biases_take_back_what_rounding_moves(chain, images, context):
     means = {place: channels.mean for place, channels in seen.items()}
     by_rule = analytic(graph, recipe, means)
     assert set(by_rule) == {"c1", "c2", "d", "y"}
+    overflowed = means | {("p1", 1): means["p1", 1] * np.inf}
+    assert set(analytic(graph, recipe, overflowed)) == {"c1", "d", "y"}
     weight, tensor = graph.array("wg"), recipe.tensors["wg"]
     actual = qdq.weight_integers(weight, tensor) * np.asarray(tensor.scale, np.float32)
     assert np.allclose(by_rule["y"].values, means["f", 1] @ (weight - actual), atol=1e-6)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lepton_core import recipe as recipes
 from lepton_core.context import Context
+from lepton_core.recipe import PivotId, Recipe
 from lepton_core.types import ConvertRequest, Model, OpenRequest
 from lepton_coreml import plugin
 from lepton_onnx import plugin as onnx_plugin
@@ -153,6 +155,23 @@ def converted(pivots, tmp_path_factory):
             context = Context(tmp_path_factory.mktemp(f"{name}-{precision}"))
             made[key] = plugin.lepton_convert(pivots(name), request, context)
         return made[key]
+
+    return call
+
+
+@pytest.fixture
+def convert(tmp_path):
+    """Lower a recipe for a pivot; each call has a folder of its own."""
+    count = iter(range(100))
+
+    def call(pivot, scheme, arrays, device="ios18", **parts):
+        folder = tmp_path / str(next(count))
+        folder.mkdir()
+        parts = {"tensors": {}, "layers": {}} | parts
+        recipe = Recipe(PivotId(pivot.digest, 21), scheme, **parts)
+        path = recipes.write(recipe, folder / "recipe.json", integers=arrays)
+        request = ConvertRequest("coreml", precision="int8", recipe=str(path), device=device)
+        return plugin.lepton_convert(pivot, request, Context(folder))
 
     return call
 

@@ -77,6 +77,17 @@ def test_a_bound_that_the_program_does_not_reach_is_warned_of(graphs, convert, n
     assert f"inputs of {sizes} and does not run" in warning
 
 
+def test_a_very_large_size_keeps_no_other_from_being_tried(graphs, convert):
+    result = convert(positions(graphs), options={"max_batch": 5000})
+    package = open_package(Path(result.model.path))
+    message = package.message()
+    (x,) = message.description.input
+    x.type.multiArrayType.shapeRange.sizeRanges[1].upperBound = 40
+    package.model_file.write_bytes(message.SerializeToString())
+    (warning,) = run_once(package.path, (("n", "t"),))
+    assert "inputs of (1, 40) and does not run" in warning
+
+
 def test_two_rows_at_least_where_one_cannot_be_proved(graphs, convert, monkeypatch):
     tried = []
 

@@ -15,10 +15,10 @@ from lepton_core.files import digest_path
 from lepton_core.types import OpenRequest
 from lepton_coreml import plugin
 from lepton_coreml._interpreter import Interpreter, OperatorError
-from lepton_coreml._locate import compare
 from lepton_coreml._mil._blob import BlobFile
 from lepton_coreml._mil._package import open_package
 from lepton_coreml._mil._write import MODEL, WEIGHTS
+from lepton_coreml.locate import compare
 
 OPEN = OpenRequest("coreml")
 OTHER_KIND = {
@@ -193,7 +193,7 @@ def campaign(converted, feeds, tmp_path_factory):
                 numbers = caught_by_numbers(place, inputs, wanted)
                 located = None
                 try:
-                    found = compare(open_package(place).program(), clean, inputs)
+                    found = compare(place, model.path, inputs)
                     located = bool(found.operations or found.constants)
                 except LeptonError:
                     located = True  # it cannot be read at all
@@ -248,7 +248,7 @@ def test_the_first_bad_layer_is_found(converted, feeds, tmp_path):
     start = BlobFile(Path(model.path) / WEIGHTS).place(constant.blob.offset)[1]
     place = injected(model, tmp_path, (start + 3, 6))
     feed = {"in_image": feeds("network")["in.image"]}
-    found = compare(open_package(place).program(), clean, feed)
+    found = compare(place, model.path, feed)
     assert found.constants == {deep: 1}
     assert found.operations == ()
     assert found.kind == "conv"
@@ -258,9 +258,9 @@ def test_the_first_bad_layer_is_found(converted, feeds, tmp_path):
 
 
 def test_two_builds_of_one_pivot_do_not_differ(converted, feeds):
-    program = open_package(Path(converted("network").model.path)).program()
+    package = converted("network").model.path
     feed = {"in_image": feeds("network")["in.image"]}
-    found = compare(program, program, feed)
+    found = compare(package, package, feed)
     assert not found.operations
     assert not found.constants
     assert not found.first

@@ -251,3 +251,31 @@ def test_blocks_need_ios_18(graphs, tmp_path, context):
     with pytest.raises(LeptonError) as caught:
         plugin.lepton_convert(pivot, request, context)
     assert caught.value.code == "LPT-CONV-508"
+    assert "coreml:ios18" in caught.value.remedy
+
+
+@pytest.mark.parametrize("device", ["ios18", "ios17"])
+def test_activations_of_16_bits_are_refused_and_no_device_is_named(
+    device, graphs, tmp_path, context
+):
+    proto = graphs.model(
+        [graphs.node("MatMul", ["x", "w"], ["y"])],
+        [graphs.value("x", ["n", 4])],
+        [graphs.value("y", ["n", 4])],
+        [graphs.weight("w", np.eye(4, dtype="f4"))],
+    )
+    pivot = graphs.to_pivot(proto, tmp_path / "pivot")
+    tensors = {
+        "x": activation(0.03, 0, dtype="int16"),
+        "y": activation(0.03, 0, dtype="int16"),
+        "w": per_channel(np.eye(4, dtype="f4"), 1),
+    }
+    layers = {"y": Layer("MatMul", "y", ("x",), "w")}
+    recipe = Recipe(PivotId(pivot.digest, 21), "int16-static", tensors, layers)
+    path = recipes.write(recipe, tmp_path / "recipe.json")
+    request = ConvertRequest("coreml", precision="int16", recipe=str(path), device=device)
+    with pytest.raises(LeptonError) as caught:
+        plugin.lepton_convert(pivot, request, context)
+    assert caught.value.code == "LPT-CONV-508"
+    assert "16 bits" in caught.value.message
+    assert "ios18" not in caught.value.remedy

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 
 import lepton_kernels as lk
-from lepton_core import recipe as recipes
-from lepton_core.context import Context
 from lepton_core.errors import LeptonError
 from lepton_core.recipe import BlockWeight, Layer, PalettizedWeight, PivotId, PrunedWeight, Recipe
 from lepton_core.recipe import Tensor as Stored
-from lepton_core.types import ConvertRequest
-from lepton_coreml import plugin
 from lepton_coreml._integers import read_back, read_blocks
 from lepton_coreml._mil._package import open_package
 from lepton_coreml._same import Numbers, check_numbers
@@ -45,23 +41,6 @@ def product(graphs, tmp_path_factory):
         return graphs.to_pivot(proto, tmp_path_factory.mktemp(kind))
 
     return make
-
-
-@pytest.fixture
-def convert(tmp_path):
-    """Lower a recipe for a pivot; each call has a folder of its own."""
-    count = iter(range(100))
-
-    def call(pivot, scheme, arrays, device="ios18", **parts):
-        folder = tmp_path / str(next(count))
-        folder.mkdir()
-        parts = {"tensors": {}, "layers": {}} | parts
-        recipe = Recipe(PivotId(pivot.digest, 21), scheme, **parts)
-        path = recipes.write(recipe, folder / "recipe.json", integers=arrays)
-        request = ConvertRequest("coreml", precision="int8", recipe=str(path), device=device)
-        return plugin.lepton_convert(pivot, request, Context(folder))
-
-    return call
 
 
 def program_of(result):
@@ -241,7 +220,7 @@ def test_pruned_integers_are_stored_with_a_mask(product, convert, opened):
         assert result.facts["small_weights"].get("w", {}).get("form") == form
         sizes[device] = Path(result.model.path, "Data/com.apple.CoreML/weights/weight.bin")
         if form:
-            assert np.array_equal(read_small(program).masks["w"], mask)
+            assert np.array_equal(read_small(program).integer_masks["w"], mask)
             assert {"constexpr_sparse_blockwise_shift_scale", "constexpr_sparse_to_dense"} <= {
                 op.kind for op in program.block.operations
             }
@@ -277,7 +256,7 @@ def test_pruned_blocks_are_stored_with_a_mask(bits, symmetric, inputs, product, 
     program = program_of(result)
     assert qdq.compare_blocks(blocks, read_blocks(program)) == []
     assert result.facts["small_weights"]["w"]["form"] == "sparse integers"
-    assert np.array_equal(read_small(program).masks["w"][:inputs], mask)
+    assert np.array_equal(read_small(program).integer_masks["w"][:inputs], mask)
     found = blocks["w"]
     values = lk.dequantize_blocks(found.codes, found.scale, found.zero_point, found.block)
     assert not values.T[~mask].any()
@@ -290,6 +269,7 @@ def test_what_no_form_makes_smaller_stays_as_it_is(product, convert):
     entry, arrays, values = palette_for(weight, 8, 1, 1)  # tables of 256 for 40 values
     result = convert(pivot, "palette", arrays, palettes={"w": entry})
     assert result.facts["small_weights"]["w"]["form"] == "values"
+    assert result.facts["integers"]["folded"] == []
     held = [c.value for _, c in program_of(result).constants()]
     assert any(np.array_equal(np.sort(np.ravel(v)), np.sort(values.reshape(-1))) for v in held
                if isinstance(v, np.ndarray))  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 
@@ -57,6 +58,23 @@ def test_it_runs_without_lepton_and_gives_the_sessions_numbers(bundle, single, o
     for name, wanted in opened(single.model).run(inputs).items():
         assert found[name].dtype == wanted.dtype
         np.testing.assert_allclose(found[name], wanted, rtol=1e-6)
+
+
+def test_a_wrong_shape_is_refused_and_the_next_call_runs(bundle, graphs):
+    call = runpy.run_path(str(bundle / "runtime.py"))["load"](bundle / "model" / "model.tflite", 1)
+    good = graphs.inputs(2)
+    wanted = call(good)["scores"]
+    for wrong in (
+        {"image": np.ones((2, 1, 7, 8), "f4")},
+        {"image": np.ones((3, 1, 8, 8), "f4")},
+        {"kind": np.zeros((2, 1), "i8")},
+        {"image": np.ones((0, 1, 8, 8), "f4"), "kind": np.zeros(0, "i8")},
+    ):
+        with pytest.raises(ValueError, match="has the shape"):
+            call({**good, **wrong})
+    with pytest.raises((ValueError, RuntimeError)):
+        call({**good, "kind": np.array([9, 9])})
+    np.testing.assert_array_equal(call(good)["scores"], wanted)
 
 
 def test_a_changed_file_is_noticed(bundle):

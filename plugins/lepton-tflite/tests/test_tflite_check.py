@@ -125,11 +125,16 @@ def test_constants_convert_as_the_check_says(kind, context, tmp_path):
             plugin.lepton_convert(pivot, ConvertRequest("tflite"), context)
 
 
-def test_sorting_in_torch_is_known_too():
-    use = OperatorUse("aten.topk.default", 1, where="net.py:9 in forward", convertible=True)
+@pytest.mark.parametrize(
+    ("operator", "says"),
+    [("topk.default", "sort"), ("logical_xor.default", "writes"), ("where.default", "on values")],
+)
+def test_torchs_operators_without_a_kernel_are_known_too(operator, says):
+    use = OperatorUse(f"aten.{operator}", 1, where="net.py:9 in forward", convertible=True)
     found = judge(use, domain="aten")
     assert found.verdict == "impossible"
     assert "net.py:9" in found.reasons[0]
+    assert says in found.reasons[0]
     gone = OperatorUse("aten.foo", 1, where="net.py:3", convertible=False, note="unknown")
     assert "no way to ONNX: unknown" in judge(gone, domain="aten").reasons[0]
 

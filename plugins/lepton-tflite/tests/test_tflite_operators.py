@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from lepton_core.errors import ConversionError
 from lepton_core.types import ConvertRequest
 from lepton_tflite import plugin
-from lepton_tflite._operators import NO_KERNEL, why_not
+from lepton_tflite._operators import ATEN, NO_KERNEL, why_not
 
 pytestmark = pytest.mark.xdist_group("tflite")
 
@@ -54,6 +54,33 @@ def test_operators_that_are_said_to_have_no_kernel_have_none(operator, to_pivot,
 @pytest.mark.parametrize("operator", NO_KERNEL)
 def test_each_of_them_is_translated_to_torch(operator):
     """Others are not in the table: their reason is that the bridge lacks them."""
-    catalogue = pytest.importorskip("lepton_torch._bridge.catalogue")
+    catalogue = pytest.importorskip("lepton_torch.catalogue")
     assert catalogue.covered(f"ai.onnx::{operator}")
     assert why_not(f"ai.onnx::{operator}") == NO_KERNEL[operator]
+
+
+@pytest.mark.conformance
+def test_torchs_operators_become_what_the_table_says():
+    torch = pytest.importorskip("torch")
+
+    class Net(torch.nn.Module):
+        def forward(self, x, i):
+            return (
+                torch.topk(x, 2)[0], torch.sort(x)[0], torch.argsort(x), torch.det(x),
+                torch.linalg.det(x), i << 1, i >> 1, torch.bitwise_left_shift(i, i),
+                torch.bitwise_right_shift(i, i), torch.logical_xor(x > 0, x > 1),
+                torch.nn.functional.fold(x, (3, 3), (2, 2)), torch.nonzero(x),
+                *torch.where(x > 0),
+            )  # fmt: skip
+
+    given = (torch.rand(1, 4, 4), torch.ones(2, 3, dtype=torch.int64))
+    program = torch.export.export(Net(), given)
+    names = {str(n.target).removeprefix("aten.") for n in program.graph.nodes}
+    names |= {name.partition(".")[0] for name in names}
+    assert set(ATEN) <= names
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        written = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert set(ATEN.values()) <= {node.op_type for node in written.model.graph}
+    assert {why_not(f"aten.{name}") for name in ATEN} <= set(NO_KERNEL.values())
+    assert not why_not("aten.where.self")

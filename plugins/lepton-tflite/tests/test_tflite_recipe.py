@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from lepton_onnx import pivot as pivots
 from lepton_onnx import qdq
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
-from lepton_tflite._finish import port_types
-from lepton_tflite._integers import INTEGER_OPS, check_integers, read_back
+from lepton_tflite._finish import float_ports, integer_ports, port_types
+from lepton_tflite._integers import INTEGER_OPS, check_border, check_integers, read_back
 from lepton_tflite._reproduce import reproducer
 from lepton_tflite.bundle_files import files
 
@@ -71,6 +72,17 @@ def static(op, inputs, output, **more):
     return {"op": op, "output": output, "inputs": inputs, "mode": "static", **more}
 
 
+def recipe_of(pivot, tensors, layers, folder):
+    data = {
+        "schema": 1, "rules": 1, "written_by": "test", "scheme": "int8-static",
+        "pivot": {"digest": pivot.digest, "opset": 21}, "requires": {}, "calibration": None,
+        "sidecar": None, "notes": [], "kept_float": {}, "tensors": tensors, "layers": layers,
+    }  # fmt: skip
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(data))
+    return str(path)
+
+
 @pytest.fixture(scope="session")
 def quantized(graphs, to_pivot, tmp_path_factory):
     """A pivot, and a recipe for it."""
@@ -80,9 +92,6 @@ def quantized(graphs, to_pivot, tmp_path_factory):
     loaded = pivots.load(pivot.path)
     values = {t.name: numpy_helper.to_array(t) for t in loaded.graph.initializer}
     data = {
-        "schema": 1, "rules": 1, "written_by": "test", "scheme": "int8-static",
-        "pivot": {"digest": pivot.digest, "opset": 21}, "requires": {}, "calibration": None,
-        "sidecar": None, "notes": [], "kept_float": {},
         "tensors": {
             "image": activation(0.031, 3),
             "conv.weight": weight_entry(values["conv.weight"], 0),
@@ -103,9 +112,7 @@ def quantized(graphs, to_pivot, tmp_path_factory):
             "scores": static("Gemm", ["m"], "scores", weight="fc.weight", bias="fc.bias"),
         },
     }  # fmt: skip
-    path = tmp_path_factory.mktemp("recipe") / "recipe.json"
-    path.write_text(json.dumps(data))
-    return pivot, str(path)
+    return pivot, recipe_of(pivot, **data, folder=tmp_path_factory.mktemp("recipe"))
 
 
 @pytest.fixture(scope="session")
@@ -181,6 +188,9 @@ def test_the_border_is_integer_on_request_and_a_session_passes_both(
     (page,) = files(made.model, "net").values()
     assert '"image" to buffer(384)' in page  # 2 x 3 x 8 x 8 of one byte
     assert '"scores" to buffer(10)' in page
+    grids = {"image": (0.031, 3), "scores": (0.23, -7)}
+    for name, (scale, zero) in grids.items():  # what an app needs to fill and read them
+        assert f'"{name}" to Grid({np.float32(scale):.9g}f, {zero}),' in page
     x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype("f4")
     codes = np.clip(np.rint(x / np.float32(0.031)) + 3, -128, 127).astype("i1")
     raw = opened(made.model, options={"io": "int8"})
@@ -197,7 +207,9 @@ def test_the_border_is_integer_on_request_and_a_session_passes_both(
 def test_a_file_with_other_numbers_does_not_pass(lowered, quantized, fault):
     recipe, proto = onnx_lowering(quantized)
     model = flat.unpack(Path(lowered.model.path).read_bytes())
-    check_integers(flat.unpack(flat.pack(model)), proto, recipe)  # passes as it is
+    passed = flat.unpack(flat.pack(model))
+    check_integers(passed, proto, recipe)  # passes as it is
+    check_border(passed, proto, recipe)
     tensor = next(t for t in model.subgraphs[0].tensors if t.name == b"conv.weight/int8")
     if fault == "integer":
         values = flat.array_of(model, tensor).copy()
@@ -225,6 +237,133 @@ def test_a_file_with_other_numbers_does_not_pass(lowered, quantized, fault):
         act.quantization.zeroPoint = np.array([-127])
     with pytest.raises(ConversionError) as caught:
         check_integers(model, proto, recipe)
+        check_border(model, proto, recipe)
+    assert caught.value.code == "LPT-CONV-411"
+
+
+@pytest.mark.parametrize("end", ["inputs", "outputs"])
+def test_a_border_of_other_integers_or_of_none_does_not_pass(lowered, quantized, end):
+    recipe, proto = onnx_lowering(quantized)
+    model = flat.unpack(Path(lowered.model.path).read_bytes())
+    integer_ports(model)  # the converter may write such a file, without a QUANTIZE at the border
+    with pytest.raises(ConversionError, match="LPT-CONV-411"):
+        check_border(model, proto, recipe)
+    graph = model.subgraphs[0]
+    own = graph.tensors[getattr(graph, end)[0]].quantization
+    assert float_ports(model, lowered.model.signature) == 2
+    check_border(model, proto, recipe)
+    own.scale, own.zeroPoint = np.array([0.11], "f4"), np.array([5])
+    with pytest.raises(ConversionError, match="LPT-CONV-411"):
+        check_border(model, proto, recipe)
+
+
+def test_an_equal_weight_does_not_stand_for_one_that_is_missing(lowered, quantized):
+    recipe, proto = onnx_lowering(quantized)
+    tensors = {**recipe.tensors, "twin": recipe.tensors["mix.weight"]}
+    twin = next(t for t in proto.graph.initializer if t.name == "mix.weight/int8")
+    proto.graph.initializer.add().CopyFrom(twin)
+    proto.graph.initializer[-1].name = "twin/int8"
+    model = flat.unpack(Path(lowered.model.path).read_bytes())
+    with pytest.raises(ConversionError, match="'twin' does not stand"):
+        check_integers(model, proto, replace(recipe, tensors=tensors))
+
+
+def test_values_that_float_operators_or_two_outputs_take_run_with_an_integer_border(
+    graphs, to_pivot, convert, opened, tmp_path
+):
+    node, value = graphs.node, graphs.value
+    w = np.random.default_rng(0).normal(size=(8, 6)).astype("f4")
+    pivot = to_pivot(
+        graphs.model(
+            [node("MatMul", ["x", "w"], ["a"]), node("Tanh", ["a"], ["t"]),
+             node("Identity", ["a"], ["b"])],
+            [value("x", ["batch", 8])],
+            [value(name, ["batch", 6]) for name in ("a", "b", "t")],
+            [graphs.weight("w", w)],
+        )
+    )  # fmt: skip
+    tensors = {"x": activation(0.03, 3), "w": weight_entry(w, 1), "a": activation(0.11, 5)}
+    path = recipe_of(pivot, tensors, {"a": static("MatMul", ["x"], "a", weight="w")}, tmp_path)
+    made = convert(pivot, recipe=path, options={"io": "int8"})
+    assert made.facts["float_ports"] == ["t"]
+    assert set(made.facts["integer_ports"]) == {"x", "a", "b"}
+    x = np.random.default_rng(1).normal(size=(3, 8)).astype("f4")
+    found = opened(made.model).run({"x": x})
+    assert np.abs(found["a"] - x @ w).max() < 0.3
+    np.testing.assert_array_equal(found["a"], found["b"])
+    np.testing.assert_allclose(found["t"], np.tanh(found["a"]), atol=1e-5)
+
+
+def test_layers_with_equal_weights_keep_their_own_numbers(
+    graphs, to_pivot, convert, opened, expected, tmp_path
+):
+    """The converter merges the weights; two of the layers differ in their bias alone."""
+    node, value, rng = graphs.node, graphs.value, np.random.default_rng(0)
+    w = rng.normal(size=(6, 6)).astype("f4")
+    biases = {name: rng.normal(size=6).astype("f4") for name in ("b1", "b2")}
+    layers = {"two": ("z", "w2", "b2"), "one": ("x", "w1", "b1"), "y": ("one", "w3", None)}
+    pivot = to_pivot(
+        graphs.model(
+            [node("Gemm", [n for n in inputs if n], [name]) for name, inputs in layers.items()],
+            [value(name, ["batch", 6]) for name in ("x", "z")],
+            [value(name, ["batch", 6]) for name in ("one", "two", "y")],
+            [graphs.weight(f"w{i}", w) for i in (1, 2, 3)]
+            + [graphs.weight(name, bias) for name, bias in biases.items()],
+        )
+    )
+    tensors = {f"w{i}": weight_entry(w, 1) for i in (1, 2, 3)}
+    tensors |= {"x": activation(0.03, 3), "z": activation(0.03, 3), "y": activation(0.3, -5)}
+    tensors |= {name: activation(0.11, 5) for name in ("one", "two")}
+    entries = {
+        name: static("Gemm", [x], name, weight=weight, **({"bias": bias} if bias else {}))
+        for name, (x, weight, bias) in sorted(layers.items())
+    }
+    path = recipe_of(pivot, tensors, entries, tmp_path)
+    made = convert(pivot, recipe=path)
+    recipe, proto = onnx_lowering((pivot, path))
+    ours, theirs = read_back(made.model.path), qdq.read_back(proto)
+    assert qdq.compare(recipe, ours, {n: stored.integers for n, stored in theirs.items()}) == []
+    for name in ("w1", "w2", "w3", "one/bias", "two/bias"):
+        np.testing.assert_array_equal(ours[name].integers, theirs[name].integers)
+    given = {name: rng.normal(size=(3, 6)).astype("f4") for name in ("x", "z")}
+    found, wanted = opened(made.model).run(given), expected(pivot, given)
+    for name, unit in (("one", 0.11), ("two", 0.11), ("y", 0.3)):
+        assert np.abs(found[name] - wanted[name]).max() < 2 * unit
+
+
+def test_a_transposed_convolution_stays_float_with_the_weights_of_the_recipe(
+    graphs, to_pivot, convert, opened, expected, tmp_path
+):
+    """The converter turns its weight over, and folds the integers into floats on the way."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(3, 4, 2, 2)).astype("f4")
+    pivot = to_pivot(
+        graphs.model(
+            [graphs.node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])],
+            [graphs.value("x", ["batch", 3, 4, 4])],
+            [graphs.value("y", ["batch", 4, 8, 8])],
+            [graphs.weight("w", w)],
+        )
+    )
+    tensors = {"x": activation(0.03, 3), "w": weight_entry(w, 1), "y": activation(0.06, 5)}
+    layers = {"y": static("ConvTranspose", ["x"], "y", weight="w")}
+    path = recipe_of(pivot, tensors, layers, tmp_path)
+    made = convert(pivot, recipe=path)
+    given = {"x": rng.normal(size=(2, 3, 4, 4)).astype("f4")}
+    found = opened(made.model).run(given)["y"]
+    assert np.abs(found - expected(pivot, given)["y"]).max() < 0.12
+    recipe, proto = onnx_lowering((pivot, path))
+    model = flat.unpack(Path(made.model.path).read_bytes())
+    check_integers(model, proto, recipe)
+    tensor = next(
+        t for t in model.subgraphs[0].tensors if np.size(flat.array_of(model, t)) == w.size
+    )
+    assert tensor.type == flat.TYPES["float32"]
+    values = flat.array_of(model, tensor).copy()
+    values.flat[7] = np.nextafter(values.flat[7], np.float32(9))
+    flat.set_array(model, tensor, values)
+    with pytest.raises(ConversionError) as caught:
+        check_integers(model, proto, recipe)
     assert caught.value.code == "LPT-CONV-411"
 
 
@@ -246,7 +385,7 @@ def test_a_port_that_the_recipe_keeps_in_float_stays_float(quantized, convert, t
 def test_the_border_is_recorded_as_the_file_has_it(lowered, single):
     for made, wanted in ((lowered, ["image", "scores"]), (single, ["image", "scores"])):
         model = flat.unpack(Path(made.model.path).read_bytes())
-        assert port_types(model, made.model.signature) == ([], wanted)
+        assert port_types(model, made.model.signature) == ({}, wanted)
         assert made.facts["border"] == "float"
         assert "integer_ports" not in made.model.metadata
 
@@ -325,7 +464,8 @@ def test_constants_whose_names_differ_by_a_dot_stay_two(graphs):
             graphs.weight("z", np.array(0, "i1")),
         ],
     )
-    plan = Plan(proto, pivots.signature(proto), None, integer=True)
+    plan = Plan(proto, pivots.signature(proto), None, lambda model, _: flat.pack(model),
+                integer=True)  # fmt: skip
     inputs = _tensors(plan.signature, {})
     (found,) = _module(plan, inputs)(*inputs)
     wanted = inputs[0].numpy() * np.array([1, 2]) + np.array([30, 40])

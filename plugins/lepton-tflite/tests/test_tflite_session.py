@@ -31,7 +31,8 @@ def test_facts_say_what_runs_where(single, opened):
     assert delegate["name"] == "XNNPACK"
     assert 0 < delegate["operators"] < delegate["of"]
     assert opened(single.model, options={"xnnpack": False}).facts["delegate"] == {}
-    assert opened(single.model, options={"xnnpack": "false"}).facts["delegate"] == {}
+    for off in ("false", "off", 0):
+        assert opened(single.model, options={"xnnpack": off}).facts["delegate"] == {}
     assert opened(single.model, reference=True).facts["delegate"] == {}
 
 
@@ -119,8 +120,8 @@ def test_no_rows_and_a_closed_session_are_said(single, opened, graphs):
         ({"threads": 0}, "LPT-RUN-411"),
         ({"options": {"io": "uint8"}}, "LPT-RUN-413"),
         ({"options": {"io": "int8"}}, "LPT-RUN-413"),
-        ({"options": {"xnnpack": "off"}}, "LPT-RUN-413"),
-        ({"options": {"xnnpack": 0}}, "LPT-RUN-413"),
+        ({"options": {"xnnpack": "maybe"}}, "LPT-RUN-413"),
+        ({"options": {"xnnpack": 2}}, "LPT-RUN-413"),
     ],
 )
 def test_what_cannot_be_asked_for(single, opened, wanted, code):
@@ -134,7 +135,43 @@ def test_files_for_phones_open_here(single, opened, graphs):
     opened(single.model, device="android-arm64").run(graphs.inputs(1))
 
 
+def test_a_call_that_fails_does_not_spoil_the_next(single, opened, tmp_path, graphs):
+    built = flat.unpack(Path(single.model.path).read_bytes())
+    built.metadata = None  # nothing says that the image has 8 rows of pixels
+    graph = built.subgraphs[0]
+    graph.tensors[graph.inputs[0]].shapeSignature = np.array([-1, 1, -1, 8], np.int32)
+    path = tmp_path / "loose.tflite"
+    path.write_bytes(flat.pack(built))
+    good = graphs.inputs(2)
+    good["kind"] = good["kind"].astype("i4")
+    session = opened(Model("tflite", str(path)))
+    wanted = session.run(good)["scores"]
+    for wrong in ({"image": np.ones((2, 1, 7, 8), "f4")}, {"kind": np.array([9, 9], "i4")}):
+        with pytest.raises(SessionError) as caught:
+            session.run({**good, **wrong})
+        assert caught.value.code == "LPT-RUN-406"
+        np.testing.assert_array_equal(session.run(good)["scores"], wanted)
+
+
 # --- files of somebody else's, and damaged ones -----------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["port", "tensor", "bare"])
+def test_names_that_are_no_text_are_said(single, opened, tmp_path, place):
+    built = flat.unpack(Path(single.model.path).read_bytes())
+    if place == "port":
+        built.signatureDefs[0].inputs[0].name = b"\xff\xfe"
+    elif place == "tensor":
+        for tensor in built.subgraphs[0].tensors:
+            tensor.name = b"\xff\xfe"
+    else:
+        built.signatureDefs = None
+        built.subgraphs[0].tensors[built.subgraphs[0].inputs[0]].name = b"\xff\xfe"
+    path = tmp_path / "names.tflite"
+    path.write_bytes(flat.pack(built))
+    with pytest.raises(SessionError) as caught:
+        opened(Model("tflite", str(path)))
+    assert caught.value.code in ("LPT-RUN-402", "LPT-RUN-412")
 
 
 @pytest.mark.parametrize("keep", [0, 3, 20, 500, -4])

@@ -40,7 +40,14 @@ def graph_model(tmp_path, nodes, inputs, outputs, weights=(), opset=21, extra=()
     return Model("pivot", str(path))
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+LONG = ("encoder", "tagger")
+"""Their attention and recurrence are small in test_torch_bridge_layers.py."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.conformance if n in LONG else ()) for n in SAMPLES],
+)
 def test_whole_model_there_and_back_at_any_batch(hooks, name):
     program = hooks.materialise(Model("torch.factory", str(MODELS), name)).model
     result = back(hooks, hooks.pivot(program).model)

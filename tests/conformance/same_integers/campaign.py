@@ -39,7 +39,7 @@ def results(folder, names=tuple(NETWORKS), targets=tuple(RUNTIMES), rows=ROWS, s
         hooks = Hooks(Registry(), pool)
         for name in names:
             say(f"{name}: train, calibrate, compute the reference")
-            prepared = prepare(name, folder / name, rows)
+            prepared = prepare(name, folder / name, hooks, rows)
             reference = compute(prepared.pivot, prepared.recipe, {"image": prepared.held})
             found[name] = _network(prepared, reference, hooks, folder / name, targets, say)
     return {

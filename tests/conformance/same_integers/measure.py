@@ -18,7 +18,7 @@ from lepton_core.types import ConvertRequest, OpenRequest
 from lepton_onnx._signature import signature
 from lepton_onnx.external import digest
 
-from .reference import TIE, from_tie, required
+from .reference import TIE, required
 
 BATCH = 64
 
@@ -41,9 +41,9 @@ class Difference:
         beyond: How many differ by more than one unit.
         largest: By how many units they differ at most.
         up: How many of those that differ are larger than the reference's.
-        ties: How many of those that differ are ties in the reference.
-        distance: Largest distance of one that differs from the tie next to it, in units before
-            rounding: what the runtime's arithmetic is wrong by, at least.
+        ties: How many of those that differ are a tie in the reference, and its other side here.
+        distance: Largest distance of one that differs from the last tie on the way to the runtime's
+            integer, in units before rounding: what its arithmetic is wrong by, at least.
         off: Largest distance of a runtime's value from an integer. What it yields is float; where
             that is no integer times the scale, it did not round there.
         rule: Of :data:`.reference.RULES` and ``"recipe"``: the one whose integers are closest.
@@ -85,13 +85,13 @@ def compare(expected, units, got, scale, zero, others):
         raise ValueError(f"{got.shape} instead of {expected.shape}, or not finite")
     found = got.astype(np.float64) / np.float64(scale) + zero
     nearest = np.rint(found)
-    codes = np.clip(nearest, -128, 127).astype(np.int16)
-    delta = codes - expected
+    delta = nearest - expected  # in float64: what did not saturate may be any number
     left = {"recipe": int((delta != 0).sum())}
-    left |= {rule: int((codes != integers).sum()) for rule, integers in others.items()}
+    left |= {rule: int((nearest != integers).sum()) for rule, integers in others.items()}
     rule = min(left, key=left.__getitem__)
     parted = delta != 0
-    distances = from_tie(units[parted])
+    crossed = (nearest - np.float64(zero) - 0.5 * np.sign(delta))[parted]
+    distances = np.abs(units[parted] - crossed)
     return Difference(
         delta.size, int(parted.sum()), int((np.abs(delta) > 1).sum()),
         int(np.abs(delta).max(initial=0)), int((delta > 0).sum()),

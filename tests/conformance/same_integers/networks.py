@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-import lepton_core as lepton
-from lepton_core import hooks
 from lepton_core.context import Context
+from lepton_core.sources import resolve
+from lepton_core.types import ConvertRequest, InspectRequest, OptimizeRequest
 
 if TYPE_CHECKING:
     from lepton_core.types import Model
@@ -88,12 +88,13 @@ class Prepared:
     labels: np.ndarray
 
 
-def prepare(name, folder, rows=None, epochs=EPOCHS):
+def prepare(name, folder, hooks, rows=None, epochs=EPOCHS):
     """Train a network, export it and calibrate a recipe; the same every time.
 
     Args:
         name: Of :data:`NETWORKS`.
         folder: Where the files go; it is made.
+        hooks: Calls the plugins.
         rows: How many held-out digits; all 897 by default.
         epochs: How long it is trained.
     """
@@ -103,12 +104,12 @@ def prepare(name, folder, rows=None, epochs=EPOCHS):
     images = (data.images / 16.0).astype(np.float32)[:, None]
     folder.mkdir(parents=True)
     net = _train(NETWORKS[name], images[:TRAINED], data.target[:TRAINED], epochs)
-    pivot = _pivot(net, folder)
+    pivot = _pivot(net, folder, hooks)
     np.savez(folder / "calibration.npz", image=images[TRAINED - CALIBRATED : TRAINED])
-    made = lepton.optimize(
-        pivot, target="onnxruntime", samples=str(folder / "calibration.npz"),
-        options={"recover": "none"}, context=_context(folder / "optimize"),
-    )  # fmt: skip
+    request = OptimizeRequest(
+        "onnxruntime", samples=str(folder / "calibration.npz"), options={"recover": "none"}
+    )
+    made = hooks.optimize(pivot, request, _context(folder / "optimize", hooks))
     held = slice(TRAINED, None if rows is None else TRAINED + rows)
     return Prepared(name, pivot, Path(made.recipe), images[held], data.target[held])
 
@@ -129,19 +130,20 @@ def _train(kind, images, labels, epochs):
     return net.eval()
 
 
-def _pivot(net, folder):
+def _pivot(net, folder, hooks):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own
         program = torch.export.export(
             net, (torch.zeros(2, 1, 8, 8),), dynamic_shapes={"image": {0: torch.export.Dim("n")}}
         )
     torch.export.save(program, folder / "net.pt2")
-    return lepton.convert(
-        str(folder / "net.pt2"), target="onnxruntime", to_format="pivot",
-        context=_context(folder / "pivot"),
-    ).model  # fmt: skip
+    source = resolve(str(folder / "net.pt2"), hooks.registry)
+    request = InspectRequest(operators=False)
+    read = hooks.inspect(source, request, _context(folder / "inspect", hooks)).model
+    request = ConvertRequest("onnxruntime", to_format="pivot")
+    return hooks.convert(read, request, _context(folder / "pivot", hooks)).model
 
 
-def _context(folder):
+def _context(folder, hooks):
     folder.mkdir(parents=True)
-    return Context(folder, hooks=hooks.default())
+    return Context(folder, hooks=hooks)

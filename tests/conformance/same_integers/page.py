@@ -108,7 +108,7 @@ def _summary(results):
 
 def _operators(results):
     yield cells("runtime", "operator", "layers", "integers", "differ", "equal", "largest",
-                "ties among them", "farthest from a tie")  # fmt: skip
+                "ties among them", "farthest from the tie")  # fmt: skip
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
     found = {}
     for runtime, _, _, operator, one in _each(results, "layers"):

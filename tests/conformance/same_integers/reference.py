@@ -9,6 +9,9 @@ value that a DequantizeLinear yields stands for ``scale * (integer - zero point)
 * a QuantizeLinear divides by the scale, rounds half to even, adds the zero point and saturates.
   Samples are divided in float32, as the rules of recipes say.
 
+The pairs are written by the code that lowers for the runtimes as well, so each of them is held
+against the recipe's own numbers on the way.
+
 Scales have 24 bits of mantissa, so float64 is wrong by less than 1e-12 units before rounding;
 :attr:`Reference.margin` says how close to a tie any value comes that is none.
 """
@@ -80,13 +83,18 @@ def compute(pivot, path, inputs):
         pivot: The pivot.
         path: Its recipe.
         inputs: Samples by input name.
+
+    Raises:
+        ValueError: A pair in the lowered graph has other numbers than the recipe.
     """
     recipe = recipes.read(path)
+    arrays = recipes.load_arrays(recipe, path)
+    integers = {n: arrays[t.integers] for n, t in recipe.tensors.items() if t.integers}
     lowered = qdq.lower(
-        onnx.load(pivot.path), required(recipe), digest=pivot.digest,
-        arrays=recipes.load_arrays(recipe, path), dynamic=False, float_outputs=False,
+        onnx.load(pivot.path), required(recipe), digest=pivot.digest, integers=integers,
+        arrays=arrays, dynamic=False, float_outputs=False,
     ).model  # fmt: skip
-    return _Walk(lowered, inputs).run()
+    return _Walk(lowered, recipe, inputs).run()
 
 
 def from_tie(units):
@@ -95,8 +103,8 @@ def from_tie(units):
 
 
 class _Walk:
-    def __init__(self, model, inputs):
-        self.model = model
+    def __init__(self, model, recipe, inputs):
+        self.model, self.recipe = model, recipe
         self.values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.values |= inputs
         self.samples = set(inputs)
@@ -125,6 +133,8 @@ class _Walk:
     def _quantize(self, node):
         """Store a value's integers; return how close to a tie a value came that is none."""
         source, scale, zero = (self.values[n] for n in node.input)
+        name = node.input[0].removesuffix("/float")
+        self._hold(name, scale, zero)
         if node.input[0] in self.samples:
             exact = (source / scale).astype(np.float64)
         else:
@@ -134,7 +144,6 @@ class _Walk:
         # Errors of float64 must not decide a tie.
         rounded = np.where(ties, np.rint(np.floor(exact) + 0.5), np.rint(exact)) + zero
         codes = _saturated(rounded)
-        name = node.input[0].removesuffix("/float")
         for rule, units in (
             ("float32", np.rint(self.singles[node.input[0]] / scale)),
             ("half up", np.where(ties, np.floor(exact) + 1, np.rint(exact))),
@@ -150,6 +159,7 @@ class _Walk:
     def _dequantize(self, node):
         codes, scale = self.values[node.input[0]], self.values[node.input[1]]
         zero = self.values[node.input[2]] if len(node.input) > 2 else np.int8(0)
+        self._hold(node.input[0].removesuffix("/int8").removesuffix("/int32"), scale, zero)
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
         shape = [1] * codes.ndim
         if scale.ndim:
@@ -159,6 +169,21 @@ class _Walk:
         self.coded[node.output[0]] = shifted, scale.astype(np.float64)
         self.values[node.output[0]] = shifted * scale.astype(np.float64)
         self.singles[node.output[0]] = (codes.astype(np.float32) - np.float32(zero)) * scale
+
+    def _hold(self, name, scale, zero):
+        """Compare the numbers of a pair with those of the recipe."""
+        tensors, layers = self.recipe.tensors, self.recipe.layers
+        if name in tensors:
+            wanted = np.float32(tensors[name].scale), tensors[name].zero_point
+        elif name in layers:  # what a fused activation cuts has the numbers of what it yields
+            like = tensors[layers[name].output]
+            wanted = np.float32(like.scale), like.zero_point
+        else:
+            layer = layers[name.removesuffix("/bias")]
+            read, weight = (np.float32(tensors[n].scale) for n in (layer.inputs[0], layer.weight))
+            wanted = read * weight, 0
+        if not np.array_equal(scale, wanted[0]) or not np.all(zero == wanted[1]):
+            raise ValueError(f"{name!r} has {scale} and {zero} instead of {wanted} of the recipe")
 
     def _product(self, node):
         """Sum products of integers with the bias's, then multiply by both scales."""

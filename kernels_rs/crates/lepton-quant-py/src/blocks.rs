@@ -91,9 +91,8 @@ fn search_scales(
     out_zero: &Bound<'_, PyUntypedArray>,
     threads: Option<usize>,
 ) -> PyResult<()> {
-    let format = quant::BlockFormat::new(bits, size, block_scheme(scheme), None)
-        .map_err(kernel_error)?
-        .with_search(true);
+    let format =
+        quant::BlockFormat::for_channels(bits, size, block_scheme(scheme)).map_err(kernel_error)?;
     let input = float_array(x)?;
     refuse_overlap(x, out_scale)?;
     refuse_overlap(x, out_zero)?;

@@ -115,8 +115,7 @@ fn dequantize(
     refuse_overlap(zero_point.as_untyped(), out)?;
     let layout = AxisLayout::new(input.shape(), axis).map_err(kernel_error)?;
     let (scale, zero_point) = (readonly_slice(&scale)?, readonly_slice(&zero_point)?);
-    let affine =
-        Affine::for_dequantize(layout, scale, zero_point, input.format()).map_err(kernel_error)?;
+    let affine = Affine::new(layout, scale, zero_point, input.format()).map_err(kernel_error)?;
     refuse_overlap(q, out)?;
     let out = output::<f32>(out, input.shape())?;
     detached(py, threads, |control| {

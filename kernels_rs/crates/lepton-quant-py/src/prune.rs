@@ -27,6 +27,48 @@ fn magnitude_cut(
     Ok((cut.threshold, cut.ties))
 }
 
+/// The smallest magnitude kept of the values above 0, or with `negative` of those below it.
+#[pyfunction]
+#[pyo3(signature = (x, keep, negative, threads))]
+fn side_cut(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    keep: usize,
+    negative: bool,
+    threads: Option<usize>,
+) -> PyResult<f32> {
+    let input = [float_array(x)?];
+    let side = if negative {
+        quant::Side::Negative
+    } else {
+        quant::Side::Positive
+    };
+    let cut = detached(py, threads, |control| {
+        quant::side_cut(&input, side, keep, control)
+    })?;
+    Ok(cut.threshold)
+}
+
+/// Write two order statistics of each row of `size` values into the float32 `out` of two columns.
+#[pyfunction]
+#[pyo3(signature = (x, size, rank, magnitudes, out, threads))]
+fn row_limits(
+    py: Python<'_>,
+    x: &Bound<'_, PyUntypedArray>,
+    size: usize,
+    rank: usize,
+    magnitudes: bool,
+    out: &Bound<'_, PyUntypedArray>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let input = float_array(x)?;
+    refuse_overlap(x, out)?;
+    let limits = output::<f32>(out, out.shape())?.as_chunks_mut().0;
+    detached(py, threads, |control| {
+        quant::row_limits(&input, (size, rank), magnitudes, limits, control)
+    })
+}
+
 /// Write which of the values of all arrays together are kept into one bool array for each.
 #[pyfunction]
 #[pyo3(signature = (arrays, keep, masks, threads))]
@@ -137,6 +179,8 @@ fn matmul_u8s8(
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(magnitude_cut, module)?)?;
+    module.add_function(wrap_pyfunction!(side_cut, module)?)?;
+    module.add_function(wrap_pyfunction!(row_limits, module)?)?;
     module.add_function(wrap_pyfunction!(magnitude_masks, module)?)?;
     module.add_function(wrap_pyfunction!(nm_mask, module)?)?;
     module.add_function(wrap_pyfunction!(power_sums, module)?)?;

@@ -60,30 +60,12 @@ pub struct Affine<'a> {
 }
 
 impl<'a> Affine<'a> {
-    /// Checks one scale and one zero point per channel of `layout`.
+    /// Checks one scale and one zero point per channel of `layout`. A scale may be negative, as
+    /// that of a signed maximum.
     ///
     /// # Errors
     /// [`Error::ParameterLength`], [`Error::InvalidScale`] or [`Error::ZeroPointOutOfRange`].
     pub fn new(
-        layout: AxisLayout,
-        scale: &'a [f32],
-        zero_point: &[i64],
-        format: IntFormat,
-    ) -> Result<Self, Error> {
-        if let Some(index) = scale.iter().position(|&s| s < 0.0) {
-            return Err(Error::InvalidScale {
-                index,
-                value: scale[index],
-            });
-        }
-        Self::for_dequantize(layout, scale, zero_point, format)
-    }
-
-    /// As [`Affine::new`], but a scale may be negative, as some 4-bit formats have it.
-    ///
-    /// # Errors
-    /// As [`Affine::new`].
-    pub fn for_dequantize(
         layout: AxisLayout,
         scale: &'a [f32],
         zero_point: &[i64],

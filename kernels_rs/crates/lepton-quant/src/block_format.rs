@@ -17,7 +17,7 @@ pub enum BlockScheme {
 /// What to write.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockFormat {
-    /// Bits of an integer, 2 to 8.
+    /// Bits of an integer, 2 to 8 (to 16 for channels).
     pub(crate) bits: u32,
     /// Values in a block; the last block of a row may have fewer.
     pub(crate) size: usize,
@@ -44,8 +44,27 @@ impl BlockFormat {
         scheme: BlockScheme,
         packed: Option<u8>,
     ) -> Result<Self, Error> {
-        let why = if !(2..=8).contains(&bits) {
-            format!("bits is {bits}; accepted are 2 to 8")
+        Self::with_bits(bits, 8, size, scheme, packed)
+    }
+
+    /// For [`crate::search_scales`]: every channel of `size` values is a block, with up to 16 bits
+    /// and without integers to write.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFormat`]: bits other than 2 to 16, or an empty channel.
+    pub fn for_channels(bits: u32, size: usize, scheme: BlockScheme) -> Result<Self, Error> {
+        Ok(Self::with_bits(bits, 16, size, scheme, None)?.with_search(true))
+    }
+
+    fn with_bits(
+        bits: u32,
+        most: u32,
+        size: usize,
+        scheme: BlockScheme,
+        packed: Option<u8>,
+    ) -> Result<Self, Error> {
+        let why = if !(2..=most).contains(&bits) {
+            format!("bits is {bits}; accepted are 2 to {most}")
         } else if size == 0 {
             "block_size is 0; it must be at least 1".to_owned()
         } else if packed.is_some() && bits != 4 {

@@ -24,7 +24,7 @@ pub fn search_scales(
     x: &FloatArray<'_>,
     format: BlockFormat,
     scale: &mut [f32],
-    zero_point: &mut [u8],
+    zero_point: &mut [u16],
     control: &mut Control<'_>,
 ) -> Result<(), Error> {
     let rows = x.len() / format.size;
@@ -50,12 +50,12 @@ pub fn search_scales(
         items: (GRAIN_VALUES / format.size).max(1),
         per_thread: (VALUES_PER_THREAD / format.size).max(1),
     };
-    let kernel = |scratch: &mut Scratch, first: usize, pieces: Pieces<'_>| {
+    let kernel = |scratch: &mut Scratch, first: usize, pieces: Pieces<'_, u16>| {
         let outputs = pieces.out.scale.iter_mut().zip(pieces.out.zero_point);
         for (row, (scale, zero)) in (first..).zip(outputs) {
             let x = x.tile(row * format.size, format.size, scratch);
             match find_parameters(x, &format) {
-                Some(found) => (*scale, *zero) = (found.scale, found.zero as u8),
+                Some(found) => (*scale, *zero) = (found.scale, found.zero as u16),
                 None => bad.note(row),
             }
         }
@@ -82,7 +82,7 @@ fn row_by_row(
     x: &FloatArray<'_>,
     format: &BlockFormat,
     scale: &mut [f32],
-    zero_point: &mut [u8],
+    zero_point: &mut [u16],
     control: &mut Control<'_>,
 ) -> Result<(), Error> {
     let layout = AxisLayout {
@@ -103,7 +103,7 @@ fn row_by_row(
             let part = (x, row * format.size, format.size);
             found = search_shared(found, part, extent.min, format, control)?;
         }
-        (*scale, *zero) = (found.scale, found.zero as u8);
+        (*scale, *zero) = (found.scale, found.zero as u16);
     }
     bad.check(layout.channels, "channels")
 }
@@ -137,10 +137,11 @@ mod tests {
             };
             quantize_blocks(&array, format, out, &mut Control::threads(1)).expect("finite");
             for threads in [1, 3] {
-                let (mut scale, mut place) = (vec![0.0; rows], vec![0; rows]);
+                let (mut scale, mut place) = (vec![0.0; rows], vec![0_u16; rows]);
                 let control = &mut Control::threads(threads);
                 search_scales(&array, format, &mut scale, &mut place, control).expect("finite");
-                assert_eq!((scale, place), (want.clone(), zero.clone()));
+                let zero = zero.iter().map(|&z| u16::from(z)).collect();
+                assert_eq!((scale, place), (want.clone(), zero));
             }
         }
     }

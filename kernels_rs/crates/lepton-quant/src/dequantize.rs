@@ -100,7 +100,7 @@ mod tests {
             let scale: Vec<f32> = (0..shape[axis]).map(|c| 0.5 - c as f32).collect();
             let zero: Vec<i64> = (0..shape[axis] as i64).collect();
             let array = IntArray::I8(View::from_slice(&q, &shape));
-            let affine = Affine::for_dequantize(layout, &scale, &zero, array.format());
+            let affine = Affine::new(layout, &scale, &zero, array.format());
             let mut out = vec![0.0; q.len()];
             let control = &mut Control::threads(1);
             dequantize(&array, &affine.expect("valid"), &mut out, control).expect("fits");

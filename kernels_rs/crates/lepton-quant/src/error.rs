@@ -21,7 +21,7 @@ pub enum Error {
         /// The number of entries given.
         given: usize,
     },
-    /// A scale is not a positive, normal, finite float32.
+    /// A scale is not a normal, finite float32.
     InvalidScale {
         /// The channel.
         index: usize,
@@ -112,8 +112,8 @@ impl fmt::Display for Error {
             ),
             Self::InvalidScale { index, value } => write!(
                 f,
-                "scale[{index}] is {value:e}; a scale must be finite, of magnitude {:e} or more, and \
-                 positive to quantize (zero, denormal, infinite and NaN scales are refused)",
+                "scale[{index}] is {value:e}; a scale must be finite and of magnitude {:e} or more (zero, \
+                 denormal, infinite and NaN scales are refused)",
                 f32::MIN_POSITIVE
             ),
             Self::ZeroPointOutOfRange {

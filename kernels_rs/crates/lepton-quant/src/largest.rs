@@ -11,7 +11,7 @@ use crate::select::{
     ABS, Cut, INFINITY, LARGE, bracket, cut_by_digits, cut_within, magnitude_cut, refuse_nan,
 };
 use crate::simd::{multiversion, prefetch};
-use crate::{Control, Error, FloatArray};
+use crate::{Control, Error, FloatArray, Side};
 
 const GRAIN: Grain = Grain {
     items: 1 << 16,
@@ -42,7 +42,7 @@ pub fn magnitude_masks(
         if masks_by_sample(arrays, keep, total, masks, control)? {
             return Ok(());
         }
-        cut_by_digits(arrays, keep, control)?
+        cut_by_digits(arrays, Side::Both, keep, control)?
     } else {
         magnitude_cut(arrays, keep, control)?
     };
@@ -62,7 +62,7 @@ fn masks_by_sample(
     masks: &mut [&mut [u8]],
     control: &mut Control<'_>,
 ) -> Result<bool, Error> {
-    let (least, most) = bracket(arrays, keep, total);
+    let (least, most) = bracket(arrays, Side::Both, keep, total);
     if arrays.iter().any(|x| u32::try_from(x.len()).is_err()) {
         return Ok(false);
     }

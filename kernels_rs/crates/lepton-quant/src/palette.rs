@@ -114,7 +114,7 @@ pub fn palette_indices(
         let why = "a palette has 1 to 256 entries in ascending order".to_owned();
         return Err(Error::InvalidFormat(why));
     }
-    let lookup = Lookup::new(palette);
+    let lookup = Lookup::new(palette, x.len());
     let sums = Mutex::new(vec![0.0; x.len().div_ceil(GRAIN.items)]);
     let kernel = |scratch: &mut Scratch, start: usize, out: &mut [u8]| {
         let mut sum = 0.0;
@@ -138,7 +138,7 @@ pub fn palette_indices(
 
 /// Finds the nearest entry from the cell of a value: that of the cell's lower end, then on.
 struct Lookup {
-    /// By the upper bits of the key.
+    /// By the upper bits of the key; empty where few values would not pay for it.
     first: Vec<u8>,
     /// Half way to the next entry; infinite after the last.
     middle: Vec<f64>,
@@ -147,13 +147,20 @@ struct Lookup {
 /// Bits of a key that the table is indexed by: few, to keep it in the second-level cache.
 const LOOKUP_BITS: u32 = 16;
 
+/// Values from which filling the table takes less time than halving the palette for each.
+const LOOKUP_PAYS: usize = 1 << 14;
+
 impl Lookup {
-    fn new(palette: &[f32]) -> Self {
+    fn new(palette: &[f32], values: usize) -> Self {
         let mut middle: Vec<f64> = palette
             .windows(2)
             .map(|pair| (f64::from(pair[0]) + f64::from(pair[1])) / 2.0)
             .collect();
         middle.push(f64::INFINITY);
+        if values < LOOKUP_PAYS {
+            let first = Vec::new();
+            return Self { first, middle };
+        }
         let low = |cell: u32| {
             let low = f64::from(value(cell << (32 - LOOKUP_BITS)));
             // Keys of NaN lie beyond the infinities.
@@ -166,7 +173,10 @@ impl Lookup {
 
     #[inline(always)]
     fn index(&self, x: f32) -> usize {
-        let mut index = usize::from(self.first[(key(x) >> (32 - LOOKUP_BITS)) as usize]);
+        let Some(&first) = self.first.get((key(x) >> (32 - LOOKUP_BITS)) as usize) else {
+            return self.middle.partition_point(|&middle| middle < f64::from(x));
+        };
+        let mut index = usize::from(first);
         while f64::from(x) > self.middle[index] {
             index += 1;
         }
@@ -209,6 +219,23 @@ mod tests {
             let mut other = vec![0; x.len()];
             let more = palette_indices(&array, &table, &mut other, control);
             assert_eq!((more, other), (Ok(one), index));
+        }
+    }
+
+    #[test]
+    fn few_values_take_the_same_entries_as_many() {
+        let mut x = noise(60_000);
+        x.extend([0.0, -0.0, f32::MAX, f32::MIN, f32::from_bits(1)]);
+        let array = FloatArray::F32(View::from_slice(&x, &[x.len()]));
+        for entries in [1, 2, 7, 256] {
+            let mut table = palette(&array, entries, &mut Control::threads(1)).expect("finite");
+            if entries == 2 {
+                table = vec![-1.0, 1.0]; // 0 lies half way
+            }
+            let many = Lookup::new(&table, LOOKUP_PAYS);
+            let few = Lookup::new(&table, LOOKUP_PAYS - 1);
+            assert!(few.first.is_empty() && !many.first.is_empty());
+            assert!(x.iter().all(|&x| few.index(x) == many.index(x)));
         }
     }
 

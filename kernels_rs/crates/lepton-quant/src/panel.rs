@@ -128,18 +128,29 @@ fn six_rows<T, const L: usize>(rows: [&[T]; ROWS], tile: &[[T; L]], sums: &mut [
 where
     T: Copy + Add<Output = T> + Mul<Output = T>,
 {
-    let rows = rows.map(|row| &row[..tile.len()]);
-    // Local, so that the sums stay in registers.
-    let mut own = *sums;
-    for (k, tile) in tile.iter().enumerate() {
-        for r in 0..ROWS {
-            let factor = rows[r][k];
-            for i in 0..L {
-                own[r][i] = own[r][i] + factor * tile[i];
-            }
-        }
+    let [a, b, c, d, e, f] = rows;
+    // By name and not in a loop over rows, or the compiler keeps the sums in memory.
+    let [mut s0, mut s1, mut s2, mut s3, mut s4, mut s5] = *sums;
+    let factors = a.iter().zip(b).zip(c).zip(d).zip(e).zip(f);
+    for (tile, (((((&a, &b), &c), &d), &e), &f)) in tile.iter().zip(factors) {
+        add_tile(&mut s0, a, tile);
+        add_tile(&mut s1, b, tile);
+        add_tile(&mut s2, c, tile);
+        add_tile(&mut s3, d, tile);
+        add_tile(&mut s4, e, tile);
+        add_tile(&mut s5, f, tile);
     }
-    *sums = own;
+    *sums = [s0, s1, s2, s3, s4, s5];
+}
+
+#[inline(always)]
+fn add_tile<T, const L: usize>(sums: &mut [T; L], factor: T, tile: &[T; L])
+where
+    T: Copy + Add<Output = T> + Mul<Output = T>,
+{
+    for i in 0..L {
+        sums[i] = sums[i] + factor * tile[i];
+    }
 }
 
 multiversion! {

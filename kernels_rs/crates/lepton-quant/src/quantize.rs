@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn refuses_bad_parameters() {
         let layout = AxisLayout::new(&[4], None).expect("no axis");
-        let bad = [0.0, -1.0, 1e-40, f32::INFINITY, f32::NAN];
+        let bad = [0.0, -0.0, -1e-40, 1e-40, f32::INFINITY, f32::NAN];
         for scale in bad {
             assert!(matches!(
                 Affine::new(layout, &[scale], &[0], IntFormat::INT8),

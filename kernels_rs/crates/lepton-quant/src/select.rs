@@ -7,7 +7,7 @@ use crate::array::Scratch;
 use crate::parallel::{Grain, run};
 use crate::select_window::Window;
 use crate::simd::multiversion;
-use crate::{Control, Error, FloatArray};
+use crate::{Control, Error, FloatArray, Side};
 
 const GRAIN: Grain = Grain {
     items: 1 << 16,
@@ -41,6 +41,20 @@ pub fn magnitude_cut(
     keep: usize,
     control: &mut Control<'_>,
 ) -> Result<Cut, Error> {
+    side_cut(arrays, Side::Both, keep, control)
+}
+
+/// As [`magnitude_cut`], with zeros in place of the values of the other side: the threshold is that
+/// of the `keep` largest values if it is above 0, or of the `keep` smallest if they are below 0.
+///
+/// # Errors
+/// As [`magnitude_cut`].
+pub fn side_cut(
+    arrays: &[FloatArray<'_>],
+    side: Side,
+    keep: usize,
+    control: &mut Control<'_>,
+) -> Result<Cut, Error> {
     let total: usize = arrays.iter().map(FloatArray::len).sum();
     if keep > total {
         return Err(Error::InvalidFormat(format!(
@@ -54,22 +68,23 @@ pub fn magnitude_cut(
             ties: 0,
         });
     }
-    if let Some(cut) = cut_by_sample(arrays, keep, total, control)? {
+    if let Some(cut) = cut_by_sample(arrays, side, keep, total, control)? {
         return Ok(cut);
     }
-    cut_by_digits(arrays, keep, control)
+    cut_by_digits(arrays, side, keep, control)
 }
 
 /// A radix selection: each reading decides the next bits of the threshold.
 pub(crate) fn cut_by_digits(
     arrays: &[FloatArray<'_>],
+    side: Side,
     keep: usize,
     control: &mut Control<'_>,
 ) -> Result<Cut, Error> {
     // Of the values that begin with `prefix`, the `left` largest are kept.
     let (mut prefix, mut left, mut shift) = (0_u32, keep, 31);
     for digit in DIGITS {
-        let counts = count_digits(arrays, prefix, shift, digit, control)?;
+        let counts = count_digits(arrays, side, (prefix, shift, digit), control)?;
         if shift == 31 {
             let nan: usize = counts[(INFINITY >> (31 - digit)) as usize..].iter().sum();
             // Infinities share this digit with NaN.
@@ -102,6 +117,7 @@ const STRETCH: usize = 16;
 /// what is found is exact, and there is no answer if the threshold lies elsewhere.
 fn cut_by_sample(
     arrays: &[FloatArray<'_>],
+    side: Side,
     keep: usize,
     total: usize,
     control: &mut Control<'_>,
@@ -109,15 +125,16 @@ fn cut_by_sample(
     if total < LARGE {
         return Ok(None);
     }
-    let (least, most) = bracket(arrays, keep, total);
+    let (least, most) = bracket(arrays, side, keep, total);
     let room = total / 8;
     let found = Mutex::new((0_usize, false, Vec::new()));
     for x in arrays {
         let kernel = |state: &mut (Scratch, Window), start: usize, piece: Range<usize>| {
             let (scratch, window) = state;
+            let mut buffer = [0.0; CHUNK];
             x.tiles(start, piece.len(), scratch, |_, x| {
                 for x in x.chunks(CHUNK) {
-                    window.look(x, least, most, room);
+                    window.look(side.of(x, &mut buffer), least, most, room);
                 }
             });
         };
@@ -157,15 +174,20 @@ pub(crate) fn cut_within(inside: &mut [u32], above: usize, keep: usize) -> Optio
 }
 
 /// Two magnitudes (as bits) between which the threshold is likely to lie.
-pub(crate) fn bracket(arrays: &[FloatArray<'_>], keep: usize, total: usize) -> (u32, u32) {
+pub(crate) fn bracket(
+    arrays: &[FloatArray<'_>],
+    side: Side,
+    keep: usize,
+    total: usize,
+) -> (u32, u32) {
     let mut sample = Vec::with_capacity(STRETCHES * STRETCH);
-    let mut scratch = Scratch::default();
+    let (mut scratch, mut buffer) = (Scratch::default(), [0.0; CHUNK]);
     for x in arrays {
         let stretches = (STRETCHES as f64 * (x.len() as f64 / total as f64)).ceil() as usize;
         for i in 0..stretches {
             let start = (x.len() as f64 * (i as f64 / stretches as f64)) as usize;
             let len = STRETCH.min(x.len() - start);
-            let tile = x.tile(start, len, &mut scratch);
+            let tile = side.of(x.tile(start, len, &mut scratch), &mut buffer);
             sample.extend(tile.iter().map(|x| x.to_bits() & ABS));
         }
     }
@@ -215,9 +237,8 @@ pub(crate) fn refuse_nan(
 /// Counts by the `digit` bits below bit `shift`, of the magnitudes whose bits above are `prefix`.
 fn count_digits(
     arrays: &[FloatArray<'_>],
-    prefix: u32,
-    shift: u32,
-    digit: u32,
+    side: Side,
+    (prefix, shift, digit): (u32, u32, u32),
     control: &mut Control<'_>,
 ) -> Result<Vec<usize>, Error> {
     let total = Mutex::new(vec![0_usize; 1 << digit]);
@@ -225,9 +246,10 @@ fn count_digits(
         let init = || (Scratch::default(), Digits::new());
         let kernel = |state: &mut (Scratch, Digits), start: usize, piece: Range<usize>| {
             let (scratch, digits) = state;
+            let mut buffer = [0.0; CHUNK];
             x.tiles(start, piece.len(), scratch, |_, x| {
                 for x in x.chunks(CHUNK) {
-                    digits.count(x, prefix, shift, digit);
+                    digits.count(side.of(x, &mut buffer), prefix, shift, digit);
                 }
             });
         };
@@ -244,7 +266,7 @@ fn count_digits(
 }
 
 /// Values whose digits are found at once.
-const CHUNK: usize = 1024;
+pub(crate) const CHUNK: usize = 1024;
 
 /// The digit of values with another prefix.
 const OTHER: usize = 1 << 11;
@@ -333,8 +355,9 @@ mod tests {
             let arrays = [FloatArray::F32(View::from_slice(x, &[x.len()]))];
             for keep in [1, 700, 500_000, 750_000, 1_499_999, 1_500_000] {
                 let control = &mut Control::threads(2);
-                let digits = cut_by_digits(&arrays, keep, control).expect("no NaN");
-                if let Some(cut) = cut_by_sample(&arrays, keep, x.len(), control).expect("no NaN") {
+                let digits = cut_by_digits(&arrays, Side::Both, keep, control).expect("no NaN");
+                let cut = cut_by_sample(&arrays, Side::Both, keep, x.len(), control);
+                if let Some(cut) = cut.expect("no NaN") {
                     assert_eq!(cut, digits);
                 }
                 assert_eq!(magnitude_cut(&arrays, keep, control), Ok(digits));
@@ -342,7 +365,10 @@ mod tests {
         }
         let arrays = [FloatArray::F32(View::from_slice(&cases[0], &[n as usize]))];
         let control = &mut Control::threads(1);
-        let cut = cut_by_sample(&arrays, 750_000, n as usize, control).expect("no NaN");
-        assert!(cut.is_some(), "an even spread needs one reading");
+        let cut = cut_by_sample(&arrays, Side::Both, 750_000, n as usize, control);
+        assert!(
+            cut.expect("no NaN").is_some(),
+            "an even spread needs one reading"
+        );
     }
 }

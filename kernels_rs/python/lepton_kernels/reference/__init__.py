@@ -5,7 +5,16 @@ documentation (reference, kernels).
 """
 
 from lepton_kernels.reference.clipping import search_scale
-from lepton_kernels.reference.layers import awq_error, cholesky, gptq, gram
+from lepton_kernels.reference.layers import (
+    awq_scales,
+    bias_correction,
+    cholesky,
+    equalization_scales,
+    gptq,
+    gram,
+    output_error,
+    smoothquant_scales,
+)
 from lepton_kernels.reference.metrics import error_histogram, error_metrics, row_agreement
 from lepton_kernels.reference.observers import (
     divergence,
@@ -15,13 +24,21 @@ from lepton_kernels.reference.observers import (
     value_grid,
     value_histogram,
 )
-from lepton_kernels.reference.palettes import nearest, pack_bits, palette_error
+from lepton_kernels.reference.palettes import (
+    depalettize,
+    nearest,
+    pack_bits,
+    palette_error,
+    unpack_bits,
+)
 from lepton_kernels.reference.pruning import (
     block_mask,
     channel_norms,
+    magnitude_threshold,
     matmul_u8s8,
     nm_mask,
     prune_masks,
+    wanda_scores,
 )
 from lepton_kernels.reference.quantization import (
     absmax,
@@ -31,6 +48,7 @@ from lepton_kernels.reference.quantization import (
     cast_float8,
     cast_float16,
     dequantize,
+    dequantize_blocks,
     fake_quantize,
     float8_values,
     minmax,
@@ -41,13 +59,19 @@ from lepton_kernels.reference.quantization import (
     quantize_blocks,
     quantize_blocks_float_zero,
     round_by,
+    scale_from_absmax,
+    scale_mse,
+    scale_percentile,
     scale_symmetric,
+    unpack_int4,
 )
+from lepton_kernels.reference.scales import percentile_range, scale_affine, scale_signed_max
 
 __all__ = [
     "absmax",
     "along",
-    "awq_error",
+    "awq_scales",
+    "bias_correction",
     "block_mask",
     "block_scale",
     "cast_bfloat16",
@@ -55,22 +79,28 @@ __all__ = [
     "cast_float16",
     "channel_norms",
     "cholesky",
+    "depalettize",
     "dequantize",
+    "dequantize_blocks",
     "divergence",
     "entropy_threshold",
+    "equalization_scales",
     "error_histogram",
     "error_metrics",
     "fake_quantize",
     "float8_values",
     "gptq",
     "gram",
+    "magnitude_threshold",
     "matmul_u8s8",
     "minmax",
     "nearest",
     "nm_mask",
+    "output_error",
     "pack_bits",
     "pack_int4",
     "palette_error",
+    "percentile_range",
     "philox",
     "prune_masks",
     "quantile_range",
@@ -81,8 +111,17 @@ __all__ = [
     "round_by",
     "rounding_error",
     "row_agreement",
+    "scale_affine",
+    "scale_from_absmax",
+    "scale_mse",
+    "scale_percentile",
+    "scale_signed_max",
     "scale_symmetric",
     "search_scale",
+    "smoothquant_scales",
+    "unpack_bits",
+    "unpack_int4",
     "value_grid",
     "value_histogram",
+    "wanda_scores",
 ]

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_kernels.reference.clipping import search_scale
-from lepton_kernels.reference.quantization import block_scale
+from lepton_kernels.reference.quantization import (
+    absmax,
+    block_scale,
+    dequantize_blocks,
+    quantize_blocks,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 
@@ -90,10 +97,65 @@ def gptq(
     return codes, scale, zero
 
 
-def awq_error(
-    weight: NDArray[Any], x: NDArray[Any], scale: NDArray[Any], restored: NDArray[Any]
-) -> float:
-    """The relative output error of weights that were quantized as ``W s`` and divided again."""
-    w, samples = np.asarray(weight, np.float64), np.asarray(x, np.float64)
-    lost = w - np.asarray(restored, np.float64) / np.asarray(scale, np.float64)
-    return float(np.linalg.norm(samples @ lost.T) / np.linalg.norm(samples @ w.T))
+def output_error(weight: NDArray[Any], actual: NDArray[Any], x: NDArray[Any]) -> float:
+    """The relative error at the outputs, in float64."""
+    w, a, samples = (np.asarray(array, np.float64) for array in (weight, actual, x))
+    samples = samples.reshape(-1, w.shape[1])
+    error = np.linalg.norm(samples @ (w - a).T)
+    with np.errstate(divide="ignore"):
+        return float(error / np.linalg.norm(samples @ w.T)) if error else 0.0
+
+
+def awq_scales(
+    weight: NDArray[Any], x: NDArray[Any], size: int, bits: int, *, scheme: str, steps: int
+) -> tuple[list[NDArray[np.float32]], list[float]]:
+    """The scales of every ratio, and their relative output errors."""
+    w, samples = np.asarray(weight, np.float32), np.asarray(x, np.float64)
+    magnitude = np.abs(samples.reshape(-1, w.shape[1])).mean(axis=0)
+    magnitude = np.maximum(magnitude / magnitude.max(), 1e-4)
+    scales, errors = [], []
+    for step in range(steps):
+        scale = magnitude ** (step / steps)
+        scales.append((scale / np.sqrt(scale.max() * scale.min())).astype(np.float32))
+        coded = quantize_blocks(w * scales[-1], size, bits, scheme)
+        errors.append(output_error(w, dequantize_blocks(*coded, size) / scales[-1], samples))
+    return scales, errors
+
+
+def smoothquant_scales(
+    input_absmax: NDArray[Any], weights: Sequence[NDArray[Any]], alpha: float
+) -> NDArray[np.float32]:
+    """``max|x|^alpha / max|w|^(1 - alpha)`` by input."""
+    largest = np.max([absmax(weight, 1) for weight in weights], axis=0)
+    return _ratio(np.abs(input_absmax), largest, alpha)
+
+
+def equalization_scales(
+    first: NDArray[Any], second: NDArray[Any], first_axis: int = 0, second_axis: int = 1
+) -> NDArray[np.float32]:
+    """``sqrt(max|w1| / max|w2|)`` by channel."""
+    return _ratio(absmax(first, first_axis), absmax(second, second_axis), 0.5)
+
+
+def _ratio(upper: NDArray[Any], lower: NDArray[Any], alpha: float) -> NDArray[np.float32]:
+    scales = np.ones(np.shape(upper), np.float32)
+    # Python's floats: beside one of float32 a larger number would overflow as it is compared.
+    least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    for i, (a, b) in enumerate(zip(upper.tolist(), lower.tolist(), strict=True)):
+        if a and b:
+            scales[i] = min(max(a**alpha / b ** (1 - alpha), least), most)
+    return scales
+
+
+def bias_correction(
+    weight: NDArray[Any], actual: NDArray[Any], input_mean: NDArray[Any], groups: int = 1
+) -> NDArray[np.float64]:
+    """``(W - A) mean(x)``, output by output; each sees the inputs of its group."""
+    lost = np.asarray(weight, np.float64) - np.asarray(actual, np.float64)
+    outputs, inputs = lost.shape[:2]
+    moved = np.zeros(outputs)
+    for i in range(outputs):
+        start = i // (outputs // groups) * inputs
+        means = np.asarray(input_mean, np.float64)[start : start + inputs]
+        moved[i] = sum(float(m * lost[i, j].sum()) for j, m in enumerate(means))
+    return moved

@@ -24,6 +24,16 @@ def prune_masks(arrays: Sequence[NDArray[Any]], sparsity: float) -> list[NDArray
     return [part.reshape(np.shape(a)) for part, a in parts]
 
 
+def magnitude_threshold(arrays: Sequence[NDArray[Any]], sparsity: float) -> tuple[float, int]:
+    """The smallest magnitude that stays, and how many that equal it do; else infinity and 0."""
+    masks = prune_masks(arrays, sparsity)
+    parts = [np.abs(np.asarray(a, np.float32))[m] for a, m in zip(arrays, masks, strict=True)]
+    kept = np.concatenate(parts)
+    if not kept.size:
+        return float("inf"), 0
+    return float(kept.min()), int(np.count_nonzero(kept == kept.min()))
+
+
 def nm_mask(x: NDArray[Any], n: int, m: int) -> NDArray[np.bool_]:
     """The `n` largest magnitudes of every `m`, of equal ones the first."""
     groups = np.abs(np.asarray(x, np.float32)).reshape(-1, m)
@@ -64,6 +74,13 @@ def channel_norms(x: NDArray[Any], axis: int | None, order: int) -> NDArray[np.f
     with np.errstate(all="ignore"):
         sums = np.sum(values if order == 1 else values * values, axis=others)
         return np.asarray(sums if order == 1 else np.sqrt(sums), np.float64)
+
+
+def wanda_scores(weight: NDArray[Any], input_norms: NDArray[Any]) -> NDArray[np.float32]:
+    """``|weight| * norm`` of the input, in float32."""
+    with np.errstate(all="ignore"):
+        norms = np.asarray(input_norms).astype(np.float32)
+        return np.asarray(np.abs(np.asarray(weight, np.float32)) * norms, np.float32)
 
 
 def matmul_u8s8(

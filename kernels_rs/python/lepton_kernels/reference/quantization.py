@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,9 +95,38 @@ def absmax(x: NDArray[Any], axis: int | None = None) -> NDArray[Any]:
 
 def scale_symmetric(x: NDArray[Any], high: int, axis: int | None = None) -> NDArray[Any]:
     """``absmax / high``, at least the smallest normal float32; 1 where everything is 0."""
-    magnitude = absmax(x, axis)
+    return scale_from_absmax(absmax(x, axis), high)
+
+
+def scale_from_absmax(magnitude: NDArray[Any], high: int) -> NDArray[Any]:
+    """The same for magnitudes that are known."""
+    magnitude = np.asarray(magnitude, np.float32)
     scale = np.maximum(magnitude / np.float32(high), np.finfo(np.float32).tiny)
     return np.where(magnitude == 0, np.float32(1), scale)
+
+
+def scale_percentile(
+    x: NDArray[Any], percentile: float, high: int, axis: int | None = None
+) -> NDArray[Any]:
+    """The same rule for an order statistic of each channel, found by sorting its magnitudes."""
+    values = np.abs(np.asarray(x, np.float32))
+    front = values[None] if axis is None else np.moveaxis(values, axis, 0)
+    rows = np.sort(front.reshape(len(front), -1), axis=-1)
+    rank = max(1, math.ceil(Fraction(repr(float(percentile))) * rows.shape[1] / 100))
+    scale = scale_from_absmax(rows[:, rank - 1], high)
+    return scale.reshape(()) if axis is None else scale
+
+
+def scale_mse(
+    x: NDArray[Any], bits: int, scheme: str, axis: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Scales and zero points of every channel as one block, by the search for the least error."""
+    values = np.asarray(x, np.float32)
+    front = values[None] if axis is None else np.moveaxis(values, axis, 0)
+    rows = front.reshape(len(front), -1)
+    _, scale, zero = quantize_blocks(rows, rows.shape[1], bits, scheme, "mse")
+    shape = () if axis is None else (len(front),)
+    return scale.reshape(shape), zero.reshape(shape)
 
 
 def quantize_blocks(
@@ -153,6 +184,19 @@ def quantize_blocks_float_zero(
     return codes, scales, zeros
 
 
+def dequantize_blocks(
+    codes: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any], size: int
+) -> NDArray[np.float32]:
+    """``(code - zero_point) * scale`` of the block, the difference exact or of float32."""
+    n = codes.shape[-1]
+    scales, zeros = (np.repeat(part, size, -1)[..., :n] for part in (scale, zero_point))
+    with np.errstate(all="ignore"):
+        if zeros.dtype == np.float32:
+            return np.asarray((codes.astype(np.float32) - zeros) * scales, np.float32)
+        difference = codes.astype(np.int64) - zeros.astype(np.int64)
+        return np.asarray(difference.astype(np.float32) * scales, np.float32)
+
+
 def block_scale(
     block: NDArray[np.float32], bits: int, scheme: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], tuple[int, int]]:
@@ -180,6 +224,16 @@ def pack_int4(codes: NDArray[Any], offset: int = 0) -> NDArray[np.uint8]:
     nibbles = (codes.astype(np.int32) + offset) & 15
     even = np.pad(nibbles, [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)])
     return np.asarray(even[..., ::2] | even[..., 1::2] << 4, np.uint8)
+
+
+def unpack_int4(
+    packed: NDArray[np.uint8], length: int, *, signed: bool, offset: int = 0
+) -> NDArray[np.int32]:
+    """The integers of `pack_int4`, `length` of them in a row."""
+    nibbles = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int32)
+    row = nibbles.reshape(*packed.shape[:-1], 2 * packed.shape[-1])
+    codes = (row[..., :length] - offset) & 15
+    return np.where(codes > 7, codes - 16, codes) if signed else codes
 
 
 def cast_float16(x: NDArray[Any], *, saturate: bool = False) -> tuple[NDArray[Any], int, int]:

@@ -57,13 +57,14 @@ def analytic(
     Args:
         graph: The graph, after rescaling.
         recipe: A recipe in the graph's names.
-        means: Mean of each channel, by value and channel axis.
+        means: Mean of each channel, by value and channel axis. A layer whose means are missing or
+            not finite has no correction.
     """
     found = {}
     for name, layer in correctable(graph, recipe).items():
         weight, source = layer.weight or "", layer.inputs[0]
         place = source, channel_axis(graph, source, layer.op)
-        if place not in means:
+        if place not in means or not np.isfinite(means[place]).all():
             continue
         tensor = recipe.tensors[weight]
         values = np.asarray(graph.array(weight), np.float32)

@@ -25,6 +25,8 @@ from lepton_onnx.lowering import lower_recipe
 from lepton_onnx.qdq import unpack
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 
@@ -56,10 +58,7 @@ def lower(
         dynamic=False,
         sparse_dtypes=(),
     )
-    if facts["recipe"]["scheme"] == "int16-static":
-        raise _refused("activations of 16 bits", "Core ML quantizes to 8 bits.")
-    if facts["block_layers"] and device != "ios18":
-        raise _refused("weights with a scale for each block", "They need iOS 18.")
+    _refuse_what_the_device_has_not(facts, device)
     numbers = Numbers.of(lowered)
     facts["restored_weights"] = _Rewriter(lowered).run()
     recipe = recipes.read(path)
@@ -70,13 +69,21 @@ def lower(
     return lowered, facts, numbers
 
 
-def _refused(what: str, cause: str) -> UnsupportedOperationError:
-    return UnsupportedOperationError(
-        "LPT-CONV-508",
-        f"coreml cannot hold this recipe: it has {what}",
-        cause=cause,
-        remedy="Choose --to coreml:ios18, or another precision.",
-    )
+def _refuse_what_the_device_has_not(facts: Mapping[str, Any], device: str) -> None:
+    if facts["recipe"]["scheme"] == "int16-static":
+        raise UnsupportedOperationError(
+            "LPT-CONV-508",
+            "coreml cannot hold this recipe: it has activations of 16 bits",
+            cause="Core ML quantizes to 8 bits.",
+            remedy="Choose another precision, such as int8, or another target.",
+        )
+    if facts["block_layers"] and device != "ios18":
+        raise UnsupportedOperationError(
+            "LPT-CONV-508",
+            f"coreml:{device} cannot hold this recipe: it has weights with a scale for each block",
+            cause="They need iOS 18.",
+            remedy="Choose --to coreml:ios18, or another precision.",
+        )
 
 
 class _Rewriter:

@@ -112,7 +112,10 @@ def _largest(interpreter: Interpreter, program: Program, names: Names) -> list[s
 
 
 def _largest_sizes(program: Program, names: Names) -> list[list[tuple[int, ...]]]:
-    """Return shapes of all inputs: each open size at its largest in turn, or all at once."""
+    """Return shapes of all inputs: each open size at its largest in turn, or all at once.
+
+    A size without a bound, or with a very large one, is left out, and keeps no other from its turn.
+    """
     called = names or [("",) * len(f.shape) for f in program.inputs]
     pairs = list(zip(program.inputs, called, strict=True))
     opened = [
@@ -121,21 +124,23 @@ def _largest_sizes(program: Program, names: Names) -> list[list[tuple[int, ...]]
         for name, bounds in zip(own, feature.shape, strict=False)
         if not isinstance(bounds, int)
     ]
-    most = max((high for _, (_, high) in opened), default=0)
-    if not 0 < most <= _ROWS:
-        return []
-
-    def shape(feature: Feature, own: tuple[str, ...], largest: str) -> tuple[int, ...]:
-        return tuple(
-            d if isinstance(d, int) else _size(d, most if largest in ("", own[i]) else 1)
-            for i, d in enumerate(feature.shape)
-        )
-
     turns = list(dict.fromkeys(name for name, _ in opened))
     if "" in turns:
         turns = [""]
-    found = [[shape(feature, own, turn) for feature, own in pairs] for turn in turns]
+    found = []
+    for turn in turns:
+        most = max(high for name, (_, high) in opened if turn in ("", name))
+        if 0 < most <= _ROWS:
+            found.append([_turned(feature, own, turn, most) for feature, own in pairs])
     return [s for s in found if sum(int(np.prod(one)) for one in s) <= _CHEAP]
+
+
+def _turned(feature: Feature, own: tuple[str, ...], turn: str, most: int) -> tuple[int, ...]:
+    """Return an input's shape with the sizes of a turn at *most*, and the others at their least."""
+    return tuple(
+        d if isinstance(d, int) else _size(d, most if turn in ("", own[i]) else 1)
+        for i, d in enumerate(feature.shape)
+    )
 
 
 def constants_record(

@@ -9,7 +9,7 @@ import numpy as np
 
 from lepton_core.errors import ConversionError
 from lepton_coreml._integers import read_back, read_blocks
-from lepton_coreml._same_small import compare_small
+from lepton_coreml._same_small import compare_small, folded
 from lepton_coreml._small import Small
 from lepton_onnx import qdq
 
@@ -52,9 +52,10 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
 
     Returns:
         For the record: ``weights`` (integers compared), ``values`` (pairs of scale and zero point
-        compared), ``palettes`` and ``masks`` (compared) where there are any, ``equal``, and
-        ``not_stored``, the recipe's values whose scale and zero point the package has nowhere. One
-        that has another value's numbers, as behind a MaxPool, may share them.
+        compared), ``equal``, and ``not_stored``, the recipe's values whose scale and zero point the
+        package has nowhere. One that has another value's numbers, as behind a MaxPool, may share
+        them. Where weights are pruned or share a few values, ``palettes`` and ``masks``
+        (compared), and ``folded``, weights stored whole that coremltools computed with.
 
     Raises:
         ConversionError: LPT-CONV-511, a number differs, or a weight is not stored as integers.
@@ -102,8 +103,14 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
         and not any(_scaled_alike(one, other) for other in stored.values())
     ]
     small = wanted.small
-    more = {"palettes": len(small.palettes), "masks": len(small.masks)} if small.facts else {}
-    return {"weights": held, "values": values, "equal": True, "not_stored": sorted(gone), **more}
+    record: dict[str, Any] = {
+        "weights": held, "values": values, "equal": True, "not_stored": sorted(gone),
+    }  # fmt: skip
+    if small.facts:
+        masks = len(small.masks) + len(small.integer_masks)
+        record |= {"palettes": len(small.palettes), "masks": masks}
+        record["folded"] = folded(program, small)
+    return record
 
 
 def _shaped(found: qdq.Stored, wanted: qdq.Stored | None) -> qdq.Stored:

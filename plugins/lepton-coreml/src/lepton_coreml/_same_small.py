@@ -31,11 +31,13 @@ class Found:
             what a mask hides has the index 0.
         masks: Which values stand in the file, bool in the weight's shape.
         values: Float values of weights with a mask, whole.
+        integer_masks: Which integers stand in the file, bool in their shape.
     """
 
     palettes: dict[str, tuple[Array, Array, int]] = field(default_factory=dict)
     masks: dict[str, Array] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
+    integer_masks: dict[str, Array] = field(default_factory=dict)
 
 
 def read_small(program: Program) -> Found:
@@ -52,7 +54,8 @@ def read_small(program: Program) -> Found:
             elif role == "sparse":
                 _sparse(reader, operation, name, found)
             elif operation.kind == "constexpr_sparse_blockwise_shift_scale":
-                found.masks[name] = np.asarray(reader.argument(operation, "data_mask")) != 0
+                mask = np.asarray(reader.argument(operation, "data_mask"))
+                found.integer_masks[name] = mask != 0
     return found
 
 
@@ -88,13 +91,32 @@ def _sparse(reader: Reader, operation: Operation, name: str, found: Found) -> No
 
 
 def compare_small(program: Program, wanted: Small) -> list[str]:
-    """Compare a package's palettes, masks and pruned values with those of a recipe, bit by bit.
+    """Compare a package's palettes, masks and values behind masks with those of a recipe.
+
+    Args:
+        program: The package's program.
+        wanted: What it must store. Weights stored whole are not compared: see :func:`folded`.
 
     Returns:
-        What differs; nothing if all is as it should be. Equal constants may be stored once.
+        What differs in any bit; nothing if all is as it should be. Equal constants may be stored
+        once.
     """
     found = read_small(program)
-    return [*_palettes(found, wanted), *_masks(found, wanted), *_values(program, found, wanted)]
+    return [*_palettes(found, wanted), *_masks(found, wanted), *_values(found, wanted)]
+
+
+def folded(program: Program, wanted: Small) -> list[str]:
+    """Return weights stored whole whose values the package has nowhere, in any order of the axes.
+
+    coremltools computes with floats that it knows: the scales of a normalisation behind a
+    convolution, or a constant factor, go into the weight, as in a package without a recipe.
+    """
+    whole = {n: v for n, v in wanted.values.items() if n not in wanted.masks}
+    if not whole:
+        return []
+    held = (constant.value for _, constant in program.constants())
+    there = {fingerprint(value) for value in held if isinstance(value, np.ndarray)}
+    return sorted(name for name, values in whole.items() if fingerprint(values) not in there)
 
 
 def _palettes(found: Found, wanted: Small) -> Iterator[str]:
@@ -130,34 +152,27 @@ def _palette_problem(
 
 
 def _masks(found: Found, wanted: Small) -> Iterator[str]:
+    kinds = ((wanted.masks, found.masks), (wanted.integer_masks, found.integer_masks))
+    for masks, there in kinds:
+        for name, mask in masks.items():
+            own = [there[name]] if name in there else there.values()
+            if not any(np.array_equal(one, mask) for one in own):
+                yield f"{name}: other values are pruned, or none"
+
+
+def _values(found: Found, wanted: Small) -> Iterator[str]:
     for name, mask in wanted.masks.items():
-        own = [found.masks[name]] if name in found.masks else found.masks.values()
-        if not any(np.array_equal(one, mask) for one in own):
-            yield f"{name}: other values are pruned, or none"
-
-
-def _values(program: Program, found: Found, wanted: Small) -> Iterator[str]:
-    """Compare float values: those behind a mask in place, whole ones in any order of their axes."""
-    whole: set[str] | None = None
-    for name, values in wanted.values.items():
-        if name in wanted.masks:
-            own = [found.values[name]] if name in found.values else found.values.values()
-            kept = np.where(wanted.masks[name], values, values.dtype.type(0))
-            if not any(_alike(one, kept) for one in own):
-                yield f"{name}: values that stay differ"
+        values = wanted.values.get(name)
+        if values is None:
             continue
-        if whole is None:
-            whole = {
-                fingerprint(c.value)
-                for _, c in program.constants()
-                if isinstance(c.value, np.ndarray)
-            }
-        if fingerprint(values) not in whole:
-            yield f"{name}: its values are not in the package"
+        own = [found.values[name]] if name in found.values else found.values.values()
+        kept = np.where(mask, values, values.dtype.type(0))
+        if not any(_alike(one, kept) for one in own):
+            yield f"{name}: values that stay differ"
 
 
 def _alike(one: Array, other: Array) -> bool:
     return one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
-__all__ = ["Found", "compare_small", "read_small"]
+__all__ = ["Found", "compare_small", "folded", "read_small"]

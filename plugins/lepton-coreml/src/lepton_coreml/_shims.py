@@ -1,4 +1,4 @@
-"""What coremltools 9.0 cannot do with programs that the bridge writes, and what is done about it.
+"""What coremltools 9.0 cannot do with programs that we write, and what is done about it.
 
 Each shim states the error that it cures, and ``tests/test_coreml_shims.py`` fails as soon as the
 error is gone, so that the shim goes too. They replace functions in coremltools' private tables and
@@ -142,6 +142,26 @@ def _where() -> Callable[[], None]:
     return _register({"where.self": where, "where": where})
 
 
+def _duplicates() -> Callable[[], None]:
+    from coremltools.converters.mil.mil.passes.defs.cleanup import const_deduplication
+
+    def remove(self: Any, block: Any, found: Any, force_replace: bool) -> None:  # noqa: ANN401
+        del self
+        for unique, duplicates in found.items():
+            for duplicate in duplicates:
+                pairs = list(zip(duplicate.op.outputs, unique.op.outputs, strict=True))
+                if any(old in block.outputs for old, _ in pairs):
+                    continue
+                for old, new in pairs:
+                    block.replace_uses_of_var_after_op(
+                        anchor_op=duplicate.op, old_var=old, new_var=new,
+                        force_replace=force_replace,
+                    )  # fmt: skip
+                block.remove_ops([duplicate.op])
+
+    return _replace(const_deduplication, "remove_duplicate_ops", remove)
+
+
 SHIMS: tuple[Shim, ...] = (
     Shim(
         "lstm.input",
@@ -167,6 +187,12 @@ SHIMS: tuple[Shim, ...] = (
         "the program declares [",
         "the result is declared in the shape of the two values, without the condition's",
         _where,
+    ),
+    Shim(
+        "equal constants with a mask",
+        "Cannot delete op",
+        "of two equal constants only the first output is replaced, and a mask is the first of two",
+        _duplicates,
     ),
 )
 """All cures, in the order they are installed."""

@@ -78,13 +78,16 @@ class Small:
         masks: Which values stay, bool in the weight's shape, of weights stored with a mask.
         values: Float values of weights that have no palette, stored whole or with a mask, and of
             palettes that are larger than their values.
+        integer_masks: Which integers stay, bool in the shape in which they are stored.
         facts: For the record, by weight: ``form``, ``bytes`` of it, and ``of``, those of float32;
-            of palettes ``bits``, ``recipe_bits`` and ``tables``.
+            of palettes ``bits``, ``recipe_bits`` and ``tables``. A weight that stands in the
+            package as floats and as integers, for different readers, has a second, ``w/int8``.
     """
 
     palettes: Mapping[str, Palette] = field(default_factory=dict)
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     values: Mapping[str, Array] = field(default_factory=dict)
+    integer_masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def floats(self) -> Iterator[Array]:
@@ -127,7 +130,7 @@ def write_small(
     for name in recipe.pruned:
         if name in writer.weights and name not in recipe.palettes:
             writer.floats(name)
-        elif f"{name}/int8" in writer.weights:
+        if f"{name}/int8" in writer.weights:
             writer.integers(name, recipe)
     return writer.finish()
 
@@ -143,6 +146,7 @@ class _Writer:
         self._new: Weights = {}
         self._palettes: dict[str, Palette] = {}
         self._masks: dict[str, NDArray[np.bool_]] = {}
+        self._integer_masks: dict[str, NDArray[np.bool_]] = {}
         self._values: Weights = {}
         self._facts: dict[str, dict[str, Any]] = {}
 
@@ -185,7 +189,7 @@ class _Writer:
         if mask is not None:
             held = -(-int(mask.sum()) * width // 8) + -(-count // 8)
             sizes["sparse palette"] = held + tables.nbytes + 2 * _OVERHEAD
-        form = self._chosen(name, sizes)
+        form = self._chosen(name, count, sizes)
         self._facts[name] |= {
             "bits": width, "recipe_bits": entry.bits, "tables": len(palette.tables),
             "stored_tables": len(tables),
@@ -208,7 +212,8 @@ class _Writer:
         if values.dtype != np.float32:
             return
         held = 4 * int(mask.sum()) + -(-mask.size // 8) + _OVERHEAD
-        if self._chosen(name, {"values": values.nbytes, "sparse": held}) == "sparse":
+        sizes = {"values": values.nbytes, "sparse": held}
+        if self._chosen(name, mask.size, sizes) == "sparse":
             self._gone.add(name)
             self._node([self._add(f"{name}/dense", values), "", "", self._mask(name)], name,
                        Form.SPARSE, 0)  # fmt: skip
@@ -224,15 +229,16 @@ class _Writer:
         bits = next((a.i for n in nodes for a in n.attribute if a.name == BITS), 8)
         held = -(-int(mask.sum()) * bits // 8) + -(-mask.size // 8) + _OVERHEAD
         sizes = {"integers": -(-mask.size * bits // 8), "sparse integers": held}
-        if self._chosen(name, sizes) != "sparse integers":
+        key = codes if name in self._facts else name
+        if self._chosen(key, mask.size, sizes) != "sparse integers":
             return
         if name in recipe.blocks:  # stored by inputs and outputs, and filled up
             rows, columns = self.weights[codes].dims
             turned = mask if recipe.blocks[name].axis == 0 else mask.T
             mask = np.zeros((rows, columns), np.bool_)
             mask[: len(turned)] = turned
-        self._all_masks[name] = mask
-        stored = self._mask(name)
+        self._integer_masks[name] = mask
+        stored = self._add(f"{codes}/mask", mask.astype(np.uint8))
         for node in nodes:
             node.input.extend([""] * (3 - len(node.input)) + [stored])
 
@@ -240,10 +246,9 @@ class _Writer:
         """Return a weight's mask where the device can have one beside indices or integers."""
         return self._all_masks.get(name) if self._device == "ios18" else None
 
-    def _chosen(self, name: str, sizes: Mapping[str, int]) -> str:
-        form = min(sizes, key=lambda key: sizes[key])
-        count = self._all_masks[name].size if name in self._all_masks else sizes["values"] // 4
-        self._facts[name] = {"form": form, "bytes": sizes[form], "of": 4 * count}
+    def _chosen(self, key: str, count: int, sizes: Mapping[str, int]) -> str:
+        form = min(sizes, key=lambda form: sizes[form])
+        self._facts[key] = {"form": form, "bytes": sizes[form], "of": 4 * count}
         return form
 
     # --- parts --------------------------------------------------------------------------------
@@ -269,7 +274,7 @@ class _Writer:
         kept = [t for t in graph.initializer if t.name not in self._gone]
         new = [numpy_helper.from_array(array, name) for name, array in self._new.items()]
         replace_items(graph.initializer, [*kept, *new])
-        return Small(self._palettes, self._masks, self._values, self._facts)
+        return Small(self._palettes, self._masks, self._values, self._integer_masks, self._facts)
 
 
 __all__ = ["WIDTHS", "Palette", "Small", "write_small"]

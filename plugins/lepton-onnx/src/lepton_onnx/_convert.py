@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, LeptonError
+from lepton_core.files import digest_path
 from lepton_core.origins import LOCATIONS
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
 from lepton_onnx import __version__
@@ -59,7 +60,7 @@ def to_pivot(model: Model, request: ConvertRequest, context: Context) -> Convert
         format="pivot",
         path=str(out),
         signature=facts.signature,
-        digest=digest(out),
+        digest=digest(out) if facts.external_files else digest_path(out),
         lineage=(*model.lineage, step),
         metadata={**model.metadata, **pivot_metadata(facts)},
     )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lepton_core.errors import SourceError
 from lepton_core.files import digest_bytes, digest_path
 from lepton_onnx._external import verify_external
 from lepton_onnx._load import read
 from lepton_onnx._strip import EXTERNAL_KEY
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 def external_files(path: str | Path) -> tuple[Path, ...]:
@@ -21,7 +25,7 @@ def external_files(path: str | Path) -> tuple[Path, ...]:
     return verify_external(read(path), Path(path))
 
 
-def digest(path: str | Path, *, verify: bool = False) -> str:
+def digest(path: str | Path, *, verify: bool = False, proto: ModelProto | None = None) -> str:
     """Return ``"sha256:<hex>"`` over everything that makes up a model.
 
     A model without external data is digested as the file that it is. One that we wrote names its
@@ -31,13 +35,14 @@ def digest(path: str | Path, *, verify: bool = False) -> str:
     Args:
         path: An ``.onnx`` file.
         verify: Read the data file of a model that we wrote and compare its SHA-256.
+        proto: Its structure, if it has been read already.
 
     Raises:
         SourceError: LPT-SRC-213 (the data file is not the one that belongs to the model), or the
             model cannot be read.
     """
     path = Path(path)
-    proto = read(path)
+    proto = read(path) if proto is None else proto
     files = verify_external(proto, path)
     own = digest_path(path)
     if not files:

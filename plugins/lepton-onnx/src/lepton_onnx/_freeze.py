@@ -141,7 +141,7 @@ def freeze(
     changed = {old: new for old, new in names.items() if old != new}
     return FreezeFacts(
         path=str(out_path),
-        signature=signature(out_path),
+        signature=signature(parked.model),
         opset_note=note,
         source_opset=opset_of(source),
         producer=producer,

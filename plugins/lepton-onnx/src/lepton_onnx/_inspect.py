@@ -36,7 +36,7 @@ def inspect(model: Model, request: InspectRequest, context: Context) -> InspectR
     facts["producer"] = f"{proto.producer_name} {proto.producer_version}".strip()
     read = model.evolve(
         signature=signature(proto),
-        digest=digest(path),
+        digest=digest(path, proto=proto),
         metadata={**user_metadata(proto), **model.metadata, "opset": facts["opset"]},
     )
     uses = inventory(path) if request.operators else ()

@@ -9,7 +9,7 @@ from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
 from lepton_onnx import pivot
-from lepton_onnx.external import digest, external_files
+from lepton_onnx.external import digest, verify_external
 from lepton_onnx.lowering import lower_recipe
 from lepton_onnxruntime import __version__
 from lepton_onnxruntime._execution import storage_facts
@@ -85,12 +85,13 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         metadata["recipe"] = facts["recipe"]
     metadata["storage_precision"] = facts["storage_precision"]
     metadata.pop("external_files", None)
-    files = [file.name for file in external_files(out)]
+    structure = pivot.read(out)
+    files = [file.name for file in verify_external(structure, out)]
     written = Model(
         format=INFO.artifact,
         path=str(out),
         signature=pivot.signature(proto),
-        digest=digest(out),
+        digest=digest(out, proto=structure),
         lineage=(*model.lineage, step),
         metadata=metadata | ({"external_files": files} if files else {}),
     )

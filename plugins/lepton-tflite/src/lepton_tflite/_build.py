@@ -9,7 +9,7 @@ from lepton_core.errors import ConversionError
 from lepton_tflite import _proof
 from lepton_tflite._batch import marker, open_batch, sizes_of
 from lepton_tflite._finish import name_ports
-from lepton_tflite._flatbuffer import pack, unpack
+from lepton_tflite._flatbuffer import unpack
 from lepton_tflite._litert import convert_module
 from lepton_tflite._words import silent
 
@@ -43,7 +43,8 @@ class Plan:
         integer: Whether Q/DQ pairs become integer kernels.
         limit: Largest accepted difference.
         demand_open: Whether another batch than an open one is refused.
-        edit: Applied to every converted file before it is judged.
+        seal: Turns the edited file and its batch into the bytes that are shipped, which are judged.
+        edit: Applied to every converted file, before its batch is opened.
         checkpoint: Called between long steps.
         tell: Hears what comes next.
     """
@@ -51,6 +52,7 @@ class Plan:
     proto: ModelProto
     signature: Signature
     symbol: str | None
+    seal: Callable[[Any, str], bytes]
     integer: bool = False
     limit: float = LIMIT
     demand_open: bool = False
@@ -64,13 +66,13 @@ class Built:
     """A file that was run.
 
     Attributes:
-        model: ``ModelT``.
+        data: Its bytes.
         batch: ``"open"``, ``"rows"`` or ``"fixed"``.
         difference: Largest relative L2 difference to the torch module.
         closed: Why the batch is not open.
     """
 
-    model: Any
+    data: bytes
     batch: str
     difference: float
     closed: tuple[str, ...] = ()
@@ -90,8 +92,9 @@ def build(plan: Plan) -> Built:
     plan.checkpoint()
     if plan.symbol is None:
         model = _converted(plan, module, inputs)
-        worst = _judged(plan, model, [_trial(plan, module, {}, 0), _trial(plan, module, {}, 1)])
-        return Built(model, FIXED, worst)
+        data = plan.seal(model, FIXED)
+        worst = _judged(plan, data, [_trial(plan, module, {}, 0), _trial(plan, module, {}, 1)])
+        return Built(data, FIXED, worst)
     opened, problems = _open(plan, module)
     if opened is not None:
         return opened
@@ -106,8 +109,9 @@ def build(plan: Plan) -> Built:
     plan.checkpoint()
     model = _converted(plan, module, inputs)
     trials = [_trial(plan, module, {plan.symbol: rows}, rows) for rows in _TRIALS]
-    worst = _judged(plan, model, trials, by_rows=True)
-    return Built(model, ROWS, worst, problems)
+    data = plan.seal(model, ROWS)
+    worst = _judged(plan, data, trials, by_rows=True)
+    return Built(data, ROWS, worst, problems)
 
 
 def _module(plan: Plan, inputs: tuple[torch.Tensor, ...]) -> BridgeModule:
@@ -138,13 +142,14 @@ def _open(plan: Plan, module: BridgeModule) -> tuple[Built | None, tuple[str, ..
     if problems:
         return None, tuple(dict.fromkeys(problems))
     trials = [_trial(plan, module, {symbol: n}, n) for n in (*_TRIALS, rows, rows + 2)]
+    data = plan.seal(model, OPEN)
     try:
-        worst, where = _proof.worst_of(pack(model), trials)
+        worst, where = _proof.worst_of(data, trials)
     except _proof.LoadError as error:
         return None, (f"the opened file does not run: {error}",)
     if not worst <= plan.limit:
         return None, (f"the opened file gives other values for {where!r} at some batch",)
-    return Built(model, OPEN, worst), ()
+    return Built(data, OPEN, worst), ()
 
 
 def _converted(plan: Plan, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:  # noqa: ANN401
@@ -164,20 +169,14 @@ def _trial(
     return _proof.run_torch(module, plan.signature, arrays)
 
 
-def _judged(
-    plan: Plan,
-    model: Any,  # noqa: ANN401 - a generated class
-    trials: list[_proof.Trial],
-    *,
-    by_rows: bool = False,
-) -> float:
+def _judged(plan: Plan, data: bytes, trials: list[_proof.Trial], *, by_rows: bool = False) -> float:
     """Return the largest difference.
 
     Raises:
         ConversionError: LPT-CONV-404.
     """
     try:
-        worst, where = _proof.worst_of(pack(model), trials, by_rows=by_rows)
+        worst, where = _proof.worst_of(data, trials, by_rows=by_rows)
     except _proof.LoadError as error:
         raise ConversionError(
             "LPT-CONV-404",

@@ -12,14 +12,13 @@ from lepton_tflite.info import INFO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SORTING = ("aten.topk", "aten.sort", "aten.argsort")
-
 
 def check(model: Model, request: CheckRequest) -> CheckResult:
     """Judge whether a model will run on LiteRT, without importing the converter.
 
     An ONNX source is judged by its operators, its opset and its constants; any other by whether
-    each operator has a way to the pivot and on. Dimensions other than the batch need a size.
+    each operator has a way to the pivot, and torch's also by whether the runtime has a kernel for
+    what they become, as far as their names tell. Dimensions other than the batch need a size.
     """
     found = request.inspection
     if found.domain == "tflite":
@@ -34,7 +33,7 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
     return CheckResult("fits", precisions=INFO.precisions)
 
 
-def _onnx_reasons(found: InspectResult) -> Iterator[str]:
+def _kernel_reasons(found: InspectResult) -> Iterator[str]:
     from lepton_tflite._operators import why_not
 
     for use in found.operators:
@@ -42,6 +41,10 @@ def _onnx_reasons(found: InspectResult) -> Iterator[str]:
         if reason:
             place = f", first at {use.where}" if use.where else ""
             yield f"{use.name} ({use.count} times{place}) cannot be run: {reason}."
+
+
+def _onnx_reasons(found: InspectResult) -> Iterator[str]:
+    yield from _kernel_reasons(found)
     for use in found.facts.get("unsigned_constants", ()):
         yield (
             f"ai.onnx::{use['operator']} ({use['count']} times, first at {use['where']}) takes "
@@ -53,12 +56,8 @@ def _onnx_reasons(found: InspectResult) -> Iterator[str]:
 
 def _other_reasons(found: InspectResult) -> Iterator[str]:
     yield from without_a_way(found)
-    for use in found.operators:
-        if use.name.startswith(_SORTING):
-            yield (
-                f"{use.name} at {use.where or 'an unknown place'} becomes a sort, for which the "
-                "LiteRT runtime has no kernel."
-            )
+    if found.domain == "aten":
+        yield from _kernel_reasons(found)
 
 
 __all__ = ["check"]

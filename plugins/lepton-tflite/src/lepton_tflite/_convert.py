@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from lepton_tflite._finish import finish, float_ports, integer_ports, port_types
 from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
 from lepton_tflite._half import LIMIT as HALF_LIMIT
 from lepton_tflite._half import Half, store_half
-from lepton_tflite._integers import check_integers
+from lepton_tflite._integers import check_border, check_integers
 from lepton_tflite._lower import LIMIT, lower
 from lepton_tflite._ports import EDGETPU, Ports, check_dtypes, parse_options
 from lepton_tflite._reproduce import reproducer
@@ -162,8 +163,8 @@ def _built(
     proto, ports = task.proto, task.ports
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"]}
     plan = Plan(
-        proto, ports.signature, ports.symbol, demand_open=ports.demand_open,
-        checkpoint=checkpoint, tell=tell,
+        proto, ports.signature, ports.symbol, partial(_sealed, task, request, facts),
+        demand_open=ports.demand_open, checkpoint=checkpoint, tell=tell,
     )  # fmt: skip
     if not request.recipe:
         if request.precision == "fp16":
@@ -178,9 +179,44 @@ def _built(
             note["axis"] = recipe.tensors[name].axis
         facts["notes"] = {"weights": weights, "recipe": said["recipe"]["digest"]}
         float_ports(model, ports.signature)
+        check_border(model, lowered, recipe)
 
     plan = replace(plan, proto=lowered, integer=True, limit=LIMIT, edit=edit)
     return build(plan), facts
+
+
+def _sealed(
+    task: _Task,
+    request: ConvertRequest,
+    facts: dict[str, Any],
+    model: Any,  # noqa: ANN401 - a generated class
+    batch: str,
+) -> bytes:
+    """Give a file its border and its notes; returns its bytes, and adds to the facts.
+
+    Raises:
+        ConversionError: LPT-CONV-415 (floats in a file for an Edge TPU), 416 (too large).
+    """
+    signature = task.ports.signature
+    if task.ports.integer:
+        integer_ports(model)
+    grids, floats = port_types(model, signature)
+    facts["border"] = ("mixed" if floats else "int8") if grids else "float"
+    for key, found in (("integer_ports", list(grids)), ("port_grids", grids)):
+        facts.pop(key, None)  # of a file that was not used
+        facts |= {key: found} if grids else {}
+    if task.ports.integer and floats:
+        facts["float_ports"] = floats
+    if request.device == EDGETPU:
+        refuse_floats(model)
+    notes = {"batch": batch, "border": facts["border"], "precision": _precision(request, facts)}
+    notes |= {"integer_ports": list(grids)} if grids else {}
+    finish(model, signature, {**notes, **facts.get("notes", {})})
+    return pack(model)
+
+
+def _precision(request: ConvertRequest, facts: dict[str, Any]) -> str:
+    return str(facts.get("recipe", {}).get("precision", request.precision))
 
 
 def _built_half(plan: Plan, facts: dict[str, Any]) -> tuple[Built, dict[str, Any]]:
@@ -196,25 +232,13 @@ def _built_half(plan: Plan, facts: dict[str, Any]) -> tuple[Built, dict[str, Any
 
 
 def _written(model: Model, request: ConvertRequest, context: Context, made: _Made) -> ConvertResult:
-    ports, built, facts = made.ports, made.built, made.facts
-    precision = facts.get("recipe", {}).get("precision", request.precision)
-    if ports.integer:
-        integer_ports(built.model)
-    integers, floats = port_types(built.model, ports.signature)
-    border = ("mixed" if floats else "int8") if integers else "float"
-    if ports.integer and floats:
-        facts["float_ports"] = floats
-    if request.device == EDGETPU:
-        refuse_floats(built.model)
-    notes = {"batch": built.batch, "border": border, "precision": precision}
-    notes |= {"integer_ports": integers} if integers else {}
-    finish(built.model, ports.signature, {**notes, **facts.pop("notes", {})})
-    data = pack(built.model)
+    built, facts = made.built, made.facts
+    precision = _precision(request, facts)
+    facts.pop("notes", None)
     out = context.workdir / FILE
-    write_atomic(out, data)
-    facts |= storage_facts(stored_values(root_of(data)))
-    facts |= {"integer_ports": integers} if integers else {}
-    facts |= {"batch": built.batch, "border": border, "difference_to_torch": built.difference}
+    write_atomic(out, built.data)
+    facts |= storage_facts(stored_values(root_of(built.data)))
+    facts |= {"batch": built.batch, "difference_to_torch": built.difference}
     if built.closed:
         facts["batch_closed_because"] = list(built.closed)
     step = LineageStep(
@@ -224,11 +248,12 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
         request={"precision": precision, "batch": built.batch, **_recipe_digest(facts)},
         tools=versions_of(*_TOOLS),
     )
-    kept = ("opset", "storage_precision", "batch", "border", "integer_ports", "recipe")
+    kept = ("opset", "storage_precision", "batch", "border", "integer_ports", "port_grids",
+            "recipe")  # fmt: skip
     written = Model(
         format=INFO.artifact,
         path=str(out),
-        signature=ports.signature,
+        signature=made.ports.signature,
         digest=digest_path(out),
         lineage=(*model.lineage, step),
         metadata={

@@ -169,34 +169,55 @@ def float_ports(model: Any, signature: Signature) -> int:  # noqa: ANN401 - a ge
 
 
 def integer_ports(model: Any) -> None:  # noqa: ANN401 - a generated class
-    """Take out the QUANTIZE and DEQUANTIZE at the border, so that the file's ports are int8."""
+    """Move ports of floats to the int8 behind QUANTIZE and before DEQUANTIZE, where that can be.
+
+    An input stays float where anything but one QUANTIZE takes it. A DEQUANTIZE stays where other
+    operators read its floats as well.
+    """
     graph, port = model.subgraphs[0], model.signatureDefs[0]
-    sides = {"QUANTIZE": port.inputs, "DEQUANTIZE": port.outputs}
-    for operator in list(graph.operators):
-        entries = sides.get(operator_name(model.operatorCodes[operator.opcodeIndex]))
-        if entries is None:
-            continue
-        outer, inner = int(operator.inputs[0]), int(operator.outputs[0])
-        if entries is port.outputs:
-            outer, inner = inner, outer
-        readers = sum(outer in other.inputs for other in graph.operators)
-        for entry in entries:
-            if entry.tensorIndex == outer and (entries is port.outputs or readers == 1):
+    # Outputs go first: an input that is handed on as an output is free once that has moved.
+    for entries, name in ((port.outputs, "DEQUANTIZE"), (port.inputs, "QUANTIZE")):
+        for operator in list(graph.operators):
+            if operator_name(model.operatorCodes[operator.opcodeIndex]) != name:
+                continue
+            outer, inner = int(operator.inputs[0]), int(operator.outputs[0])
+            if entries is port.outputs:
+                outer, inner = inner, outer
+            ports = [entry for entry in entries if entry.tensorIndex == outer]
+            readers = sum(outer in other.inputs for other in graph.operators)
+            readers += sum(m.tensorIndex == outer for m in port.outputs)
+            incoming = entries is port.inputs
+            if not ports or DTYPES.get(graph.tensors[inner].type) != "int8":
+                continue
+            if incoming and readers != 1:
+                continue
+            for entry in ports:
                 entry.tensorIndex = inner
-                graph.operators.remove(operator)
+            if incoming or readers == len(ports):
+                graph.operators = [other for other in graph.operators if other is not operator]
     graph.inputs = np.asarray([m.tensorIndex for m in port.inputs], np.int32)
     graph.outputs = np.asarray([m.tensorIndex for m in port.outputs], np.int32)
 
 
-def port_types(model: Any, signature: Signature) -> tuple[list[str], list[str]]:  # noqa: ANN401
-    """Return the names of float ports of the signature that the file has as int8, and as float."""
+def port_types(model: Any, signature: Signature) -> tuple[dict[str, dict[str, Any]], list[str]]:  # noqa: ANN401
+    """Tell the float ports of the signature that the file has as int8 from those that stay float.
+
+    Returns:
+        ``scale`` and ``zero_point`` of the first by name, and the names of the others. The value
+        of an integer is ``(integer - zero_point) * scale``.
+    """
     graph, port = model.subgraphs[0], model.signatureDefs[0]
     sides = zip((*port.inputs, *port.outputs), (*signature.inputs, *signature.outputs), strict=True)
-    integers, floats = [], []
+    integers: dict[str, dict[str, Any]] = {}
+    floats = []
     for entry, spec in sides:
-        if spec.dtype == "float32":
-            kind = DTYPES.get(graph.tensors[entry.tensorIndex].type)
-            (integers if kind == "int8" else floats).append(spec.name)
+        tensor = graph.tensors[entry.tensorIndex]
+        if spec.dtype == "float32" and DTYPES.get(tensor.type) == "int8":
+            own = tensor.quantization
+            zero = int(own.zeroPoint[0]) if own.zeroPoint is not None else 0
+            integers[spec.name] = {"scale": float(own.scale[0]), "zero_point": zero}
+        elif spec.dtype == "float32":
+            floats.append(spec.name)
     return integers, floats
 
 

@@ -10,6 +10,7 @@ that only moves integers than before it, and numbers elsewhere that the recipe h
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     from lepton_core.recipe import Layer, Recipe
 
 INTEGER_OPS = (
-    "Add", "AveragePool", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm",
-    "GlobalAveragePool", "MatMul", "MaxPool", "Mul", "Reshape", "Resize", "Sigmoid", "Softmax",
-    "Squeeze", "Transpose", "Unsqueeze",
+    "Add", "AveragePool", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MatMul",
+    "MaxPool", "Mul", "Reshape", "Resize", "Sigmoid", "Softmax", "Squeeze", "Transpose",
+    "Unsqueeze",
 )  # fmt: skip
-"""Operators that LiteRT's kernels compute with int8."""
+"""Operators that become int8 kernels of LiteRT. ConvTranspose has one, but the converter turns its
+weight over and folds it into floats on the way."""
 
 _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 """Operators whose second input is a weight."""
@@ -54,7 +56,8 @@ def check_integers(model: Any, lowered: ModelProto, recipe: Recipe) -> dict[str,
         recipe: The recipe.
 
     Returns:
-        How each weight stands in the file, for the notes: ``order`` (axes) and ``shape``.
+        How each weight stands in the file, for the notes: ``order`` (axes) and ``shape``, and
+        ``stored_as``, the weight of equal integers whose name their tensor has.
 
     Raises:
         ConversionError: LPT-CONV-411, the file holds other numbers.
@@ -62,21 +65,34 @@ def check_integers(model: Any, lowered: ModelProto, recipe: Recipe) -> dict[str,
     constants = {t.name: numpy_helper.to_array(t) for t in lowered.graph.initializer}
     graph = model.subgraphs[0]
     found: dict[str, Any] = {}
-    places: dict[int, str] = {}
+    matches: dict[str, dict[int, tuple[int, ...]]] = {}
     for name, codes in constants.items():
         weight = name.removesuffix("/int8")
         if weight == name or weight not in recipe.tensors:
             continue
-        index, order = _find(model, graph, codes, np.asarray(recipe.tensors[weight].scale))
-        if index < 0:
+        scale = np.asarray(recipe.tensors[weight].scale)
+        places = dict(_matches(model, graph, codes, scale))
+        if places:
+            matches[weight] = places
+        elif not _folded(model, graph, codes, weight, recipe):
             raise _differs(f"The weight {weight!r} does not stand in the file as it should.")
-        graph.tensors[index].name = name.encode()
-        places[index] = weight
-        found[weight] = {"order": list(order), "shape": list(codes.shape)}
-    _check_layers(model, graph, places, recipe, constants)
+    homes = _check_layers(model, graph, matches, recipe, constants)
+    readers = Counter(int(index) for operator in graph.operators for index in operator.inputs)
+    named: dict[int, list[str]] = {}
+    for weight, orders in matches.items():
+        free = (i for i in orders if i not in homes.values() and i not in named)
+        index = homes.get(weight, next(free, next(iter(orders))))
+        names = named.setdefault(index, [])
+        names.append(weight)
+        if len(names) > readers[index]:  # an equal one stands there, and this one does not
+            raise _differs(f"The weight {weight!r} does not stand in the file as it should.")
+        shape = constants[f"{weight}/int8"].shape
+        found[weight] = {"order": list(orders[index]), "shape": list(shape)}
+        if names[0] != weight:  # the converter merges equal weights
+            found[weight]["stored_as"] = names[0]
+        graph.tensors[index].name = f"{names[0]}/int8".encode()
     _check_activations(model, graph, recipe)
     _check_moves(model, graph)
-    _check_border(model, graph, recipe)
     return found
 
 
@@ -99,13 +115,13 @@ def _numbers(tensor: Any) -> tuple[NDArray[np.float32], NDArray[Any]] | None:  #
     return scale, np.asarray(zero, np.int64)
 
 
-def _find(
+def _matches(
     model: Any,  # noqa: ANN401 - a generated class
     graph: Any,  # noqa: ANN401 - a generated class
     codes: NDArray[Any],
     scale: NDArray[Any],
-) -> tuple[int, tuple[int, ...]]:
-    """Return the tensor with these integers and scales, and the order of axes that it has."""
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield the tensors with these integers and scales, and the order of axes that each has."""
     wanted = np.ravel(scale).astype(np.float32)
     for index, tensor in enumerate(graph.tensors):
         numbers = _numbers(tensor)
@@ -118,8 +134,41 @@ def _find(
             continue
         for order in _orders(codes.shape, values.shape):
             if np.array_equal(codes.transpose(order).reshape(values.shape), values):
-                return index, order
-    return -1, ()
+                yield index, order
+                break
+
+
+def _folded(
+    model: Any,  # noqa: ANN401 - a generated class
+    graph: Any,  # noqa: ANN401 - a generated class
+    codes: NDArray[Any],
+    weight: str,
+    recipe: Recipe,
+) -> bool:
+    """Tell whether a weight that only float layers read stands in the file as its float values.
+
+    They may be in any order, since the converter turns the weights of ConvTranspose over.
+    """
+    readers = [layer.op for layer in recipe.layers.values() if layer.weight == weight]
+    if any(op in INTEGER_OPS for op in readers):
+        return False
+    entry = recipe.tensors[weight]
+    shape = [1] * codes.ndim
+    if entry.axis is not None:
+        shape[entry.axis] = -1
+    scale = np.asarray(entry.scale, np.float32).reshape(shape)
+    wanted = np.sort(codes.astype(np.float32) * scale, axis=None)
+    floats = (
+        flat.array_of(model, tensor)
+        for tensor in graph.tensors
+        if flat.DTYPES.get(tensor.type) == "float32"
+    )
+    return any(
+        values is not None
+        and values.size == wanted.size
+        and np.array_equal(np.sort(values, axis=None), wanted)
+        for values in floats
+    )
 
 
 def _orders(shape: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -133,36 +182,78 @@ def _orders(shape: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[in
 def _check_layers(
     model: Any,  # noqa: ANN401
     graph: Any,  # noqa: ANN401
-    places: dict[int, str],
+    matches: dict[str, dict[int, tuple[int, ...]]],
     recipe: Recipe,
     constants: dict[str, Any],
-) -> None:
-    """Check what goes into and comes out of each layer with a weight, and its bias."""
+) -> dict[str, int]:
+    """Check what goes into and comes out of each layer with a weight, and its bias.
+
+    Returns:
+        The tensor of each weight whose layer was found.
+    """
     layers = {v.weight: (k, v) for k, v in recipe.layers.items() if v.weight}
     shared = [v.weight for v in recipe.layers.values() if v.weight]
+    homes: dict[str, int] = {}
     for operator in graph.operators:
         name = flat.operator_name(model.operatorCodes[operator.opcodeIndex])
-        weight = places.get(int(operator.inputs[1])) if name in _WEIGHTED else None
-        if weight is None or shared.count(weight) != 1:
+        index = int(operator.inputs[1]) if name in _WEIGHTED else -1
+        weights = [w for w, places in matches.items() if index in places]
+        weights = [w for w in weights if w not in homes] or weights
+        if not weights or any(shared.count(w) != 1 for w in weights):
             continue
-        key, layer = layers[weight]
-        _check_ends(graph, operator, name, layer, recipe)
         bias = int(operator.inputs[2]) if len(operator.inputs) > 2 else -1
+        tensor = graph.tensors[bias] if name != "TRANSPOSE_CONV" and bias >= 0 else None
+        found = flat.array_of(model, tensor) if tensor is not None else None
+        ends = _ends(graph, operator, name)
+        key, layer = _layer_of(ends, found, [layers[w] for w in weights], recipe, constants)
+        homes[str(layer.weight)] = index
+        if layer.output in recipe.tensors:
+            ends[1].name = f"{layer.output}/int8".encode()
         codes = constants.get(f"{key}/bias/int32")
-        if name != "TRANSPOSE_CONV" and bias >= 0 and codes is not None:
-            flat.set_array(model, graph.tensors[bias], codes.astype(np.int32))
-            graph.tensors[bias].name = f"{key}/bias/int32".encode()
+        if tensor is not None and codes is not None:
+            flat.set_array(model, tensor, codes.astype(np.int32))
+            tensor.name = f"{key}/bias/int32".encode()
+    return homes
 
 
-def _check_ends(graph: Any, operator: Any, name: str, layer: Layer, recipe: Recipe) -> None:  # noqa: ANN401
+def _ends(graph: Any, operator: Any, name: str) -> tuple[Any, Any]:  # noqa: ANN401
+    """Return the tensors that a layer with a weight takes and gives."""
     source = operator.inputs[2 if name == "TRANSPOSE_CONV" else 0]
-    for index, value in ((source, layer.inputs[0]), (operator.outputs[0], layer.output)):
-        if value not in recipe.tensors:
-            continue
-        tensor = graph.tensors[index]
-        _check_value(tensor, value, recipe)
-        if index == operator.outputs[0]:
-            tensor.name = f"{value}/int8".encode()
+    return graph.tensors[source], graph.tensors[operator.outputs[0]]
+
+
+def _layer_of(
+    ends: tuple[Any, Any],
+    bias: NDArray[Any] | None,
+    layers: list[tuple[str, Layer]],
+    recipe: Recipe,
+    constants: dict[str, Any],
+) -> tuple[str, Layer]:
+    """Return which of the layers with equal weights an operator is, with its key.
+
+    It is one whose values before and behind it have the operator's scales and zero points; of
+    several such, the one with the nearest bias, as the converter may round a bias differently.
+    """
+    fitting, refused = [], []
+    for key, layer in layers:
+        try:
+            for tensor, value in zip(ends, (layer.inputs[0], layer.output), strict=True):
+                if value in recipe.tensors:
+                    _check_value(tensor, value, recipe)
+        except ConversionError as error:
+            refused.append(error)
+        else:
+            fitting.append((key, layer))
+    if not fitting:
+        raise refused[0]
+
+    def distance(found: tuple[str, Layer]) -> float:
+        none = np.zeros(1)
+        codes = constants.get(f"{found[0]}/bias/int32", none)
+        own = none if bias is None else bias
+        return float(np.abs(np.ravel(own).astype(np.float64) - np.ravel(codes)).sum())
+
+    return min(fitting, key=distance)
 
 
 def _pair(tensor: Any) -> tuple[np.float32, int] | None:  # noqa: ANN401 - a generated class
@@ -195,18 +286,44 @@ def _check_moves(model: Any, graph: Any) -> None:  # noqa: ANN401 - generated cl
             )
 
 
-def _check_border(model: Any, graph: Any, recipe: Recipe) -> None:  # noqa: ANN401
-    """Check the integers next to inputs and outputs, which carry the names of the pivot."""
+def check_border(model: Any, lowered: ModelProto, recipe: Recipe) -> None:  # noqa: ANN401
+    """Check the integers next to the float inputs and outputs that the recipe quantizes.
+
+    Args:
+        model: ``ModelT`` with float ports, named as the pivot's.
+        lowered: The recipe's Q/DQ graph.
+        recipe: The recipe.
+
+    Raises:
+        ConversionError: LPT-CONV-411, a port has other numbers or none.
+    """
+    graph, port = model.subgraphs[0], model.signatureDefs[0]
+    for entries, op, end in ((port.inputs, "Quantize", "input"),
+                             (port.outputs, "Dequantize", "output")):  # fmt: skip
+        quantized = {getattr(n, end)[0] for n in lowered.graph.node if n.op_type == f"{op}Linear"}
+        for entry in entries:
+            value = flat.text(entry.name)
+            if value not in quantized:
+                continue
+            found = list(_beside(model, graph, int(entry.tensorIndex), op.upper()))
+            if not found:
+                raise _differs(f"{value!r} is not quantized.")
+            for tensor in found:
+                _check_value(tensor, value, recipe)
+
+
+def _beside(model: Any, graph: Any, index: int, conversion: str) -> Iterator[Any]:  # noqa: ANN401
+    """Yield the other ends of the conversions at a port; floats may be moved in between."""
+    incoming = conversion == "QUANTIZE"
     for operator in graph.operators:
         name = flat.operator_name(model.operatorCodes[operator.opcodeIndex])
         outer, inner = int(operator.inputs[0]), int(operator.outputs[0])
-        if name == "DEQUANTIZE":
+        if not incoming:
             outer, inner = inner, outer
-        ports = {"QUANTIZE": graph.inputs, "DEQUANTIZE": graph.outputs}.get(name, ())
-        value = flat.text(graph.tensors[outer].name)
-        wanted = recipe.tensors.get(value)
-        if outer in ports and wanted is not None and wanted.kind == "activation":
-            _check_value(graph.tensors[inner], value, recipe)
+        if outer == index and name == conversion:
+            yield graph.tensors[inner]
+        elif outer == index and name in _MOVING:
+            yield from _beside(model, graph, inner, conversion)
 
 
 def _check_activations(model: Any, graph: Any, recipe: Recipe) -> None:  # noqa: ANN401
@@ -242,17 +359,23 @@ def read_back(path: str | Path) -> dict[str, Stored]:
         if numbers is None or not name.endswith(("/int8", "/int32")):
             continue
         value = name.rpartition("/")[0]
-        codes = flat.array_of(model, tensor)
-        note = weights.get(value)
-        if note is not None and codes is not None:
-            codes = _restored(codes, note["order"], note["shape"])
-        scale, zero = numbers
-        axis = note.get("axis") if note else None
-        single = len(scale) == 1 and axis is None
-        found.setdefault(
-            value, Stored(scale[0] if single else scale, zero[0] if single else zero, axis, codes)
-        )
+        equal = [other for other, note in weights.items() if note.get("stored_as") == value]
+        for key in (value, *equal):
+            found.setdefault(key, _stored(flat.array_of(model, tensor), numbers, weights.get(key)))
     return found
+
+
+def _stored(
+    codes: NDArray[Any] | None,
+    numbers: tuple[NDArray[np.float32], NDArray[Any]],
+    note: dict[str, Any] | None,
+) -> Stored:
+    if note is not None and codes is not None:
+        codes = _restored(codes, note["order"], note["shape"])
+    scale, zero = numbers
+    axis = note.get("axis") if note else None
+    single = len(scale) == 1 and axis is None
+    return Stored(scale[0] if single else scale, zero[0] if single else zero, axis, codes)
 
 
 def _restored(codes: NDArray[Any], order: list[int], shape: list[int]) -> NDArray[Any]:
@@ -260,4 +383,4 @@ def _restored(codes: NDArray[Any], order: list[int], shape: list[int]) -> NDArra
     return np.ascontiguousarray(turned.transpose(np.argsort(order)))
 
 
-__all__ = ["INTEGER_OPS", "check_integers", "read_back"]
+__all__ = ["INTEGER_OPS", "check_border", "check_integers", "read_back"]

@@ -30,23 +30,45 @@ NO_KERNEL = {
 }
 """Why, by operator, for those that the bridge translates."""
 
+ATEN = {
+    "topk": "TopK",
+    "sort": "TopK",
+    "argsort": "TopK",
+    "nonzero": "NonZero",
+    "where.default": "NonZero",
+    "det": "Det",
+    "linalg_det": "Det",
+    "bitwise_left_shift": "BitShift",
+    "bitwise_right_shift": "BitShift",
+    "__lshift__": "BitShift",
+    "__rshift__": "BitShift",
+    "col2im": "Col2Im",
+    "logical_xor": "Xor",
+}
+"""What torch's operators become in the pivot. Left out is what a name does not tell: whether
+``bitwise_and`` and ``bitwise_or`` take integers or booleans, and whether an index is a mask."""
+
 
 def why_not(name: str) -> str:
     """Return why an operator cannot be run, or an empty text.
 
     Args:
-        name: Qualified name (``"ai.onnx::Conv"``).
+        name: Qualified name (``"ai.onnx::Conv"``), or torch's (``"aten.topk.default"``).
     """
+    if name.startswith("aten."):
+        operator = name.removeprefix("aten.")
+        became = ATEN.get(operator) or ATEN.get(operator.partition(".")[0], "")
+        return NO_KERNEL.get(became, "")
     domain, _, operator = name.rpartition("::")
     if domain not in ("", "ai.onnx"):
         return f"the domain {domain!r} is not ONNX's own"
     if operator in NO_KERNEL:
         return NO_KERNEL[operator]
     try:
-        from lepton_torch._bridge.catalogue import covered
+        from lepton_torch.catalogue import covered
     except ImportError:  # without the converter; installing it is a matter of its own
         return ""
     return "" if covered(name) else "it has no translation to torch"
 
 
-__all__ = ["NO_KERNEL", "why_not"]
+__all__ = ["ATEN", "NO_KERNEL", "why_not"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lepton_tflite._border import into_file, out_of_file
 from lepton_tflite._runtime import Calls, make_interpreter
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class LoadError(Exception):
 
 
 class Runner:
-    """Runs a file's bytes on named arrays of 64-bit types, as a session does.
+    """Runs a file's bytes on named arrays of the model's types, as a session does.
 
     Raises:
         LoadError: The runtime refuses the file.
@@ -82,20 +83,22 @@ class Runner:
 
         self._calls = Calls(interpreter, inputs, outputs)
 
-    def run(
-        self, inputs: Mapping[str, np.ndarray], *, by_rows: bool = False
-    ) -> dict[str, np.ndarray]:
-        """Return one array per output.
+    def run(self, trial: Trial, *, by_rows: bool = False) -> dict[str, np.ndarray]:
+        """Return one array per output, in the types that the trial's outputs have.
 
         Raises:
             LoadError: The runtime does not run it.
         """
-        kinds = {name: details["dtype"] for name, details in self._calls.inputs.items()}
-        arrays = {name: inputs[name].astype(kind) for name, kind in kinds.items()}
+        calls = self._calls
+        arrays = {n: into_file(n, trial.inputs[n], d) for n, d in calls.inputs.items()}
         try:
-            return self._calls.run_rows(arrays) if by_rows else self._calls.run(arrays)
+            found = calls.run_rows(arrays) if by_rows else calls.run(arrays)
         except (ValueError, RuntimeError) as error:
             raise LoadError(" ".join(str(error).split())) from error
+        return {
+            name: out_of_file(found[name], calls.outputs[name], wanted.dtype.name)
+            for name, wanted in trial.outputs.items()
+        }
 
 
 def difference(found: Mapping[str, np.ndarray], trial: Trial) -> tuple[float, str]:
@@ -130,7 +133,7 @@ def worst_of(data: bytes, trials: Sequence[Trial], *, by_rows: bool = False) -> 
         LoadError: The runtime refuses the file.
     """
     runner = Runner(data)
-    return max(difference(runner.run(t.inputs, by_rows=by_rows), t) for t in trials)
+    return max(difference(runner.run(t, by_rows=by_rows), t) for t in trials)
 
 
 __all__ = ["LoadError", "Runner", "Trial", "difference", "example", "run_torch", "worst_of"]

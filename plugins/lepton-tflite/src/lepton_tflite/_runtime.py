@@ -63,6 +63,8 @@ def make_interpreter(
 class Calls:
     """Runs an interpreter on arrays of the file's own types and of any size that it takes.
 
+    The interpreter's tensors are allocated, for the sizes that the details name.
+
     Attributes:
         inputs: The runtime's details of each input, by name.
         outputs: Those of each output.
@@ -76,7 +78,7 @@ class Calls:
     ) -> None:
         self.inputs, self.outputs = inputs, outputs
         self._interpreter = interpreter
-        self._shapes: dict[int, tuple[int, ...]] = {}
+        self._shapes = {d["index"]: tuple(map(int, d["shape"])) for d in inputs.values()}
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once.
@@ -84,10 +86,14 @@ class Calls:
         Raises:
             ValueError, RuntimeError: The runtime's own.
         """
-        self._resize(arrays)
+        shapes = {self.inputs[n]["index"]: a.shape for n, a in arrays.items()}
+        # A call that fails may leave tensors without memory: the next one sizes all of them again.
+        known, self._shapes = self._shapes, {}
+        self._resize(known, shapes)
         for name, array in arrays.items():
             self._interpreter.set_tensor(self.inputs[name]["index"], np.asarray(array, order="C"))
         self._interpreter.invoke()
+        self._shapes = shapes
         return {n: self._interpreter.get_tensor(d["index"]) for n, d in self.outputs.items()}
 
     def run_rows(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -98,16 +104,15 @@ class Calls:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _resize(self, arrays: Mapping[str, np.ndarray]) -> None:
-        wanted = {self.inputs[n]["index"]: a.shape for n, a in arrays.items()}
-        if wanted == self._shapes:
+    def _resize(
+        self, known: Mapping[int, tuple[int, ...]], wanted: Mapping[int, tuple[int, ...]]
+    ) -> None:
+        if wanted == known:
             return
-        self._shapes = {}
         for index, shape in wanted.items():
-            if tuple(self._interpreter.get_tensor(index).shape) != shape:
+            if known.get(index) != shape:
                 self._interpreter.resize_tensor_input(index, shape)
         self._interpreter.allocate_tensors()
-        self._shapes = wanted
 
 
 __all__ = ["Calls", "interpreter_module", "make_interpreter", "missing"]

@@ -14,6 +14,7 @@ from lepton_core.errors import SessionError
 from lepton_core.switches import as_switch
 from lepton_core.types import Signature
 from lepton_onnx.arrays import checked_inputs
+from lepton_tflite import _flatbuffer as flat
 from lepton_tflite._border import into_file, out_of_file
 from lepton_tflite._execution import delegated
 from lepton_tflite._file import File, read_file
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from lepton_core.context import Context
     from lepton_core.types import Model, OpenRequest, TensorSpec
 
+    _Ports = tuple[Mapping[str, Any], Mapping[str, Any]]
+
 OPTIONS = ("xnnpack", "io")
 
 
@@ -36,6 +39,7 @@ class TfliteSession:
 
     Args:
         interpreter: The runtime's, with tensors allocated.
+        ports: The runtime's details of inputs and of outputs, by name.
         signature: Named inputs and outputs.
         by_rows: Whether the file takes one row, and batches are run row by row.
         facts: What is known about the session.
@@ -44,6 +48,7 @@ class TfliteSession:
     def __init__(
         self,
         interpreter: Any,  # noqa: ANN401 - a class of the runtime
+        ports: _Ports,
         signature: Signature,
         by_rows: bool,
         facts: dict[str, Any],
@@ -52,7 +57,7 @@ class TfliteSession:
         self.facts: Mapping[str, Any] = facts
         self._by_rows = by_rows
         self._lock = threading.Lock()
-        self._inputs, self._outputs = _ports(interpreter, signature)
+        self._inputs, self._outputs = ports
         self._calls: Calls | None = Calls(interpreter, self._inputs, self._outputs)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -121,7 +126,7 @@ class TfliteSession:
         self.close()
 
 
-def _ports(interpreter: Any, signature: Signature) -> tuple[Any, Any]:  # noqa: ANN401
+def _ports(interpreter: Any, signature: Signature) -> _Ports:  # noqa: ANN401
     """Return the runtime's details of each input and output, by the signature's names."""
     if interpreter.get_signature_list():
         runner = interpreter.get_signature_runner()
@@ -210,7 +215,9 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
         with quiet():
             interpreter = make_interpreter(str(path), threads, delegate=use)
             interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
+        ports = _ports(interpreter, found.signature)
+        facts = _facts(found, interpreter, threads)
+    except (*flat.MALFORMED, RuntimeError) as error:  # in a damaged file, its names as well
         raise SessionError(
             "LPT-RUN-412",
             f"LiteRT {_version()} refuses {path}",
@@ -219,18 +226,16 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
         ) from error
     signature = found.signature
     if request.options.get("io") == "int8":
-        signature = _as_stored(interpreter, signature)
-    facts = _facts(found, interpreter, threads)
-    return TfliteSession(interpreter, signature, found.batch == "rows", facts)
+        signature = _as_stored(ports, signature)
+    return TfliteSession(interpreter, ports, signature, found.batch == "rows", facts)
 
 
-def _as_stored(interpreter: Any, signature: Signature) -> Signature:  # noqa: ANN401
+def _as_stored(sides: _Ports, signature: Signature) -> Signature:
     """Return a signature with int8 where the file's own ports are int8.
 
     Raises:
         SessionError: LPT-RUN-413, none is.
     """
-    sides = _ports(interpreter, signature)
 
     def stored(spec: TensorSpec, details: Any) -> TensorSpec:  # noqa: ANN401
         kind = np.dtype(details[spec.name]["dtype"]).name

@@ -49,7 +49,7 @@ class {name}(context: Context, threads: Int = 2) : AutoCloseable {{
     val outputs: Map<String, ByteBuffer> = mapOf(
 {outputs}
     )
-
+{grids}
     /** Run on one row: what stands in [inputs]. */
     fun run() {{
         (inputs.values + outputs.values).forEach {{ it.rewind() }}
@@ -62,6 +62,16 @@ class {name}(context: Context, threads: Int = 2) : AutoCloseable {{
     private fun buffer(bytes: Int): ByteBuffer =
         ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
 }}
+"""
+
+_GRIDS = """
+    /** What an integer of a buffer of int8 stands for: (integer - zeroPoint) * scale. */
+    class Grid(val scale: Float, val zeroPoint: Int)
+
+    /** Grids of the buffers of int8 whose values are floats of the model, by name. */
+    val grids: Map<String, Grid> = mapOf(
+{entries}
+    )
 """
 
 
@@ -82,6 +92,7 @@ def files(model: Model, name: str) -> dict[str, str]:
         signature=str(model.signature).replace("*/", "* /"),
         inputs="\n".join(_entry(s, model) for s in model.signature.inputs),
         outputs="\n".join(_entry(s, model) for s in model.signature.outputs),
+        grids=_grids(model),
     )
     return {f"{title}.kt": page}
 
@@ -90,11 +101,24 @@ def _entry(spec: TensorSpec, model: Model) -> str:
     count = 1
     for dim in spec.shape:
         count *= dim if isinstance(dim, int) else 1
-    key = spec.name.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
     kind = {"int64": "int32"}.get(spec.dtype, spec.dtype)
     if spec.name in model.metadata.get("integer_ports", ()):
         kind = "int8"
-    return f'        "{key}" to buffer({count * _BYTES.get(kind, 4)}),  // {kind}, {spec}'
+    size = count * _BYTES.get(kind, 4)
+    return f'        "{_quoted(spec.name)}" to buffer({size}),  // {kind}, {spec}'
+
+
+def _grids(model: Model) -> str:
+    found = model.metadata.get("port_grids", {})
+    entries = (
+        f'        "{_quoted(name)}" to Grid({own["scale"]:.9g}f, {own["zero_point"]}),'
+        for name, own in found.items()
+    )
+    return _GRIDS.format(entries="\n".join(entries)) if found else ""
+
+
+def _quoted(name: str) -> str:
+    return name.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
 
 
 __all__ = ["files"]

@@ -41,21 +41,27 @@ def load(
                    for spec in signature["inputs"])  # fmt: skip
     opened = any(-1 in details["shape_signature"] for details in inputs.values())
     lock = threading.Lock()
+    shapes: dict[str, Any] = {}  # of the last call that ran; after another all are sized again
 
     def once(arrays: Mapping[str, Any]) -> dict[str, Any]:
-        for name, details in inputs.items():
-            if tuple(interpreter.get_tensor(details["index"]).shape) != arrays[name].shape:
-                interpreter.resize_tensor_input(details["index"], arrays[name].shape)
-        interpreter.allocate_tensors()
+        wanted = {name: array.shape for name, array in arrays.items()}
+        known = dict(shapes)
+        shapes.clear()
+        if wanted != known:
+            for name, details in inputs.items():
+                interpreter.resize_tensor_input(details["index"], wanted[name])
+            interpreter.allocate_tensors()
         for name, details in inputs.items():
             interpreter.set_tensor(details["index"], arrays[name])
         interpreter.invoke()
+        shapes.update(wanted)
         return {name: interpreter.get_tensor(d["index"]) for name, d in outputs.items()}
 
     def run(arrays: Mapping[str, Any]) -> dict[str, Any]:
         if set(arrays) != set(inputs):
             raise ValueError(f"the inputs are {', '.join(inputs)}, not {', '.join(arrays)}")
         given = {name: np.asarray(array) for name, array in arrays.items()}
+        _check_shapes(given, signature["inputs"])
         given = {name: _into_file(array, inputs[name]) for name, array in given.items()}
         with lock:
             if symbolic and not opened:  # the file takes one row
@@ -70,6 +76,19 @@ def load(
         }
 
     return run
+
+
+def _check_shapes(arrays: Mapping[str, Any], specs: Any) -> None:  # noqa: ANN401 - JSON
+    """Raise ``ValueError`` for a shape that the signature does not allow, and for no rows."""
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        name, shape, dims = spec["name"], arrays[spec["name"]].shape, spec["shape"]
+        fits = len(shape) == len(dims) and 0 not in shape
+        for size, dim in zip(shape, dims, strict=False):
+            fits = fits and size == (sizes.setdefault(dim, size) if isinstance(dim, str)
+                                     else size if dim is None else dim)  # fmt: skip
+        if not fits:
+            raise ValueError(f"{name!r} has the shape {list(shape)}; {dims} is wanted")
 
 
 def _into_file(array: Any, details: Any) -> Any:  # noqa: ANN401 - arrays

@@ -61,7 +61,8 @@ INFO = TargetInfo(
         ),
         "device.edgetpu": Capability(
             Support.FULL,
-            note="int8 from end to end, one row; Google's edgetpu_compiler does the rest",
+            note="int8 from end to end, one row; which operators edgetpu_compiler maps is not "
+            "checked",
         ),
         "device.gpu": Capability(Support.NOT_IMPLEMENTED, note="no delegate but XNNPACK yet"),
         "adapt": Capability(Support.UNSUPPORTED, note="the source format's plugin adapts"),

@@ -1,6 +1,8 @@
 """Misbehaves on request, in each of the ways that a backend may."""
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from lepton_core.errors import ConversionError
 from lepton_core.markers import hookimpl
-from lepton_core.types import CheckResult, ConvertResult
+from lepton_core.types import CheckResult, ConvertRequest, ConvertResult
 
 
 class _ForeignResult:
@@ -115,6 +117,12 @@ def _words(request, context):
     context.about_to("lowering", operator="Frobnicate", where="net.py:31")
 
 
+def _words_and_raise(request, context):
+    _words(request, context)
+    shutil.rmtree(request.options["reproducer"])  # as a plugin that ends in order does
+    _raise(request, context)
+
+
 def _words_and_exit(request, context):
     _words(request, context)
     os._exit(7)
@@ -122,6 +130,12 @@ def _words_and_exit(request, context):
 
 def _words_and_hang(request, context):
     _words(request, context)
+    _hang(request, context)
+
+
+def _words_and_note(request, context):
+    _words(request, context)
+    context.reporter.note("a remark")
     _hang(request, context)
 
 
@@ -150,7 +164,9 @@ _ACTIONS = {
     "sleep": _sleep,
     "words": _words,
     "words-and-exit": _words_and_exit,
+    "words-and-raise": _words_and_raise,
     "words-and-hang": _words_and_hang,
+    "words-and-note": _words_and_note,
     "bar-and-exit": _bar_and_exit,
 }
 _ODD_RESULTS = {
@@ -175,6 +191,15 @@ def lepton_convert(model, request, context):
     if what == "unencodable":
         facts["lock"] = threading.Lock()
     return ConvertResult(model.evolve(format=request.to_format), facts)
+
+
+@hookimpl
+def lepton_optimize(model, request, context):
+    """Convert in this process, as engines do, then do what ``options["then"]`` says."""
+    asked = ConvertRequest("rogue", options=request.options)
+    with contextlib.suppress(ConversionError):
+        context.hooks.convert(model, asked, context)
+    _ACTIONS[request.options["then"]](request, context)
 
 
 @hookimpl

@@ -7,11 +7,13 @@ against one built anew: operation by operation, constant by constant, and value 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_coreml._interpreter import Interpreter, OperatorError
+from lepton_coreml._mil._package import open_package
 from lepton_coreml._mil._program import Constant, Name
 
 if TYPE_CHECKING:
@@ -44,19 +46,26 @@ class Difference:
 
 
 def compare(
-    program: Program, clean: Program, inputs: Mapping[str, Array], tolerance: float = 1e-6
+    package: str | Path,
+    clean: str | Path,
+    inputs: Mapping[str, Array],
+    tolerance: float = 1e-6,
 ) -> Difference:
-    """Compare a program with a clean one.
+    """Compare a package with a clean one.
 
     Args:
-        program: The program in question.
-        clean: The program that its pivot gives.
-        inputs: Arrays by name of the programs' inputs.
+        package: The ``.mlpackage`` in question.
+        clean: The one that its pivot gives.
+        inputs: Arrays by the packages' own names of inputs, in their shapes; float32, float16 or
+            int32 as the packages declare them.
         tolerance: Largest relative L2 error that does not count as parting.
+
+    Raises:
+        SessionError: LPT-RUN-501 … 504, one of the packages cannot be read.
     """
-    operations = _operations(program, clean)
-    constants = _constants(program, clean)
-    first, kind, error = _first(program, clean, inputs, tolerance)
+    ours, theirs = (open_package(Path(place)).program() for place in (package, clean))
+    operations, constants = _operations(ours, theirs), _constants(ours, theirs)
+    first, kind, error = _first(ours, theirs, inputs, tolerance)
     return Difference(operations, constants, first, kind, error)
 
 
