@@ -190,6 +190,7 @@ def test_outputs_need_no_rows_to_be_compared_with_the_artifacts(graphs, tmp_path
     assert {one.value for one in result.values} >= {"h", "mean", "turned"}
 
 
+@pytest.mark.conformance
 def test_artifacts_with_a_batch_of_their_own_are_compared_by_rows(graphs, tmp_path):
     """The tapped pivot takes any batch; the artifact fills up its last one."""
     pytest.importorskip("lepton_tflite", reason="lepton-tflite is not installed")

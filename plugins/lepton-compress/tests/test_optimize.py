@@ -69,7 +69,7 @@ def test_int8_costs_at_most_half_a_point_on_pooled_folds(tools, digits, tmp_path
         "minmax",
         pytest.param("mse", marks=pytest.mark.conformance),
         pytest.param("percentile:99.99", marks=pytest.mark.conformance),
-        "entropy",
+        pytest.param("entropy", marks=pytest.mark.conformance),
     ],
 )
 def test_trained_networks_keep_their_answers(
