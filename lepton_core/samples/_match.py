@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_core.errors import SampleError
-from lepton_core.samples._types import Samples, check_rows, chunk_bounds
+from lepton_core.samples._types import Samples, check_rows, chunk_bounds, release_pages
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,6 +144,7 @@ def _check_finite(array: Array, name: str, samples: Samples) -> None:
         if bad.any():
             first = start + int(bad.argmax()) if first < 0 else first
             count += int(bad.sum())
+        release_pages(array)
     if count:
         row = int(samples.original_rows[first])
         raise SampleError(
@@ -207,6 +208,7 @@ def _check_range(array: Array, wanted: np.dtype[Any], spec: TensorSpec, samples:
         if bad.any():
             row = int(samples.original_rows[start + int(bad.argmax())])
             raise _out_of_range(spec, array.dtype, row)
+        release_pages(array)
 
 
 def _check_overflow(cast: Array, array: Array, spec: TensorSpec, samples: Samples) -> None:

@@ -150,7 +150,12 @@ def is_constant(samples: Samples) -> bool:
 
 def _rows_equal(array: Array) -> bool:
     first = array[:1]
-    return all(bool((array[start:stop] == first).all()) for start, stop in chunk_bounds(array))
+    for start, stop in chunk_bounds(array):
+        equal = bool((array[start:stop] == first).all())
+        release_pages(array)
+        if not equal:
+            return False
+    return True
 
 
 def check_rows(samples: Samples) -> Samples:

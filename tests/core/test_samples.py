@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -554,3 +555,21 @@ def test_outputs_that_cannot_be_told_apart():
     two = signature(TensorSpec("x", "float32", (2, 3)), TensorSpec("z", "float32", (3, 3)))
     both = Samples({"x": samples.inputs["x"], "z": samples.inputs["x"]})
     fails("LPT-DATA-014", list, batches(both, two))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
+def test_samples_that_are_mapped_do_not_stay_in_memory(tmp_path):
+    """Checking them reads every page; what stays counts as the process's own."""
+    x = np.ones((64, 1 << 18), np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+
+    def resident():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Rss")) << 10
+
+    samples = load_samples(str(tmp_path / "x.npz"))
+    spec = TensorSpec("x", "float32", ("n", x.shape[1]))
+    before = resident()
+    matched = match(samples, Signature((spec,), ()))
+    assert is_constant(matched)
+    assert resident() - before < x.nbytes // 4
