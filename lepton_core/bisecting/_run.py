@@ -155,13 +155,14 @@ class Runner:
             return
         if side.name not in self._plain:
             self._plain[side.name] = self._run_plain(side.artifact, side.target)
-        largest = self.changed.get(side.name, 0.0)
         for name in self.outputs:
             errors = Errors()
-            for whole, tapped in _aligned(self._plain[side.name], batches_of, name):
+            pairs = list(_aligned(self._plain[side.name], batches_of, name))
+            for whole, tapped in pairs:
                 errors.update(whole, tapped)
-            largest = max(largest, errors.result().rel_l2)
-        self.changed[side.name] = largest
+            if pairs:  # what was not compared is not said to be unchanged
+                found = errors.result().rel_l2
+                self.changed[side.name] = max(self.changed.get(side.name, 0.0), found)
 
     def _run_plain(self, artifact: Model, target: Target) -> list[Arrays]:
         """Return the float outputs of each batch; not every output has rows to join them by."""

@@ -168,6 +168,7 @@ def deploy_command(app: App, model: str, *, target: str, **given: Any) -> int:  
     known = work.target(target)
     request = DeployRequest(
         name,
+        # The store keeps the device with the version; other engines know targets alone.
         target if work.engine == EMBEDDED else known,
         engine=work.engine,
         options=work.options,

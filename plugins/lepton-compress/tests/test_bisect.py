@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from lepton_compress._recover_sites import reader_sites
 from lepton_core import hooks
 from lepton_core import recipe as recipes
 from lepton_core.bisecting import bisect
+from lepton_core.bisecting._run import Runner
 from lepton_core.built import find_built
 from lepton_core.cli import main as run
 from lepton_core.context import Context
@@ -188,6 +190,22 @@ def test_outputs_need_no_rows_to_be_compared_with_the_artifacts(graphs, tmp_path
     result = found(tmp_path / "fp32", tmp_path / "fp16", str(tmp_path / "x.npz"), tmp_path)
     assert result.faithful is not None
     assert {one.value for one in result.values} >= {"h", "mean", "turned"}
+
+
+def test_outputs_that_cannot_be_compared_are_not_said_to_be_unchanged():
+    """With batches of their own, a mean over each has no rows to align."""
+    plain = [{"y": np.ones((12, 2)), "mean": np.float32(n)} for n in range(3)]
+    tapped = [{"y": np.ones((25, 2)), "mean": np.float32(9)}]
+    side = SimpleNamespace(name="A", artifact="artifact", target="target")
+
+    def changed(outputs, made):
+        runner = SimpleNamespace(outputs=outputs, _plain={"A": plain}, changed={})
+        Runner._compare_outputs(runner, side, made)
+        return runner.changed
+
+    assert changed(["mean"], tapped) == {}
+    assert changed(["y", "mean"], tapped) == {"A": 0.0}
+    assert changed(["y"], [{"y": np.zeros((25, 2))}])["A"] == 1.0
 
 
 @pytest.mark.conformance
