@@ -14,7 +14,8 @@ from lepton_core.recipe import BlockWeight, Layer, PalettizedWeight, PrunedWeigh
 from lepton_core.recipe import Tensor as Stored
 from lepton_coreml._integers import read_blocks
 from lepton_coreml._mil._package import open_package
-from lepton_coreml._same_small import read_small
+from lepton_coreml._same_small import compare_small, read_small
+from lepton_coreml._small import Small
 from lepton_onnx import pivot as pivots_of
 from lepton_onnx.sparse import pack_mask, palette_values
 
@@ -93,6 +94,11 @@ def test_a_weight_stored_whole_may_take_in_what_follows(
     held.CopyFrom(numpy_helper.from_array(weight, "w"))
     wanted = ReferenceEvaluator(proto).run(None, {"x": x})[0]
     assert near(opened(result.model).run({"x": x})["y"], wanted)
+    program = program_of(result)
+    assert compare_small(program, Small(values={"w": weight})) == []
+    weight[3, 2, 1, 0] += np.float32(0.01)
+    (found,) = compare_small(program, Small(values={"w": weight}))
+    assert "nor multiples of its channels" in found
 
 
 # --- equal, or read twice ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from lepton_coreml._small import Palette, Small
 
     Array = NDArray[Any]
+
+
+_ROUNDED = 1e-6
+"""Relative difference that rounding to float32 makes, once in a factor and once in a product."""
 
 
 @dataclass
@@ -95,14 +100,19 @@ def compare_small(program: Program, wanted: Small) -> list[str]:
 
     Args:
         program: The package's program.
-        wanted: What it must store. Weights stored whole are not compared: see :func:`folded`.
+        wanted: What it must store.
 
     Returns:
         What differs in any bit; nothing if all is as it should be. Equal constants may be stored
-        once.
+        once, and of a weight stored whole each channel may be multiplied: see :func:`folded`.
     """
     found = read_small(program)
-    return [*_palettes(found, wanted), *_masks(found, wanted), *_values(found, wanted)]
+    return [
+        *_palettes(found, wanted),
+        *_masks(found, wanted),
+        *_values(found, wanted),
+        *_wholes(program, wanted),
+    ]
 
 
 def folded(program: Program, wanted: Small) -> list[str]:
@@ -112,11 +122,43 @@ def folded(program: Program, wanted: Small) -> list[str]:
     convolution, or a constant factor, go into the weight, as in a package without a recipe.
     """
     whole = {n: v for n, v in wanted.values.items() if n not in wanted.masks}
-    if not whole:
-        return []
-    held = (constant.value for _, constant in program.constants())
-    there = {fingerprint(value) for value in held if isinstance(value, np.ndarray)}
+    there = {fingerprint(value) for value in _arrays(program)} if whole else set()
     return sorted(name for name, values in whole.items() if fingerprint(values) not in there)
+
+
+def _arrays(program: Program) -> Iterator[Array]:
+    held = (constant.value for _, constant in program.constants())
+    return (value for value in held if isinstance(value, np.ndarray))
+
+
+def _wholes(program: Program, wanted: Small) -> Iterator[str]:
+    """Hold weights stored whole against the package: as they are, or multiplied by channels."""
+    for name in folded(program, wanted):
+        values = wanted.values[name]
+        if not any(_multiplied(values, held) for held in _arrays(program)):
+            yield f"{name}: neither its values nor multiples of its channels are in the package"
+
+
+def _multiplied(values: Array, held: Array) -> bool:
+    """Tell whether an array is another one, its axes in any order, times a factor by channel."""
+    if held.size != values.size or held.dtype.kind != "f":
+        return False
+    turned = (values.transpose(order) for order in permutations(range(values.ndim)))
+    return any(_by_channel(own, held) for own in turned if own.shape == held.shape)
+
+
+def _by_channel(values: Array, held: Array) -> bool:
+    for axis in range(values.ndim):
+        own, other = (
+            np.moveaxis(array, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
+            for array in (values, held)
+        )
+        most = np.abs(own).argmax(axis=1)[:, None]
+        largest = np.take_along_axis(own, most, 1)
+        factor = np.take_along_axis(other, most, 1) / np.where(largest == 0, 1.0, largest)
+        if np.allclose(other, own * factor, rtol=_ROUNDED, atol=0.0):
+            return True
+    return False
 
 
 def _palettes(found: Found, wanted: Small) -> Iterator[str]:
