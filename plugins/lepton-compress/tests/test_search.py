@@ -25,7 +25,7 @@ def mlp(trained):
 
 
 def optimized(model, samples, context, target="onnxruntime", **asked):
-    options = asked.pop("options", {})
+    options = {"recover": "none", **asked.pop("options", {})}  # tried in test_search_recover.py
     return lepton.optimize(
         model, target=target, precision="mixed", samples=samples, options=options,
         context=context, **asked,

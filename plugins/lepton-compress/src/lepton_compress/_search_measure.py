@@ -130,7 +130,10 @@ class Meter:
         """Return one choice's measurement."""
         whole = {name: chosen.get(name, FLOAT) for name in self.space.units}
         slices = None if self.slices is None else key_of({"slices": self.slices.tolist()})
-        key = key_of({"rows": self.samples.digest, "slices": slices, "chosen": whole})
+        facts = {"rows": self.samples.digest, "slices": slices, "chosen": whole}
+        if not self.space.recovery.empty:
+            facts["recovery"] = key_of(self.space.recovery.to_dict())
+        key = key_of(facts)
         known = self.cache.get(key)
         if known is not None:
             return Point.from_dict({**known, "chosen": whole})
@@ -323,6 +326,8 @@ def cache_for(job: Job, samples: Iterable[Samples]) -> Cache:
             "method": options.method, "symmetric": options.symmetric, "metric": options.metric,
         },
     }  # fmt: skip
+    if options.sparsities or options.patterns or options.palettes:
+        facts["small"] = {"prune": options.prune, "scope": options.scope, "group": options.group}
     return Cache(Path(options.cache) if options.cache else None, facts)
 
 

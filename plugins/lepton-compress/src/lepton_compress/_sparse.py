@@ -23,8 +23,8 @@ from lepton_compress._job import (
     unchecked_budget,
 )
 from lepton_compress._palettes import Palettes, palettize_weights
+from lepton_compress._powers import input_powers
 from lepton_compress._prunable import find_sites
-from lepton_compress._pruning import input_powers
 from lepton_compress._sparse_options import PALETTE
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Calibration, PivotId, Recipe
