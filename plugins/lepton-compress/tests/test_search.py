@@ -295,6 +295,24 @@ def test_a_recipe_takes_no_budget(mlp, context, tmp_path, budget):
     assert failed.value.code == "LPT-OPT-037"
 
 
+def test_a_precision_beside_a_recipe_is_its_own(mlp, context_of):
+    """Another one was passed over in silence."""
+    made = lepton.optimize(
+        mlp, target="onnxruntime", precision="int8-weight", context=context_of("made")
+    )
+
+    def again(name, **asked):
+        return lepton.optimize(
+            mlp, target="onnxruntime", recipe=made.recipe, context=context_of(name), **asked
+        )
+
+    for name, precision in (("left-out", {}), ("same", {"precision": "int8-weight"})):
+        assert again(name, **precision).model.metadata["precision"] == "int8-weight"
+    with pytest.raises(OptimizeError, match="the precision int4") as failed:
+        again("other", precision="int4")
+    assert failed.value.code == "LPT-OPT-037"
+
+
 @pytest.mark.parametrize("text", ["130%", "0", "-1", "much"])
 def test_a_size_that_is_none_is_refused(text):
     from lepton_core.cli._types import SHARE_OR_SIZE

@@ -123,3 +123,74 @@ def test_a_search_takes_what_is_smaller_here_and_says_what_is_not(mlp, held_npz,
     assert len(recipe.palettes) == len(taken)
     reasons = [recipe.kept_float[name] for name in taken]
     assert reasons == ["its weight shares 16 values"] * len(taken)
+
+
+def test_the_largest_sparsity_that_a_budget_bears_is_found_and_verified(mlp, held_npz, context_of):
+    from lepton_compress._sparse_options import GRID
+
+    def searched(name, **asked):
+        return lepton.optimize(
+            mlp, target="onnxruntime", precision="sparse", samples=held_npz,
+            context=context_of(name), **asked,
+        )  # fmt: skip
+
+    found = searched("budget", max_drop=0.05)
+    search, share = found.facts["search"], found.facts["pruning"]["sparsity"]
+    assert search["proved"]
+    assert search["bound"] <= 0.05
+    assert search["chosen"]["rows"] == search["rows"]["held_out"] > 350
+    assert any(abs(share - step) < 0.01 for step in GRID)
+    recipe = recipes.read(found.recipe)
+    assert recipe.scheme == "sparse"
+    values = {n: Graph(pivot.load(mlp.path)).array(n).size for n in recipe.pruned}
+    zeros = sum(values[n] * entry.sparsity for n, entry in recipe.pruned.items())
+    assert zeros / sum(values.values()) == pytest.approx(share, abs=1e-4)
+    # More was tried, and lost too much on search rows.
+    more = [p for p in search["pareto"] if p["size"] < search["chosen"]["size"]]
+    assert all(p["drop"] > 0.05 or p["error"] > 0.15 for p in more)
+    assert more
+    by_size = searched("size", max_size=0.8)
+    plain = search["pareto"][0]["size"]
+    assert by_size.facts["search"]["chosen"]["size"] <= 0.8 * plain
+    assert by_size.facts["pruning"]["sparsity"] < 0.5  # no more than it needs
+    for name, asked in (("none", {}), ("unsampled", {"max_drop": 0.1, "samples": None})):
+        with pytest.raises(OptimizeError) as failed:
+            lepton.optimize(
+                mlp, target="onnxruntime", precision="sparse", context=context_of(name),
+                **{"samples": held_npz, **asked},
+            )  # fmt: skip
+        assert failed.value.code == "LPT-OPT-015"
+    with pytest.raises(OptimizeError) as failed:
+        searched("tight", max_size=0.01)
+    assert failed.value.code == "LPT-OPT-031"
+    assert "sparsity" in failed.value.message
+
+
+def test_half_floats_share_palettes_and_are_pruned(graphs, context_of, tmp_path):
+    """Tables are of the weight's type; those of float32 made a graph that is not valid."""
+    weights = {"w": graphs.rand(64, 64), "v": graphs.rand(64, 8, seed=1)}
+    nodes = [
+        graphs.node("Cast", ["x"], ["h"], to=10), graphs.node("MatMul", ["h", "w"], ["m"]),
+        graphs.node("MatMul", ["m", "v"], ["n"]), graphs.node("Cast", ["n"], ["y"], to=1),
+    ]  # fmt: skip
+    half = {name: array.astype(np.float16) for name, array in weights.items()}
+    model = graphs.build(nodes, half, shape=("n", 64))
+    rows = np.random.default_rng(0).standard_normal((40, 64)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows)
+    for target in ("onnxruntime", "openvino"):
+        made = lepton.optimize(
+            model, target=target, precision="palette", samples=str(tmp_path / "rows.npz"),
+            options={"palette": 4, "group": 16, "sparsity": 0.25},
+            context=context_of(target),
+        )  # fmt: skip
+        recipe = recipes.read(made.recipe)
+        arrays = recipes.load_arrays(recipe, made.recipe)
+        assert recipe.palettes.keys() == recipe.pruned.keys() == {"w"}  # 512 values are too few
+        found = sparse.palette_of("w", (64, 64), recipe.palettes["w"], arrays)
+        back = sparse.palette_values(*found, recipe.palettes["w"])
+        assert (back.astype(np.float16) == back).all()
+        assert (back == 0).mean() >= 0.25
+        with lepton.open(made.model, target=target) as session:
+            actual = session.run({"x": rows})["y"]
+        expected = rows @ back @ half["v"].astype(np.float32)
+        assert np.abs(actual - expected).max() < 0.01 * np.abs(expected).max()

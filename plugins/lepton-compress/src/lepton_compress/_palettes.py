@@ -94,6 +94,8 @@ def palettize_weights(
         indices, tables = _table(values, weights, entry, options.threads)
         if name in pruned:
             indices, tables = with_zero(values, tables, entry, weights)
+        # A file holds tables of the weight's own type.
+        tables = tables.astype(values.dtype).astype(np.float32)
         entries[name] = entry
         arrays |= {entry.indices: indices, entry.palette: tables}
         errors[name] = _error(values, indices, tables, entry)
@@ -101,7 +103,7 @@ def palettize_weights(
 
 
 def _table(
-    values: NDArray[np.float32],
+    values: NDArray[np.floating],
     weights: NDArray[np.float64] | None,
     entry: PalettizedWeight,
     threads: int | None,

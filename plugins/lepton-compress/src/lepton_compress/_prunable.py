@@ -120,7 +120,7 @@ def _others(graph: Graph, first: NodeProto, site: Site, *, tables: bool) -> tupl
 
 
 def _site(graph: Graph, node: NodeProto, *, tables: bool) -> Site | None:
-    """Return the weight that a product or a lookup reads, if it is a constant of float32."""
+    """Return the weight that a product or a lookup reads, if it is a float constant."""
     op, plain = node.op_type, node.domain in ("", "ai.onnx")
     if plain and op in PRODUCTS:
         weight = node.input[1]
@@ -128,7 +128,7 @@ def _site(graph: Graph, node: NodeProto, *, tables: bool) -> Site | None:
         weight = node.input[0]
     else:
         return None
-    if weight not in graph.weights or not graph.is_float(weight):
+    if weight not in graph.weights or not graph.is_real(weight):
         return None
     if op in ("Conv", "ConvTranspose"):
         axes = (0, 1) if op == "Conv" else (1, 0)

@@ -234,7 +234,8 @@ def _with_zeros(graph: Graph, masks: Mapping[str, NDArray[np.bool_]]) -> Graph:
     copy.CopyFrom(graph.model)
     for tensor in copy.graph.initializer:
         if tensor.name in masks:
-            values = np.where(masks[tensor.name], graph.array(tensor.name), np.float32(0))
+            whole = graph.array(tensor.name)
+            values = np.where(masks[tensor.name], whole, whole.dtype.type(0))
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return Graph(copy)
 

@@ -7,13 +7,13 @@ and the search the second, and what is chosen is verified on the third.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from lepton_compress._job import RECIPE, Job, lower
 from lepton_compress._search_find import Finder
-from lepton_compress._search_measure import Meter, Point, cache_for
+from lepton_compress._search_measure import Choices, Meter, Point, cache_for
 from lepton_compress._search_recover import Recovered, recover_before_search
 from lepton_compress._search_refusals import facts_of_search, not_borne_out, unmet
 from lepton_compress._search_space import FLOAT, Space
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from lepton_compress._search_cache import Cache
     from lepton_core.samples import Samples
 
+S = TypeVar("S", bound=Choices)
+
 STEPS = 8
 """Choices verified at most."""
 
@@ -46,7 +48,7 @@ _SMALLEST = 12
 
 
 @dataclass
-class Search:
+class Search(Generic[S]):
     """One search with what it found.
 
     Attributes:
@@ -65,7 +67,7 @@ class Search:
     """
 
     job: Job
-    space: Space
+    space: S
     meter: Meter
     few: Meter
     held_out: Meter
@@ -139,7 +141,7 @@ def search(job: Job, samples: Samples) -> OptimizeResult:
     spaces = [] if recovered.instead else [space]
     if not recovered.recovery.empty:
         spaces.append(Space(job, rows.calibration, recovered.recovery))
-    tried: list[Search] = []
+    tried: list[Search[Space]] = []
     for one in spaces:
         tried.append(_prepare(job, one, rows, cache, like=tried[0] if tried else None))
     made, found = _smallest(tried)
@@ -151,7 +153,7 @@ def search(job: Job, samples: Samples) -> OptimizeResult:
     return _result(made, kept, recovered, tried)
 
 
-def _smallest(tried: Sequence[Search]) -> tuple[Search, Point | None]:
+def _smallest(tried: Sequence[Search[Space]]) -> tuple[Search[Space], Point | None]:
     """Run searches, and return the one with the best choice; the last if none has any."""
     found = [(one, one.finder.run()) for one in tried]
     fitting = [(one, point) for one, point in found if point is not None]
@@ -198,8 +200,8 @@ def divided(job: Job, samples: Samples) -> Rows:
 
 
 def _prepare(
-    job: Job, space: Space, rows: Rows, cache: Cache, *, like: Search | None = None
-) -> Search:
+    job: Job, space: Space, rows: Rows, cache: Cache, *, like: Search[Space] | None = None
+) -> Search[Space]:
     """Measure sensitivities; *like* is a search of the same model on the same rows."""
     space.prepare()
     if like is None:
@@ -243,7 +245,7 @@ def in_bytes(wanted: float | None, plain: int) -> float | None:
 
 
 def _result(
-    made: Search, kept: Checked, recovered: Recovered, tried: Sequence[Search]
+    made: Search[Space], kept: Checked, recovered: Recovered, tried: Sequence[Search[Space]]
 ) -> OptimizeResult:
     job, point = made.job, kept.point
     reasons = {
@@ -268,7 +270,7 @@ def _result(
     return OptimizeResult(lowered, str(place), why, facts, tuple(made.space.refused))
 
 
-def _compared(made: Search, tried: Sequence[Search]) -> dict[str, Any]:
+def _compared(made: Search[Space], tried: Sequence[Search[Space]]) -> dict[str, Any]:
     """Return the best choice with and without what was recovered, on search rows."""
     found: dict[str, Any] = {"taken": not made.space.recovery.empty}
     for one in tried:
@@ -282,7 +284,7 @@ def _compared(made: Search, tried: Sequence[Search]) -> dict[str, Any]:
     return {**found, "compared": f"smallest on search rows: {said}"}
 
 
-def why_of(made: Search, kept: Checked, what: str) -> str:
+def why_of(made: Search[S], kept: Checked, what: str) -> str:
     """Say for people what was chosen, what it saves, what it loses, and whether that is proved."""
     point, budget = kept.point, made.budget
     text = f"{what}: {made.plain.size / point.size:.2f}x smaller than fp32"

@@ -60,7 +60,7 @@ class Finder:
         With a budget, the smallest within it; else the one of least error within the size.
         """
         if count(self.costs) <= self.exhaustive:
-            self._measure(list(everything(self.costs)), "measure every choice")
+            self.measure(list(everything(self.costs)), "measure every choice")
         else:
             self._along_path()
             self._refine()
@@ -74,10 +74,13 @@ class Finder:
 
     def accepts(self, point: Point) -> bool:
         """Tell whether a choice is within budget, size and numeric limits on these rows."""
-        within = self.budget is None or point.drop <= self.budget + _SLACK
         fits = self.max_size is None or point.size <= self.max_size
-        fits &= point.size < self.plain
-        return within and fits and not beyond_limits(point, self.limits)
+        return fits and point.size < self.plain and self.bears(point)
+
+    def bears(self, point: Point) -> bool:
+        """Tell whether a choice is within budget and numeric limits, whatever its size."""
+        within = self.budget is None or point.drop <= self.budget + _SLACK
+        return within and not beyond_limits(point, self.limits)
 
     def rank(self, point: Point) -> tuple[float, float]:
         """Return what is least for the best: size with a budget, else the error."""
@@ -99,7 +102,8 @@ class Finder:
 
     # --- measuring ----------------------------------------------------------------------------
 
-    def _measure(self, choices: Sequence[Mapping[str, str]], title: str) -> list[Point]:
+    def measure(self, choices: Sequence[Mapping[str, str]], title: str) -> list[Point]:
+        """Return the measurements of choices; those that are known are not made again."""
         fresh = [c for c in choices if _key(c) not in self.points]
         fresh = list({_key(c): c for c in fresh}.values())
         if fresh:
@@ -128,21 +132,20 @@ class Finder:
         """
         way = path(self.costs)
         low, high = 0, len(way) - 1
-        self._measure([way[low], way[high]], "search: ends of the path")
+        self.measure([way[low], way[high]], "search: ends of the path")
         while high - low > 1:
             middle = (low + high) // 2
-            point = self._measure([way[middle]], "search: along the path")[0]
+            point = self.measure([way[middle]], "search: along the path")[0]
             if self._small_enough(point):
                 low, high = (middle, high) if self.budget is not None else (low, middle)
             else:
                 low, high = (low, middle) if self.budget is not None else (middle, high)
         near = way[max(0, low - 2) : high + 3]
-        self._measure(near, "search: around the place found")
+        self.measure(near, "search: around the place found")
 
     def _small_enough(self, point: Point) -> bool:
         if self.budget is not None:
-            within = point.drop <= self.budget + _SLACK
-            return within and not beyond_limits(point, self.limits)
+            return self.bears(point)
         return self.max_size is not None and point.size <= self.max_size
 
     def _refine(self) -> None:
@@ -153,7 +156,7 @@ class Finder:
             nearby = list(itertools.islice(fresh, _AT_A_TIME + 1))
             if not nearby:
                 return
-            self._measure(nearby[:_AT_A_TIME], "search: refine")
+            self.measure(nearby[:_AT_A_TIME], "search: refine")
             now = self.best()
             if now is None or self.rank(now) >= self.rank(best):
                 if len(nearby) <= _AT_A_TIME or self._idle(best):

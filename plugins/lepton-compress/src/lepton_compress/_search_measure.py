@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lepton_compress._job import Job
-    from lepton_compress._search_space import Assignment, Space
+    from lepton_compress._recover_recipe import Recovery
+    from lepton_compress._search_space import Assignment
     from lepton_core.context import Context, Reporter, Session
     from lepton_core.metrics import Choice
+    from lepton_core.recipe import Recipe
     from lepton_core.samples import Samples
     from lepton_core.types import Model
 
@@ -101,6 +103,30 @@ class Point:
         return cls(**known)
 
 
+class Choices(Protocol):
+    """What can be chosen, as a meter needs it."""
+
+    calibration: Samples
+    recovery: Recovery
+    refused: list[str]
+
+    @property
+    def what(self) -> str:
+        """What is chosen, for people."""
+
+    @property
+    def units(self) -> Mapping[str, Any]:
+        """What has one form each, by name."""
+
+    def recipe(
+        self, chosen: Assignment, reasons: Mapping[str, str] | None = None
+    ) -> tuple[Recipe | None, dict[str, NDArray[np.generic]]]:
+        """Return the recipe of a choice and what its sidecar holds; ``None`` if all is float."""
+
+    def stored(self, chosen: Assignment) -> float:
+        """Return the bytes that weights take, about."""
+
+
 @dataclass
 class Meter:
     """Rows to measure on, and the source's outputs for them.
@@ -116,7 +142,7 @@ class Meter:
     """
 
     job: Job
-    space: Space
+    space: Choices
     samples: Samples
     cache: Cache
     slices: NDArray[np.str_] | None = None
@@ -331,4 +357,4 @@ def cache_for(job: Job, samples: Iterable[Samples]) -> Cache:
     return Cache(Path(options.cache) if options.cache else None, facts)
 
 
-__all__ = ["Meter", "Point", "cache_for", "divergence"]
+__all__ = ["Choices", "Meter", "Point", "cache_for", "divergence"]

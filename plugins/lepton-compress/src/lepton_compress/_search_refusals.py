@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lepton_compress._search_verify import Checked
 
 
-def facts_of_search(made: Search, kept: Checked | None) -> dict[str, Any]:
+def facts_of_search(made: Search[Any], kept: Checked | None) -> dict[str, Any]:
     """Return what was asked for, measured and verified, JSON types."""
     finder = made.finder
     chosen = None if kept is None else kept.point
@@ -52,7 +52,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def unmet(made: Search) -> OptimizeError:
+def unmet(made: Search[Any]) -> OptimizeError:
     """Say what stood in the way on search rows: the size, or the budget."""
     finder = made.finder
     compressed = [p for p in finder.points.values() if any(v != FLOAT for v in p.chosen.values())]
@@ -67,7 +67,7 @@ def unmet(made: Search) -> OptimizeError:
         fixed = max(0.0, smallest.size - made.space.stored(smallest.chosen))
         return OptimizeError(
             "LPT-OPT-031",
-            f"No choice of precisions is as small as {finder.max_size:.0f} bytes",
+            f"No {made.space.what} is as small as {finder.max_size:.0f} bytes",
             cause=f"the smallest {how}has {smallest.size} bytes; about {fixed:.0f} of them are no "
             "weights that can be compressed" + (f"; {limit!r} costs most" if limit else ""),
             remedy="Allow a larger --max-size or a larger --max-drop, or prune the model.",
@@ -77,19 +77,19 @@ def unmet(made: Search) -> OptimizeError:
     return _over_budget(made, compressed, "")
 
 
-def not_borne_out(made: Search) -> OptimizeError:
+def not_borne_out(made: Search[Any]) -> OptimizeError:
     """Say that held-out rows do not bear out even the safest choice."""
     failed = made.checked[-1]
     return _over_budget(made, [failed.point], f"; held-out rows do not bear it out: {failed.why}")
 
 
-def _over_budget(made: Search, among: list[Point], why: str) -> OptimizeError:
+def _over_budget(made: Search[Any], among: list[Point], why: str) -> OptimizeError:
     closest = min(among, key=lambda p: (max(p.drop, 0.0), p.error, p.size))
     limit = made.limiting(closest)
     front = facts_of_search(made, None)["search"]["pareto"]
     return OptimizeError(
         "LPT-OPT-030",
-        f"No choice of precisions meets the budget of {made.budget}",
+        f"No {made.space.what} meets the budget of {made.budget}",
         cause=f"the closest loses {closest.drop:.3g} on {closest.rows} rows with a relative error "
         f"of {closest.error:.3g} and {closest.size} bytes{why}"
         + (f"; {limit!r} costs most" if limit else ""),
@@ -99,12 +99,12 @@ def _over_budget(made: Search, among: list[Point], why: str) -> OptimizeError:
     )  # fmt: skip
 
 
-def _no_gain(made: Search) -> OptimizeError:
+def _no_gain(made: Search[Any]) -> OptimizeError:
     return OptimizeError(
         "LPT-OPT-034",
-        "No choice of precisions makes the model smaller",
-        cause=f"the float model has {made.plain.size} bytes, and scales and operators of their own "
-        "take what integers save",
+        f"No {made.space.what} makes the model smaller",
+        cause=f"the float model has {made.plain.size} bytes, and what describes smaller weights "
+        "takes what they save",
         remedy="Keep the float model; compression pays from some ten thousand weights on.",
     )
 

@@ -119,6 +119,11 @@ class Space:
             choose_layers(self.graph, self.job.options.keep)  # says why there is none
 
     @property
+    def what(self) -> str:
+        """What is chosen, for people."""
+        return "choice of precisions"
+
+    @property
     def computes_integers(self) -> bool:
         """Whether any unit can be static int8."""
         return any(INT8 in unit.choices for unit in self.units.values())

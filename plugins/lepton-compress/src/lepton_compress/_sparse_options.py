@@ -184,6 +184,7 @@ def refuse(message: str, cause: str) -> OptimizeError:
 
 
 __all__ = [
+    "AUTO",
     "GRID",
     "MIXED",
     "OF_PALETTES",

@@ -52,6 +52,12 @@ INFO = TargetInfo(
             note="LiteRT's scales by block are float16, a recipe's float32",
         ),
         "precision.mixed": Capability(Support.NOT_IMPLEMENTED, note="needs weights in few bits"),
+        "precision.sparse": Capability(
+            Support.NOT_IMPLEMENTED, note="weights are written whole, zeros and all"
+        ),
+        "precision.palette": Capability(
+            Support.UNSUPPORTED, note="LiteRT has no tensors that share tables of values"
+        ),
         "recipe": FULL,
         "shapes.dynamic-batch": Capability(
             Support.FULL, note="open where that is proved on the model, else row by row"
