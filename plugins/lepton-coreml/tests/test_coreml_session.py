@@ -135,7 +135,7 @@ def test_options_and_devices_are_checked(opened, converted):
     model = converted("perceptron").model
     assert refused(opened, model, options={"speed": 1}).code == "LPT-RUN-510"
     assert refused(opened, model, device="watch").code == "LPT-RUN-510"
-    for device in ("ios17", "ios18", "reference"):
+    for device in ("ios18", "reference"):
         assert opened(model, device=device).facts["device"] == "reference"
 
 
