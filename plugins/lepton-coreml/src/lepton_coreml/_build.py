@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_coreml._coremltools import captured, coremltools
+from lepton_coreml._half import HalfPrecision
 from lepton_coreml._integers import Names
 from lepton_coreml._mil._package import open_package
 from lepton_coreml._shims import installed
@@ -30,6 +31,7 @@ _MOVING_SCALES = {
     "common::distributive_quantized_binary_op_scale_normalization",
     "common::fuse_matmul_weight_bias",
     "common::fuse_linear_bias",
+    "common::merge_affine_dequantize_with_consecutive_ops",
 }
 """Passes that change scales, zero points or layouts of integers, or take pairs away. A recipe's
 numbers are to stand in the package as they stand in the recipe."""
@@ -69,13 +71,8 @@ def build(
     ct = coremltools()
     names = Names(exported.weights)
     precision = ct.precision.FLOAT32
-    unseen = set(keep) if half else set()
+    rounded = HalfPrecision(keep if half else ())
     if half:
-
-        def rounded(op: Any) -> bool:  # noqa: ANN401 - coremltools has no types
-            unseen.difference_update((op.op_type, op.name))
-            return op.op_type not in keep and op.name not in keep
-
         precision = ct.transform.FP16ComputePrecision(rounded)
     pipeline = ct.PassPipeline.DEFAULT
     if recipe:
@@ -96,6 +93,7 @@ def build(
         except Exception as error:
             said = [*chatter.records, *chatter.printed.getvalue().splitlines()]
             raise _failure(error, said) from error
+    unseen = rounded.unseen
     if unseen:  # the pass does not ask about operations that stay float32 for reasons of its own
         for op in open_package(out).program().block.operations:
             unseen.difference_update((op.kind, op.name))
