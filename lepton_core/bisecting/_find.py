@@ -72,12 +72,11 @@ def bisect(
         ConversionError, SessionError: The tapped pivot cannot be lowered or run.
     """
     named = [text for text in (second, first) if text is not None]
-    looked = [artifact for text in named if (artifact := artifact_of(text, hooks)) is not None]
+    looked = [artifact_of(text, hooks) for text in named]
     inside = Inside(hooks, context, TOLERANCE if tolerance is None else tolerance, threads)
-    odd = next((artifact for artifact in looked if artifact.strange), None)
-    if odd is not None:
-        other = next((text for text in named if text != odd.name), None)
-        return inside.compare(odd, other, samples, rows)
+    for odd, other in zip(looked, [*named[1:], *named[:1]], strict=True):
+        if odd is not None and odd.strange:
+            return inside.compare(odd, other if len(named) > 1 else None, samples, rows)
     one, two = side_of(first), None if second is None else side_of(second)
     one, two = (yardstick_of(one), one) if two is None else (one, two)
     require_same_pivot(one, two)
@@ -99,8 +98,10 @@ def bisect(
     others = [o.name for o in signature.outputs if o.name not in outputs] if signature else []
     found = _Search(runner, taps, limit, others).run()
     # An artifact that computes something else than its pivot, lowered again, errs itself.
-    odd = next((one for one in looked if runner.changed.get(one.name, 0.0) > limit), None)
-    return found if odd is None else _looked_into(found, inside.compare(odd, None, samples, rows))
+    for artifact in looked:
+        if artifact is not None and runner.changed.get(artifact.name, 0.0) > limit:
+            return _looked_into(found, inside.compare(artifact, None, samples, rows))
+    return found
 
 
 def _looked_into(found: Bisection, inside: Bisection) -> Bisection:

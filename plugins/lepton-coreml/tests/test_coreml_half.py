@@ -51,6 +51,10 @@ IOS17 = {
     "sparse": lambda: sparse("sparse"),
     "int8": lambda: integers("int8"),
 }
+DEVICES = [
+    pytest.param("ios18", IOS18, id="ios18"),
+    pytest.param("ios17", IOS17, id="ios17", marks=pytest.mark.conformance),
+]
 FULL = {"kept", "tiny", "beyond"}
 """Weights that stay float32: asked for, a scale that float16 does not hold, a table beyond it."""
 
@@ -97,7 +101,7 @@ def made_by(built, name):
     return product, weight
 
 
-@pytest.mark.parametrize(("device", "forms"), [("ios18", IOS18), ("ios17", IOS17)])
+@pytest.mark.parametrize(("device", "forms"), DEVICES)
 def test_every_form_is_float16_and_computes_in_it(device, forms, built):
     made = built(device, forms)
     kinds = {"palette": "lut_to_dense", "sparse": "sparse_to_dense", "both": "sparse_to_dense",
@@ -118,7 +122,7 @@ def test_every_form_is_float16_and_computes_in_it(device, forms, built):
     assert made.result.facts["compute"] == "fp16"
 
 
-@pytest.mark.parametrize(("device", "forms"), [("ios18", IOS18), ("ios17", IOS17)])
+@pytest.mark.parametrize(("device", "forms"), DEVICES)
 def test_what_comes_out_is_what_float16_gives(device, forms, built):
     made = built(device, forms)
     x = RNG.normal(size=(5, ROWS)).astype("f4")

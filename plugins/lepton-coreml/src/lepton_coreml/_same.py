@@ -64,22 +64,7 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
     Raises:
         ConversionError: LPT-CONV-511, a number differs, or a weight is not stored as integers.
     """
-    as_read = {n: _shaped(s, wanted.stored.get(n)) for n, s in read_back(program).items()}
-    many_read = {n: _pointed(b, wanted.blocks.get(n)) for n, b in read_blocks(program).items()}
-    stored = {n: _widened(s, wanted.stored.get(n)) for n, s in as_read.items()}
-    blocks = {n: _widened(b, wanted.blocks.get(n)) for n, b in many_read.items()}
-    for name, other in wanted.stored.items():
-        if name in stored or other.integers is None or name not in recipe.tensors:
-            continue
-        alike = (_widened(s, other) for s in as_read.values())
-        twin = next((s for s in alike if _same(s, other)), None)
-        if twin is not None:  # equal constants are stored once
-            stored[name] = twin
-    for name, many in wanted.blocks.items():
-        held = (_widened(b, many) for b in many_read.values())
-        twins = [b for b in held if not qdq.compare_blocks({"": many}, {"": b})]
-        if name not in blocks and twins:
-            blocks[name] = twins[0]
+    stored, blocks, rounded = _as_recorded(program, wanted, recipe)
     integers = {n: s.integers for n, s in wanted.stored.items() if s.integers is not None}
     # What the lowered graph leaves float is no integer in the package either.
     weights = {n: t for n, t in recipe.tensors.items() if t.kind != "weight" or n in integers}
@@ -101,7 +86,7 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
             remedy="Report this model and its recipe as a bug.",
             details={"differences": len(problems)},
         )
-    weights_held = sum(s.integers is not None for s in stored.values()) + len(blocks)
+    held = sum(s.integers is not None for s in stored.values()) + len(blocks)
     values = sum(s.integers is None for s in stored.values())
     gone = [
         name
@@ -112,18 +97,44 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
     ]
     small = wanted.small
     record: dict[str, Any] = {
-        "weights": weights_held, "values": values, "equal": True, "not_stored": sorted(gone),
+        "weights": held, "values": values, "equal": True, "not_stored": sorted(gone),
     }  # fmt: skip
     if small.facts:
         masks = len(small.masks) + len(small.integer_masks)
         record |= {"palettes": len(small.palettes), "masks": masks}
         record["folded"] = folded(program, small)
-    rounded = {n for n, s in as_read.items() if s.scale.dtype == np.float16}
-    rounded |= {n for n, b in many_read.items() if b.scale.dtype == np.float16}
-    rounded |= halves_of(program)
     if rounded:
         record["rounded"] = sorted(rounded)
     return record
+
+
+def _as_recorded(
+    program: Program, wanted: Numbers, recipe: Recipe
+) -> tuple[dict[str, qdq.Stored], dict[str, qdq.Blocks], set[str]]:
+    """Return what a package stores, and the weights that it has in float16.
+
+    Scales are in the shape that the graph gives them, and as the recipe has them where the
+    package's are these in float16. Equal constants are stored once, and are found for each name.
+    """
+    as_read = {n: _shaped(s, wanted.stored.get(n)) for n, s in read_back(program).items()}
+    many_read = {n: _pointed(b, wanted.blocks.get(n)) for n, b in read_blocks(program).items()}
+    stored = {n: _widened(s, wanted.stored.get(n)) for n, s in as_read.items()}
+    blocks = {n: _widened(b, wanted.blocks.get(n)) for n, b in many_read.items()}
+    for name, other in wanted.stored.items():
+        if name in stored or other.integers is None or name not in recipe.tensors:
+            continue
+        alike = (_widened(s, other) for s in as_read.values())
+        twin = next((s for s in alike if _same(s, other)), None)
+        if twin is not None:
+            stored[name] = twin
+    for name, many in wanted.blocks.items():
+        held = (_widened(b, many) for b in many_read.values())
+        twins = [b for b in held if not qdq.compare_blocks({"": many}, {"": b})]
+        if name not in blocks and twins:
+            blocks[name] = twins[0]
+    rounded = {n for n, s in as_read.items() if s.scale.dtype == np.float16}
+    rounded |= {n for n, b in many_read.items() if b.scale.dtype == np.float16}
+    return stored, blocks, rounded | halves_of(program)
 
 
 def _widened(found: _S, wanted: _S | None) -> _S:

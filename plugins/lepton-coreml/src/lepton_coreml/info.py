@@ -21,7 +21,7 @@ INFO = TargetInfo(
     distribution="lepton-coreml",
     summary="ML Programs for iOS 17 and 18 and macOS 14 and 15, proved without a Mac.",
     edges=(Edge(source="pivot", result="coreml", precisions=("fp32", "fp16")),),
-    opens=(Opens("coreml", suffixes=(".mlpackage",)),),
+    opens=(Opens("coreml", suffixes=(".mlpackage", ".mlmodel")),),
     capabilities={
         "convert": FULL,
         "open": Capability(Support.FULL, note=_GRAPH_PROOF),
