@@ -36,7 +36,7 @@ demo: setup ## all six verbs on a small network, with an application that calls 
 	@$(PY) docs/examples/demo.py --out demo-out
 
 test: lint wheels ## lint, types, Rust tests, unit and integration tests (the last line is pytest's)
-	$(CARGO) test --quiet --locked --manifest-path $(MANIFEST)
+	$(CARGO) test --quiet --locked --lib --package lepton-quant --manifest-path $(MANIFEST)
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not conformance"
 
 conformance: setup ## the long conformance run of every plugin that is installed
