@@ -15,6 +15,8 @@ export CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(PATH)
 endif
 PY := $(BIN)/python
+# Worker processes import whole frameworks; without bytecode each compiles them for itself.
+unexport PYTHONDONTWRITEBYTECODE
 CARGO := cargo
 MANIFEST := kernels_rs/Cargo.toml
 
