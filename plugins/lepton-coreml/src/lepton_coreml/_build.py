@@ -13,7 +13,7 @@ from lepton_coreml._coremltools import captured, coremltools
 from lepton_coreml._half import HalfPrecision
 from lepton_coreml._integers import Names
 from lepton_coreml._mil._package import open_package
-from lepton_coreml._shims import installed
+from lepton_coreml._shims import PASSES, installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 
 TARGETS = {"ios17": "iOS17", "ios18": "iOS18"}
 """Deployment target of coremltools by device."""
-
-_MOVING_SCALES = {
-    "common::int_op_canonicalization",
-    "common::nullify_redundant_quantization_zero_point",
-    "common::dequantize_quantize_pair_elimination",
-    "common::distributive_quantized_binary_op_scale_normalization",
-    "common::fuse_matmul_weight_bias",
-    "common::fuse_linear_bias",
-    "common::merge_affine_dequantize_with_consecutive_ops",
-}
-"""Passes that change scales, zero points or layouts of integers, or take pairs away. A recipe's
-numbers are to stand in the package as they stand in the recipe."""
 
 
 def build(
@@ -57,7 +45,7 @@ def build(
         half: Whether to compute in float16.
         keep: MIL operators, or names of operations, that stay float32 then.
         recipe: Whether the program holds a recipe's integers.
-        without: Shims to leave out.
+        without: Shims to leave out, and passes to leave in, for the tests.
         tell: Gets kind and place of every operator before coremltools translates it.
 
     Returns:
@@ -76,7 +64,7 @@ def build(
         precision = ct.transform.FP16ComputePrecision(rounded)
     pipeline = ct.PassPipeline.DEFAULT
     if recipe:
-        pipeline.remove_passes(_MOVING_SCALES)
+        pipeline.remove_passes({one.name for one in PASSES} - set(without))
     with captured(tell) as chatter, installed(names, without):
         try:
             model = ct.convert(

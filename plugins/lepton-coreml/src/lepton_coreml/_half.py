@@ -64,23 +64,25 @@ class HalfPrecision:
         """Write the constant that *last* makes in float16, with what it is restored from."""
         parts = [last, *(v.op for v in _inputs(last) if _is_constexpr(v))]
         parts = list(dict.fromkeys(parts))
-        if all(map(_fits, parts)) and not any(map(self._stays, _readers(last))):
+        if all(map(_fits, parts)) and not any(map(self._will_stay, _readers(last))):
             _rewrite(last)
         else:
             self._full.update(part.name for part in parts)
 
-    def _stays(self, op: Any) -> bool:  # noqa: ANN401
+    def _will_stay(self, op: Any) -> bool:  # noqa: ANN401
+        """Tell of an operation that the pass has not come to whether it stays float32."""
         from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
 
+        return bool(FP16ComputePrecision.fp16_overflow(op)) or self._stays(op)
+
+    def _stays(self, op: Any) -> bool:  # noqa: ANN401
         if op.op_type in self._keep or op.name in self._keep:
-            return True
-        if FP16ComputePrecision.fp16_overflow(op):
             return True
         weights = [weight for v in _inputs(op) if (weight := _weight(v)) is not None]
         if any(w.name in self._full or not _fits(w) for w in weights):
             return True
         # What turns or cuts a weight goes with what reads it.
-        return bool(weights) and op.op_type in _MOVES and any(map(self._stays, _readers(op)))
+        return bool(weights) and op.op_type in _MOVES and any(map(self._will_stay, _readers(op)))
 
 
 def _inputs(op: Any) -> Iterator[Any]:  # noqa: ANN401
