@@ -117,12 +117,14 @@ class Backend:
         distributions: Distributions that provide it, any one is enough.
         specifier: PEP 440 specifier of versions that work.
         pip: What to install when it is missing (``"lepton-onnxruntime[cpu]"``).
+        fallbacks: Packages under other import names that do where this one is missing.
     """
 
     module: str
     distributions: tuple[str, ...]
     specifier: str = ""
     pip: str = ""
+    fallbacks: tuple[Backend, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

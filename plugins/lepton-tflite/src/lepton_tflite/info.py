@@ -77,6 +77,9 @@ INFO = TargetInfo(
             distributions=("ai-edge-litert",),
             specifier=">=2.3,<2.4",
             pip="lepton-tflite",
+            fallbacks=(
+                Backend("tflite_runtime", ("tflite-runtime",), ">=2.14,<2.15", "lepton-tflite"),
+            ),
         ),
     ),
     artifact="tflite",
