@@ -15,7 +15,7 @@ from lepton_onnx.arrays import checked_inputs
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite._border import into_file, out_of_file
 from lepton_tflite._compiled import CompiledCalls, compile_model, compiled_ports
-from lepton_tflite._execution import delegated
+from lepton_tflite._execution import execution_map, placement
 from lepton_tflite._file import File, read_file
 from lepton_tflite._litert import quiet
 from lepton_tflite._runtime import Calls, make_interpreter, runtime_name
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from lepton_core.context import Context
+    from lepton_core.execution import ExecutionMap
     from lepton_core.types import Model, OpenRequest, TensorSpec
 
     _Ports = tuple[Mapping[str, Any], Mapping[str, Any]]
+    _Opened = tuple[Calls, ExecutionMap, dict[str, Any]]
 
 
 class TfliteSession:
@@ -39,6 +41,7 @@ class TfliteSession:
         signature: Named inputs and outputs.
         by_rows: Whether the file takes one row, and batches are run row by row.
         facts: What is known about the session.
+        executed: What the runtime runs.
     """
 
     def __init__(
@@ -47,10 +50,12 @@ class TfliteSession:
         signature: Signature,
         by_rows: bool,
         facts: dict[str, Any],
+        executed: ExecutionMap,
     ) -> None:
         self.signature = signature
         self.facts: Mapping[str, Any] = facts
         self._by_rows = by_rows
+        self._map = executed
         self._lock = threading.Lock()
         self._inputs, self._outputs = calls.inputs, calls.outputs
         self._calls: Calls | None = calls
@@ -103,6 +108,10 @@ class TfliteSession:
                 remedy="Check the sizes of the inputs against each other, and indices against the "
                 "tables that they point into.",
             ) from error
+
+    def execution_map(self) -> ExecutionMap:
+        """Return which operators run where, in which precision."""
+        return self._map
 
     def close(self) -> None:
         """Free the runtime's resources; calling it again does nothing."""
@@ -174,9 +183,9 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
     context.checkpoint()
     try:
         if wanted.api == COMPILED:
-            calls, said = _compiled(path, found, wanted)
+            calls, executed, said = _compiled(path, found, wanted)
         else:
-            calls, said = _interpreted(path, found, wanted)
+            calls, executed, said = _interpreted(path, found, wanted)
     except (*flat.MALFORMED, RuntimeError) as error:  # in a damaged file, its names as well
         raise SessionError(
             "LPT-RUN-412",
@@ -187,24 +196,31 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
     signature = found.signature
     if wanted.io == "int8":
         signature = _as_stored((calls.inputs, calls.outputs), signature)
-    return TfliteSession(calls, signature, found.batch == "rows", _facts(found, wanted, said))
+    facts = _facts(found, wanted, said) | {"execution": executed.totals()}
+    return TfliteSession(calls, signature, found.batch == "rows", facts, executed)
 
 
-def _interpreted(path: Path, found: File, wanted: Wanted) -> tuple[Calls, dict[str, Any]]:
-    """Open a file with the interpreter; returns what to run, and the facts that it tells."""
+def _interpreted(path: Path, found: File, wanted: Wanted) -> _Opened:
+    """Open a file with the interpreter; returns what runs it, its map, and the facts it tells."""
     with quiet():
         interpreter = make_interpreter(str(path), wanted.threads, delegate=wanted.delegate)
         interpreter.allocate_tensors()
     ports = _ports(interpreter, found.signature)
-    return Calls(interpreter, *ports), {"delegate": delegated(interpreter)}
+    placed = placement(interpreter)
+    executed = execution_map(runtime_name()[0], found.graphs, placed)
+    return Calls(interpreter, *ports), executed, {"delegate": placed.fact()}
 
 
-def _compiled(path: Path, found: File, wanted: Wanted) -> tuple[Calls, dict[str, Any]]:
-    """Open a file with ``CompiledModel``; returns what to run, and the facts that it tells."""
+def _compiled(path: Path, found: File, wanted: Wanted) -> _Opened:
+    """Open a file with ``CompiledModel``; returns as :func:`_interpreted`."""
     made = compile_model(path, wanted)
     ports = _same_names(compiled_ports(made, path.read_bytes()), found.signature)
-    facts = {"accelerator": wanted.accelerator, "fully_accelerated": made.is_fully_accelerated()}
-    return CompiledCalls(made, *ports), facts
+    complete = made.is_fully_accelerated()
+    # On an accelerator beside the CPU it does not tell which of them took all.
+    by_cpu = complete and wanted.delegate and wanted.accelerator == "cpu"
+    executed = execution_map(runtime_name()[0], found.graphs, None, all_taken=by_cpu)
+    facts = {"accelerator": wanted.accelerator, "fully_accelerated": complete}
+    return CompiledCalls(made, *ports), executed, facts
 
 
 def _as_stored(sides: _Ports, signature: Signature) -> Signature:
