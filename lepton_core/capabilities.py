@@ -266,6 +266,9 @@ class TargetInfo(PluginInfo):
         devices: Device names accepted after the colon of a target string.
         platforms: Platforms on which artifacts run (``"linux"``, ``"android"``, …).
         constraints: What it asks of a model.
+        narrow: ``"package.module:function"`` that finds the smallest part of a model which a
+            conversion fails on (:mod:`lepton_core.narrowing`); empty for none. Targets that convert
+            from the pivot name ``"lepton_onnx.narrow:narrow"``.
     """
 
     artifact: str = ""
@@ -273,6 +276,7 @@ class TargetInfo(PluginInfo):
     devices: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     constraints: Constraints = field(default_factory=Constraints)
+    narrow: str = ""
 
     @property
     def offered(self) -> tuple[str, ...]:
