@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lepton_core.codec import to_data
 from lepton_core.errors import SessionError
-from lepton_core.types import Model
+from lepton_core.types import Model, Signature, TensorSpec
 from lepton_tflite import _compiled, _wanted
 from lepton_tflite import _flatbuffer as flat
 
@@ -108,6 +109,39 @@ def test_a_file_without_a_signature(single, opened, graphs, tmp_path):
     inputs["kind"] = inputs["kind"].astype("i4")
     wanted = opened(single.model).run(graphs.inputs(2))["scores"]
     np.testing.assert_array_equal(session.run(inputs)["scores"], wanted)
+
+
+def test_rows_are_run_one_by_one_where_the_file_takes_one(handmade, opened, tmp_path):
+    built = flat.unpack(handmade.int8_net())
+    x = TensorSpec("x", "float32", ("batch", 12))
+    signature = Signature((x,), (TensorSpec("y", "float32", ("batch", 5)),))
+    flat.set_notes(built, {"batch": "rows", "signature": to_data(signature)})
+    path = tmp_path / "rows.tflite"
+    path.write_bytes(flat.pack(built))
+    model = Model("tflite", str(path))
+    inputs = {"x": np.random.default_rng(2).normal(size=(4, 12)).astype("f4")}
+    wanted = opened(model).run(inputs)["y"]
+    session = opened(model, options=COMPILED)
+    assert session.facts["batch"] == "rows"
+    assert wanted.shape == (4, 5)
+    np.testing.assert_array_equal(session.run(inputs)["y"], wanted)
+
+
+def test_its_map_says_what_is_not_told(single, int8_file, opened):
+    told = opened(single.model).execution_map()
+    assert {node.provider for node in told.nodes} == {"XNNPACK", "LiteRT"}
+    assert told.notes == ()
+    sources = {source for node in told.nodes for source in node.sources}
+    assert sources >= {"c", "r", "p", "g", "scores", "best"}, "the pivot's values are found again"
+    untold = opened(single.model, options=COMPILED).execution_map()
+    assert {node.provider for node in untold.nodes} == {""}
+    assert "does not tell" in untold.notes[0]
+    plain = opened(single.model, options={**COMPILED, "xnnpack": False}).execution_map()
+    assert {node.provider for node in plain.nodes} == {"LiteRT"}
+    complete = opened(int8_file, options=COMPILED).execution_map()
+    assert {node.provider for node in complete.nodes} == {"XNNPACK"}
+    for session in (untold, plain, complete):
+        assert {node.device for node in session.nodes} == {"cpu"}
 
 
 def test_it_says_whether_all_runs_on_an_accelerator(single, int8_file, opened):

@@ -65,11 +65,13 @@ def map_of(
 def _sources(runs: tuple[Run, ...], source: _Nodes) -> Iterator[tuple[str, ...]]:
     """Yield, for each node that runs, the nodes of the file that it stands for.
 
-    Those are all that lie between its outputs and the next values that the running graph knows.
+    Those are the one of its own name, and all that lie between its outputs and the next values that
+    the running graph knows.
     Where a node's own outputs are new names (another layout's), those count that the nodes which
     only move them bring back.
     """
     maker = {name: i for i, (_, _, outputs) in enumerate(source) for name in outputs if name}
+    named = {name: i for i, (name, _, _) in enumerate(source)}
     known = {name for run in runs for name in (*run.inputs, *run.outputs) if name}
     users: dict[str, list[Run]] = {}
     for run in runs:
@@ -88,7 +90,7 @@ def _sources(runs: tuple[Run, ...], source: _Nodes) -> Iterator[tuple[str, ...]]
             if name in maker
         ]
         found: set[int] = set()
-        pending = [maker[name] for name in ends]
+        pending = [maker[name] for name in ends] + ([named[run.name]] if run.name in named else [])
         while pending:
             number = pending.pop()
             if number in found or number in taken:

@@ -227,35 +227,41 @@ def placement(interpreter: Any) -> Placement:  # noqa: ANN401 - a class of the r
     return Placement(names, len(parts), frozenset(taken))
 
 
+def uniform(graphs: list[list[FileNode]], *, taken: bool = False) -> Placement:
+    """Return that the delegate runs all operators of the entry's subgraph, or none of them."""
+    names = tuple(node.operator for node in graphs[0])
+    return Placement(names, int(taken), frozenset(range(len(names)) if taken else ()))
+
+
 def execution_map(
-    runtime: str, graphs: list[list[FileNode]], placed: Placement | None, *, all_taken: bool = False
+    runtime: str, graphs: list[list[FileNode]], placed: Placement | None, *, device: str = "cpu"
 ) -> ExecutionMap:
     """Return which operators run where, in which precision.
 
     Args:
         runtime: As in the session's facts.
         graphs: The file's subgraphs (:func:`file_nodes`); the first one is the entry's.
-        placed: What the interpreter tells; ``None`` of another interface, which tells nothing.
-        all_taken: Whether the delegate takes all of them.
+        placed: What the interpreter tells; ``None`` of an interface that tells nothing.
+        device: What all of them run on; empty if that is not told.
     """
     notes = []
     if len(graphs) > 1:
         notes.append("Operators of inner subgraphs are left out, as the runtime lists none.")
     nodes = graphs[0]
     told = placed is not None and placed.operators == tuple(node.operator for node in nodes)
-    if not told and not all_taken:
+    if not told:
         notes.append("The runtime does not tell which operators its delegate runs.")
     taken = placed.taken if placed is not None else frozenset()
 
     def provider(number: int) -> str:
-        if all_taken or (told and number in taken):
-            return XNNPACK
-        return BUILTIN if told else ""
+        if not told:
+            return ""
+        return XNNPACK if number in taken else BUILTIN
 
     return ExecutionMap(
         runtime,
         tuple(
-            ExecutedNode(n.name, n.operator, n.sources, "cpu", provider(i), n.precision)
+            ExecutedNode(n.name, n.operator, n.sources, device, provider(i), n.precision)
             for i, n in enumerate(nodes)
         ),
         tuple(notes),
@@ -276,4 +282,5 @@ __all__ = [
     "sentence",
     "sources_of",
     "storage_facts",
+    "uniform",
 ]

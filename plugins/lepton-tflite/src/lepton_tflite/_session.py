@@ -15,7 +15,7 @@ from lepton_onnx.arrays import checked_inputs
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite._border import into_file, out_of_file
 from lepton_tflite._compiled import CompiledCalls, compile_model, compiled_ports
-from lepton_tflite._execution import execution_map, placement
+from lepton_tflite._execution import execution_map, placement, uniform
 from lepton_tflite._file import File, read_file
 from lepton_tflite._litert import quiet
 from lepton_tflite._runtime import Calls, make_interpreter, runtime_name
@@ -215,10 +215,15 @@ def _compiled(path: Path, found: File, wanted: Wanted) -> _Opened:
     """Open a file with ``CompiledModel``; returns as :func:`_interpreted`."""
     made = compile_model(path, wanted)
     ports = _same_names(compiled_ports(made, path.read_bytes()), found.signature)
-    complete = made.is_fully_accelerated()
-    # On an accelerator beside the CPU it does not tell which of them took all.
-    by_cpu = complete and wanted.delegate and wanted.accelerator == "cpu"
-    executed = execution_map(runtime_name()[0], found.graphs, None, all_taken=by_cpu)
+    complete, on_cpu = made.is_fully_accelerated(), wanted.accelerator == "cpu"
+    placed = None
+    if on_cpu and not wanted.delegate:
+        placed = uniform(found.graphs)
+    elif on_cpu and complete:
+        placed = uniform(found.graphs, taken=True)
+    executed = execution_map(
+        runtime_name()[0], found.graphs, placed, device="cpu" if on_cpu else ""
+    )
     facts = {"accelerator": wanted.accelerator, "fully_accelerated": complete}
     return CompiledCalls(made, *ports), executed, facts
 
@@ -251,7 +256,7 @@ def _facts(found: File, wanted: Wanted, said: dict[str, Any]) -> dict[str, Any]:
         "runtime": name,
         "runtime_version": version,
         "api": wanted.api,
-        "device": "cpu",
+        "device": wanted.accelerator,
         "threads": wanted.threads,
         "batch": found.batch,
         "border": str(found.notes.get("border", "float")),
