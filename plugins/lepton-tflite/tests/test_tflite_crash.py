@@ -123,7 +123,7 @@ def test_a_segmentation_fault_is_named_and_leaves_its_reproducer(broken, pivot, 
 
 
 @pytest.mark.conformance
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 @pytest.mark.parametrize(
     ("broken", "code", "ends"),
@@ -134,7 +134,7 @@ def test_a_segmentation_fault_is_named_and_leaves_its_reproducer(broken, pivot, 
 def test_what_a_pass_falls_over_is_found_by_converting_parts(
     broken, code, ends, pivot, context, monkeypatch
 ):
-    monkeypatch.setenv("LEPTON_NARROW_SECONDS", "400")
+    monkeypatch.setenv("LEPTON_NARROW_SECONDS", "900")
     with WorkerPool() as pool, pytest.raises(ConversionError) as caught:
         Hooks(Registry(), pool).convert(pivot, ConvertRequest("tflite"), context)
     error = caught.value
