@@ -228,8 +228,8 @@ def test_check_names_what_a_source_would_leave_to_the_cpu(graphs, tmp_path):
     found = InspectResult(model, operators=uses, domain="onnx")
     said = plugin.lepton_check(model, CheckRequest("tflite", found, "edgetpu"), None)
     assert (said.verdict, said.precisions) == ("fits", ("int8",))
-    assert "LeakyRelu (1 times, first at node 'second')" in said.reasons[0]
-    assert "The first cut would be at 'second' (LeakyRelu): 1 of 3 nodes" in said.reasons[1]
+    assert "The first cut for an Edge TPU is 'second' (LeakyRelu): 1 of 3" in said.reasons[0]
+    assert "LeakyRelu (1 times, first at node 'second')" in said.reasons[1]
     torch = replace(
         found, domain="aten", model=Model("torch.factory", "net.py"),
         operators=(OperatorUse("aten.gelu.default", 2, where="net.py:9", convertible=True),

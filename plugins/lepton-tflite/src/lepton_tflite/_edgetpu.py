@@ -163,14 +163,11 @@ def source_reasons(found: InspectResult) -> Iterator[str]:
     Judged by their names; whether the conditions of the others hold is seen in the file.
     """
     wrong = [use for use in found.operators if not has_a_way(use.name)]
-    for use in wrong:
-        place = f", first at {use.where}" if use.where else ""
-        yield (
-            f"An Edge TPU does not run {use.name} ({use.count} times{place}): it and all after it "
-            "would run on the CPU."
-        )
     if wrong and found.domain == "onnx":
         yield from _first_cut(found.model.path, {use.name for use in wrong})
+    for use in wrong:
+        place = f", first at {use.where}" if use.where else ""
+        yield f"An Edge TPU does not run {use.name} ({use.count} times{place})."
 
 
 def _first_cut(path: str, wrong: Iterable[str]) -> Iterator[str]:
@@ -189,8 +186,8 @@ def _first_cut(path: str, wrong: Iterable[str]) -> Iterator[str]:
         node = nodes[number]
         place = node.name or next(iter(node.output), "")
         yield (
-            f"The first cut would be at {place!r} ({node.op_type}): {number} of {len(names)} nodes "
-            "come before it."
+            f"The first cut for an Edge TPU is {place!r} ({node.op_type}): {number} of "
+            f"{len(names)} nodes come before it, and it and all after it would run on the CPU."
         )
 
 

@@ -277,6 +277,7 @@ _ONNX = {
     "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Resize", "Sigmoid",
     "Slice", "Softmax", "SpaceToDepth", "Split", "Squeeze", "Sub", "Sum", "Tanh", "Transpose",
     "Unsqueeze", "Upsample",
+    "Shape", "Size", "ConstantOfShape", "Range",
 }  # fmt: skip
 _ATEN = {
     "add", "adaptive_avg_pool2d", "avg_pool2d", "batch_norm", "cat", "clamp", "clone", "conv2d",
@@ -285,9 +286,10 @@ _ATEN = {
     "reshape", "rsqrt", "sigmoid", "slice", "softmax", "split", "squeeze", "stack", "sub", "sum",
     "tanh", "transpose", "unsqueeze", "upsample_bilinear2d", "upsample_nearest2d", "view",
     "interpolate", "addmm", "t", "amax", "amin",
+    "sym_size", "arange", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like",
 }  # fmt: skip
-"""Operators of sources that become nothing but known ones. What they become in this model, and
-whether the conditions hold, is seen when it is converted."""
+"""Operators of sources that become nothing but known ones, or constants where every size is fixed.
+What they become in this model, and whether the conditions hold, is seen when it is converted."""
 
 
 def has_a_way(name: str) -> bool:
