@@ -122,12 +122,14 @@ class Backend:
         distributions: Distributions that provide it, any one is enough.
         specifier: PEP 440 specifier of versions that work.
         pip: What to install when it is missing (``"lepton-onnxruntime[cpu]"``).
+        fallbacks: Packages under other import names that do where this one is missing.
     """
 
     module: str
     distributions: tuple[str, ...]
     specifier: str = ""
     pip: str = ""
+    fallbacks: tuple[Backend, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +271,9 @@ class TargetInfo(PluginInfo):
         devices: Device names accepted after the colon of a target string.
         platforms: Platforms on which artifacts run (``"linux"``, ``"android"``, …).
         constraints: What it asks of a model.
+        narrow: ``"package.module:function"`` that finds the smallest part of a model which a
+            conversion fails on (:mod:`lepton_core.narrowing`); empty for none. Targets that convert
+            from the pivot name ``"lepton_onnx.narrow:narrow"``.
     """
 
     artifact: str = ""
@@ -276,6 +281,7 @@ class TargetInfo(PluginInfo):
     devices: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     constraints: Constraints = field(default_factory=Constraints)
+    narrow: str = ""
 
     @property
     def offered(self) -> tuple[str, ...]:
