@@ -16,7 +16,7 @@ from lepton_core.cli._sparse_options import (
     sparse_options,
     take_sparse_options,
 )
-from lepton_core.cli._types import SHARE_OR_SIZE, FiniteType
+from lepton_core.cli._types import SHARE_OR_SIZE, DurationType, FiniteType
 from lepton_core.cli._verb import VerbWork, prepared, verb_options
 from lepton_core.errors import UsageError
 
@@ -57,6 +57,14 @@ if TYPE_CHECKING:
     type=SHARE_OR_SIZE,
     metavar="SIZE",
     help="Largest accepted size: a share of the uncompressed one (0.3, 30%) or bytes (150K, 2M).",
+)
+@option(
+    "--timing",
+    "timing_seconds",
+    type=DurationType(zero=True),
+    default=0.25,
+    help="Time to spend on timing the result in turns with the float model; 0 leaves out what it "
+    "gains.",
 )
 @sparse_options
 @option("--data", metavar="SAMPLES", help="Real inputs for calibration.")
@@ -122,7 +130,8 @@ def optimize_command(
     if app.json:
         more: dict[str, Any] = {}
     else:
-        more = dict(zip(("diagnosis", "recovered"), losses(result.facts), strict=True))
+        more = {"gain": (result.facts.get("gain") or {}).get("text", "")}
+        more |= zip(("diagnosis", "recovered"), losses(result.facts), strict=True)
     work.show(
         model_there, recipe=recipe or "", why=result.why, **more, facts=result.facts,
         warnings=result.warnings,

@@ -163,7 +163,8 @@ def _facts(search: Search, kept: Trial | None) -> dict[str, Any]:
     if search.job.pruning is not None:
         facts["pruning"] = search.job.pruning.facts
     if kept is not None and kept.recipe is not None:
-        facts["recipe"] = {"digest": kept.recipe.digest, "scheme": kept.recipe.scheme}
+        facts |= {"recipe": {"digest": kept.recipe.digest, "scheme": kept.recipe.scheme}}
+        facts |= kept.facts
         facts["float_layers"] = list(kept.float_layers)
     return facts
 

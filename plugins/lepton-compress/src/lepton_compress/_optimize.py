@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_compress._build import refuse_quantized
+from lepton_compress._gain import with_gain
 from lepton_compress._graph import Graph, names_of
 from lepton_compress._job import (
     RECIPE,
@@ -174,7 +175,8 @@ def _reproduce(job: Job) -> OptimizeResult:
     place = recipes.write(recipe, job.context.workdir / RECIPE, integers=arrays)
     result = lower(job, place)
     facts = {"recipe": {"digest": recipe.digest, "scheme": recipe.scheme}}
-    return OptimizeResult(result, str(place), "lowered from the recipe given", facts)
+    made = OptimizeResult(result, str(place), "lowered from the recipe given", facts)
+    return with_gain(job, made, None)
 
 
 # --- a recipe to find --------------------------------------------------------------------------
@@ -191,7 +193,7 @@ def _search(job: Job) -> OptimizeResult:
         pruning = prune_weights(job.graph, job.options, seen, job.scratch)
         job = replace(job, graph=pruning.graph, pruning=pruning)
         warnings += pruning.warnings
-    result = _searched(job, samples)
+    result = with_gain(job, _searched(job, samples), samples)
     return replace(result, warnings=(*result.warnings, *warnings))
 
 
