@@ -186,7 +186,9 @@ def _saved(samples: Samples | None, pair: tuple[Model, Model], context: Context)
         signature = next((m.signature for m in pair if m.signature is not None), None)
         if signature is None:
             raise SampleError(
-                "LPT-DATA-013", "Random samples cannot be made for a model without a signature"
+                "LPT-DATA-013",
+                "Random samples cannot be made for a model without a signature",
+                remedy="Give real samples with --data.",
             )
         return save(random_samples(signature, ROWS, context.seed), context.workdir / "rows")
     few = samples.rows(np.arange(min(ROWS, len(samples))))

@@ -21,6 +21,8 @@ from lepton_core.cli._verb import VerbWork, prepared, verb_options
 from lepton_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lepton_core.cli._app import App
 
 
@@ -131,12 +133,22 @@ def optimize_command(
         more: dict[str, Any] = {}
     else:
         more = {"gain": (result.facts.get("gain") or {}).get("text", "")}
+        if (forward := result.facts.get("forward") or {}).get("trials"):
+            more["forward passes"] = forward_text(forward)
         more |= zip(("diagnosis", "recovered"), losses(result.facts), strict=True)
     work.show(
         model_there, recipe=recipe or "", why=result.why, **more, facts=result.facts,
         warnings=result.warnings,
     )  # fmt: skip
     return 0
+
+
+def forward_text(forward: Mapping[str, Any]) -> str:
+    """Say which runtime ran the forward passes, and what others took for a row."""
+    timed = [t for t in forward["trials"] if "seconds_per_row" in t]
+    words = [f"{t['runtime']} {1000 * t['seconds_per_row']:.3g} ms a row" for t in timed]
+    failed = [f"{t['runtime']} does not run it" for t in forward["trials"] if "problem" in t]
+    return f"{forward['runtime']} ({', '.join(words + failed)})"
 
 
 def _is_given(name: str) -> bool:

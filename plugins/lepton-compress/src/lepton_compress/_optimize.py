@@ -22,7 +22,9 @@ from lepton_compress._job import (
     size_of,
 )
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_options
-from lepton_compress._sparse_options import SPARSE_PRECISIONS
+from lepton_compress._plan import without_refused
+from lepton_compress._runtime import AUTO, FASTEST, candidates, runtimes_for, runtimes_of
+from lepton_compress._sparse_options import SPARSE_PRECISIONS, refuse
 from lepton_core import recipe as recipes
 from lepton_core.capabilities import scheme_of
 from lepton_core.errors import OptimizeError
@@ -57,7 +59,8 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
             is quantized already, ``011`` the precision is not offered, ``012`` nothing can be
             quantized, ``013`` values are not finite, ``014`` the budget cannot be met, ``015`` an
             option, ``016`` the target lowers no recipes, ``030`` … ``034`` a search finds nothing,
-            ``037`` a budget, samples or options beside a recipe.
+            ``037`` a budget, samples or options beside a recipe,
+            ``040`` the runtime loads nothing of what is planned.
         SampleError: The samples do not fit the model.
     """
     if request.recipe is None:
@@ -87,9 +90,30 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         inside = replace(context, workdir=scratch)
         base = to_pivot(model, request, inside)
         job = Job(Graph(pivot.load(base.path)), base, request, options, context, inside)
-        return _reproduce(job) if request.recipe else _named(_search(job))
+        if request.recipe:
+            return _reproduce(job)
+        _check_runtime(options.runtime, context)
+        with runtimes_for(scratch, options.runtime):
+            return _named(_search(job))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_runtime(name: str, context: Context) -> None:
+    """Refuse a runtime for forward passes that runs no pivots.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-015``.
+    """
+    assert context.hooks is not None  # noqa: S101 - checked before
+    if name in (AUTO, FASTEST):
+        return
+    known = candidates(context.hooks)
+    if name not in known:
+        raise refuse(
+            f"{name!r} is no runtime for forward passes",
+            f"those installed that run a pivot are {', '.join(known)}; auto and fastest choose",
+        )
 
 
 def _options_beside_recipe(request: OptimizeRequest) -> Options:
@@ -186,6 +210,7 @@ def _search(job: Job) -> OptimizeResult:
     refuse_quantized(job.graph)
     samples = load(job.request.samples, job.base)
     warnings = _unknown_names(job)
+    job = without_refused(job, sampled=samples is not None)
     if job.options.prunes:
         from lepton_compress._pruning import prune_weights
 
@@ -194,6 +219,14 @@ def _search(job: Job) -> OptimizeResult:
         job = replace(job, graph=pruning.graph, pruning=pruning)
         warnings += pruning.warnings
     result = with_gain(job, _searched(job, samples), samples)
+    if job.prober is not None:
+        result = replace(result, facts={**result.facts, "loads": job.prober.facts()})
+        kept = [one for one in job.prober.refusals if job.refused.keys() & {*one.names}]
+        warnings += tuple(one.warning for one in kept)
+    runtimes = runtimes_of(job.scratch)
+    if runtimes.owner and job.context.hooks is not None:
+        forward = runtimes.facts(job.context.hooks)
+        result = replace(result, facts={**result.facts, "forward": forward})
     return replace(result, warnings=(*result.warnings, *warnings))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_compress._plan import leave_out_refused
 from lepton_compress._search_measure import Meter, Point, cache_for
 from lepton_compress._search_solve import Cost, Costs
 from lepton_compress._search_space import CHOICES, FLOAT, Space
@@ -104,7 +105,11 @@ def measure_all(
 
 
 def _leave_out_refused(space: Space, meter: Meter) -> None:
-    """Try each form of weights once; what is measured here is not measured again."""
+    """Ask for each operator, then try each form of weights once.
+
+    What is measured here is not measured again.
+    """
+    leave_out_refused(space)
     for choice, names in space.alike():
         try:
             meter.of({names[0]: choice})
