@@ -25,9 +25,11 @@ from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_opti
 from lepton_compress._plan import without_refused
 from lepton_compress._runtime import AUTO, FASTEST, candidates, runtimes_for, runtimes_of
 from lepton_compress._sparse_options import SPARSE_PRECISIONS, refuse
+from lepton_compress._steps import steps_of
 from lepton_core import recipe as recipes
 from lepton_core.capabilities import scheme_of
 from lepton_core.errors import OptimizeError
+from lepton_core.remaining import Remaining, expect
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
 from lepton_onnx import pivot
 from lepton_onnx.external import digest
@@ -86,7 +88,10 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         require_lowering(request.target, context, "scheme.sparse")
     _refuse_lowered(model)
     scratch = Path(tempfile.mkdtemp(prefix=".compress-", dir=context.workdir))
+    remaining = Remaining(context.reporter)
     try:
+        if not options.recipe_only:  # else this is a part of somebody's run
+            context = replace(context, reporter=remaining)
         inside = replace(context, workdir=scratch)
         base = to_pivot(model, request, inside)
         job = Job(Graph(pivot.load(base.path)), base, request, options, context, inside)
@@ -96,6 +101,7 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         with runtimes_for(scratch, options.runtime):
             return _named(_search(job))
     finally:
+        remaining.close()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -211,6 +217,7 @@ def _search(job: Job) -> OptimizeResult:
     samples = load(job.request.samples, job.base)
     warnings = _unknown_names(job)
     job = without_refused(job, sampled=samples is not None)
+    expect(job.context.reporter, steps_of(job, samples))
     if job.options.prunes:
         from lepton_compress._pruning import prune_weights
 
