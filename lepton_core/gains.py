@@ -131,6 +131,7 @@ def measure_gain(
     samples: Samples | None = None,
     seconds: float = 0.0,
     threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Gain:
     """Compare the sizes of two artifacts, and time them in turns where they run.
 
@@ -142,6 +143,7 @@ def measure_gain(
         samples: Inputs of the timed calls; noise that fits the signature if there are none.
         seconds: Time to spend, about; 0 for no timing.
         threads: Threads of the sessions.
+        options: Owner-specific options of the sessions.
 
     Returns:
         The gain. A model that this machine cannot run is not timed, and the reason recorded: it
@@ -163,6 +165,7 @@ def measure_gain(
             str(folder),
             device=target.device,
             threads=threads,
+            options=options or {},
             rival=pair[0],
             race_seconds=seconds,
         )
@@ -199,6 +202,8 @@ def no_gain_warning(gain: Gain) -> str:
     """Return what to tell where nothing is gained; empty if something is."""
     if gain.any:
         return ""
+    if not gain.race:
+        return f"It is neither smaller nor known to be faster: {gain.text}."
     return (
         f"It is neither smaller nor faster here than the float model: {gain.size_text}, "
         f"{gain.time_text}. Keep that one, or ask for the precision auto with --data, which does."

@@ -47,6 +47,7 @@ def test_a_gain_is_beyond_chance_or_none(gain, smaller, faster, words):
     assert (gain.smaller, gain.faster, gain.any) == (smaller, faster, smaller or faster)
     assert words in gain.text
     assert bool(no_gain_warning(gain)) is not gain.any
+    assert "known to be faster" in no_gain_warning(Gain(100, 120, {}, "no device"))
     data = gain.to_dict()
     assert (data["smaller"], data["faster"], data["text"]) == (smaller, faster, gain.text)
     assert (data["time"] is None) is (not gain.race)

@@ -281,7 +281,9 @@ def test_auto_keeps_int8_where_it_gains(trained, held_npz, context_of):
 
 
 @pytest.mark.parametrize(("width", "kept"), [(4, False), (256, True)])
-def test_auto_without_samples_keeps_int8_only_if_it_is_smaller(graphs, context, width, kept):
+def test_auto_without_samples_keeps_int8_only_if_it_is_smaller(
+    graphs, context, context_of, width, kept
+):
     weight = graphs.rand(width, width)
     base = graphs.build(
         [graphs.node("MatMul", ["x", "w"], ["y"])], {"w": weight}, shape=("n", width)
@@ -289,6 +291,9 @@ def test_auto_without_samples_keeps_int8_only_if_it_is_smaller(graphs, context, 
     result = optimize(base, context, precision="auto")
     assert (result.recipe is not None) is kept
     assert kept or result.why.startswith("kept fp32, because int8 is not smaller")
+    if not kept:  # it would be kept if it were faster, and is not by chance
+        timed = optimize(base, context_of("timed"), precision="auto", timing_seconds=0.1)
+        assert timed.facts["gain"]["faster"] if timed.recipe else "at 95 %" in timed.why
     assert result.facts["verdict"] == "weak"
 
 

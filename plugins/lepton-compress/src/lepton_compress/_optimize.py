@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_compress._build import refuse_quantized
-from lepton_compress._gain import with_gain
+from lepton_compress._gain import gain_of_recipe, with_gain
 from lepton_compress._graph import Graph, names_of
 from lepton_compress._job import (
     RECIPE,
@@ -268,7 +268,7 @@ def _searched(job: Job, samples: Samples | None) -> OptimizeResult:
     recipe, facts, warnings = make(job, samples)
     if job.pruning is not None:
         facts["pruning"] = job.pruning.facts
-    if job.request.precision == "auto" and (why := _not_smaller(job, recipe)):
+    if job.request.precision == "auto" and (why := _not_worth(job, recipe, samples)):
         return OptimizeResult(lower(job, None), None, why, {"verdict": facts["verdict"]})
     place = job.write(recipe, job.context.workdir / RECIPE)
     return OptimizeResult(lower(job, place), str(place), facts.pop("why"), facts, warnings)
@@ -283,14 +283,18 @@ def _named(result: OptimizeResult) -> OptimizeResult:
     return replace(result, facts={**result.facts, "recipe": named})
 
 
-def _not_smaller(job: Job, recipe: recipes.Recipe) -> str:
-    """Return why float is kept where nothing but size can be measured; empty if int8 is smaller."""
+def _not_worth(job: Job, recipe: recipes.Recipe, samples: Samples | None) -> str:
+    """Return why float is kept where no accuracy is measured; empty if int8 gains something."""
     if job.options.recipe_only:
         return ""  # who asked builds the variants, and compares them
     plain, made = size_of(job, None), size_of(job, recipe)
     if made < plain:
         return ""
-    return f"kept fp32, because int8 is not smaller: {made} bytes instead of {plain}"
+    why = f"kept fp32, because int8 is not smaller: {made} bytes instead of {plain}"
+    if job.request.timing_seconds <= 0:
+        return why
+    gain = gain_of_recipe(job, recipe, samples)
+    return "" if gain.faster else f"{why}; {gain.time_text}"
 
 
 def _mixed(job: Job, samples: Samples | None) -> OptimizeResult:
