@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress._calibrate import check_estimator
+from lepton_compress._runtime import AUTO
 from lepton_compress._sparse_options import (
     OF_SPARSE,
     SPARSE_PRECISIONS,
@@ -69,6 +70,9 @@ class Options:
             for magnitudes and a row for wanda.
         palette: Bits of the indices of the precision ``palette``, 1 to 8.
         group: Output channels that share a palette; 0 for one palette a weight.
+        runtime: Target whose runtime the forward passes of calibration run on; ``"auto"`` starts
+            with the one that ranks first and tries others where that is worth it, ``"fastest"``
+            tries them in any case.
     """
 
     scheme: str = ""
@@ -96,6 +100,7 @@ class Options:
     scope: str = ""
     palette: int = 0
     group: int = 0
+    runtime: str = AUTO
 
     @property
     def prunes(self) -> bool:
