@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 EDGETPU = "edgetpu"
 """Device whose compiler takes files of int8 alone, border included, for a fixed batch."""
 
-OPTIONS = ("batch", "shapes", "io")
+OPTIONS = ("batch", "shapes", "io", "weights")
+WEIGHTS = ("auto", "dynamic", "float")
+"""How operators with integer weights and float inputs compute: as the recipe says, with inputs
+quantized at run time wherever there is a kernel for it, or in float."""
+
 _PASSABLE = {
     "float32", "int8", "uint8", "int16", "int32", "int64", "bool",
 }  # fmt: skip
@@ -32,6 +36,7 @@ class Ports:
         demand_open: Whether another batch than an open one is refused.
         integer: Whether quantized inputs and outputs are integers.
         warnings: What the user should know.
+        weights: How operators with integer weights and float inputs compute.
     """
 
     signature: Signature
@@ -39,6 +44,7 @@ class Ports:
     demand_open: bool = False
     integer: bool = False
     warnings: tuple[str, ...] = ()
+    weights: str = WEIGHTS[0]
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,13 @@ class Options:
         batch: ``"auto"``, ``"open"``, or a number of rows.
         shapes: Sizes of symbolic dimensions.
         integer: Whether quantized inputs and outputs are integers.
+        weights: How operators with integer weights and float inputs compute.
     """
 
     batch: str | int
     shapes: Mapping[str, int]
     integer: bool = False
+    weights: str = WEIGHTS[0]
 
     def settle(self, signature: Signature, *, dynamic: bool) -> Ports:
         """Give every symbolic dimension but the batch a size.
@@ -85,7 +93,9 @@ class Options:
             tuple(_sized(s, sizes) for s in signature.outputs),
         )
         _refuse_symbols(known, symbol)
-        return Ports(known, symbol, self.batch == "open", self.integer, tuple(warnings))
+        return Ports(
+            known, symbol, self.batch == "open", self.integer, tuple(warnings), self.weights
+        )
 
     def _refuse_what_does_not_fit(
         self, signature: Signature, batch: str | None, *, dynamic: bool
@@ -163,16 +173,22 @@ def parse_options(request: ConvertRequest) -> Options:
     io = request.options.get("io", "float")
     if io not in ("float", "int8"):
         raise _wrong(f"The option io cannot be {io!r}", "It is float or int8.")
+    weights = request.options.get("weights", WEIGHTS[0])
+    if weights not in WEIGHTS:
+        raise _wrong(f"The option weights cannot be {weights!r}", f"It is {', '.join(WEIGHTS)}.")
+    if weights != WEIGHTS[0] and not request.recipe:
+        raise _wrong("The option weights needs a recipe: all weights are floats",
+                     "Build it with --precision int8, or lower one with --recipe.")  # fmt: skip
     shapes = _shapes(request.options.get("shapes", {}))
     if request.device == EDGETPU:
         if batch == "open" or request.options.get("io") == "float":
             raise _wrong("A file for an Edge TPU has a fixed batch and integers at its border",
                          "Leave out batch=open and io=float, or build for tflite:cpu.")  # fmt: skip
-        return Options(batch, shapes, integer=True)
+        return Options(batch, shapes, integer=True, weights=weights)
     if io == "int8" and not request.recipe:
         raise _wrong("The option io cannot be int8 without a recipe: all values are floats",
                      "Build it with --precision int8, or lower one with --recipe.")  # fmt: skip
-    return Options(batch, shapes, io == "int8")
+    return Options(batch, shapes, io == "int8", weights)
 
 
 def _shapes(given: object) -> dict[str, int]:
