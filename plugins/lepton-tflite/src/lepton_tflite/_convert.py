@@ -22,6 +22,7 @@ from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
 from lepton_tflite._half import LIMIT as HALF_LIMIT
 from lepton_tflite._half import Half, store_half
 from lepton_tflite._integers import check_border, check_integers
+from lepton_tflite._layout import take_nhwc
 from lepton_tflite._lower import LIMIT, lower
 from lepton_tflite._place import place
 from lepton_tflite._ports import EDGETPU, WEIGHTS, Ports, check_dtypes, parse_options
@@ -86,7 +87,9 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
             ``batch`` (``"auto"``; ``"open"`` refuses any other; a number fixes it), ``shapes``
             (sizes of other symbolic dimensions, ``"tokens=128"``), and with a recipe ``io``
             (``"float"``, or ``"int8"`` for integers at the border) and ``weights`` (``"auto"``,
-            ``"dynamic"`` or ``"float"``: how operators compute that take floats).
+            ``"dynamic"`` or ``"float"``: how operators compute that take floats). ``layout``
+            (``"nchw"``; ``"nhwc"`` has the file take all inputs of four axes with the channels
+            last, ``"nhwc:image,mask"`` some; the signature, and sessions, keep the source's order).
         context: Where to write.
 
     Returns:
@@ -165,7 +168,8 @@ def _built(
     proto, ports = task.proto, task.ports
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"]}
     plan = Plan(
-        proto, ports.signature, ports.symbol, partial(_sealed, task, request, facts),
+        take_nhwc(proto, ports.turned), ports.stored, ports.symbol,
+        partial(_sealed, task, request, facts),
         demand_open=ports.demand_open, checkpoint=checkpoint, tell=tell,
     )  # fmt: skip
     if not request.recipe:
@@ -207,7 +211,8 @@ def _built_recipe(
         if not lowered.integer:
             plan.limit = LIMIT if placed.hybrid else plan.limit
 
-    plan.proto, plan.integer, plan.edit = lowered.proto, lowered.integer, edit
+    plan.proto = take_nhwc(lowered.proto, ports.turned)
+    plan.integer, plan.edit = lowered.integer, edit
     plan.weights, plan.place = lowered.weights, put if lowered.weights else None
     plan.limit = LIMIT if lowered.integer else plan.limit
     return build(plan), facts
@@ -239,6 +244,8 @@ def _sealed(
         refuse_floats(model)
     notes = {"batch": batch, "border": facts["border"], "precision": _precision(request, facts)}
     notes |= {"integer_ports": list(grids)} if grids else {}
+    if task.ports.turned:
+        notes["nhwc_inputs"] = facts["nhwc_inputs"] = list(task.ports.turned)
     finish(model, signature, {**notes, **facts.get("notes", {})})
     return pack(model)
 
@@ -277,7 +284,7 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
         tools=versions_of(*_TOOLS),
     )
     kept = ("opset", "storage_precision", "batch", "border", "integer_ports", "port_grids",
-            "recipe")  # fmt: skip
+            "nhwc_inputs", "recipe")  # fmt: skip
     written = Model(
         format=INFO.artifact,
         path=str(out),

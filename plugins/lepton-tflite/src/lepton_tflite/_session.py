@@ -19,6 +19,7 @@ from lepton_tflite._border import into_file, out_of_file
 from lepton_tflite._execution import delegated
 from lepton_tflite._file import File, read_file
 from lepton_tflite._litert import quiet
+from lepton_tflite._ports import NCHW, NHWC, TO_NHWC, turned_signature
 from lepton_tflite._runtime import Calls, make_interpreter
 from lepton_tflite.info import INFO
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     _Ports = tuple[Mapping[str, Any], Mapping[str, Any]]
 
-OPTIONS = ("xnnpack", "io")
+OPTIONS = ("xnnpack", "io", "layout")
 
 
 class TfliteSession:
@@ -43,6 +44,7 @@ class TfliteSession:
         signature: Named inputs and outputs.
         by_rows: Whether the file takes one row, and batches are run row by row.
         facts: What is known about the session.
+        turned: Inputs that are passed as NCHW and that the file takes as NHWC.
     """
 
     def __init__(
@@ -52,7 +54,10 @@ class TfliteSession:
         signature: Signature,
         by_rows: bool,
         facts: dict[str, Any],
+        *,
+        turned: tuple[str, ...] = (),
     ) -> None:
+        self._turned = turned
         self.signature = signature
         self.facts: Mapping[str, Any] = facts
         self._by_rows = by_rows
@@ -80,6 +85,7 @@ class TfliteSession:
             name: into_file(name, array, self._inputs[name])
             for name, array in checked_inputs(self.signature, inputs).items()
         }
+        arrays |= {name: arrays[name].transpose(TO_NHWC) for name in self._turned}
         with self._lock:
             if self._calls is None:
                 raise SessionError(
@@ -171,6 +177,12 @@ def check_request(request: OpenRequest) -> None:
             f"The option io cannot be {request.options['io']!r}",
             remedy="It is float or int8.",
         )
+    if request.options.get("layout", NCHW) not in (NCHW, NHWC):
+        raise SessionError(
+            "LPT-RUN-413",
+            f"The option layout cannot be {request.options['layout']!r}",
+            remedy="It is nchw or nhwc.",
+        )
     _switched_on(request)
     if request.threads is not None and request.threads < 1:
         raise SessionError(
@@ -197,7 +209,8 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
     """Open a .tflite file.
 
     Options: ``xnnpack`` (true; false runs LiteRT's own kernels, as the yardstick does), ``io``
-    (``"float"``; ``"int8"`` passes the integers of a file whose border is int8 as they are).
+    (``"float"``; ``"int8"`` passes the integers of a file whose border is int8 as they are),
+    ``layout`` (``"nchw"``; ``"nhwc"`` passes inputs that the file takes as NHWC as they are).
 
     Raises:
         SessionError: LPT-RUN-402 (no such file), 403 (Flex or custom operators), 404 (other
@@ -227,7 +240,16 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
     signature = found.signature
     if request.options.get("io") == "int8":
         signature = _as_stored(ports, signature)
-    return TfliteSession(interpreter, ports, signature, found.batch == "rows", facts)
+    turned = tuple(found.notes.get("nhwc_inputs", ()))
+    if request.options.get("layout") == NHWC:
+        if not turned:
+            raise SessionError(
+                "LPT-RUN-413",
+                "The option layout cannot be nhwc for this file, which takes no input so",
+                remedy="Leave it out, or convert with --option layout=nhwc.",
+            )
+        signature, turned = turned_signature(signature, turned), ()
+    return TfliteSession(interpreter, ports, signature, found.batch == "rows", facts, turned=turned)
 
 
 def _as_stored(sides: _Ports, signature: Signature) -> Signature:
@@ -264,6 +286,7 @@ def _facts(found: File, interpreter: Any, threads: int) -> dict[str, Any]:  # no
         "threads": threads,
         "batch": found.batch,
         "border": str(found.notes.get("border", "float")),
+        **({"nhwc_inputs": turned} if (turned := found.notes.get("nhwc_inputs")) else {}),
         "delegate": delegated(interpreter),
         **found.facts,
     }
