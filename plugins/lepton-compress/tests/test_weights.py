@@ -89,6 +89,22 @@ def test_scales_that_float16_holds(graphs, context_of, tmp_path, method):
         assert error / np.linalg.norm(values) < 0.15
 
 
+@pytest.mark.parametrize(("options", "halves"), [({}, True), ({"scales": "float32"}, False)])
+def test_a_target_whose_kernels_want_such_scales_gets_them(graphs, context_of, options, halves):
+    pytest.importorskip("lepton_tflite")
+    base = deep(graphs, (64, 80))
+    asked = {"recipe_only": True, "ends": 4, **options}
+    made = optimize(base, context_of("run"), target="tflite", options=asked)
+    recipe = recipes.read(made.recipe)
+    arrays = recipes.load_arrays(recipe, made.recipe)
+    assert recipe.blocks
+    for name, entry in recipe.blocks.items():
+        values = Graph(pivot.load(base.path)).array(name)
+        scale = qdq.block_integers(name, values, entry, arrays).scale
+        assert bool((scale > 0).all()) is halves
+    assert any("float16" in note for note in recipe.notes) is halves
+
+
 def test_awq_protects_the_weights_of_large_inputs(graphs, context_of, tmp_path):
     base = deep(graphs, (64, 80))
     rng = np.random.default_rng(0)

@@ -18,6 +18,7 @@ from lepton_onnx import qdq
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
 from lepton_tflite._execution import computing_layers
+from lepton_tflite._forms import TURNS, Form
 from lepton_tflite._place import place
 from lepton_tflite._proof import Runner, Trial, difference
 from lepton_tflite._read import read_back, read_blocks
@@ -365,6 +366,22 @@ def test_blocks_run_in_hybrid_kernels_where_there_are_any(bits, change, why):
     raw = np.asarray(model.buffers[tensor.buffer].data)
     if bits == 4 and inputs % block == 0:
         np.testing.assert_array_equal(raw, lk.pack_int4(codes.reshape(-1)))
+
+
+def test_scales_go_along_when_a_weight_is_turned():
+    """The converter puts such operators behind the weight of a one-dimensional convolution."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-127, 128, size=(6, 3, 5)).astype("i1")
+    scale = rng.uniform(0.01, 0.1, size=6).astype("f4")
+    weight = Weight("w", codes, scale, 0, (0, 1, 2))
+    form = TURNS["RESHAPE"](Form(weight, codes, 0), [6, 3, 1, 5])
+    form = TURNS["TRANSPOSE"](form, [1, 2, 3, 0])
+    form = TURNS["REVERSE_V2"](form, [2])
+    assert form.axis == 3
+    wanted = weight.values().reshape(6, 3, 1, 5).transpose(1, 2, 3, 0)[:, :, ::-1]
+    np.testing.assert_array_equal(form.codes.astype("f4") * scale, wanted)
+    assert TURNS["REVERSE_V2"](form, [3]) is None  # scales would run backwards
+    assert TURNS["RESHAPE"](form, [90]) is None
 
 
 def test_integers_of_products_without_a_way_to_float_have_no_use_for_the_option(

@@ -23,7 +23,7 @@ from lepton_compress._job import (
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_options
 from lepton_compress._sparse_options import SPARSE_PRECISIONS
 from lepton_core import recipe as recipes
-from lepton_core.capabilities import scheme_of
+from lepton_core.capabilities import Support, scheme_of
 from lepton_core.errors import OptimizeError
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
 from lepton_onnx import pivot
@@ -60,7 +60,7 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         SampleError: The samples do not fit the model.
     """
     if request.recipe is None:
-        options = read_options(request.options, request.precision)
+        options = _for_target(read_options(request.options, request.precision), request, context)
     else:
         options = _options_beside_recipe(request)
     if request.precision not in PRECISIONS:
@@ -89,6 +89,16 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         return _reproduce(job) if request.recipe else _named(_search(job))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _for_target(options: Options, request: OptimizeRequest, context: Context) -> Options:
+    """Return options with scales as the target's kernels of 4 bits want them, unless given."""
+    fits = options.symmetric and options.method != "awq" and request.precision in ("int4", MIXED)
+    if options.scales or not fits or context.hooks is None:
+        return options
+    info = context.hooks.registry.target(request.target)
+    wanted = info.capability("scales.float16").support is Support.FULL
+    return replace(options, scales="float16") if wanted else options
 
 
 def _options_beside_recipe(request: OptimizeRequest) -> Options:

@@ -52,8 +52,9 @@ class Options:
         method: ``"rtn"``, ``"mse"``, ``"awq"`` or ``"gptq"``; by default gptq with samples and mse
             without.
         symmetric: Whether integers have no zero points.
-        scales: ``"float32"``, or ``"float16"`` for scales of blocks that are above 0 and that float16
-            holds, which LiteRT's kernels of 4 bits want. One integer less is used then.
+        scales: ``"float32"``, or ``"float16"`` for scales of blocks that are above 0 and that
+            float16 holds, which LiteRT's kernels of 4 bits want; one integer less is used then.
+            By default float16 for 4 bits if the target declares ``scales.float16``, else float32.
         ends: Least bits of the first and the last matrix.
         recover: Ways to get accuracy back without labels that may be tried, of
             :data:`RECOVERIES`. By default all of them if rows are there to verify them on, which
@@ -85,7 +86,7 @@ class Options:
     block: int = 32
     method: str = ""
     symmetric: bool = True
-    scales: str = "float32"
+    scales: str = ""
     ends: int = 8
     tables: str = "float"
     cache: str | None = None
@@ -190,12 +191,12 @@ def _checked_blocks(options: Options, precision: str) -> Options:
             f"known are {', '.join(METHODS)}",
         ),
         (
-            options.scales not in _SCALES,
+            options.scales not in ("", *_SCALES),
             f"There are no scales {options.scales!r}",
             f"known are {', '.join(_SCALES)}",
         ),
         (
-            options.scales != _SCALES[0] and (not options.symmetric or options.method == "awq"),
+            options.scales == "float16" and (not options.symmetric or options.method == "awq"),
             f"scales={options.scales} does not go with zero points, nor with the method awq",
             "it is a rule for symmetric integers of unchanged weights",
         ),

@@ -286,7 +286,10 @@ class _Writer:
     def _blockwise(self, form: Form) -> int:
         """Store a matrix whose scales for blocks are a tensor of its own."""
         weight = form.weight
-        index = self._store(weight, weight.codes)
+        key = ("blocks", *form.key)
+        if key in self._made:
+            return self._made[key]
+        index = self._made[key] = self._store(weight, weight.codes)
         scales = flat.add_tensor(self._graph, f"{weight.name}/scale", "float16", weight.scale.shape)
         flat.set_array(self._model, self._graph.tensors[scales], weight.scale.astype(np.float16))
         own, details = schema.QuantizationParametersT(), schema.BlockwiseQuantizationT()

@@ -53,9 +53,10 @@ INFO = TargetInfo(
         ),
         "precision.int4": Capability(
             Support.FULL,
-            note="from a recipe; weights alone, unpacked to float at load; int4 kernels only for "
-            "positive scales that float16 holds",
+            note="from a recipe; weights alone; int4 kernels where scales are above 0 and float16 "
+            "holds them, else unpacked to float",
         ),
+        "scales.float16": Capability(Support.FULL, note="what kernels of 4 bits want"),
         "scheme.int4-weight-only": FULL,
         "precision.mixed": Capability(Support.FULL, note="from a recipe; one for each weight"),
         "scheme.mixed": FULL,
