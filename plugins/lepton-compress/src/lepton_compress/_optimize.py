@@ -27,7 +27,7 @@ from lepton_compress._runtime import AUTO, FASTEST, candidates, runtimes_for, ru
 from lepton_compress._sparse_options import SPARSE_PRECISIONS, refuse
 from lepton_compress._steps import steps_of
 from lepton_core import recipe as recipes
-from lepton_core.capabilities import scheme_of
+from lepton_core.capabilities import Support, scheme_of
 from lepton_core.errors import OptimizeError
 from lepton_core.remaining import Remaining, expect
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
@@ -66,7 +66,7 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         SampleError: The samples do not fit the model.
     """
     if request.recipe is None:
-        options = read_options(request.options, request.precision)
+        options = _for_target(read_options(request.options, request.precision), request, context)
     else:
         options = _options_beside_recipe(request)
     if request.precision not in PRECISIONS:
@@ -120,6 +120,16 @@ def _check_runtime(name: str, context: Context) -> None:
             f"{name!r} is no runtime for forward passes",
             f"those installed that run a pivot are {', '.join(known)}; auto and fastest choose",
         )
+
+
+def _for_target(options: Options, request: OptimizeRequest, context: Context) -> Options:
+    """Return options with scales as the target's kernels of 4 bits want them, unless given."""
+    fits = options.symmetric and options.method != "awq" and request.precision in ("int4", MIXED)
+    if options.scales or not fits or context.hooks is None:
+        return options
+    info = context.hooks.registry.target(request.target)
+    wanted = info.capability("scales.float16").support is Support.FULL
+    return replace(options, scales="float16") if wanted else options
 
 
 def _options_beside_recipe(request: OptimizeRequest) -> Options:
