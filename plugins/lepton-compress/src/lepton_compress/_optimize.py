@@ -21,12 +21,12 @@ from lepton_compress._job import (
     size_of,
 )
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_options
-from lepton_compress._sparse_options import SPARSE_PRECISIONS
+from lepton_compress._sparse_options import SPARSE_PRECISIONS, refuse
 from lepton_core import recipe as recipes
 from lepton_core.capabilities import scheme_of
 from lepton_core.errors import OptimizeError
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
-from lepton_onnx import pivot
+from lepton_onnx import pivot, qdq
 from lepton_onnx.external import digest
 
 if TYPE_CHECKING:
@@ -184,6 +184,9 @@ def _search(job: Job) -> OptimizeResult:
     refuse_quantized(job.graph)
     samples = load(job.request.samples, job.base)
     warnings = _unknown_names(job)
+    if job.options.means == "product":
+        job, said = _means(job, samples)
+        warnings += said
     if job.options.prunes:
         from lepton_compress._pruning import prune_weights
 
@@ -193,6 +196,16 @@ def _search(job: Job) -> OptimizeResult:
         warnings += pruning.warnings
     result = _searched(job, samples)
     return replace(result, warnings=(*result.warnings, *warnings))
+
+
+def _means(job: Job, samples: Samples | None) -> tuple[Job, tuple[str, ...]]:
+    """Return a job in whose graph means are products, and a warning where there are none."""
+    if samples is None or job.options.scheme not in ("", "static"):
+        raise refuse("means=product is of static int8", "it rounds values to ranges seen before")
+    model, changed = qdq.means_as_products(job.graph.model, job.options.keep)
+    if not changed:
+        return job, ("No mean could be computed as a product.",)
+    return replace(job, graph=Graph(model)), ()
 
 
 def _unknown_names(job: Job) -> tuple[str, ...]:
