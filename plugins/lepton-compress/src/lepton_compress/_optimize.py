@@ -31,7 +31,7 @@ from lepton_core.capabilities import Support, scheme_of
 from lepton_core.errors import OptimizeError
 from lepton_core.remaining import Remaining, expect
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
-from lepton_onnx import pivot
+from lepton_onnx import pivot, qdq
 from lepton_onnx.external import digest
 
 if TYPE_CHECKING:
@@ -226,6 +226,9 @@ def _search(job: Job) -> OptimizeResult:
     refuse_quantized(job.graph)
     samples = load(job.request.samples, job.base)
     warnings = _unknown_names(job)
+    if job.options.means == "product":
+        job, said = _means(job, samples)
+        warnings += said
     job = without_refused(job, sampled=samples is not None)
     expect(job.context.reporter, steps_of(job, samples))
     if job.options.prunes:
@@ -245,6 +248,16 @@ def _search(job: Job) -> OptimizeResult:
         forward = runtimes.facts(job.context.hooks)
         result = replace(result, facts={**result.facts, "forward": forward})
     return replace(result, warnings=(*result.warnings, *warnings))
+
+
+def _means(job: Job, samples: Samples | None) -> tuple[Job, tuple[str, ...]]:
+    """Return a job in whose graph means are products, and a warning where there are none."""
+    if samples is None or job.options.scheme not in ("", "static"):
+        raise refuse("means=product is of static int8", "it rounds values to ranges seen before")
+    model, changed = qdq.means_as_products(job.graph.model, job.options.keep)
+    if not changed:
+        return job, ("No mean could be computed as a product.",)
+    return replace(job, graph=Graph(model)), ()
 
 
 def _unknown_names(job: Job) -> tuple[str, ...]:

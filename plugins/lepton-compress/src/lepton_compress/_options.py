@@ -23,14 +23,15 @@ RECOVERIES = ("equalize", "smooth", "balance", "narrow", "bias")
 """Ways to get back what static int8 loses, in the order in which they are tried."""
 
 SCHEMES = ("static", "dynamic", "weight-only")
+MEANS = ("pool", "product")
 BLOCK_PRECISIONS = {"int4": (2, 4), "int8-weight": (5, 8)}
 """Precisions of weights alone, by block, with the bits that each can be asked for."""
 
 MIXED = "mixed"
 _OF_BLOCKS = ("bits", "block", "method", "symmetric", "scales", "ends", "tables")
-_OF_RANGES = ("scheme", "estimator", "recover")
+_OF_RANGES = ("scheme", "estimator", "recover", "means")
 _OF_SEARCH = ("cache", "rows", "slices", "trials", "analyse")
-_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables", "recover")
+_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables", "recover", "means")
 _SCALES = ("float32", "float16")
 
 
@@ -77,6 +78,8 @@ class Options:
         runtime: Target whose runtime the forward passes of calibration run on; ``"auto"`` starts
             with the one that ranks first and tries others where that is worth it, ``"fastest"``
             tries them in any case.
+        means: ``"pool"`` or ``"product"``: how static int8 averages. Products are depthwise
+            convolutions, whose results are no ties (:func:`lepton_onnx.qdq.means_as_products`).
     """
 
     scheme: str = ""
@@ -106,6 +109,7 @@ class Options:
     palette: int = 0
     group: int = 0
     runtime: str = AUTO
+    means: str = "pool"
 
     @property
     def prunes(self) -> bool:
@@ -133,6 +137,8 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     values["keep"] = tuple(values.get("keep") or ())
     if values.get("scheme", "") not in ("", *SCHEMES):
         raise refuse(f"There is no scheme {values['scheme']!r}", f"known are {', '.join(SCHEMES)}")
+    if values.get("means", "pool") not in MEANS:
+        raise refuse(f"means cannot be {values['means']!r}", f"known are {', '.join(MEANS)}")
     if precision == "int16" and values.get("scheme", "") not in ("", "static"):
         raise refuse("int16 is static", "its ranges must be known beforehand")
     for name in ("threads", "bits", "block", "ends", "rows", "trials"):
