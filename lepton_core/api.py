@@ -137,6 +137,7 @@ def optimize(
     options: Mapping[str, Any] | None = None,
     max_size: float | None = None,
     device: str | None = None,
+    timing_seconds: float = 0.25,
     context: Context | None = None,
 ) -> types.OptimizeResult:
     """Compress a model under a budget; see :class:`~lepton_core.types.OptimizeRequest`.
@@ -145,8 +146,9 @@ def optimize(
     """
     context = _context(context)
     request = types.OptimizeRequest(
-        target, engine, precision, max_drop, samples, recipe, options or {}, max_size, device
-    )
+        target, engine, precision, max_drop, samples, recipe, options or {}, max_size, device,
+        timing_seconds,
+    )  # fmt: skip
     return hooks.optimize(load(model, context=context), request, context)
 
 

@@ -9,9 +9,10 @@ import lepton_core as lepton
 from lepton_compress._graph import Graph
 from lepton_compress._job import Job
 from lepton_compress._options import read_options
-from lepton_compress._search_forms import forms_of, next_better
+from lepton_compress._search_forms import forms_of, next_better, offered_by
 from lepton_compress._search_space import Space
 from lepton_core import recipe as recipes
+from lepton_core.capabilities import Capability, Support, TargetInfo
 from lepton_core.errors import OptimizeError
 from lepton_core.samples import load_samples
 from lepton_core.types import OptimizeRequest
@@ -36,6 +37,18 @@ def test_forms_are_named_ordered_and_fall_back_to_more_exact_ones():
     sizes = [forms[n].stored_bits for n in ("fp32", "int8", "int8-sparse50", "palette4")]
     assert sizes == [32, 8, 5, 4]
     assert read_options({"sparsity": "auto", "palette": "auto"}, "mixed").palettes == (4, 2)
+
+
+def test_forms_that_a_target_does_not_lower_are_left_out_by_name():
+    forms = forms_of(read_options({"sparsity": "50%", "palette": 4}, "mixed"))
+    declared = {"scheme.palette": Capability(Support.FULL)}
+    left, said = offered_by(TargetInfo("t", "T", "lepton-t", capabilities=declared), forms)
+    assert list(left) == ["fp32", "int8", "int8-weight", "int4", "palette4"]
+    assert len(said) == 1
+    assert said[0].startswith("sparse50, int8-sparse50, ")
+    left, said = offered_by(TargetInfo("t", "T", "lepton-t"), forms)
+    assert len(left) == 4
+    assert said[1].startswith("palette4 are left out: T lowers no")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress._calibrate import check_estimator
+from lepton_compress._runtime import AUTO
 from lepton_compress._sparse_options import (
     MIXED,
     OF_SPARSE,
@@ -23,14 +24,16 @@ RECOVERIES = ("equalize", "smooth", "balance", "narrow", "bias")
 """Ways to get back what static int8 loses, in the order in which they are tried."""
 
 SCHEMES = ("static", "dynamic", "weight-only")
+MEANS = ("pool", "product")
 BLOCK_PRECISIONS = {"int4": (2, 4), "int8-weight": (5, 8)}
 """Precisions of weights alone, by block, with the bits that each can be asked for."""
 
-_OF_BLOCKS = ("bits", "block", "method", "symmetric", "ends", "tables")
-_OF_RANGES = ("scheme", "estimator", "recover")
+_OF_BLOCKS = ("bits", "block", "method", "symmetric", "scales", "ends", "tables")
+_OF_RANGES = ("scheme", "estimator", "recover", "means")
 _OF_SEARCH = ("cache", "rows", "slices", "trials", "analyse")
-_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables")
+_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables", "means")
 _DERIVED = ("sparsities", "patterns", "palettes")
+_SCALES = ("float32", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,9 @@ class Options:
         method: ``"rtn"``, ``"mse"``, ``"awq"`` or ``"gptq"``; by default gptq with samples and mse
             without.
         symmetric: Whether integers have no zero points.
+        scales: ``"float32"``, or ``"float16"`` for scales of blocks that are above 0 and that
+            float16 holds, which LiteRT's kernels of 4 bits want; one integer less is used then.
+            By default float16 for 4 bits if the target declares ``scales.float16``, else float32.
         ends: Least bits of the first and the last matrix.
         recover: Ways to get accuracy back without labels that may be tried, of
             :data:`RECOVERIES`. By default all of them if rows are there to verify them on, which
@@ -70,6 +76,11 @@ class Options:
             for magnitudes and a row for wanda.
         palette: Bits of the indices of the precision ``palette``, 1 to 8.
         group: Output channels that share a palette; 0 for one palette a weight.
+        runtime: Target whose runtime the forward passes of calibration run on; ``"auto"`` starts
+            with the one that ranks first and tries others where that is worth it, ``"fastest"``
+            tries them in any case.
+        means: ``"pool"`` or ``"product"``: how static int8 averages. Products are depthwise
+            convolutions, whose results are no ties (:func:`lepton_onnx.qdq.means_as_products`).
         sparsities: Shares that a search chooses between: one for each weight in ``mixed``, one for
             all in ``sparse``. Derived from ``sparsity``.
         patterns: Patterns that a search for ``mixed`` may choose. Derived from ``pattern``.
@@ -87,6 +98,7 @@ class Options:
     block: int = 32
     method: str = ""
     symmetric: bool = True
+    scales: str = ""
     ends: int = 8
     tables: str = "float"
     cache: str | None = None
@@ -101,6 +113,8 @@ class Options:
     scope: str = ""
     palette: int = 0
     group: int = 0
+    runtime: str = AUTO
+    means: str = "pool"
     sparsities: tuple[float, ...] = ()
     patterns: tuple[tuple[int, int], ...] = ()
     palettes: tuple[int, ...] = ()
@@ -131,6 +145,8 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     values["keep"] = tuple(values.get("keep") or ())
     if values.get("scheme", "") not in ("", *SCHEMES):
         raise refuse(f"There is no scheme {values['scheme']!r}", f"known are {', '.join(SCHEMES)}")
+    if values.get("means", "pool") not in MEANS:
+        raise refuse(f"means cannot be {values['means']!r}", f"known are {', '.join(MEANS)}")
     if precision == "int16" and values.get("scheme", "") not in ("", "static"):
         raise refuse("int16 is static", "its ranges must be known beforehand")
     for name in ("threads", "bits", "block", "ends", "rows", "trials"):
@@ -197,6 +213,16 @@ def _checked_blocks(options: Options, precision: str) -> Options:
             options.method not in ("", *METHODS),
             f"There is no method {options.method!r}",
             f"known are {', '.join(METHODS)}",
+        ),
+        (
+            options.scales not in ("", *_SCALES),
+            f"There are no scales {options.scales!r}",
+            f"known are {', '.join(_SCALES)}",
+        ),
+        (
+            options.scales == "float16" and (not options.symmetric or options.method == "awq"),
+            f"scales={options.scales} does not go with zero points, nor with the method awq",
+            "it is a rule for symmetric integers of unchanged weights",
         ),
         (
             options.tables not in ("float", "int8"),

@@ -255,7 +255,7 @@ def _result(
     }
     recipe, arrays = made.space.recipe(point.chosen, reasons)
     assert recipe is not None  # noqa: S101 - it is smaller than float
-    place = recipes.write(recipe, job.context.workdir / RECIPE, integers=arrays)
+    place = job.write(recipe, job.context.workdir / RECIPE, arrays)
     facts = {
         "verdict": made.verdict(kept),
         "recipe": {"digest": recipes.read(place).digest, "scheme": recipe.scheme},

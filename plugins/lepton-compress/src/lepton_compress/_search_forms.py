@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from lepton_compress._options import Options
+    from lepton_core.capabilities import TargetInfo
 
 FLOAT, INT8, WEIGHT8, WEIGHT4 = "fp32", "int8", "int8-weight", "int4"
 PALETTE = "palette"
@@ -105,6 +106,22 @@ def forms_of(options: Options) -> dict[str, Form]:
     return {form.name: form for form in (*plain, *pruned)}
 
 
+def offered_by(info: TargetInfo, forms: Mapping[str, Form]) -> tuple[dict[str, Form], list[str]]:
+    """Return the forms that a target declares to lower, and what is left out, for people."""
+    left, said = dict(forms), []
+    for scheme in ("sparse", PALETTE):
+        if info.capability(f"scheme.{scheme}").support:
+            continue
+        lacking = [n for n, f in left.items() if (f.level if scheme == "sparse" else f.bits)]
+        if lacking:
+            said.append(
+                f"{', '.join(lacking)} are left out: {info.title} lowers no recipes of the scheme "
+                f"{scheme}"
+            )
+        left = {name: form for name, form in left.items() if name not in lacking}
+    return left, said
+
+
 def next_better(form: Form, forms: Iterable[Form]) -> Form:
     """Return the form to take where a weight does not have *form*: a more exact one of its kind."""
     if form.level is not None:
@@ -117,5 +134,5 @@ def next_better(form: Form, forms: Iterable[Form]) -> Form:
 
 __all__ = [
     "BLOCK_BITS", "FLOAT", "INT8", "PALETTE", "WEIGHT4", "WEIGHT8", "WHOLE", "Form", "Level",
-    "forms_of", "next_better",
+    "forms_of", "next_better", "offered_by",
 ]  # fmt: skip

@@ -31,6 +31,7 @@ from lepton_compress._search_forms import (
     Form,
     forms_of,
     next_better,
+    offered_by,
 )
 from lepton_compress._search_parts import Parts
 from lepton_compress._select import PRODUCTS
@@ -96,6 +97,9 @@ class Space:
         units: By name, in topological order.
         ranges: Ranges of values, once they are needed.
         refused: What the target does not hold, and why, for people.
+        graph: The pivot after recovery.
+        static: Layers that static int8 computes, of that graph.
+        products: Its products whose weights can be stored by block.
     """
 
     job: Job
@@ -109,11 +113,14 @@ class Space:
 
     def __post_init__(self) -> None:
         self.forms = forms_of(self.job.options)
+        if self.job.context.hooks is not None:
+            info = self.job.context.hooks.registry.target(self.job.request.target)
+            self.forms, self.refused = offered_by(info, self.forms)
         self.graph, self._names = self.recovery.on(self.job.graph)
-        self._static = self._static_layers()
-        self._products = self._block_products()
+        self.static = self._find_static()
+        self.products = self._block_products()
         self._tables = tables(self.graph, self.job.options.keep)
-        self._parts = Parts(self.job, self.calibration, self.graph, self.recovery, self._products)
+        self._parts = Parts(self.job, self.calibration, self.graph, self.recovery, self.products)
         self.units = self._find_units()
         if not self.units:
             choose_layers(self.graph, self.job.options.keep)  # says why there is none
@@ -130,7 +137,7 @@ class Space:
 
     # --- units --------------------------------------------------------------------------------
 
-    def _static_layers(self) -> dict[str, Layer]:
+    def _find_static(self) -> dict[str, Layer]:
         try:
             found = choose_layers(self.graph, self.job.options.keep).layers
         except OptimizeError as error:
@@ -156,11 +163,11 @@ class Space:
         by_weight: dict[str, list[str]] = {}
         more = self._palettized() | self._prunable()
         for name, node in graph.nodes.items():
-            layer = self._static.get(name)
+            layer = self.static.get(name)
             if layer is not None and layer.op in PRODUCTS and layer.weight:
                 by_weight.setdefault(layer.weight, []).append(name)
-            elif name in self._products:
-                by_weight.setdefault(self._products[name].weight, []).append(name)
+            elif name in self.products:
+                by_weight.setdefault(self.products[name].weight, []).append(name)
             elif name in self._tables:
                 by_weight.setdefault(node.input[0], []).append(name)
             else:
@@ -178,9 +185,9 @@ class Space:
     def _choices(self, names: list[str], weight: str) -> tuple[str, ...]:
         ops = {self.graph.nodes[n].op_type for n in names}
         can = {FLOAT}
-        if all(n in self._static for n in names):
+        if all(n in self.static for n in names):
             can.add(INT8)
-        if all(n in self._products for n in names):
+        if all(n in self.products for n in names):
             can |= {WEIGHT8, WEIGHT4}
         if ops <= {"Conv", "ConvTranspose"} or all(n in self._tables for n in names):
             can.add(WEIGHT8)
@@ -212,7 +219,7 @@ class Space:
         for unit in sorted(self.units.values(), key=lambda u: -u.values):
             for choice in unit.choices:
                 if choice != FLOAT:
-                    found.setdefault((choice, unit.name in self._products), []).append(unit.name)
+                    found.setdefault((choice, unit.name in self.products), []).append(unit.name)
         order = {name: place for place, name in enumerate(self.forms)}
         groups = sorted(found.items(), key=lambda item: order[item[0][0]])
         return [(self.forms[choice], names) for (choice, _), names in groups]
@@ -230,7 +237,7 @@ class Space:
 
     def take(self, choice: str, names: Sequence[str]) -> None:
         """Take a form from units; those with no choice left are no units any more."""
-        for name in names:
+        for name in [n for n in names if n in self.units]:
             unit = self.units.pop(name)
             left = tuple(one for one in unit.choices if one != choice)
             if len(left) > 1:
@@ -272,10 +279,10 @@ class Space:
             self.take(form.name, lacks)
         used = {self.forms[choice] for unit in self.units.values() for choice in unit.choices}
         if Form(INT8) in used:
-            self._observe(all_values(self.graph, self._static.values()))
+            self._observe(all_values(self.graph, self.static.values()))
             self._parts.correct(self._static_recipe(()), self._parts.prunings)
         for form in (f for f in self.forms.values() if f in used):
-            if form.base in BLOCK_BITS and self._products:
+            if form.base in BLOCK_BITS and self.products:
                 self._parts.round(BLOCK_BITS[form.base], form.level)
             elif form.base == PALETTE:
                 self._parts.palettize(form.bits, form.level)
@@ -400,7 +407,7 @@ class Space:
             for name in unit.layers
         }
         made.layers |= mine
-        if unit.name not in self._products:
+        if unit.name not in self.products:
             made.tensors |= self._parts.entries(mine, form.level, {})
             return
         rounded = self._parts.rounded[BLOCK_BITS[form.base], form.level]

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_compress._plan import leave_out_refused
 from lepton_compress._search_measure import Meter, Point, cache_for
 from lepton_compress._search_solve import Cost, Costs
 from lepton_compress._search_space import FLOAT, Space
+from lepton_compress._steps import steps_of_choices
 from lepton_core.errors import LeptonError, SampleError, UnsupportedOperationError
+from lepton_core.remaining import expect
 from lepton_core.samples import split
 from lepton_core.types import OptimizeResult
 
@@ -88,6 +91,8 @@ def measure_all(
     jobs: list[dict[str, str]] = [{}, *wholes.values(), *({u: c} for u, c in pairs)]
     if back:
         jobs += [{**wholes[c], u: FLOAT} for u, c in pairs]
+    steps = steps_of_choices(space, len(meter.samples), len(jobs), searched=not back)
+    expect(space.job.context.reporter, steps)
     points = meter.of_all(jobs, f"sensitivity of {len(space.units)} weights")
     plain = points[0]
     start = 1 + len(wholes)
@@ -101,11 +106,12 @@ def measure_all(
 
 
 def _leave_out_refused(space: Space, meter: Meter) -> None:
-    """Try each form of weights once; what is measured here is not measured again.
+    """Ask for each operator, then try each form of weights once.
 
-    What is pruned has to take fewer bytes than the same weight whole: not every target stores it
-    so in every form.
+    What is measured here is not measured again. What is pruned has to take fewer bytes than the
+    same weight whole: not every target stores it so in every form.
     """
+    leave_out_refused(space)
     problem: LeptonError | None = None
     no_smaller: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for form, every in space.alike():

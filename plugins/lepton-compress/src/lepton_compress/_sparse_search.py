@@ -23,7 +23,6 @@ from lepton_compress._search_forms import FLOAT, Level
 from lepton_compress._search_measure import Meter, cache_for
 from lepton_compress._search_refusals import facts_of_search, not_borne_out, unmet
 from lepton_compress._search_space import Unit
-from lepton_core import recipe as recipes
 from lepton_core.progress import show_board
 from lepton_core.recipe import Calibration, PivotId, Recipe
 from lepton_core.types import OptimizeResult
@@ -158,7 +157,7 @@ def search_sparsity(job: Job, samples: Samples) -> OptimizeResult:
     assert recipe is not None  # noqa: S101 - it is smaller than float
     name = kept.point.chosen[WEIGHTS]
     pruning = made.space.pruning(name)
-    place = recipes.write(recipe, job.context.workdir / RECIPE, integers=arrays)
+    place = job.write(recipe, job.context.workdir / RECIPE, arrays)
     facts: dict[str, Any] = {
         "verdict": made.verdict(kept),
         "engine": f"lepton-compress {__version__}",
