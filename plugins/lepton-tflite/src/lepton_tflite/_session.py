@@ -240,7 +240,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
     signature = found.signature
     if request.options.get("io") == "int8":
         signature = _as_stored(ports, signature)
-    turned = tuple(found.notes.get("nhwc_inputs", ()))
+    turned = found.turned
     if request.options.get("layout") == NHWC:
         if not turned:
             raise SessionError(
@@ -286,7 +286,7 @@ def _facts(found: File, interpreter: Any, threads: int) -> dict[str, Any]:  # no
         "threads": threads,
         "batch": found.batch,
         "border": str(found.notes.get("border", "float")),
-        **({"nhwc_inputs": turned} if (turned := found.notes.get("nhwc_inputs")) else {}),
+        **({"nhwc_inputs": list(found.turned)} if found.turned else {}),
         "delegate": delegated(interpreter),
         **found.facts,
     }
