@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Measures where runtimes compute other integers than the recipe means, and writes it down.
 
-Two small networks are trained on scikit-learn's digits, calibrated and lowered to every runtime
+Small networks are trained on scikit-learn's digits, calibrated and lowered to every runtime
 that is here. Each layer is fed the reference's integers, and each network runs on its own. Results
 go to tests/conformance/same_integers/results.json, and from there onto
-docs/reference/same-integers.md. It takes some minutes; ``--page`` only writes the page.
+docs/reference/same-integers.md. It takes some minutes; ``--only NETWORK`` measures one of them
+again and keeps the results of the others, ``--page`` only writes the page.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def main() -> None:
     """Measures, or takes the results that are there, and writes the page's tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--only", action="append", metavar="NETWORK", help="measure this one")
     options = parser.parse_args()
     sys.path.insert(0, str(TESTS))
     from same_integers import page
@@ -34,8 +36,11 @@ def main() -> None:
     if not options.page:
         from same_integers import campaign
 
+        names = options.only or list(campaign.NETWORKS)
         with tempfile.TemporaryDirectory(prefix="same-integers-") as folder:
-            found = campaign.results(Path(folder), say=say)
+            found = campaign.results(Path(folder), names, say=say)
+        if options.only:
+            found = campaign.merged(json.loads(RESULTS.read_text(encoding="utf-8")), found)
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         say(f"written: {RESULTS.relative_to(ROOT)}")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lepton_core.recipe import MEAN
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -113,6 +115,7 @@ def recipe_for(recipe: Recipe, digest: str, names: Collection[str], fed: Collect
             value itself.
     """
     have, cut = set(names), set(fed)
+    have |= {f"{name}{MEAN}" for name in recipe.layers if name in have}
     layers = {
         name: replace(layer, inputs=tuple(_own(n, cut) for n in layer.inputs))
         for name, layer in recipe.layers.items()

@@ -24,6 +24,7 @@ from lepton_core.recipe._sparse import (
     PrunedWeight,
 )
 from lepton_core.recipe._types import (
+    MEAN,
     RULES,
     SCHEMA,
     SCHEMES,
@@ -38,6 +39,7 @@ __all__ = [
     "CORRECTIONS",
     "LARGEST_BLOCK",
     "LARGEST_GROUP",
+    "MEAN",
     "METHODS",
     "PRUNINGS",
     "RESCALINGS",

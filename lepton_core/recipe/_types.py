@@ -21,7 +21,8 @@ Rules 1: real = scale * (integer - zero point); integers are round-half-to-even 
 float32, saturated. Weights are int8 in -127..127, symmetric, per output channel, at
 absmax / 127. Activations are int8 in -128..127, asymmetric, per tensor, over a range that holds
 zero. Biases are int32 at input scale * weight scale. Concat, reshape, transpose, pooling and
-resize have equal scales on both sides. Softmax and logistic outputs have 1/256 and -128.
+resize have equal scales on both sides; means that are computed as products do not. Softmax and
+logistic outputs have 1/256 and -128.
 Activations of the scheme int16-static are int16, symmetric with zero point 0, at absmax / 32767;
 softmax and logistic outputs have 1/32768, and biases stay float32.
 """
@@ -35,6 +36,11 @@ SCHEMES = (
 float weights of which some are 0, or weights that share the values of a table."""
 
 KINDS = ("activation", "weight")
+
+MEAN = "/mean"
+"""Ending of the weight of a mean that is computed as a product: a layer of the operator ``Conv``
+named N, whose weight is ``N/mean``, stands for an AveragePool of the pivot. The pivot has no such
+weight; each of its values is (1 - 2^-12) / k for windows of k values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +65,14 @@ class Calibration:
         digest: Their digest.
         estimator: Range estimator used where a tensor does not name its own.
         origin: Where they came from (``"npz"``).
+        runtime: What ran the forward passes, with its version; empty if nothing was run.
     """
 
     samples: int
     digest: str
     estimator: str = "minmax"
     origin: str = ""
+    runtime: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,7 @@ class Layer:
     """One operator that computes with integers.
 
     Attributes:
-        op: Operator type (``"Conv"``).
+        op: Operator type (``"Conv"``); that of the pivot, but for means (:data:`MEAN`).
         output: Value that carries the quantized result: the operator's own output, or that of
             what is fused behind it (a bias, an activation).
         inputs: Values that it reads as integers.
@@ -220,6 +228,7 @@ class Recipe:
 
 __all__ = [
     "KINDS",
+    "MEAN",
     "RULES",
     "SCHEMA",
     "SCHEMES",

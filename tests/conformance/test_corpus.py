@@ -49,6 +49,29 @@ def _port_all(name, tmp_path, offered, hooks):
             assert variant.verdict == "pass", f"{target} {variant.precision}: {variant.why}"
 
 
+@pytest.mark.conformance
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tflite", "coreml"])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_target_computes_int8_within_its_limits(name, target, tmp_path):
+    np.savez(tmp_path / "samples.npz", **SAMPLES[name]())
+    with WorkerPool() as pool:
+        result = lepton.port(
+            f"{MODELS}:{name}",
+            targets=[target],
+            precisions=["int8"],
+            samples=tmp_path / "samples.npz",
+            metric="rel_l2",
+            out=tmp_path / "out",
+            latency_seconds=0,
+            hooks=Hooks(Registry(), pool),
+        )
+    (variant,) = [v for v in result.variants if v.precision == "int8"]
+    assert variant.passport is not None, variant.why
+    assert variant.verdict == "pass", variant.why
+    assert variant.passport["variant"]["storage_precision"] == "int8"
+
+
 def test_every_factory_has_samples():
     import ast
 

@@ -136,9 +136,9 @@ def test_every_layer_is_an_integer_kernel(lowered):
     assert lowered.facts["batch"] == "open"
     assert lowered.facts["storage_precision"] == "int8"
     root = flat.root_of(Path(lowered.model.path).read_bytes())
-    from lepton_tflite._execution import computing_layers, operator_names
+    from lepton_tflite._execution import computing_layers, file_nodes, operator_names
 
-    assert computing_layers(root) == {"int8": 4}
+    assert computing_layers(file_nodes(root)) == {"int8": 4}
     names = operator_names(root)
     assert names["QUANTIZE"] == names["DEQUANTIZE"] == 1  # at the border, and nowhere else
     assert set(names) <= {
@@ -413,6 +413,10 @@ def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pi
     assert made.model.metadata["border"] == "int8"
     root = flat.root_of(Path(made.model.path).read_bytes())
     assert set(flat.stored_values(root)) == {"int8", "int32"}
+    profile = made.facts["edgetpu"]
+    assert profile["mapped"] == profile["of"] > 4
+    assert profile["first_cut"] is None
+    assert not any("Edge TPU" in said for said in made.warnings)
     with pytest.raises(UnsupportedOperationError) as caught:
         plugin.lepton_convert(pivot, ConvertRequest("tflite", device="edgetpu"), context)
     assert caught.value.code == "LPT-CONV-414"

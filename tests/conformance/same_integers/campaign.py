@@ -50,6 +50,19 @@ def results(folder, names=tuple(NETWORKS), targets=tuple(RUNTIMES), rows=ROWS, s
     }
 
 
+def merged(before, found):
+    """Return results with some networks measured again.
+
+    Raises:
+        ValueError: They were measured otherwise: with other versions, rows, or kind of CPU.
+    """
+    other = [key for key in ("rows", "versions", "vnni") if before[key] != found[key]]
+    if other:
+        raise ValueError(f"measured with other {', '.join(other)}; measure all networks again")
+    networks = before["networks"] | found["networks"]
+    return {**found, "networks": {n: networks[n] for n in NETWORKS if n in networks}}
+
+
 def _network(prepared, reference, hooks, folder, targets, say):
     (output,) = reference.outputs
     chosen = {"recipe": reference.outputs[output].argmax(1)}
@@ -63,11 +76,12 @@ def _network(prepared, reference, hooks, folder, targets, say):
             chosen[name] = outputs.argmax(1)
             runtimes[name] = {
                 "integers": bench.facts[name],
+                "floats": bench.floats(),
                 "layers": _json(layers[name]),
                 "from_integers": _json(fed[name]),
                 "from_samples": _json(samples[name]),
             }
-    operators = {layer.output: layer.op for layer in bench.recipe.layers.values()}
+    operators = {one.output: one.op for one in bench.yields}
     return {
         "layers": {
             value: {

@@ -45,7 +45,8 @@ class Difference:
         distance: Largest distance of one that differs from the last tie on the way to the runtime's
             integer, in units before rounding: what its arithmetic is wrong by, at least.
         off: Largest distance of a runtime's value from an integer. What it yields is float; where
-            that is no integer times the scale, it did not round there.
+            that is no integer times the scale, it did not round there. 0 for what it computes in
+            float, which is rounded here.
         rule: Of :data:`.reference.RULES` and ``"recipe"``: the one whose integers are closest.
         unexplained: How many integers differ from those of this rule.
     """
@@ -111,6 +112,48 @@ def unjudged(target):
     return mock.patch("lepton_tflite._convert.LIMIT", math.inf)
 
 
+@dataclass(frozen=True)
+class Yield:
+    """One quantized value, and what it follows from.
+
+    Attributes:
+        output: The value.
+        op: Type of the operator that yields it; of the first of those that are fused.
+        inputs: Quantized values that it follows from, with none in between.
+    """
+
+    output: str
+    op: str
+    inputs: tuple[str, ...]
+
+
+def yields(recipe, model):
+    """Return the quantized values that a network computes, those of float operators too.
+
+    Args:
+        recipe: The recipe.
+        model: ``ModelProto`` of the pivot.
+    """
+    producer = {name: node for node in model.graph.node for name in node.output}
+    own = {layer.output: layer for layer in recipe.layers.values()}
+    found = []
+    for name, entry in recipe.tensors.items():
+        if entry.kind != "activation" or name not in producer:
+            continue
+        if name in own:
+            found.append(Yield(name, own[name].op, own[name].inputs))
+            continue
+        inputs, ahead = [], list(producer[name].input)
+        while ahead:
+            value = ahead.pop(0)
+            if value in recipe.tensors:
+                inputs.append(value)
+            elif value in producer:
+                ahead += producer[value].input
+        found.append(Yield(name, producer[name].op_type, tuple(dict.fromkeys(inputs))))
+    return found
+
+
 def apart(layers):
     """Divide layers into groups in which none reads what another yields."""
     groups = []
@@ -143,8 +186,10 @@ class Bench:
         self.recipe = recipes.read(prepared.recipe)
         self.arrays = recipes.load_arrays(self.recipe, prepared.recipe)
         (self.input,) = (spec.name for spec in prepared.pivot.signature.inputs)
+        self.yields = yields(self.recipe, onnx.load(prepared.pivot.path))
         self.facts = {}
         self.integer_ops = set()
+        self._layers = {layer.output for layer in self.recipe.layers.values()}
         self._number = 0
 
     # --- each layer alone ---------------------------------------------------------------------
@@ -153,17 +198,24 @@ class Bench:
         """Return the difference of each layer that is fed the reference's integers.
 
         Layers are lowered by their part of the recipe, each with inputs of its own, to files in
-        which none reads what another yields. Those that the target computes in float are left out.
+        which none reads what another yields. What the target computes in float is rounded as the
+        pair behind it does.
 
         Returns:
             By name of :data:`RUNTIMES`, then by the value that the layer yields.
         """
         found = {name: {} for name in RUNTIMES[self.target]}
-        for group in apart(self.recipe.layers.values()):
-            for name, outputs in self._group([layer.output for layer in group]).items():
-                kept = [v.output for v in group if v.op in self.integer_ops]
-                found[name] |= {value: self._compare(value, outputs[value]) for value in kept}
+        for group in apart(self.yields):
+            for name, outputs in self._group([one.output for one in group]).items():
+                found[name] |= {one.output: self._compare(one, outputs) for one in group}
         return found
+
+    def floats(self):
+        """Return the values that the target computes in float, as its files so far say."""
+        return [one.output for one in self.yields if self._is_float(one)]
+
+    def _is_float(self, one):
+        return one.output not in self._layers or one.op not in self.integer_ops
 
     def _group(self, outputs):
         cuts = [n for n in self.reference.integers if n in self.recipe.tensors and n != self.input]
@@ -189,20 +241,16 @@ class Bench:
         Returns:
             For each of *samples*: by name of :data:`RUNTIMES`, then by value.
         """
-        outputs = [
-            layer.output for layer in self.recipe.layers.values()
-            if not self.recipe.tensors[layer.output].optional
-        ]  # fmt: skip
-        pivot, _ = self._pivot({"taps": outputs})
+        kept = [one for one in self.yields if not self.recipe.tensors[one.output].optional]
+        pivot, _ = self._pivot({"taps": [one.output for one in kept]})
         own = replace(self.recipe, pivot=replace(self.recipe.pivot, digest=pivot.digest))
         made = self._made(pivot, own)
-        kept = {v.output for v in self.recipe.layers.values() if v.op in self.integer_ops}
         return [
             {
-                name: {v: self._compare(v, found[v]) for v in outputs if v in kept}
-                for name, found in self._opened(made, {self.input: one}).items()
+                name: {one.output: self._compare(one, outputs) for one in kept}
+                for name, outputs in self._opened(made, {self.input: sample}).items()
             }
-            for one in samples
+            for sample in samples
         ]
 
     def outputs(self):
@@ -213,8 +261,12 @@ class Bench:
 
     # --- lowering and running -----------------------------------------------------------------
 
-    def _compare(self, name, got):
+    def _compare(self, one, outputs):
+        name, got = one.output, outputs[one.output]
         scale, zero = self.reference.numbers[name]
+        if self._is_float(one):
+            codes = np.clip(np.rint(got / scale) + zero, -128, 127)
+            got = scale * np.float32(codes - zero)
         others = {rule: found[name] for rule, found in self.reference.rules.items()}
         units, integers = self.reference.units[name], self.reference.integers[name]
         return compare(integers, units, got, scale, zero, others)

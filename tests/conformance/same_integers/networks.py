@@ -66,7 +66,40 @@ class Mobile(nn.Module):
         return {"logits": self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))}
 
 
-NETWORKS = {"cnn": Cnn, "mobile": Mobile}
+class Unet(nn.Module):
+    """Down and up again: Resize (nearest and bilinear), ConvTranspose, Concat with the skips."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 12, 3, padding=1)
+        self.down = nn.Conv2d(12, 16, 3, stride=2, padding=1)
+        self.deep = nn.Conv2d(16, 24, 3, stride=2, padding=1)
+        self.raise_deep = nn.ConvTranspose2d(24, 16, 2, stride=2)
+        self.join = nn.Conv2d(56, 16, 3, padding=1)
+        self.last = nn.Conv2d(44, 8, 3, padding=1)
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, image):
+        full = self.stem(image).relu()
+        half = self.down(full).relu()
+        deep = self.deep(half).relu()
+        wide = nn.functional.interpolate(deep, scale_factor=2.0, mode="nearest")
+        x = torch.cat([half, wide, self.raise_deep(deep).relu()], 1)
+        x = self.join(x).relu()
+        smooth = nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear")
+        plain = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = self.last(torch.cat([full, smooth, plain], 1)).relu()
+        return {"logits": self.head(nn.functional.max_pool2d(x, 2).flatten(1))}
+
+
+NETWORKS = {
+    "cnn": (Cnn, {}),
+    "mobile": (Mobile, {}),
+    "unet": (Unet, {}),
+    "cnn, products": (Cnn, {"means": "product"}),
+    "mobile, products": (Mobile, {"means": "product"}),
+}
+"""Modules, and the options that they are calibrated with."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +136,14 @@ def prepare(name, folder, hooks, rows=None, epochs=EPOCHS):
     data = load_digits()
     images = (data.images / 16.0).astype(np.float32)[:, None]
     folder.mkdir(parents=True)
-    net = _train(NETWORKS[name], images[:TRAINED], data.target[:TRAINED], epochs)
+    kind, options = NETWORKS[name]
+    net = _train(kind, images[:TRAINED], data.target[:TRAINED], epochs)
     pivot = _pivot(net, folder, hooks)
     np.savez(folder / "calibration.npz", image=images[TRAINED - CALIBRATED : TRAINED])
     request = OptimizeRequest(
-        "onnxruntime", samples=str(folder / "calibration.npz"), options={"recover": "none"}
+        "onnxruntime",
+        samples=str(folder / "calibration.npz"),
+        options={"recover": "none", **options},
     )
     made = hooks.optimize(pivot, request, _context(folder / "optimize", hooks))
     held = slice(TRAINED, None if rows is None else TRAINED + rows)

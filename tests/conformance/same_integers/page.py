@@ -127,7 +127,18 @@ def _operators(results):
         same = sorted(
             o for (r, o), ones in found.items() if r == runtime and not _sum(ones, "differ")
         )
-        yield f"- {runtime}: no integer differs in {', '.join(same) or 'no operator'}."
+        floats = sorted(_floats(results, runtime))
+        said = f" In float, and rounded behind: {', '.join(floats)}." if floats else ""
+        yield f"- {runtime}: no integer differs in {', '.join(same) or 'no operator'}.{said}"
+
+
+def _floats(results, runtime):
+    """Return the operators that a runtime computes in float between integers."""
+    return {
+        found["layers"][value]["operator"]
+        for found in results["networks"].values()
+        for value in found["runtimes"][runtime]["floats"]
+    }
 
 
 def _below(results):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress._calibrate import check_estimator
+from lepton_compress._runtime import AUTO
 from lepton_compress._sparse_options import (
     OF_SPARSE,
     SPARSE_PRECISIONS,
@@ -22,14 +23,15 @@ RECOVERIES = ("equalize", "smooth", "balance", "narrow", "bias")
 """Ways to get back what static int8 loses, in the order in which they are tried."""
 
 SCHEMES = ("static", "dynamic", "weight-only")
+MEANS = ("pool", "product")
 BLOCK_PRECISIONS = {"int4": (2, 4), "int8-weight": (5, 8)}
 """Precisions of weights alone, by block, with the bits that each can be asked for."""
 
 MIXED = "mixed"
 _OF_BLOCKS = ("bits", "block", "method", "symmetric", "scales", "ends", "tables")
-_OF_RANGES = ("scheme", "estimator", "recover")
+_OF_RANGES = ("scheme", "estimator", "recover", "means")
 _OF_SEARCH = ("cache", "rows", "slices", "trials", "analyse")
-_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables", "recover")
+_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables", "recover", "means")
 _SCALES = ("float32", "float16")
 
 
@@ -73,6 +75,11 @@ class Options:
             for magnitudes and a row for wanda.
         palette: Bits of the indices of the precision ``palette``, 1 to 8.
         group: Output channels that share a palette; 0 for one palette a weight.
+        runtime: Target whose runtime the forward passes of calibration run on; ``"auto"`` starts
+            with the one that ranks first and tries others where that is worth it, ``"fastest"``
+            tries them in any case.
+        means: ``"pool"`` or ``"product"``: how static int8 averages. Products are depthwise
+            convolutions, whose results are no ties (:func:`lepton_onnx.qdq.means_as_products`).
     """
 
     scheme: str = ""
@@ -101,6 +108,8 @@ class Options:
     scope: str = ""
     palette: int = 0
     group: int = 0
+    runtime: str = AUTO
+    means: str = "pool"
 
     @property
     def prunes(self) -> bool:
@@ -128,6 +137,8 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     values["keep"] = tuple(values.get("keep") or ())
     if values.get("scheme", "") not in ("", *SCHEMES):
         raise refuse(f"There is no scheme {values['scheme']!r}", f"known are {', '.join(SCHEMES)}")
+    if values.get("means", "pool") not in MEANS:
+        raise refuse(f"means cannot be {values['means']!r}", f"known are {', '.join(MEANS)}")
     if precision == "int16" and values.get("scheme", "") not in ("", "static"):
         raise refuse("int16 is static", "its ranges must be known beforehand")
     for name in ("threads", "bits", "block", "ends", "rows", "trials"):

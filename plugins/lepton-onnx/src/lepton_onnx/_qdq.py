@@ -11,6 +11,7 @@ from onnx import ModelProto
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Layer, Recipe, check_against
 from lepton_onnx._block_writer import write_blocks
+from lepton_onnx._means import write_means
 from lepton_onnx._protobuf import opset_of
 from lepton_onnx._qdq_writer import Writer
 from lepton_onnx._rescale import correct, rescale
@@ -103,6 +104,7 @@ def lower(
     """
     copy = ModelProto()
     copy.CopyFrom(model)
+    write_means(copy, recipe)
     shapes = {t.name: tuple(t.dims) for t in copy.graph.initializer}
     values = {n for node in copy.graph.node for n in node.output} | set(shapes)
     values |= {v.name for v in copy.graph.input}

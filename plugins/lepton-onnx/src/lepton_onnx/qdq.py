@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from lepton_onnx._block_numbers import Blocks, block_integers, by_output
 from lepton_onnx._block_read import compare_blocks, read_blocks, unpack
+from lepton_onnx._means import means_as_products
 from lepton_onnx._qdq import Lowered, lower
 from lepton_onnx._qdq_numbers import bias_integers, weight_integers, weight_scales
 from lepton_onnx._qdq_read import Stored, compare, is_quantized, read_back
@@ -26,6 +27,7 @@ __all__ = [
     "factors",
     "is_quantized",
     "lower",
+    "means_as_products",
     "read_back",
     "read_blocks",
     "rescale",

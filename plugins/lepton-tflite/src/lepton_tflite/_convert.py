@@ -15,7 +15,8 @@ from lepton_onnx import pivot
 from lepton_onnx.external import digest
 from lepton_tflite import __version__
 from lepton_tflite._build import ROWS, Built, Plan, build
-from lepton_tflite._edgetpu import refuse_floats
+from lepton_tflite._edgetpu import fact as edgetpu_fact
+from lepton_tflite._edgetpu import placed, refuse_floats, sentences
 from lepton_tflite._execution import storage_facts
 from lepton_tflite._finish import finish, float_ports, integer_ports, port_types
 from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
@@ -242,6 +243,8 @@ def _sealed(
         facts["float_ports"] = floats
     if request.device == EDGETPU:
         refuse_floats(model)
+        nodes = placed(model)
+        facts |= {"edgetpu": edgetpu_fact(nodes), "edgetpu_says": list(sentences(nodes))}
     notes = {"batch": batch, "border": facts["border"], "precision": _precision(request, facts)}
     notes |= {"integer_ports": list(grids)} if grids else {}
     if task.ports.turned:
@@ -270,6 +273,7 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
     built, facts = made.built, made.facts
     precision = _precision(request, facts)
     facts.pop("notes", None)
+    said = facts.pop("edgetpu_says", [])
     out = context.workdir / FILE
     write_atomic(out, built.data)
     facts |= storage_facts(stored_values(root_of(built.data)))
@@ -297,7 +301,7 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
             **{key: facts[key] for key in kept if key in facts},
         },
     )
-    return ConvertResult(written, facts=facts, warnings=tuple(_warnings(made)))
+    return ConvertResult(written, facts=facts, warnings=(*_warnings(made), *said))
 
 
 def _warnings(made: _Made) -> Iterator[str]:

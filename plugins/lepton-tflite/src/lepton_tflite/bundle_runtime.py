@@ -1,7 +1,7 @@
 """Load a .tflite file with LiteRT's runtime alone; bundles ship this file as ``runtime.py``.
 
-Runs on ai-edge-litert. Where that is missing it takes tflite-runtime, which has the same classes;
-no test runs it there.
+Runs on ai-edge-litert. Where that is missing it takes tflite-runtime, which has the same classes
+and wants NumPy 1.
 """
 
 from __future__ import annotations

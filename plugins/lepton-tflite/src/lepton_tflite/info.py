@@ -68,11 +68,13 @@ INFO = TargetInfo(
             Support.UNSUPPORTED, note="give other dimensions a size: --option shapes=tokens=128"
         ),
         "device.edgetpu": Capability(
-            Support.FULL,
-            note="int8 from end to end, one row; which operators edgetpu_compiler maps is not "
-            "checked",
+            Support.UNKNOWN,
+            note="files of int8 alone, one row, each operator held against Google's table; neither "
+            "edgetpu_compiler nor a chip has been seen",
         ),
-        "device.gpu": Capability(Support.NOT_IMPLEMENTED, note="no delegate but XNNPACK yet"),
+        "device.gpu": Capability(
+            Support.NOT_IMPLEMENTED, note="sessions ask for one (api=compiled); none has been seen"
+        ),
         "adapt": Capability(Support.UNSUPPORTED, note="the source format's plugin adapts"),
         "optimize": Capability(Support.UNSUPPORTED, note="an engine does it: lepton-compress"),
         "deploy": Capability(Support.UNSUPPORTED, note="the embedded engine deploys"),
@@ -85,6 +87,9 @@ INFO = TargetInfo(
             distributions=("ai-edge-litert",),
             specifier=">=2.3,<2.4",
             pip="lepton-tflite",
+            fallbacks=(
+                Backend("tflite_runtime", ("tflite-runtime",), ">=2.14,<2.15", "lepton-tflite"),
+            ),
         ),
     ),
     artifact="tflite",
@@ -92,4 +97,5 @@ INFO = TargetInfo(
     devices=("cpu", "android-arm64", "edgetpu"),
     platforms=("linux", "windows", "macos", "android"),
     constraints=Constraints(opsets=(13, 24)),
+    narrow="lepton_onnx.narrow:narrow",
 )
