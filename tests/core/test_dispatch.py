@@ -193,6 +193,32 @@ def test_a_step_goes_to_its_owner_and_to_nobody_else(fakes, context):
     assert result.model.format == "rogue"
 
 
+def test_each_step_gets_the_options_that_are_meant_for_it(fakes, context):
+    """The last one gets what no other edge names, and refuses what it does not know."""
+    seen = {}
+
+    class Steps:
+        @hookimpl
+        def lepton_convert(self, model, request, context):
+            seen[request.to_format] = dict(request.options)
+            return types.ConvertResult(types.Model(request.to_format, model.path))
+
+    registry = fakes("ok")
+    edges = (
+        Edge("first", "middle", isolated=False, options=("early",)),
+        Edge("middle", "last", isolated=False),
+    )
+    registry.register(Steps(), TargetInfo("steps", "Steps", "tests", edges=edges, artifact="last"))
+    options = {"early": 1, "late": 2}
+    model = types.Model("first", ROGUE.path)
+    Hooks(registry).convert(model, types.ConvertRequest("steps", options=options), context)
+    assert seen == {"middle": {"early": 1}, "last": {"late": 2}}
+    Hooks(registry).convert(
+        model, types.ConvertRequest("steps", "middle", options=options), context
+    )
+    assert seen["middle"] == options
+
+
 # --- owners -------------------------------------------------------------------------------------
 
 
