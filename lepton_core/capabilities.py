@@ -50,6 +50,8 @@ class Capability:
 
 UNDECLARED = Capability(Support.UNKNOWN, note="not declared by the plugin")
 FULL = Capability(Support.FULL)
+INNER = "session.inner"
+"""Capability of a target whose sessions show inner values (:class:`.context.InnerSession`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,13 @@ class Opens:
         format: Format id.
         reference_rank: Lower is preferred when the *source* itself must be run to compare
             against; ``None`` means never for that.
+        suffixes: Suffixes of artifacts of this format, lower case with the dot, by which one
+            that has lost its card is known.
     """
 
     format: str
     reference_rank: int | None = None
+    suffixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +307,7 @@ class ExtensionInfo(PluginInfo):
 __all__ = [
     "BY_RECIPE",
     "FULL",
+    "INNER",
     "UNDECLARED",
     "Backend",
     "Capability",

@@ -37,7 +37,9 @@ _MOVES = frozenset(
 )  # fmt: skip
 """Operators that move values or compute shapes, and no more."""
 
-_WEIGHTED = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D"}
+_WEIGHTED = {
+    "FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL",
+}  # fmt: skip
 _PRECISIONS = {
     "float32": "fp32",
     "float16": "fp16",
@@ -174,6 +176,8 @@ def sentence(layers: dict[str, int], storage: str) -> str:
         text += f"; {', '.join(rest)}"
     if storage == "fp16" and main != "fp16":
         text += "; fp16 storage is converted"
+    if storage in ("int8", "int4") and main == "fp32":
+        text += f"; {storage} weights are unpacked"
     return f"{text})"
 
 

@@ -18,6 +18,7 @@ from lepton_tflite._compiled import CompiledCalls, compile_model, compiled_ports
 from lepton_tflite._execution import execution_map, placement, uniform
 from lepton_tflite._file import File, read_file
 from lepton_tflite._litert import quiet
+from lepton_tflite._ports import NHWC, TO_NHWC, turned_signature
 from lepton_tflite._runtime import Calls, make_interpreter, runtime_name
 from lepton_tflite._wanted import COMPILED, Wanted, parse_wanted
 
@@ -42,6 +43,7 @@ class TfliteSession:
         by_rows: Whether the file takes one row, and batches are run row by row.
         facts: What is known about the session.
         executed: What the runtime runs.
+        turned: Inputs that are passed as NCHW and that the file takes as NHWC.
     """
 
     def __init__(
@@ -51,7 +53,10 @@ class TfliteSession:
         by_rows: bool,
         facts: dict[str, Any],
         executed: ExecutionMap,
+        *,
+        turned: tuple[str, ...] = (),
     ) -> None:
+        self._turned = turned
         self.signature = signature
         self.facts: Mapping[str, Any] = facts
         self._by_rows = by_rows
@@ -80,6 +85,7 @@ class TfliteSession:
             name: into_file(name, array, self._inputs[name])
             for name, array in checked_inputs(self.signature, inputs).items()
         }
+        arrays |= {name: arrays[name].transpose(TO_NHWC) for name in self._turned}
         with self._lock:
             if self._calls is None:
                 raise SessionError(
@@ -167,8 +173,9 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
     Options: ``xnnpack`` (true; false runs LiteRT's own kernels, as the yardstick does), ``io``
     (``"float"``; ``"int8"`` passes the integers of a file whose border is int8 as they are),
     ``api`` (``"interpreter"``; ``"compiled"`` runs the file through LiteRT's ``CompiledModel``,
-    which needs no less CPU and up to three times as much in small models), and with that
-    ``accelerator`` (``"cpu"``, ``"gpu"``, ``"npu"``).
+    which needs no less CPU and up to three times as much in small models), with that
+    ``accelerator`` (``"cpu"``, ``"gpu"``, ``"npu"``), and ``layout`` (``"nchw"``; ``"nhwc"`` passes
+    inputs that the file takes as NHWC as they are).
 
     Raises:
         SessionError: LPT-RUN-402 (no such file), 403 (Flex or custom operators), 404 (other
@@ -197,7 +204,17 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
     if wanted.io == "int8":
         signature = _as_stored((calls.inputs, calls.outputs), signature)
     facts = _facts(found, wanted, said) | {"execution": executed.totals()}
-    return TfliteSession(calls, signature, found.batch == "rows", facts, executed)
+    turned = tuple(found.notes.get("nhwc_inputs", ()))
+    if wanted.layout == NHWC:
+        if not turned:
+            raise SessionError(
+                "LPT-RUN-413",
+                "The option layout cannot be nhwc for this file, which takes no input so",
+                remedy="Leave it out, or convert with --option layout=nhwc.",
+            )
+        signature, turned = turned_signature(signature, turned), ()
+    by_rows = found.batch == "rows"
+    return TfliteSession(calls, signature, by_rows, facts, executed, turned=turned)
 
 
 def _interpreted(path: Path, found: File, wanted: Wanted) -> _Opened:
@@ -261,6 +278,7 @@ def _facts(found: File, wanted: Wanted, said: dict[str, Any]) -> dict[str, Any]:
         "batch": found.batch,
         "border": str(found.notes.get("border", "float")),
         **said,
+        **({"nhwc_inputs": turned} if (turned := found.notes.get("nhwc_inputs")) else {}),
         **found.facts,
     }
 

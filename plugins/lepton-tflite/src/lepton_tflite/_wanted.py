@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lepton_core.environment import available_cpus
 from lepton_core.errors import SessionError
 from lepton_core.switches import as_switch
+from lepton_tflite._ports import NCHW, NHWC
 from lepton_tflite.info import INFO
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 INTERPRETER, COMPILED = "interpreter", "compiled"
 _CHOICES = {
     "io": ("float", "int8"),
+    "layout": (NCHW, NHWC),
     "api": (INTERPRETER, COMPILED),
     "accelerator": ("cpu", "gpu", "npu"),
 }
@@ -30,6 +32,7 @@ class Wanted:
         threads: Of the kernels.
         delegate: Whether XNNPACK may run what it can.
         io: ``"float"``, or ``"int8"`` to pass the border's integers as they are.
+        layout: ``"nchw"``, or ``"nhwc"`` to pass inputs that the file takes so as they are.
         api: ``"interpreter"``, or ``"compiled"`` for LiteRT's ``CompiledModel``.
         accelerator: ``"cpu"``; with ``CompiledModel`` also ``"gpu"`` and ``"npu"``.
     """
@@ -37,6 +40,7 @@ class Wanted:
     threads: int
     delegate: bool = True
     io: str = "float"
+    layout: str = NCHW
     api: str = INTERPRETER
     accelerator: str = "cpu"
 

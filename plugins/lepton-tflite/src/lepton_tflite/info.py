@@ -41,17 +41,25 @@ INFO = TargetInfo(
             Support.FULL, note="from a recipe: pip install lepton-compress"
         ),
         "scheme.int8-static": FULL,
+        "scheme.int8-dynamic": Capability(
+            Support.FULL, note="products quantize their inputs row by row as they run"
+        ),
+        "scheme.int8-weight-only": FULL,
         "precision.int16": Capability(
             Support.NOT_IMPLEMENTED, note="LiteRT computes int16 in slow reference kernels"
         ),
         "precision.int8-weight": Capability(
-            Support.NOT_IMPLEMENTED, note="scales by block need another form of the file"
+            Support.FULL, note="from a recipe; weights alone, by block, unpacked to float at load"
         ),
         "precision.int4": Capability(
-            Support.NOT_IMPLEMENTED,
-            note="LiteRT's scales by block are float16, a recipe's float32",
+            Support.FULL,
+            note="from a recipe; weights alone; int4 kernels where scales are above 0 and float16 "
+            "holds them, else unpacked to float",
         ),
-        "precision.mixed": Capability(Support.NOT_IMPLEMENTED, note="needs weights in few bits"),
+        "scales.float16": Capability(Support.FULL, note="what kernels of 4 bits want"),
+        "scheme.int4-weight-only": FULL,
+        "precision.mixed": Capability(Support.FULL, note="from a recipe; one for each weight"),
+        "scheme.mixed": FULL,
         "recipe": FULL,
         "shapes.dynamic-batch": Capability(
             Support.FULL, note="open where that is proved on the model, else row by row"
