@@ -40,7 +40,6 @@ NARROW = "narrow"
 
 BUDGET_SECONDS = 120.0
 VARIABLE = "LEPTON_NARROW_SECONDS"
-_NO_MEMORY, _NOT_STARTED = "LPT-WORK-004", "LPT-WORK-005"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ class Trials:
                 raise SpentError from error
             except LeptonError as error:
                 _forget(error)
-                if error.code == _NOT_STARTED:
+                if error.code == "LPT-WORK-005":  # it was not started
                     raise SpentError from error
                 return kind_of(error) == self.kind
         return False
@@ -151,7 +150,7 @@ def kind_of(error: LeptonError) -> str:
     if isinstance(error, PluginFailureError):
         return "crash" if ended else error.code
     limit = isinstance(error, WorkerTimeoutError | WorkerMemoryError)
-    other = limit or error.code in (_NO_MEMORY, _NOT_STARTED)
+    other = limit or error.code in ("LPT-WORK-004", "LPT-WORK-005")
     return "crash" if isinstance(error, WorkerError) and not other else error.code
 
 
