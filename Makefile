@@ -15,6 +15,8 @@ export CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(PATH)
 endif
 PY := $(BIN)/python
+# Worker processes import whole frameworks; without bytecode each compiles them for itself.
+unexport PYTHONDONTWRITEBYTECODE
 CARGO := cargo
 MANIFEST := kernels_rs/Cargo.toml
 
@@ -36,7 +38,7 @@ demo: setup ## all six verbs on a small network, with an application that calls 
 	@$(PY) docs/examples/demo.py --out demo-out
 
 test: lint wheels ## lint, types, Rust tests, unit and integration tests (the last line is pytest's)
-	$(CARGO) test --quiet --locked --manifest-path $(MANIFEST)
+	$(CARGO) test --quiet --locked --lib --package lepton-quant --manifest-path $(MANIFEST)
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not conformance"
 
 conformance: setup ## the long conformance run of every plugin that is installed

@@ -32,24 +32,6 @@ if TYPE_CHECKING:
 
 STATE = ROOT / ".cache" / "setup"
 STAMPS = VENV / ".lepton"
-IMPORTED_BY_WORKERS = (
-    "torch",
-    "sympy",
-    "mpmath",
-    "networkx",
-    "numpy",
-    "onnx",
-    "onnx_ir",
-    "onnxscript",
-    "onnxruntime",
-    "sklearn",
-    "scipy",
-    "rich",
-    "click",
-    "jinja2",
-    "msgspec",
-)
-"""Packages worth compiling ahead; transformers is left out, little of it is ever imported."""
 
 
 class Stamp:
@@ -187,26 +169,6 @@ def ensure_third_party(projects: dict[str, Project], uv: Uv) -> None:
         stamp.write()
 
 
-def ensure_bytecode() -> None:
-    """Compiles what worker processes import, so that each does not do it for itself.
-
-    Where bytecode may not be written at run time, importing torch takes three times as long.
-    """
-    stamp = Stamp("bytecode", digest_of([CONSTRAINTS]))
-    if stamp.is_current():
-        return
-    folders = [
-        str(site / name)
-        for site in repair.site_packages(VENV)
-        for name in IMPORTED_BY_WORKERS
-        if (site / name).is_dir()
-    ]
-    with Step("bytecode of the packages that worker processes import"):
-        # A package may ship files for another Python, so a failure to compile one is no error.
-        capture([python_of(VENV), "-m", "compileall", "-q", "-j", "0", *folders], timeout=1800)
-        stamp.write()
-
-
 def _about_torch() -> str:
     for site in repair.site_packages(VENV):
         for found in site.glob("torch-*.dist-info"):
@@ -319,7 +281,6 @@ def main() -> None:
         ensure_third_party(projects, uv)
         if repaired:
             check_cache(uv)
-        ensure_bytecode()
         ensure_kernels(projects, uv)
         ensure_first_party(projects, uv)
         (STATE / "unfinished-packages").unlink(missing_ok=True)

@@ -40,6 +40,8 @@ VARIABLES = {
     "For debuggers; limits on time and memory then do not apply.",
     "LEPTON_DEBUG": "With `1`, the same as `--debug`: tracebacks of errors, also of workers.",
     "LEPTON_STORE": "Folder of the store; the user's data folder by default.",
+    "LEPTON_NARROW_SECONDS": "Time for finding the operator that a conversion fails at, where the "
+    "converter does not say, by converting parts of the graph; 120 by default, 0 for none.",
     "LEPTON_FAILPOINT": "For tests: name of a point at which the process kills itself, as a crash "
     "there would.",
 }

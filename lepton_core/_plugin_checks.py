@@ -158,7 +158,8 @@ def check_backends(info: PluginInfo) -> None:
     Raises:
         PluginDependencyError: One is missing or of a version that does not work.
     """
-    for backend in info.backends:
+    for wanted in info.backends:
+        backend = _present(wanted)
         found = versions_of(*backend.distributions)
         if not found:
             raise PluginDependencyError(
@@ -172,15 +173,21 @@ def check_backends(info: PluginInfo) -> None:
             continue
         from packaging.specifiers import SpecifierSet
 
-        wanted = SpecifierSet(backend.specifier)
+        versions = SpecifierSet(backend.specifier)
         name, version = next(iter(found.items()))
-        if not wanted.contains(version, prereleases=True):
+        if not versions.contains(version, prereleases=True):
             raise PluginDependencyError(
                 "LPT-PLUG-002",
                 f"{info.title} works with {name} {backend.specifier}; {version} is installed",
                 remedy=f'pip install "{name}{backend.specifier}"',
                 details={"plugin": info.id, "package": name, "version": version},
             )
+
+
+def _present(backend: Backend) -> Backend:
+    """Return the first of a backend and its fallbacks that is installed; itself if none is."""
+    choices = (backend, *backend.fallbacks)
+    return next((one for one in choices if versions_of(*one.distributions)), backend)
 
 
 __all__ = ["check_backends", "check_entry", "check_hooks", "check_info", "classify_import_error"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_core import environment
 from lepton_core._port_timing import plain_of
 from lepton_core.artifacts import artifact_size, write_card
+from lepton_core.gains import Gain
 from lepton_core.origins import ORIGIN, PIVOT, can_be_origin, keep_origin
 from lepton_core.passport import Passport, dump_passport, make_passport
 from lepton_core.samples import match, random_samples, split
@@ -190,6 +191,8 @@ class Prover:
         if passport is None or one.model is None:
             why = _reason(one)
             return Variant(target, precision, None, None, "fail", False, why)
+        if yard is not None:
+            passport["gain"] = _gain(passport, yard, one.race).to_dict()
         kept, why = _decide(passport, yard, one.race)
         why = "; ".join((why, *one.recovered)) if kept else why
         folder = Path(one.model.path).parent
@@ -261,15 +264,20 @@ def _decide(passport: Passport, yard: Passport | None, race: Mapping[str, Any]) 
         return False, "nothing in it is stored in half precision, so it is the fp32 variant again"
     if yard is None:
         return True, passport.why
-    size, before = passport["variant"]["size_bytes"], yard["variant"]["size_bytes"]
-    gains = []
-    if size < before:
-        gains.append(f"{before / size:.2f}x smaller than fp32")
+    gain = _gain(passport, yard, race)
+    gains = [f"{gain.size_text} than fp32"] if gain.smaller else []
     if text := faster(race):
         gains.append(text.replace("faster", "faster than fp32"))
     if gains:
         return True, f"{' and '.join(gains)}; {passport.why}"
-    return False, "kept fp32 instead: neither smaller nor faster here"
+    measured = f" ({gain.size_text}, {gain.time_text})" if gain.race else ""
+    return False, f"kept fp32 instead: neither smaller nor faster here{measured}"
+
+
+def _gain(passport: Passport, yard: Passport, race: Mapping[str, Any]) -> Gain:
+    """Return what a variant gains over the fp32 one."""
+    size, before = passport["variant"]["size_bytes"], yard["variant"]["size_bytes"]
+    return Gain(before, size, race, "" if race else "there is no time that says much")
 
 
 def _latency(measured: Mapping[str, float] | None, run: EvaluateResult) -> dict[str, Any] | None:

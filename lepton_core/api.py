@@ -137,13 +137,15 @@ def optimize(
     options: Mapping[str, Any] | None = None,
     max_size: float | None = None,
     device: str | None = None,
+    timing_seconds: float = 0.25,
     context: Context | None = None,
 ) -> types.OptimizeResult:
     """Compress a model under a budget; see :class:`~lepton_core.types.OptimizeRequest`."""
     context = _context(context)
     request = types.OptimizeRequest(
-        target, engine, precision, max_drop, samples, recipe, options or {}, max_size, device
-    )
+        target, engine, precision, max_drop, samples, recipe, options or {}, max_size, device,
+        timing_seconds,
+    )  # fmt: skip
     return hooks.optimize(load(model, context=context), request, context)
 
 

@@ -50,6 +50,8 @@ class Capability:
 
 UNDECLARED = Capability(Support.UNKNOWN, note="not declared by the plugin")
 FULL = Capability(Support.FULL)
+INNER = "session.inner"
+"""Capability of a target whose sessions show inner values (:class:`.context.InnerSession`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,13 @@ class Opens:
         format: Format id.
         reference_rank: Lower is preferred when the *source* itself must be run to compare
             against; ``None`` means never for that.
+        suffixes: Suffixes of artifacts of this format, lower case with the dot, by which one
+            that has lost its card is known.
     """
 
     format: str
     reference_rank: int | None = None
+    suffixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +122,14 @@ class Backend:
         distributions: Distributions that provide it, any one is enough.
         specifier: PEP 440 specifier of versions that work.
         pip: What to install when it is missing (``"lepton-onnxruntime[cpu]"``).
+        fallbacks: Packages under other import names that do where this one is missing.
     """
 
     module: str
     distributions: tuple[str, ...]
     specifier: str = ""
     pip: str = ""
+    fallbacks: tuple[Backend, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +271,9 @@ class TargetInfo(PluginInfo):
         devices: Device names accepted after the colon of a target string.
         platforms: Platforms on which artifacts run (``"linux"``, ``"android"``, …).
         constraints: What it asks of a model.
+        narrow: ``"package.module:function"`` that finds the smallest part of a model which a
+            conversion fails on (:mod:`lepton_core.narrowing`); empty for none. Targets that convert
+            from the pivot name ``"lepton_onnx.narrow:narrow"``.
     """
 
     artifact: str = ""
@@ -271,6 +281,7 @@ class TargetInfo(PluginInfo):
     devices: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     constraints: Constraints = field(default_factory=Constraints)
+    narrow: str = ""
 
     @property
     def offered(self) -> tuple[str, ...]:
@@ -296,6 +307,7 @@ class ExtensionInfo(PluginInfo):
 __all__ = [
     "BY_RECIPE",
     "FULL",
+    "INNER",
     "UNDECLARED",
     "Backend",
     "Capability",

@@ -10,7 +10,7 @@ from lepton_core.types import Limits, Signature
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -159,4 +159,38 @@ class Session(Protocol):
         """Close the session."""
 
 
-__all__ = ["Context", "ProgressTask", "Reporter", "Session", "SilentReporter"]
+@runtime_checkable
+class InnerSession(Session, Protocol):
+    """A session that shows what goes on inside of its artifact; not every runtime can.
+
+    A target whose sessions are such ones declares :data:`lepton_core.capabilities.INNER`, and
+    opens them if the request says ``reference``. With the option ``unverified`` it opens an
+    artifact that it would refuse for its bytes alone.
+    """
+
+    def inner(
+        self, inputs: Mapping[str, np.ndarray], fed: Mapping[str, np.ndarray] | None = None
+    ) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Run once, and yield name, operator and array of every value, in the order made.
+
+        Args:
+            inputs: As for :meth:`run`.
+            fed: Values by name that operators read in the place of those made here.
+
+        Raises:
+            SessionError: As :meth:`run`; ``details`` has ``operator`` and ``where``, the name of
+                the value, where an operator fails.
+        """
+
+    def differences(self, other: InnerSession) -> Sequence[str]:
+        """Return how the artifact of this session differs from another's, in words."""
+
+
+__all__ = [
+    "Context",
+    "InnerSession",
+    "ProgressTask",
+    "Reporter",
+    "Session",
+    "SilentReporter",
+]

@@ -35,6 +35,7 @@ from lepton_core.errors import (
     WorkerMemoryError,
     WorkerTimeoutError,
 )
+from lepton_core.narrowing import NARROW, narrowed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +66,9 @@ def crashes_named(
     An engine converts in its own worker. Where that ends, its error stays what it is, and begins
     with the last word of the conversion; a worker that could not be started is left alone.
 
+    Where neither the end nor a refusal names an operator, parts of the graph may tell
+    (:mod:`lepton_core.narrowing`).
+
     Raises:
         ConversionError: LPT-CONV-001, the process ended; the error that says how is its cause.
     """
@@ -77,9 +81,20 @@ def crashes_named(
         if not _ended(error):
             raise
         if isinstance(request, types.ConvertRequest) and converts:
-            raise _named(error, info, model, request) from error
+            named = _named(error, info, model, request)
+            if not named.details["operator"]:
+                named.__cause__ = error
+                named = narrowed(named, info, model, request, context)
+            raise named from error
         _quote(error)
         raise
+    except ConversionError as error:
+        if not (isinstance(request, types.ConvertRequest) and converts and NARROW in error.details):
+            raise
+        found = narrowed(error, info, model, request, context)
+        if found is error:
+            raise
+        raise found from error
     finally:
         if converts:
             context.about_to("")
@@ -173,7 +188,12 @@ def _innermost(log: str) -> str:
 
 
 def write_reproducer(
-    owner: str, model: types.Model, request: types.ConvertRequest, error: LeptonError
+    owner: str,
+    model: types.Model,
+    request: types.ConvertRequest,
+    error: LeptonError,
+    *,
+    keep: bool = False,
 ) -> str:
     """Write a folder below the system's temporary one that calls the converter again.
 
@@ -185,6 +205,7 @@ def write_reproducer(
         model: What was to be converted.
         request: What was asked for.
         error: How it ended.
+        keep: Whether the model is linked or copied whoever made it.
 
     Returns:
         The folder; empty if it cannot be written.
@@ -196,7 +217,8 @@ def write_reproducer(
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"lepton-{owner}-"))
         place = model.path
-        if model.lineage and model.entry is None and Path(model.path).is_file():
+        own = keep or (bool(model.lineage) and model.entry is None)
+        if own and Path(model.path).is_file():
             place = _kept(model, folder)
         data = {"schema": _SCHEMA, "owner": owner, "model": to_data(model.evolve(path=place))}
         asked = to_data(request)

@@ -63,7 +63,12 @@ def evaluate(
         timed = session.facts.get("device") != REFERENCE_DEVICE
         if request.rival is not None and timed:
             with hooks.open(request.rival, opening, context) as rival:
-                raced = race((rival, session), feeds(session.signature, samples, 1), context.seed)
+                raced = race(
+                    (rival, session),
+                    feeds(session.signature, samples, 1),
+                    context.seed,
+                    request.race_seconds,
+                )
         if request.latency_seconds > 0 and timed:
             single = TimingPoint(seconds=request.latency_seconds)
             latency = measure(session, samples, single)

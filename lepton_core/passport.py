@@ -202,7 +202,8 @@ def variant_summary(passport: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``metrics {name, source, variant, drop}`` or ``None``, ``errors {max_abs, rel_l2, sqnr_db,
-        cosine}``, ``verdict``, ``why``, ``latency_ms {p50, p95}`` or ``None``, ``size_bytes``.
+        cosine}``, ``gain`` or ``None``, ``verdict``, ``why``, ``latency_ms {p50, p95}`` or
+        ``None``, ``size_bytes``.
     """
     metric, latency = passport["metric"], passport["latency"]["variant"]
     numeric = [o for o in passport["outputs"].values() if "rel_l2" in o and not o["exact"]]
@@ -216,6 +217,7 @@ def variant_summary(passport: Mapping[str, Any]) -> dict[str, Any]:
         "latency_ms": latency and {"p50": latency["p50_ms"], "p95": latency["p95_ms"]},
         "metrics": metric and {key: metric[key] for key in ("name", "source", "variant", "drop")},
         "errors": errors,
+        "gain": passport.get("gain"),
         "verdict": passport["verdict"]["verdict"],
         "why": passport["verdict"]["why"],
     }

@@ -171,6 +171,7 @@ def _summary(variant: Variant) -> dict[str, Any]:
         "metrics": facts["metrics"]
         or {"name": None, "source": None, "variant": None, "drop": None},
         "errors": facts["errors"],
+        "gain": facts["gain"],
         "verdict": variant.verdict,
         "kept": variant.kept,
         "why": variant.why,
@@ -182,6 +183,7 @@ _NOTHING_MEASURED: Mapping[str, Any] = {
     "size_bytes": None,
     "latency_ms": None,
     "metrics": None,
+    "gain": None,
     "errors": {"max_abs": None, "rel_l2": None, "sqnr_db": None, "cosine": None},
 }
 

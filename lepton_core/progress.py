@@ -150,6 +150,7 @@ class RichReporter(_Closable):
         self._lock = threading.Lock()
         self._progress: Progress | None = None
         self._boards: list[Table] = []
+        self._whole: TaskID | None = None
         self._tick = "✓" if _can_encode(stream, "✓") else "done"
 
     def _display(self) -> Progress:
@@ -171,6 +172,26 @@ class RichReporter(_Closable):
         with self._lock:
             self._boards[:] = made
         display.refresh()
+
+    def remaining(self, seconds: float | None, share: float = 0.0, *, whole: bool = True) -> None:
+        """Show how much of the whole run is left; see :func:`show_remaining`."""
+        with self._lock:
+            if seconds is None and (self._progress is None or self._whole is None):
+                return
+        display = self._display()
+        with self._lock:
+            number, self._whole = self._whole, None
+            if seconds is None:
+                if number is not None:
+                    display.remove_task(number)
+                return
+            about = "whole run" if whole else "whole run, as far as it is known"
+            done, ends = int(100 * share), time.monotonic() + seconds
+            if number is None:
+                self._whole = display.add_task(about, total=100, completed=done, ends=ends)
+            else:
+                display.update(number, description=about, completed=done, ends=ends)
+                self._whole = number
 
     def note(self, text: str) -> None:
         """Print *text* above the bars."""
@@ -200,7 +221,7 @@ class RichReporter(_Closable):
         with self._lock:
             if self._progress is not None:
                 self._progress.stop()
-                self._progress = None
+                self._progress = self._whole = None
 
 
 class _RichTask:
@@ -238,6 +259,24 @@ def show_board(
         board(title, [str(c) for c in columns], [[str(c) for c in row] for row in rows])
 
 
+def show_remaining(
+    reporter: Reporter, seconds: float | None, share: float = 0.0, *, whole: bool = True
+) -> None:
+    """Show how much time a whole run still takes, in a bar of its own.
+
+    Only a terminal shows it.
+
+    Args:
+        reporter: Where progress goes; reporters that know nothing of it are left alone.
+        seconds: What is left; ``None`` takes the bar down.
+        share: Share of the run that is over, 0 to 1.
+        whole: Whether *seconds* covers all that is to come.
+    """
+    remaining = getattr(reporter, "remaining", None)
+    if remaining is not None:
+        remaining(seconds, share, whole=whole)
+
+
 def _make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich.table import Table
     from rich.text import Text
@@ -257,10 +296,24 @@ def _make_progress(stream: TextIO, color: bool | None, boards: list[Table]) -> P
         MofNCompleteColumn,
         Progress,
         SpinnerColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Left(TimeRemainingColumn):
+        """The time that a bar's own pace leaves, or that of the whole run if it was told."""
+
+        def render(self, task: Task) -> Text:
+            """Return it as ``0:01:30``, a moment ago or told."""
+            if "ends" not in task.fields:
+                return super().render(task)
+            left = max(0, round(task.fields["ends"] - time.monotonic()))
+            minutes, seconds = divmod(left, 60)
+            hours, minutes = divmod(minutes, 60)
+            return Text(f"{hours:d}:{minutes:02d}:{seconds:02d}", style="progress.remaining")
 
     class Display(Progress):
         """Bars below a table, if there is one."""
@@ -278,7 +331,7 @@ def _make_progress(stream: TextIO, color: bool | None, boards: list[Table]) -> P
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        Left(),
         console=Console(file=stream, no_color=plain),
         transient=True,
         redirect_stdout=False,
@@ -329,4 +382,5 @@ __all__ = [
     "WarningReporter",
     "reporter_for",
     "show_board",
+    "show_remaining",
 ]

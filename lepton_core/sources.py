@@ -159,6 +159,17 @@ def _unreadable(
                 remedy=known.remedy,
                 details={"plugin": known.id, "pip": known.pip},
             )
+    for info in registry.infos().values():
+        if entry is None and any(path.suffix.lower() in o.suffixes for o in info.opens):
+            return SourceError(
+                "LPT-SRC-003",
+                f"{text!r} is of the form that {info.title} runs; no model is read back from it",
+                cause="What was lowered for a target cannot become a graph again, and what lepton "
+                "built has lepton.json beside it.",
+                remedy="Name the model that it was made from, or the folder in which lepton built "
+                "it; `lepton bisect` looks into a package that stands alone.",
+                details={"target": info.id},
+            )
     readable = ", ".join(sorted({f.example or f.title for f in formats})) or "nothing"
     pickled = path.suffix.lower() in (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
     return SourceError(

@@ -27,6 +27,9 @@ _FEEDS = 16
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95
 _PAIRS = 21
+_LEAST_PAIRS = 7
+"""Rounds below which an interval would say nothing: 7 of 7 on one side are under 1 % of chance."""
+_WARM_UP_SECONDS = 0.5
 _TURN_SECONDS = 0.015
 """What one model's turn in a round takes."""
 
@@ -141,7 +144,10 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
 
 
 def race(
-    pair: tuple[Session, Session], inputs: Sequence[dict[str, Any]], seed: int = 0
+    pair: tuple[Session, Session],
+    inputs: Sequence[dict[str, Any]],
+    seed: int = 0,
+    seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Time two sessions in turns.
 
@@ -153,6 +159,8 @@ def race(
         pair: The session before, and the one after.
         inputs: Inputs of one call each, used in turn.
         seed: Of the resampling.
+        seconds: Time to spend on the rounds, about; 0 for slices of 15 ms. Models of slow calls
+            get fewer rounds, 7 at least, of one call each.
 
     Returns:
         ``before_ms``, ``after_ms``, ``speedup`` (before over after) and its ``interval`` (95 %).
@@ -162,9 +170,15 @@ def race(
     """
     import numpy as np
 
-    calls = [_calls_of_turn(session, inputs) for session in pair]
-    times = np.zeros((_PAIRS, 2))
-    for number in range(_PAIRS):
+    turn = min(seconds / (2 * _PAIRS), _TURN_SECONDS) if seconds > 0 else _TURN_SECONDS
+    found = [_calls_of_turn(session, inputs, turn) for session in pair]
+    calls = [count for count, _ in found]
+    pairs = _PAIRS
+    if seconds > 0:
+        round_seconds = sum(count * once for count, once in found)
+        pairs = int(min(max(seconds / round_seconds, _LEAST_PAIRS), _PAIRS))
+    times = np.zeros((pairs, 2))
+    for number in range(pairs):
         for which in (0, 1) if number % 2 else (1, 0):
             times[number, which] = _turn(pair[which], inputs, calls[which])
     ratios = times[:, 0] / times[:, 1]
@@ -188,14 +202,19 @@ def _turn(session: Session, inputs: Sequence[dict[str, Any]], calls: int) -> flo
     return float(np.median(times))
 
 
-def _calls_of_turn(session: Session, inputs: Sequence[dict[str, Any]]) -> int:
-    """Warm up and return how many calls fill a turn."""
+def _calls_of_turn(
+    session: Session, inputs: Sequence[dict[str, Any]], turn: float
+) -> tuple[int, float]:
+    """Warm up and return how many calls fill a turn, and the seconds of one."""
+    began = time.perf_counter()
     for number in range(3):
         session.run(inputs[number % len(inputs)])
+        if number and time.perf_counter() - began > _WARM_UP_SECONDS:
+            break
     began = time.perf_counter()
     session.run(inputs[0])
-    once = time.perf_counter() - began
-    return int(min(max(_TURN_SECONDS / max(once, 1e-6), 1), 500))
+    once = max(time.perf_counter() - began, 1e-6)
+    return int(min(max(turn / once, 1), 500)), once
 
 
 def faster(found: Mapping[str, Any]) -> str:

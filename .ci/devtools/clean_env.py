@@ -18,8 +18,16 @@ from devtools.wheels import Wheel, closure
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# What must not leak from the development environment into a clean one.
-_LEAKS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTEST_CURRENT_TEST", "PYTHONSTARTUP")
+# What must not leak from the development environment into a clean one. Without bytecode every
+# process would compile torch again.
+_LEAKS = (
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "VIRTUAL_ENV",
+    "PYTEST_CURRENT_TEST",
+    "PYTHONSTARTUP",
+    "PYTHONDONTWRITEBYTECODE",
+)
 
 
 @dataclass(frozen=True)

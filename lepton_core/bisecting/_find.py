@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton_core import recipe as recipes
 from lepton_core.bisecting._hints import hint_for
+from lepton_core.bisecting._inside import TOLERANCE, Inside, artifact_of
 from lepton_core.bisecting._plan import Tap, ancestors, groups, plan_taps
 from lepton_core.bisecting._run import Runner
 from lepton_core.bisecting._sides import require_same_pivot, side_of, yardstick_of
@@ -61,12 +62,21 @@ def bisect(
         rows: Samples to run, spread evenly over those given.
         threads: Threads of each session.
 
+    An artifact that is not what was built, or whose pivot is gone, is looked into as it is, where
+    its target's sessions can: see :mod:`lepton_core.bisecting._inside`.
+
     Raises:
         UsageError: LPT-BIS-001 … 004 a variant cannot be lowered again, LPT-BIS-005 the pivot has
-            no float values.
+            no float values, LPT-BIS-006 there is nothing to compare an artifact's own values with.
         SampleError: The samples do not fit.
         ConversionError, SessionError: The tapped pivot cannot be lowered or run.
     """
+    named = [text for text in (second, first) if text is not None]
+    looked = [artifact_of(text, hooks) for text in named]
+    inside = Inside(hooks, context, TOLERANCE if tolerance is None else tolerance, threads)
+    for odd, other in zip(looked, [*named[1:], *named[:1]], strict=True):
+        if odd is not None and odd.strange:
+            return inside.compare(odd, other if len(named) > 1 else None, samples, rows)
     one, two = side_of(first), None if second is None else side_of(second)
     one, two = (yardstick_of(one), one) if two is None else (one, two)
     require_same_pivot(one, two)
@@ -81,12 +91,28 @@ def bisect(
             f"The pivot of {first!r} has no float values that depend on its inputs",
             remedy="There is nothing to compare; compare the outputs with `lepton verify`.",
         )
-    used = _rows(samples, known.model.signature or one.pivot.signature, rows)
+    used = chosen_rows(samples, known.model.signature or one.pivot.signature, rows)
     outputs = [tap.use.name for tap in taps if tap.use.output]
     runner = Runner(hooks, context, one, two, used, threads, BATCH, outputs=outputs)
     signature = known.model.signature or one.pivot.signature
     others = [o.name for o in signature.outputs if o.name not in outputs] if signature else []
-    return _Search(runner, taps, limit, others).run()
+    found = _Search(runner, taps, limit, others).run()
+    # An artifact that computes something else than its pivot, lowered again, errs itself.
+    for artifact in looked:
+        if artifact is not None and runner.changed.get(artifact.name, 0.0) > limit:
+            return _looked_into(found, inside.compare(artifact, None, samples, rows))
+    return found
+
+
+def _looked_into(found: Bisection, inside: Bisection) -> Bisection:
+    """Add what was found inside of an artifact to what was found on its pivot."""
+    if inside.parted is None and not inside.differences:
+        return found
+    place = inside.culprit or inside.parted
+    note = f"{inside.second.name} is not what its pivot gives when it is lowered again"
+    if place is not None:
+        note += f": the first value of its own that errs is {place.value} ({place.operator})"
+    return replace(found, differences=inside.differences, notes=(*found.notes, f"{note}."))
 
 
 def _tolerance(*sides: Side) -> float:
@@ -98,7 +124,8 @@ def _recipe(side: Side) -> recipes.Recipe | None:
     return None if side.recipe is None else recipes.read(side.recipe)
 
 
-def _rows(path: str, signature: Any, count: int) -> Samples:  # noqa: ANN401 - a Signature
+def chosen_rows(path: str, signature: Any, count: int) -> Samples:  # noqa: ANN401 - a Signature
+    """Return some of the samples, spread evenly."""
     given = match(load_samples(path), signature)
     if len(given) <= count:
         return given
@@ -227,4 +254,4 @@ class _Search:
             self._found[name] = replace(self._found[name], own=float(errors.result().rel_l2))
 
 
-__all__ = ["BATCH", "FLOOR", "ROWS", "bisect"]
+__all__ = ["BATCH", "FLOOR", "ROWS", "bisect", "chosen_rows"]

@@ -44,7 +44,7 @@ def side_of(text: str) -> Side:
     model = built.model
     precision = str(model.metadata.get("precision") or built.precision)
     return Side(
-        text, Target.parse(built.target), precision, origin, _recipe(text, model),
+        text, Target.parse(built.target), precision, origin, recipe_of(text, model),
         model if Path(model.path).exists() else None, _options(model),
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ def _found(text: str) -> Built | None:
     return Built(model, variant["target"], variant["precision"], passport, place)
 
 
-def _recipe(text: str, model: Model) -> str | None:
+def recipe_of(text: str, model: Model) -> str | None:
     """Return the recipe that a variant was lowered by: beside it, or in the same port result.
 
     Raises:
@@ -126,4 +126,4 @@ def _options(model: Model) -> dict[str, Any]:
     return dict(options) if isinstance(options, dict) else {}
 
 
-__all__ = ["require_same_pivot", "side_of", "yardstick_of"]
+__all__ = ["recipe_of", "require_same_pivot", "side_of", "yardstick_of"]

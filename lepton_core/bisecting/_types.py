@@ -96,6 +96,8 @@ class Bisection:
         faithful: Largest relative L2 difference of an output between the artifacts as they are
             and the ones with taps; 0 if tapping changed nothing. ``None`` if not compared.
         notes: What the reader should know.
+        differences: How the artifacts differ, in words, where they were looked into.
+        inside: Whether the values are an artifact's own, and not the pivot's.
     """
 
     first: Side
@@ -109,6 +111,8 @@ class Bisection:
     outputs_part: bool
     faithful: float | None
     notes: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    inside: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
@@ -125,15 +129,17 @@ class Bisection:
             "ok": self.parted is None,
             "first": sides[0],
             "second": sides[1],
-            "pivot": self.first.pivot.digest,
+            "pivot": self.first.pivot.digest or None,
+            "of": "artifact" if self.inside else "pivot",
             "tolerance": self.tolerance,
             "rows": self.rows,
             "parted": self.parted and self.parted.to_dict(),
             "culprit": self.culprit and self.culprit.to_dict(),
             "contributors": [one.to_dict() for one in self.contributors],
             "outputs_part": self.outputs_part,
-            "tapping_changed": self.faithful,
+            "tapping_changed": None if _odd(self.faithful) else self.faithful,
             "values": [one.to_dict() for one in self.values],
+            "differences": list(self.differences),
             "notes": list(self.notes),
         }
 

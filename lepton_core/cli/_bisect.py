@@ -27,6 +27,8 @@ _AROUND = 3
     lepton bisect lepton-out/onnxruntime/fp32 lepton-out/openvino/fp32 --data samples.npz
     # one variant against the pivot that it was lowered from
     lepton bisect lepton-out/openvino/fp16 --data samples.npz --json
+    # a Core ML package that is not what was built: its own values against its pivot's
+    lepton bisect lepton-out/onnxruntime/fp32 shipped/model.mlpackage --data samples.npz
     """,
 )
 @click.argument("first")
@@ -62,6 +64,10 @@ def bisect_command(
     lowered again in both ways. "Own" is the error of an operator that is fed what FIRST feeds it:
     made there, and not carried in.
 
+    A Core ML package that was changed, or that has lost its card or its pivot, is looked into as
+    it is: its own values, against the other package of the same precision, or against the pivot
+    lowered again.
+
     Exit code: 0 no value parts; 1 one does; 2 wrong usage, variants or samples.
     """
     from lepton_core.bisecting import bisect
@@ -84,8 +90,9 @@ def bisect_command(
 def _show(app: App, found: Bisection, *, show_all: bool) -> None:
     app.line(f"{found.first.name} ({found.first.runtime})")
     app.line(f"{found.second.name} ({found.second.runtime})")
+    whose = "the artifact's own program" if found.inside else "the pivot"
     app.line(
-        f"{len(found.values)} values of the pivot on {found.rows} samples, tolerance "
+        f"{len(found.values)} values of {whose} on {found.rows} samples, tolerance "
         f"{found.tolerance:g} (relative L2)"
     )
     app.line()
@@ -93,6 +100,10 @@ def _show(app: App, found: Bisection, *, show_all: bool) -> None:
     app.line()
     for line in conclusion(found):
         app.line(line)
+    for line in found.differences[:_AROUND]:
+        app.line(f"Differs: {line}.")
+    if len(found.differences) > _AROUND:
+        app.line(f"Differs: {len(found.differences) - _AROUND} more (--json has all).")
     for note in found.notes:
         app.warn(note)
 

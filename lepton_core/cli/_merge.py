@@ -37,9 +37,10 @@ def merge(text: str, file: Path, *, hooks: Hooks, out: Path | None, store: Path 
     """
     from lepton_core.built import BUNDLE
     from lepton_core.cli._reverify import check_digests, find_variant
-    from lepton_core.files import write_atomic
+    from lepton_core.files import disk_errors, write_atomic
     from lepton_core.passport import dump_passport
     from lepton_core.report import render_passport
+    from lepton_core.report.thumbnails import pictures_on
     from lepton_core.types import Target
 
     built = find_variant(text)
@@ -62,7 +63,11 @@ def merge(text: str, file: Path, *, hooks: Hooks, out: Path | None, store: Path 
     place = out or built.place
     assert place is not None  # noqa: S101 - what has a passport has a place
     page = place.with_suffix(".html")
-    drawn = render_passport(passport) if out is None and page.is_file() else None
+    drawn = None
+    if out is None and page.is_file():  # the samples are not here, so its pictures are taken over
+        with disk_errors(f"the page {page}"):
+            pictures = pictures_on(page.read_text(encoding="utf-8", errors="replace"))
+        drawn = render_passport(passport, pictures=pictures)
     write_atomic(place, dump_passport(passport))
     if drawn is not None:  # the page follows from the passport
         write_atomic(page, drawn)

@@ -10,7 +10,7 @@ import click
 
 from lepton_core.cli._command import command, option
 from lepton_core.cli._table import Column, Row
-from lepton_core.cli._types import TargetType
+from lepton_core.cli._types import TargetType, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     lepton open model.onnx
     lepton open lepton-out/onnxruntime/fp16 --data samples.npz --out outputs.npz
     lepton open model.onnx --to onnxruntime --threads 2 --data samples.npz --json
+    lepton open lepton-out/tflite/int8 --execution
     """,
 )
 @click.argument("model")
@@ -54,6 +55,19 @@ if TYPE_CHECKING:
     show_default=False,
     help="Run as the yardstick: strictest arithmetic, no graph optimisation.",
 )
+@option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Setting of the session, as the target's plugin takes it; may be repeated.",
+)
+@option(
+    "--execution",
+    is_flag=True,
+    show_default=False,
+    help="List which nodes run where, in which precision.",
+)
 def open_command(
     app: App,
     model: str,
@@ -63,6 +77,8 @@ def open_command(
     out: Path | None,
     threads: int | None,
     reference: bool,
+    options: tuple[str, ...],
+    execution: bool,
 ) -> int:
     """Run MODEL, or show its signature and facts.
 
@@ -81,7 +97,11 @@ def open_command(
         app.reporter() as reporter,
     ):
         context = Context(Path(workdir), reporter=reporter)
-        how = {"threads": threads, "reference": reference}
+        how = {
+            "threads": threads,
+            "reference": reference,
+            "options": pairs(options, "--option"),
+        }
         with _session(app, model, context, target=target, **how) as session:
             outputs, notes = ({}, ()) if data is None else _run(session, data, reporter)
             if out is not None:
@@ -89,7 +109,8 @@ def open_command(
 
                 write_npz(out, outputs)
             signature, facts = session.signature, dict(session.facts)
-    result = _result(signature, facts, outputs, out)
+            executed = _executed(session) if execution else {}
+    result = {**_result(signature, facts, outputs, out), **executed}
     if app.json:
         app.emit({"ok": True, **result, "notes": list(notes)})
     else:
@@ -142,6 +163,12 @@ def _run(
     return outputs, tuple(samples.notes)
 
 
+def _executed(session: Session) -> dict[str, Any]:
+    from lepton_core.execution import execution_map
+
+    return {"execution": execution_map(session).to_dict()}
+
+
 def _result(
     signature: Any,  # noqa: ANN401 - a Signature
     facts: dict[str, Any],
@@ -169,9 +196,32 @@ def _show(app: App, result: dict[str, Any]) -> None:
             dims = ", ".join("?" if d is None else str(d) for d in spec["shape"])
             app.line(f"{side[:-1]:7} {spec['name']}: {spec['dtype']}[{dims}]")
     for name, value in result["facts"].items():
-        app.line(f"{name}: {_plain(value)}")
-    if not result["outputs"]:
-        return
+        if name != "execution":  # what --execution shows
+            app.line(f"{name}: {_plain(value)}")
+    if "execution" in result:
+        _show_execution(app, result["execution"])
+    if result["outputs"]:
+        _show_outputs(app, result)
+
+
+def _show_execution(app: App, found: dict[str, Any]) -> None:
+    """Show one row per node, and how many nodes each provider runs in each precision."""
+    app.line()
+    columns = [Column("node"), Column("operator", whole=True), Column("stands for")]
+    columns += [Column("runs on", whole=True), Column("precision", whole=True)]
+    rows = []
+    for node in found["nodes"]:
+        place = " on ".join(filter(None, (node["provider"], node["device"])))
+        sources = ", ".join(node["sources"])
+        rows.append(Row((node["name"], node["operator"], sources, place, node["precision"])))
+    app.table(columns, rows)
+    for provider, counts in found["totals"]["providers"].items():
+        app.line(f"{provider}: {', '.join(f'{n} {name}' for name, n in counts.items())}")
+    for note in found["notes"]:
+        app.line(note)
+
+
+def _show_outputs(app: App, result: dict[str, Any]) -> None:
     app.line()
     rows = []
     for name, facts in result["outputs"].items():

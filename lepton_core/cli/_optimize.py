@@ -16,11 +16,13 @@ from lepton_core.cli._sparse_options import (
     sparse_options,
     take_sparse_options,
 )
-from lepton_core.cli._types import SHARE_OR_SIZE, FiniteType
+from lepton_core.cli._types import SHARE_OR_SIZE, DurationType, FiniteType
 from lepton_core.cli._verb import VerbWork, prepared, verb_options
 from lepton_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lepton_core.cli._app import App
 
 
@@ -57,6 +59,14 @@ if TYPE_CHECKING:
     type=SHARE_OR_SIZE,
     metavar="SIZE",
     help="Largest accepted size: a share of the uncompressed one (0.3, 30%) or bytes (150K, 2M).",
+)
+@option(
+    "--timing",
+    "timing_seconds",
+    type=DurationType(zero=True),
+    default=0.25,
+    help="Time to spend on timing the result in turns with the float model; 0 leaves out what it "
+    "gains.",
 )
 @sparse_options
 @option("--data", metavar="SAMPLES", help="Real inputs for calibration.")
@@ -122,12 +132,23 @@ def optimize_command(
     if app.json:
         more: dict[str, Any] = {}
     else:
-        more = dict(zip(("diagnosis", "recovered"), losses(result.facts), strict=True))
+        more = {"gain": (result.facts.get("gain") or {}).get("text", "")}
+        if (forward := result.facts.get("forward") or {}).get("trials"):
+            more["forward passes"] = forward_text(forward)
+        more |= zip(("diagnosis", "recovered"), losses(result.facts), strict=True)
     work.show(
         model_there, recipe=recipe or "", why=result.why, **more, facts=result.facts,
         warnings=result.warnings,
     )  # fmt: skip
     return 0
+
+
+def forward_text(forward: Mapping[str, Any]) -> str:
+    """Say which runtime ran the forward passes, and what others took for a row."""
+    timed = [t for t in forward["trials"] if "seconds_per_row" in t]
+    words = [f"{t['runtime']} {1000 * t['seconds_per_row']:.3g} ms a row" for t in timed]
+    failed = [f"{t['runtime']} does not run it" for t in forward["trials"] if "problem" in t]
+    return f"{forward['runtime']} ({', '.join(words + failed)})"
 
 
 def _is_given(name: str) -> bool:

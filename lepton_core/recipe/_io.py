@@ -43,6 +43,8 @@ def dumps(recipe: Recipe) -> str:
         elif key == "notes":
             inner = ",\n".join(f"  {_line(note)}" for note in data[key])
             text = f"[\n{inner}\n ]" if inner else "[]"
+        elif key == "calibration" and data[key] is not None and not data[key]["runtime"]:
+            text = _line({k: v for k, v in data[key].items() if k != "runtime"})
         else:
             text = _line(data[key])
         parts.append(f" {_line(key)}: {text}")

@@ -65,12 +65,14 @@ class Calibration:
         digest: Their digest.
         estimator: Range estimator used where a tensor does not name its own.
         origin: Where they came from (``"npz"``).
+        runtime: What ran the forward passes, with its version; empty if nothing was run.
     """
 
     samples: int
     digest: str
     estimator: str = "minmax"
     origin: str = ""
+    runtime: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ def render_search(
     sensitivity, found = facts["sensitivity"], facts.get("search")
     return _template("search.html.j2").render(
         model=model, why=why, found=found, sensitivity=sensitivity, places=places or {},
+        gain=facts.get("gain"),
         pareto=pareto(found) if found else None, map=precision_map(sensitivity, found),
         rows=rows_of(sensitivity, found),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import struct
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 _MIN_SIDE, _MAX_SIDE = 4, 256
 _CHANNELS = (1, 3)
+_ON_PAGE = re.compile(
+    r'<img class="sample" src="(data:image/png;base64,[A-Za-z0-9+/=]+)" alt="sample (\d{1,18})">'
+)
+"""How ``passport.html.j2`` writes a picture."""
 
 
 def worst_pictures(passport: Mapping[str, Any], samples: Samples) -> dict[int, str]:
@@ -41,6 +46,20 @@ def worst_pictures(passport: Mapping[str, Any], samples: Samples) -> dict[int, s
                 found[int(entry["row"])] = picture
                 break
     return found
+
+
+def pictures_on(page: str) -> dict[int, str]:
+    """Return the pictures of samples that stand on a passport's page, to draw it again with them.
+
+    A page that was edited cannot bring anything else along: only PNGs inside of the page count.
+
+    Args:
+        page: What :func:`lepton_core.report.render_passport` returned.
+
+    Returns:
+        ``data:`` URI by row number, empty if there are none.
+    """
+    return {int(row): uri for uri, row in _ON_PAGE.findall(page)}
 
 
 def picture_of(array: NDArray[Any]) -> str | None:
@@ -90,4 +109,4 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-__all__ = ["picture_of", "worst_pictures"]
+__all__ = ["picture_of", "pictures_on", "worst_pictures"]

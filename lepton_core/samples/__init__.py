@@ -15,7 +15,7 @@ from lepton_core.samples._batches import DEFAULT_BATCH, Batch, batches, collect_
 from lepton_core.samples._load import from_arrays, load_samples
 from lepton_core.samples._match import match
 from lepton_core.samples._random import random_samples
-from lepton_core.samples._split import split, split_rows
+from lepton_core.samples._split import default_calibration, split, split_rows
 from lepton_core.samples._store import load_saved, save
 from lepton_core.samples._types import Origin, Samples, is_constant, release_pages
 
@@ -26,6 +26,7 @@ __all__ = [
     "Samples",
     "batches",
     "collect_outputs",
+    "default_calibration",
     "from_arrays",
     "is_constant",
     "load_samples",

@@ -54,6 +54,43 @@ def example_inputs(signature: types.Signature, *, rows: int = 2, seed: int = 0) 
     return {spec.name: array(spec) for spec in signature.inputs}
 
 
+PRECISIONS = ("fp64", "fp32", "fp16", "bf16", "int16", "int8", "int4")
+"""What a node may compute in; ``" dynamic"`` after it says that its input is quantized then."""
+
+
+def check_execution_map(session: Session) -> None:
+    """Hold a session's execution map to the form that all targets have in common.
+
+    Raises:
+        AssertionError: It differs, or contradicts itself or the session's facts.
+    """
+    import json
+
+    from lepton_core.execution import NOT_TOLD, execution_map
+
+    found = execution_map(session)
+    assert found.runtime == session.facts["runtime"]
+    assert found.nodes
+    for node in found.nodes:
+        assert node.operator
+        assert node.precision.removesuffix(" dynamic") in (*PRECISIONS, ""), node
+        assert node.device == node.device.lower(), node
+        assert node.provider or found.notes, f"{node} has no provider, and no note says why"
+        assert all(node.sources), node
+    computing = [node for node in found.nodes if node.precision]
+    assert any(node.sources for node in computing), "no node is traced to the model"
+    totals = found.totals()
+    assert totals == session.facts["execution"]
+    assert totals["nodes"] == len(found.nodes) == sum(totals["devices"].values())
+    assert totals["computing"] == len(computing) == sum(totals["precisions"].values())
+    assert sum(sum(c.values()) for c in totals["providers"].values()) == len(found.nodes)
+    assert set(totals["providers"]) <= {node.provider or NOT_TOLD for node in found.nodes}
+    data = json.loads(json.dumps(found.to_dict()))
+    assert set(data) == {"runtime", "totals", "nodes", "notes"}
+    fields = {"name", "operator", "sources", "device", "provider", "precision"}
+    assert all(set(node) == fields for node in data["nodes"])
+
+
 class PluginConformance:
     """What holds for every plugin.
 
@@ -100,6 +137,8 @@ class TargetConformance(PluginConformance):
     """What holds for every target; needs a ``source`` fixture with a model that fits it."""
 
     info: ClassVar[TargetInfo]
+    tells_execution: ClassVar[bool] = False
+    """Whether sessions have to have an execution map; those that have one are held to its form."""
 
     @pytest.fixture
     def source(self, tmp_path: Path) -> Model:
@@ -166,6 +205,20 @@ class TargetConformance(PluginConformance):
                 np.testing.assert_array_equal(first[spec.name], second[spec.name])
             assert {"storage_precision", "execution_precision"} <= set(session.facts)
 
+    def test_an_execution_map_has_the_common_form(
+        self, hooks: Hooks, source: Model, place: Context
+    ) -> None:
+        """Which nodes ran where, in which precision, is said by every target in the same words."""
+        from lepton_core.execution import TellsExecution, execution_map
+
+        with self.open(hooks, self.build(hooks, source, place), place) as session:
+            if self.tells_execution or isinstance(session, TellsExecution):
+                check_execution_map(session)
+                return
+            with pytest.raises(SessionError) as caught:
+                execution_map(session)
+            assert caught.value.code == "LPT-RUN-004"
+
     def test_a_session_refuses_wrong_inputs(
         self, hooks: Hooks, source: Model, place: Context
     ) -> None:
@@ -200,4 +253,10 @@ class TargetConformance(PluginConformance):
         assert type(caught.value).__name__ != "PluginFailureError", "say it in your own words"
 
 
-__all__ = ["PluginConformance", "TargetConformance", "example_inputs"]
+__all__ = [
+    "PRECISIONS",
+    "PluginConformance",
+    "TargetConformance",
+    "check_execution_map",
+    "example_inputs",
+]

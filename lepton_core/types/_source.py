@@ -108,7 +108,8 @@ class CheckResult:
 
     Attributes:
         verdict: ``"fits"``, ``"needs-rewrite"`` or ``"impossible"``.
-        reasons: For the latter two: which rewrite, or why not and where in the source.
+        reasons: For the latter two: which rewrite, or why not and where in the source. With
+            ``"fits"``: what is worth knowing, such as operators that run elsewhere.
         precisions: Precisions that could be built.
     """
 

@@ -148,6 +148,7 @@ class EvaluateRequest:
             process; exact only in a worker process that has done nothing before.
         options: Owner-specific options of the session.
         rival: Another model of the same target to be timed in turns with this one.
+        race_seconds: Time to spend on that, about; 0 leaves it to :func:`lepton_core.timing.race`.
     """
 
     target: str
@@ -161,6 +162,7 @@ class EvaluateRequest:
     memory: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     rival: Model | None = None
+    race_seconds: float = 0.0
 
 
 REFERENCE_DEVICE = "reference"

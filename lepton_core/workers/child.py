@@ -80,6 +80,11 @@ class PipeReporter:
         table = {"title": title, "columns": list(columns), "rows": [list(r) for r in rows]}
         self._outlet.send({"event": "board", **table})
 
+    def remaining(self, seconds: float | None, share: float = 0.0, *, whole: bool = True) -> None:
+        """Pass on what is left; see :func:`lepton_core.progress.show_remaining`."""
+        left = {"seconds": seconds, "share": share, "whole": whole}
+        self._outlet.send({"event": "remaining", **left})
+
     def about_to(self, step: str, operator: str, where: str, reproducer: str | None) -> None:
         """Pass on what comes next; see :meth:`.Context.about_to`."""
         word = {"step": step, "operator": operator, "where": where, "reproducer": reproducer}

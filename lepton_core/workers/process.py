@@ -22,7 +22,7 @@ from lepton_core.errors import (
     WorkerMemoryError,
     WorkerTimeoutError,
 )
-from lepton_core.progress import show_board
+from lepton_core.progress import show_board, show_remaining
 from lepton_core.workers import protocol
 
 if TYPE_CHECKING:
@@ -304,6 +304,8 @@ def _report(answer: dict[str, Any], tasks: dict[int, ProgressTask], context: Con
         tasks[answer["task"]].finish(answer["note"])
     elif event == "board":
         show_board(reporter, answer["title"], answer["columns"], answer["rows"])
+    elif event == "remaining":
+        show_remaining(reporter, answer["seconds"], answer["share"], whole=answer["whole"])
     elif event == "note":
         reporter.note(answer["text"])
     elif event == "warn":

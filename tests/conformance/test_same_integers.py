@@ -112,7 +112,7 @@ def test_litert_holds_the_same_integers_and_scales(ported):
 
     from lepton_core import recipe as recipes
     from lepton_onnx import qdq
-    from lepton_tflite._integers import read_back
+    from lepton_tflite._read import read_back
 
     ours = read_back(ported["tflite"].model.path)
     theirs = qdq.read_back(onnx.load(ported["onnxruntime"].model.path))

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from lepton_core.report.thumbnails import picture_of, worst_pictures
+from lepton_core.report.thumbnails import picture_of, pictures_on, worst_pictures
 from lepton_core.samples import Samples
 
 
@@ -60,3 +60,12 @@ def test_worst_rows_are_found_by_their_original_number():
     chosen = samples.rows([2, 0])
     found = worst_pictures({"worst": [{"row": 2}, {"row": 1}]}, chosen)
     assert list(found) == [2]
+
+
+def test_pictures_are_taken_over_from_a_page_and_nothing_else_is():
+    uri = picture_of(np.arange(64, dtype=np.float32).reshape(8, 8))
+    other = '<img class="sample" src="data:image/svg+xml,<script/>" alt="sample 4">'
+    away = '<img class="sample" src="https://example.org/x.png" alt="sample 5">'
+    page = f'<p>{other}{away}<img class="sample" src="{uri}" alt="sample 12">12</p>'
+    assert pictures_on(page) == {12: uri}
+    assert pictures_on("") == {}

@@ -16,6 +16,7 @@ from lepton_compress._calibrate import Range
 from lepton_compress._coverage import coverage, reached
 from lepton_compress._graph import Graph
 from lepton_core import recipe as recipes
+from lepton_core.artifacts import artifact_size
 from lepton_core.errors import OptimizeError
 from lepton_core.samples import Samples, load_samples, match
 from lepton_core.statistics import binomial_upper
@@ -31,7 +32,9 @@ def run(model, images, context):
 
 
 def optimize(model, context, **more):
-    return context.hooks.optimize(model, OptimizeRequest(TARGET, **more), context)
+    return context.hooks.optimize(
+        model, OptimizeRequest(TARGET, **{"timing_seconds": 0.0, **more}), context
+    )
 
 
 @pytest.mark.conformance
@@ -278,7 +281,9 @@ def test_auto_keeps_int8_where_it_gains(trained, held_npz, context_of):
 
 
 @pytest.mark.parametrize(("width", "kept"), [(4, False), (256, True)])
-def test_auto_without_samples_keeps_int8_only_if_it_is_smaller(graphs, context, width, kept):
+def test_auto_without_samples_keeps_int8_only_if_it_is_smaller(
+    graphs, context, context_of, width, kept
+):
     weight = graphs.rand(width, width)
     base = graphs.build(
         [graphs.node("MatMul", ["x", "w"], ["y"])], {"w": weight}, shape=("n", width)
@@ -286,6 +291,9 @@ def test_auto_without_samples_keeps_int8_only_if_it_is_smaller(graphs, context, 
     result = optimize(base, context, precision="auto")
     assert (result.recipe is not None) is kept
     assert kept or result.why.startswith("kept fp32, because int8 is not smaller")
+    if not kept:  # it would be kept if it were faster, and is not by chance
+        timed = optimize(base, context_of("timed"), precision="auto", timing_seconds=0.1)
+        assert timed.facts["gain"]["faster"] if timed.recipe else "at 95 %" in timed.why
     assert result.facts["verdict"] == "weak"
 
 
@@ -476,3 +484,53 @@ def test_products_may_share_a_weight(graphs, context, tmp_path, target):
         with context.hooks.open(artifact, OpenRequest(target), context) as session:
             outputs.append(session.run({"x": rows})["y"])
     assert np.linalg.norm(outputs[1] - outputs[0]) < 0.05 * np.linalg.norm(outputs[0])
+
+
+# --- do no harm ---------------------------------------------------------------------------------
+
+
+def test_what_is_quantized_says_what_it_gains(trained, held_npz, context_of, tmp_path):
+    """Sizes of the files that are there, and time in turns with its interval."""
+    base = trained("cnn")
+    made = optimize(base, context_of("int8"), samples=held_npz, timing_seconds=0.1)
+    gain = made.facts["gain"]
+    float_ = context_of("float").hooks.convert(base, ConvertRequest(TARGET), context_of("f")).model
+    sizes = {"before": artifact_size(float_), "after": artifact_size(made.model)}
+    assert gain["size_bytes"] == sizes
+    assert gain["size_ratio"] == pytest.approx(sizes["before"] / sizes["after"])
+    low, high = gain["time"]["interval"]
+    assert 0 < low <= gain["time"]["speedup"] <= high
+    assert gain["smaller"]
+    assert gain["inputs"] == "samples"
+    assert not any("neither" in text for text in made.warnings)
+    again = optimize(base, context_of("again"), recipe=made.recipe, timing_seconds=0.1)
+    assert again.facts["gain"]["size_bytes"] == sizes
+    assert again.facts["gain"]["inputs"] == "random"
+    silent = optimize(base, context_of("silent"), samples=held_npz)
+    assert "gain" not in silent.facts, "timing was left out"
+
+
+def test_what_gains_nothing_is_said_to(graphs, context_of, tmp_path):
+    """Scales and operators of their own take more bytes than 27 weights have."""
+    model = graphs.build(
+        [graphs.node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])], {"w": graphs.rand(1, 3, 3, 3)}
+    )
+    rows = np.random.default_rng(0).standard_normal((40, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows)
+    samples = str(tmp_path / "rows.npz")
+    made = optimize(model, context_of("int8"), samples=samples, timing_seconds=0.1)
+    assert not made.facts["gain"]["smaller"]
+    if not made.facts["gain"]["faster"]:
+        assert "neither smaller nor faster here" in made.warnings[-1]
+        assert "larger" in made.warnings[-1]
+
+
+def test_a_budget_states_the_gain_that_it_was_chosen_by(trained, held_npz, context):
+    made = optimize(
+        trained("mlp"), context, samples=held_npz, max_drop=0.05, timing_seconds=0.1,
+        options={"recover": "none"},
+    )  # fmt: skip
+    gain = made.facts["gain"]
+    assert gain["smaller"]
+    assert f"{gain['size_ratio']:.2f}x smaller" in made.why
+    assert gain["time"] is not None

@@ -97,6 +97,7 @@ def test_pruned_weights_of_a_trained_network(
     plain = lepton.convert(base, target="coreml", context=context_of("plain")).model
     made = lepton.optimize(
         base, target="coreml", device="ios18", precision=precision, options=options,
+        timing_seconds=0.0,
         samples=few if measured else None,
         max_drop=0.05 if measured else None, context=context_of("made"),
     )  # fmt: skip
@@ -117,7 +118,7 @@ def test_what_the_package_computes_is_what_the_recipe_says(trained, digits, cont
 
     base = trained("mlp")
     made = lepton.optimize(
-        base, target="coreml", device="ios17", precision="palette",
+        base, timing_seconds=0.0, target="coreml", device="ios17", precision="palette",
         options={"palette": 3, "sparsity": 0.5}, context=context_of("made"),
     )  # fmt: skip
     assert made.model.metadata["device"] == "ios17"
@@ -142,6 +143,6 @@ def test_groups_are_refused_for_ios_17(trained, context_of):
     with pytest.raises(LeptonError) as caught:
         lepton.optimize(
             trained("mlp"), target="coreml", device="ios17", precision="palette",
-            options={"palette": 4, "group": 16}, context=context_of("made"),
+            options={"palette": 4, "group": 16}, timing_seconds=0.0, context=context_of("made"),
         )  # fmt: skip
     assert caught.value.code == "LPT-CONV-508"

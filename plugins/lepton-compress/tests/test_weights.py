@@ -25,7 +25,7 @@ def run(model, images, context, target="onnxruntime"):
 
 
 def optimize(model, context, target="onnxruntime", precision="int4", **more):
-    request = OptimizeRequest(target, precision=precision, **more)
+    request = OptimizeRequest(target, precision=precision, timing_seconds=0.0, **more)
     return context.hooks.optimize(model, request, context)
 
 
@@ -62,6 +62,47 @@ def test_methods_rank_on_rows_not_seen(trained, digits, seen_npz, context_of, me
     print(errors)
     assert errors["gptq"] < 0.6 * errors["mse"]
     assert errors.get("rtn", np.inf) > errors["mse"]
+
+
+@pytest.mark.parametrize("method", ["mse", "gptq"])
+def test_scales_that_float16_holds(graphs, context_of, tmp_path, method):
+    """For LiteRT's kernels; the recipe keeps integers and scales, so that all targets read them."""
+    base = deep(graphs, (64, 80))
+    rows = np.random.default_rng(0).standard_normal((120, 64)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows)
+    made = optimize(
+        base, context_of(method), samples=str(tmp_path / "rows.npz"),
+        options={"method": method, "ends": 4, "scales": "float16"},
+    )  # fmt: skip
+    stored = qdq.read_blocks(pivot.load(made.model.path))
+    recipe = recipes.read(made.recipe)
+    arrays = recipes.load_arrays(recipe, made.recipe)
+    assert stored
+    for name, blocks in stored.items():
+        entry = recipe.blocks[name]
+        assert (blocks.scale > 0).all()
+        np.testing.assert_array_equal(blocks.scale, blocks.scale.astype("f2").astype("f4"))
+        assert np.abs(blocks.codes).max() == 7
+        np.testing.assert_array_equal(arrays[entry.scale], blocks.scale)
+        values = Graph(pivot.load(base.path)).array(name)
+        error = np.linalg.norm(np.moveaxis(blocks.values(), 1, entry.axis) - values)
+        assert error / np.linalg.norm(values) < 0.15
+
+
+@pytest.mark.parametrize(("options", "halves"), [({}, True), ({"scales": "float32"}, False)])
+def test_a_target_whose_kernels_want_such_scales_gets_them(graphs, context_of, options, halves):
+    pytest.importorskip("lepton_tflite")
+    base = deep(graphs, (64, 80))
+    asked = {"recipe_only": True, "ends": 4, **options}
+    made = optimize(base, context_of("run"), target="tflite", options=asked)
+    recipe = recipes.read(made.recipe)
+    arrays = recipes.load_arrays(recipe, made.recipe)
+    assert recipe.blocks
+    for name, entry in recipe.blocks.items():
+        values = Graph(pivot.load(base.path)).array(name)
+        scale = qdq.block_integers(name, values, entry, arrays).scale
+        assert bool((scale > 0).all()) is halves
+    assert any("float16" in note for note in recipe.notes) is halves
 
 
 def test_awq_protects_the_weights_of_large_inputs(graphs, context_of, tmp_path):
@@ -430,6 +471,10 @@ def test_a_budget_that_cannot_be_met_is_an_error(trained, held_npz, context_of):
     [
         ("int4", {"bits": 5}),
         ("int4", {"bits": 1}),
+        ("int4", {"scales": "bfloat16"}),
+        ("int4", {"scales": "float16", "symmetric": "no"}),
+        ("int4", {"scales": "float16", "method": "awq"}),
+        ("int8", {"scales": "float16"}),
         ("int8-weight", {"bits": 4}),
         ("int8-weight", {"bits": 9}),
         ("int4", {"bits": "four"}),

@@ -164,13 +164,15 @@ def convert(tmp_path):
     """Lower a recipe for a pivot; each call has a folder of its own."""
     count = iter(range(100))
 
-    def call(pivot, scheme, arrays, device="ios18", **parts):
+    def call(pivot, scheme, arrays, device="ios18", options=None, **parts):
         folder = tmp_path / str(next(count))
         folder.mkdir()
         parts = {"tensors": {}, "layers": {}} | parts
         recipe = Recipe(PivotId(pivot.digest, 21), scheme, **parts)
         path = recipes.write(recipe, folder / "recipe.json", integers=arrays)
-        request = ConvertRequest("coreml", precision="int8", recipe=str(path), device=device)
+        request = ConvertRequest(
+            "coreml", precision="int8", recipe=str(path), device=device, options=options or {}
+        )
         return plugin.lepton_convert(pivot, request, Context(folder))
 
     return call

@@ -13,6 +13,7 @@ import ast
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -28,13 +29,16 @@ from lepton_core._device_proof import GRAPH_PROOF, seal_of
 from lepton_core._passport_parts import compare
 from lepton_core.cli import main
 from lepton_core.context import Context
+from lepton_core.errors import LeptonError
 from lepton_core.files import digest_path
 from lepton_core.passport import dump_passport, load_passport, make_passport
 from lepton_core.recipe import Layer, PivotId, Recipe, Tensor
+from lepton_core.report import render_passport
+from lepton_core.report.thumbnails import picture_of, pictures_on
 from lepton_core.samples import Samples
-from lepton_core.testing import RecordingReporter
-from lepton_core.types import OpenRequest
+from lepton_core.types import ConvertRequest, OpenRequest
 from lepton_coreml import bundle_files, bundle_prove, bundle_runtime, plugin
+from lepton_coreml._mil._package import open_package
 from lepton_onnx import pivot as pivots_of
 
 STAND_IN = '''
@@ -102,8 +106,24 @@ def int8_recipe(pivot):
     return Recipe(PivotId(pivot.digest, 21), "int8-static", tensors, layers)
 
 
+def compressed(graphs, precision, folder):
+    """Convert a pivot whose weights have forms; ``-fp16`` at the end for a float16 program."""
+    own = runpy.run_path(str(Path(__file__).with_name("compressed.py")))
+    precision, _, half = precision.partition("-fp")
+    scheme, makers = own["SCHEMES"][precision]
+    weights = {name: make() for name, make in makers.items()}
+    pivot = graphs.to_pivot(own["graph_of"](graphs, weights), folder / "pivot")
+    _, path = own["recipe_of"](pivot, weights, folder / "recipe.json", scheme)
+    options = {"compute": "fp16"} if half else {}
+    (folder / "made").mkdir()
+    request = ConvertRequest("coreml", recipe=path, options=options)
+    found = plugin.lepton_convert(pivot, request, Context(folder / "made"))
+    x = np.random.default_rng(5).normal(size=(40, own["ROWS"])).astype("f4")
+    return found, pivot, {"x": x}
+
+
 @pytest.fixture(scope="module")
-def ported(converted, pivots, reference, feeds, tmp_path_factory):
+def ported(converted, graphs, pivots, reference, feeds, tmp_path_factory):
     """Packages with their passports, as a port leaves them; each is made once."""
     made = {}
 
@@ -111,14 +131,17 @@ def ported(converted, pivots, reference, feeds, tmp_path_factory):
         key = (name, precision, device)
         if key not in made:
             folder = tmp_path_factory.mktemp(f"{name}-{precision}")
-            pivot, recipe = pivots(name), None
-            if precision == "int8":
-                recipe = str(recipes.write(int8_recipe(pivot), folder / "recipe.json"))
-            found = converted(name, precision, device, recipe)
+            if name == "compressed":
+                found, pivot, feed = compressed(graphs, precision, folder)
+                precision = found.model.metadata["precision"]
+            else:
+                pivot, feed, recipe = pivots(name), feeds(name, 40), None
+                if precision == "int8":
+                    recipe = str(recipes.write(int8_recipe(pivot), folder / "recipe.json"))
+                found = converted(name, precision, device, recipe)
             place = folder / "model.mlpackage"
             shutil.copytree(found.model.path, place)
             model = found.model.evolve(path=str(place))
-            feed = feeds(name, 40)
             session = plugin.lepton_open(model, OpenRequest("coreml"), Context(folder))
             passport = make_passport(
                 source=pivot,
@@ -151,7 +174,7 @@ def shipped(ported, tmp_path_factory):
             lepton_core.deploy(
                 ported(name, precision, device),
                 name=f"{name}-net",
-                target="coreml:ios17",
+                target=f"coreml:{device or 'ios18'}",
                 kind="bundle",
                 options={"store": str(store), "out": str(out)},
             )
@@ -274,6 +297,46 @@ def test_a_bundle_is_whole_and_proves_itself(precision, shipped, bundle, mac, op
     limits = load_passport(place / "passport" / "passport.json")["limits"]["applied"]
     assert found["limits"] == {**limits, "from": "passport"}
     assert found["seal"] == seal_of(found)
+
+
+COMPRESSED = [
+    pytest.param("mixed-fp16", id="mixed-fp16"),  # every form in one package
+    *(pytest.param(name, marks=pytest.mark.conformance, id=name)
+      for name in ("palette4", "sparse", "int8-weight", "int4", "palette4-fp16")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", COMPRESSED)
+def test_a_bundle_of_compressed_weights_is_whole_and_proves_itself(
+    precision, shipped, bundle, mac, opened, ported
+):
+    model = ported("compressed", precision)
+    place = bundle("compressed", precision)
+    package = place / "model" / "model.mlpackage"
+    assert digest_path(package) == model.digest
+    session = opened(model.evolve(path=str(package)))
+    kinds = {op.kind for op in open_package(package).program().block.operations}
+    wanted = {"palette4": "constexpr_lut_to_dense", "sparse": "constexpr_sparse_to_dense",
+              "int8-weight": "constexpr_blockwise_shift_scale",
+              "int4": "constexpr_blockwise_shift_scale"}  # fmt: skip
+    name, _, half = precision.partition("-fp")
+    assert kinds >= ({wanted[name]} if name in wanted else set(wanted.values()))
+    kind = session.facts["storage_precision"]
+    assert kind == {"sparse": f"fp{half or 32}", "int8-weight": "int8", "mixed": kind}.get(
+        name, name
+    )
+    assert mac(place, program="run.py").stdout.startswith("ok: every file, golden pairs within")
+    done = mac(place, "--runs", 1, "--units", "CPU_ONLY,ALL")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((place / "device-proof.json").read_text())
+    full = {"mixed": "mixed-sparse"}.get(name, name)
+    assert found["artifact"]["precision"] == full == model.metadata["precision"]
+    assert [run["verdict"] for run in found["runs"]] == ["pass", "pass"]
+    assert all(one["rel_l2"] < 1e-6 for run in found["runs"] for one in run["outputs"].values())
+    text = swift_of(place)
+    assert "public final class CompressedNet {" in text and balanced(text)
+    assert "@available(iOS 18, macOS 15, *)" in text
+    assert 'Port(name: "x", feature: "x", type: .float32, sizes: [1...64, 96...96]),' in text
 
 
 def test_integers_and_odd_names_pass(bundle, mac):
@@ -407,14 +470,28 @@ def test_the_class_says_which_systems_the_package_needs(device, systems, ported)
     assert json.loads(made["features.json"])["needs"]["ios"] == int(device[-2:])
 
 
-def test_a_package_for_a_newer_system_than_asked_for_is_warned_of(ported, context):
-    said = RecordingReporter()
-    for model, device in ((ported(), "ios17"), (ported(), "ios18"), (ported(), None)):
-        request = OpenRequest("coreml", device)
-        plugin.lepton_open(model, request, replace(context, reporter=said)).close()
-    assert said.warnings == [
-        "model.mlpackage needs iOS 18 and macOS 15: it was not converted for ios17"
-    ]
+def test_a_package_for_a_newer_system_is_not_deployed_to_an_older(ported, tmp_path):
+    out, store = tmp_path / "bundle", tmp_path / "store"
+    given = ["deploy", Path(ported().path).parent, "--to", "coreml:ios17", "--name", "old",
+             "--kind", "bundle", "--out", out, "--store", store]  # fmt: skip
+    with pytest.raises(LeptonError) as caught:
+        lepton_core.deploy(
+            ported(), name="old", target="coreml:ios17", kind="bundle",
+            options={"store": str(store), "out": str(out)},
+        )  # fmt: skip
+    error = caught.value
+    assert error.code == "LPT-RUN-513"
+    assert error.message == "model.mlpackage needs iOS 18 and macOS 15, and ios17 does not read it"
+    assert "--to coreml:ios17" in error.remedy
+    assert main([str(part) for part in given]) == 1
+    assert not out.exists() and not store.exists()
+
+
+def test_who_reads_a_package(ported, opened):
+    for device in ("ios18", "reference", None):
+        opened(ported(), device=device)
+    for device in ("ios17", "ios18", None):
+        opened(ported("perceptron", "fp32", "ios17"), device=device)
 
 
 def test_names_are_quoted_as_swift_wants(ported):
@@ -458,6 +535,20 @@ def test_a_good_proof_makes_it_a_device_proof(variant, proof, merge):
     assert merge(variant, proof)[0] == 0
     assert (variant / "passport.json").read_bytes() == once, "twice the same"
     assert [p.name for p in variant.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_page_is_drawn_again_with_its_pictures(variant, proof, merge):
+    passport = load_passport(variant / "passport.json")
+    row = 7
+    passport["worst"] = [{"row": row, "error": 0.5, "changed": None, "loss": 0.0}]
+    (variant / "passport.json").write_text(dump_passport(passport))
+    picture = picture_of(np.arange(64, dtype=np.float32).reshape(8, 8))
+    page = variant / "passport.html"
+    page.write_text(render_passport(passport, pictures={row: picture}), encoding="utf-8")
+    assert merge(variant, proof)[0] == 0
+    drawn = page.read_text(encoding="utf-8")
+    assert "device proof on Apple M3" in drawn
+    assert pictures_on(drawn) == {row: picture}
 
 
 def test_a_bundle_knows_its_own_pairs(bundle, proof, merge, tmp_path):
@@ -573,7 +664,7 @@ def test_pairs_of_another_deployment_of_the_artifact_are_other_pairs(
 ):
     np.savez(tmp_path / "real.npz", **feeds("perceptron", 5))
     lepton_core.deploy(
-        ported(), name="real", target="coreml:ios17", kind="bundle",
+        ported(), name="real", target="coreml", kind="bundle",
         options={"store": str(shipped.store), "out": str(tmp_path / "real"),
                  "samples": str(tmp_path / "real.npz"), "golden_rows": 5},
     )  # fmt: skip

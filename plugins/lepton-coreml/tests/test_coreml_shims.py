@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lepton_core import recipe as recipes
 from lepton_core.errors import ConversionError
+from lepton_core.recipe import Layer, PivotId, Recipe, Tensor
 from lepton_coreml._build import build
 from lepton_coreml._coremltools import coremltools
 from lepton_coreml._frontend import boundary, export
+from lepton_coreml._integers import VALUES_NOTE, Reader, read_back
+from lepton_coreml._lower import lower
+from lepton_coreml._mil._package import open_package
 from lepton_coreml._prove import run_once
-from lepton_coreml._shims import SHIMS
+from lepton_coreml._shims import PASSES, SHIMS
 from lepton_onnx import pivot
 
 
@@ -142,3 +150,104 @@ def test_shims_leave_nothing_behind():
         assert "lepton_coreml::quantize" in _registry()
         assert _utils.pymil_broadcast_to is not before[1]
     assert (dict(_registry()), _utils.pymil_broadcast_to, _utils.pymil_broadcast_tensors) == before
+
+
+# --- passes ---------------------------------------------------------------------------------------
+
+
+def activation(scale, zero, **more):
+    return Tensor("activation", scale, zero, observed=(-1.0, 1.0), **more)
+
+
+def by_channel(weights, name, axis=0):
+    array = weights[name]
+    others = tuple(i for i in range(array.ndim) if i != axis)
+    scale = np.abs(array).max(axis=others) / np.float32(127)
+    return Tensor("weight", tuple(map(float, scale)), axis=axis, estimator="absmax")
+
+
+def residual(g):
+    """Two convolutions whose sum has integers, a transpose that does nothing, and a reshape."""
+    rng = np.random.default_rng(4)
+    return g.model(
+        [
+            g.node("Conv", ["x", "a.weight"], ["a"], pads=[1, 1, 1, 1]),
+            g.node("Relu", ["a"], ["r"]),
+            g.node("Transpose", ["r"], ["t"], perm=[0, 1, 2, 3]),
+            g.node("Conv", ["t", "b.weight"], ["b"], pads=[1, 1, 1, 1]),
+            g.node("Add", ["t", "b"], ["s"]),
+            g.node("Flatten", ["s"], ["f"]),
+            g.node("MatMul", ["f", "head"], ["y"]),
+        ],
+        [g.value("x", ["n", 4, 4, 4])],
+        [g.value("y", ["n", 5])],
+        [
+            g.weight("a.weight", rng.normal(size=(8, 4, 3, 3)).astype("f4")),
+            g.weight("b.weight", rng.normal(size=(8, 8, 3, 3)).astype("f4")),
+            g.weight("head", rng.normal(size=(128, 5)).astype("f4")),
+        ],
+    )
+
+
+def recipe_of(pivot_model):
+    weights = {t.name: numpy_helper.to_array(t)
+               for t in pivot.load(pivot_model.path).graph.initializer}  # fmt: skip
+    tensors = {
+        "x": activation(0.03, 3),
+        "r": activation(0.05, -128),
+        "t": activation(0.05, -128, same_as="r"),
+        "b": activation(0.06, 5),
+        "s": activation(0.08, 2),
+        "f": activation(0.08, 2, same_as="s"),
+        "y": activation(0.1, 7, optional=True),
+        "a.weight": by_channel(weights, "a.weight"),
+        "b.weight": by_channel(weights, "b.weight"),
+        "head": by_channel(weights, "head", 1),
+    }
+    layers = {
+        "a": Layer("Conv", "r", ("x",), "a.weight", None, ("r",)),
+        "t": Layer("Transpose", "t", ("r",)),
+        "b": Layer("Conv", "b", ("t",), "b.weight"),
+        "s": Layer("Add", "s", ("t", "b")),
+        "f": Layer("Flatten", "f", ("s",)),
+        "y": Layer("MatMul", "y", ("f",), "head"),
+    }
+    return Recipe(PivotId(pivot_model.digest, 21), "int8-static", tensors, layers)
+
+
+def numbers_of(proto, folder, device, without):
+    """Return scales and zero points of every pair, and the names of weights with integers."""
+    folder.mkdir()
+    exported = export(boundary(proto), dynamic=True, max_batch=8, max_size=8)
+    out = folder / "raw.mlpackage"
+    note = build(exported, out, device=device, half=False, recipe=True, without=without)
+    program = open_package(out).program()
+    program = replace(program, metadata={VALUES_NOTE: note})
+    reader = Reader(program)
+    pairs = Counter()
+    for op in reader.operations:
+        if op.kind in ("quantize", "dequantize"):
+            scale, zero = (reader.argument(op, key) for key in ("scale", "zero_point"))
+            point = None if zero is None else int(np.ravel(zero)[0])
+            pairs[op.kind, float(np.ravel(scale)[0]), point] += 1
+    held = {n for n, s in read_back(program).items() if s.integers is not None}
+    return pairs, held
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("device", ["ios18", "ios17"])
+def test_a_pass_that_is_left_out_would_change_the_recipes_numbers(device, graphs, tmp_path):
+    """If a pass no longer does, it may run again: take it out of PASSES."""
+    source = graphs.to_pivot(residual(graphs), tmp_path / "pivot")
+    path = recipes.write(recipe_of(source), tmp_path / "recipe.json")
+    lowered, *_ = lower(pivot.load(source.path), str(path), source.digest, device)
+    pairs, held = numbers_of(lowered, tmp_path / "out", device, ())
+    assert held == {"a.weight", "b.weight", "head"}
+    assert {point for _, _, point in pairs} >= {3, -128, 5, 2}
+    harmless = []
+    for number, one in enumerate(PASSES):
+        found = numbers_of(lowered, tmp_path / str(number), device, (one.name,))
+        if found == (pairs, held):
+            harmless.append(one.name)
+    other = "common::merge_affine_dequantize_with_consecutive_ops"
+    assert harmless == ([other] if device == "ios18" else []), "of iOS 16's constants alone"

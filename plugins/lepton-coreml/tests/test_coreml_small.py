@@ -74,26 +74,38 @@ FORMS = [(1, 16), (2, 1), (3, 5), (4, None), (4, 24), (5, 16), (6, None), (7, 16
 """Bits, and channels of a group: 24 and 5 do not divide the 64 channels."""
 
 
-@pytest.mark.parametrize(("bits", "group"), FORMS)
-def test_a_palette_stands_in_the_file_as_in_the_recipe(bits, group, product, convert, opened):
-    weight, x = drawn(256, 64), drawn(3, 256)
-    pivot = product("MatMul", weight, [256])
-    entry, arrays, values = palette_for(weight, bits, None if group is None else 1, group)
-    result = convert(pivot, "palette", arrays, palettes={"w": entry})
-    indices, tables, axis = read_small(program_of(result)).palettes["w"]
-    assert np.array_equal(indices, arrays["w/indices"])
-    width = {5: 6, 7: 8}.get(bits, bits)
-    assert tables.shape[1] == 2**width
-    own = np.arange(64) // (group or 64)
-    there = np.repeat(tables, 64 // len(tables), axis=0)[:, : 2**bits]
-    assert there.tobytes() == arrays["w/palette"][own].tobytes()
-    assert axis == (0 if group is None else 1)
-    facts = result.facts["small_weights"]["w"]
-    assert (facts["form"], facts["bits"], facts["recipe_bits"]) == ("palette", width, bits)
-    assert result.facts["integers"]["palettes"] == 1
-    session = opened(result.model)
-    assert session.facts["storage_precision"] == f"palette{width}"
-    assert near(session.run({"x": x})["y"], x @ values)
+def test_palettes_stand_in_the_file_as_in_the_recipe(graphs, convert, opened, tmp_path):
+    """Nine weights in one graph, each with a palette of its own."""
+    names = [f"w{number}" for number in range(len(FORMS))]
+    weights, x = {name: drawn(256, 64) for name in names}, drawn(3, 256)
+    proto = graphs.model(
+        [graphs.node("MatMul", ["x", name], [f"{name}_y"]) for name in names],
+        [graphs.value("x", ["n", 256])],
+        [graphs.value(f"{name}_y", ["n", 64]) for name in names],
+        [graphs.weight(name, array) for name, array in weights.items()],
+    )
+    palettes, arrays, values = {}, {}, {}
+    for name, (bits, group) in zip(names, FORMS, strict=True):
+        axis = None if group is None else 1
+        entry, own, values[name] = palette_for(weights[name], bits, axis, group)
+        arrays |= {key.replace("w/", f"{name}/"): array for key, array in own.items()}
+        palettes[name] = replace(entry, indices=f"{name}/indices", palette=f"{name}/palette")
+    pivot = graphs.to_pivot(proto, tmp_path / "pivot")
+    result = convert(pivot, "palette", arrays, palettes=palettes)
+    found, made = read_small(program_of(result)).palettes, opened(result.model).run({"x": x})
+    for name, (bits, group) in zip(names, FORMS, strict=True):
+        indices, tables, axis = found[name]
+        assert np.array_equal(indices, arrays[f"{name}/indices"]), name
+        width = {5: 6, 7: 8}.get(bits, bits)
+        assert tables.shape[1] == 2**width
+        own = np.arange(64) // (group or 64)
+        there = np.repeat(tables, 64 // len(tables), axis=0)[:, : 2**bits]
+        assert there.tobytes() == arrays[f"{name}/palette"][own].tobytes(), name
+        assert axis == (0 if group is None else 1)
+        facts = result.facts["small_weights"][name]
+        assert (facts["form"], facts["bits"], facts["recipe_bits"]) == ("palette", width, bits)
+        assert near(made[f"{name}_y"], x @ values[name]), name
+    assert result.facts["integers"]["palettes"] == len(FORMS)
 
 
 @pytest.mark.parametrize("bits", [1, 3, 5, 8])

@@ -33,6 +33,7 @@ def small_onnx(path):
 
 class TestOnnxRuntime(TargetConformance):
     plugin, info = plugin, info.INFO
+    tells_execution = True
 
     @pytest.fixture
     def source(self, tmp_path):

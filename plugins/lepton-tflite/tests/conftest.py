@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,6 +71,16 @@ def graphs():
         value=value, weight=weight, model=model, small=small, inputs=inputs_of,
         node=helper.make_node,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def handmade():
+    """The module that writes files of a few operators."""
+    place = Path(__file__).with_name("_handmade.py")
+    spec = importlib.util.spec_from_file_location("lepton_tflite_handmade", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

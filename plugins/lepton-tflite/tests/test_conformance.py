@@ -15,6 +15,7 @@ pytest.importorskip("litert_torch")
 
 class TestTflite(TargetConformance):
     plugin, info = plugin, info.INFO
+    tells_execution = True
 
     @pytest.fixture(autouse=True)
     def once(self, single):

@@ -18,7 +18,8 @@ from lepton_onnx import qdq
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
 from lepton_tflite._finish import float_ports, integer_ports, port_types
-from lepton_tflite._integers import INTEGER_OPS, check_border, check_integers, read_back
+from lepton_tflite._integers import INTEGER_OPS, check_border, check_integers
+from lepton_tflite._read import read_back
 from lepton_tflite._reproduce import reproducer
 from lepton_tflite.bundle_files import files
 
@@ -135,9 +136,9 @@ def test_every_layer_is_an_integer_kernel(lowered):
     assert lowered.facts["batch"] == "open"
     assert lowered.facts["storage_precision"] == "int8"
     root = flat.root_of(Path(lowered.model.path).read_bytes())
-    from lepton_tflite._execution import computing_layers, operator_names
+    from lepton_tflite._execution import computing_layers, file_nodes, operator_names
 
-    assert computing_layers(root) == {"int8": 4}
+    assert computing_layers(file_nodes(root)) == {"int8": 4}
     names = operator_names(root)
     assert names["QUANTIZE"] == names["DEQUANTIZE"] == 1  # at the border, and nowhere else
     assert set(names) <= {
@@ -331,10 +332,10 @@ def test_layers_with_equal_weights_keep_their_own_numbers(
         assert np.abs(found[name] - wanted[name]).max() < 2 * unit
 
 
-def test_a_transposed_convolution_stays_float_with_the_weights_of_the_recipe(
+def test_a_transposed_convolution_stays_float_with_the_integers_of_the_recipe(
     graphs, to_pivot, convert, opened, expected, tmp_path
 ):
-    """The converter turns its weight over, and folds the integers into floats on the way."""
+    """The converter turns its weight over, twice in the end."""
     rng = np.random.default_rng(0)
     w = rng.normal(size=(3, 4, 2, 2)).astype("f4")
     pivot = to_pivot(
@@ -353,18 +354,10 @@ def test_a_transposed_convolution_stays_float_with_the_weights_of_the_recipe(
     found = opened(made.model).run(given)["y"]
     assert np.abs(found - expected(pivot, given)["y"]).max() < 0.12
     recipe, proto = onnx_lowering((pivot, path))
-    model = flat.unpack(Path(made.model.path).read_bytes())
-    check_integers(model, proto, recipe)
-    tensor = next(
-        t for t in model.subgraphs[0].tensors if np.size(flat.array_of(model, t)) == w.size
-    )
-    assert tensor.type == flat.TYPES["float32"]
-    values = flat.array_of(model, tensor).copy()
-    values.flat[7] = np.nextafter(values.flat[7], np.float32(9))
-    flat.set_array(model, tensor, values)
-    with pytest.raises(ConversionError) as caught:
-        check_integers(model, proto, recipe)
-    assert caught.value.code == "LPT-CONV-411"
+    ours, theirs = read_back(made.model.path), qdq.read_back(proto)
+    assert made.facts["unpacked_weights"] == {"w": ""}
+    np.testing.assert_array_equal(ours["w"].integers, theirs["w"].integers)
+    np.testing.assert_array_equal(ours["w"].scale, np.float32(recipe.tensors["w"].scale))
 
 
 def test_a_port_that_the_recipe_keeps_in_float_stays_float(quantized, convert, tmp_path):
@@ -393,7 +386,7 @@ def test_the_border_is_recorded_as_the_file_has_it(lowered, single):
 def test_other_schemes_are_refused(quantized, tmp_path, context):
     pivot, path = quantized
     data = json.loads(Path(path).read_text())
-    data["scheme"] = "int8-weight-only"
+    data["scheme"] = "sparse"
     data["layers"] = {}
     other = tmp_path / "recipe.json"
     other.write_text(json.dumps(data))
@@ -420,6 +413,10 @@ def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pi
     assert made.model.metadata["border"] == "int8"
     root = flat.root_of(Path(made.model.path).read_bytes())
     assert set(flat.stored_values(root)) == {"int8", "int32"}
+    profile = made.facts["edgetpu"]
+    assert profile["mapped"] == profile["of"] > 4
+    assert profile["first_cut"] is None
+    assert not any("Edge TPU" in said for said in made.warnings)
     with pytest.raises(UnsupportedOperationError) as caught:
         plugin.lepton_convert(pivot, ConvertRequest("tflite", device="edgetpu"), context)
     assert caught.value.code == "LPT-CONV-414"
@@ -446,7 +443,7 @@ def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pi
 
 
 def test_constants_whose_names_differ_by_a_dot_stay_two(graphs):
-    from lepton_tflite._build import Plan, _module, _tensors
+    from lepton_tflite._build import Plan, _Source, _tensors
 
     proto = graphs.model(
         [
@@ -467,6 +464,6 @@ def test_constants_whose_names_differ_by_a_dot_stay_two(graphs):
     plan = Plan(proto, pivots.signature(proto), None, lambda model, _: flat.pack(model),
                 integer=True)  # fmt: skip
     inputs = _tensors(plan.signature, {})
-    (found,) = _module(plan, inputs)(*inputs)
+    (found,) = _Source.of(plan, inputs)(*inputs)
     wanted = inputs[0].numpy() * np.array([1, 2]) + np.array([30, 40])
     np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-6)

@@ -1,5 +1,7 @@
 //! The Cholesky factor of a large symmetric matrix.
 
+use nalgebra::{Cholesky, DMatrix, Dyn};
+
 use crate::panel::{F64_LANES, Lines, Rows, RowsMut, Tiles, add_products_f64, add_row_f64};
 use crate::parallel::{Grain, run};
 use crate::{Control, Error};
@@ -12,6 +14,9 @@ const ROWS: usize = 48;
 
 /// Replaces the lower triangle of the `n` by `n` matrix `a` (C order) by the factor `L` of
 /// `a = L L^T`; what lies above the diagonal is neither read nor changed.
+///
+/// Blocks on the diagonal are factored by nalgebra's `Cholesky`; what they take from and give to
+/// other blocks are products, which may run on several threads.
 ///
 /// Every element is `(a_ij - l_i0 l_j0 - l_i1 l_j1 - ...) / l_jj`, subtracted in this order.
 ///
@@ -111,28 +116,14 @@ impl Square {
         Self { upper, width }
     }
 
+    /// Replaces the block by its factor, which subtracts from each column those to its left in
+    /// order, as everywhere here.
     fn factor(&mut self, first: usize) -> Result<(), Error> {
         let width = self.width;
-        for k in 0..width {
-            let (done, rest) = self.upper.split_at_mut((k + 1) * width);
-            let row = &mut done[k * width + k..];
-            let pivot = row[0];
-            if !(pivot > 0.0 && pivot.is_finite()) {
-                return Err(Error::NotPositiveDefinite {
-                    pivot: first + k,
-                    value: pivot,
-                });
-            }
-            let root = pivot.sqrt();
-            row[0] = root;
-            for l in &mut row[1..] {
-                *l /= root;
-            }
-            for j in k + 1..width {
-                let to = &mut rest[(j - k - 1) * width + j..(j - k) * width];
-                add_row_f64(to, -row[j - k], &row[j - k..]);
-            }
-        }
+        // nalgebra keeps columns: the lower triangle of what it sees is the upper one of the rows.
+        let block = DMatrix::from_column_slice(width, width, &self.upper);
+        let factor = factor_of(&block, width).ok_or_else(|| not_definite(&block, first))?;
+        self.upper.copy_from_slice(factor.l_dirty().as_slice());
         Ok(())
     }
 
@@ -152,6 +143,26 @@ impl Square {
             row[k] = value;
             add_row_f64(&mut row[k + 1..], -value, &upper[1..]);
         }
+    }
+}
+
+/// The factor of the leading `k` rows and columns, if it exists and is finite.
+fn factor_of(block: &DMatrix<f64>, k: usize) -> Option<Cholesky<f64, Dyn>> {
+    let factor = Cholesky::new(block.view((0, 0), (k, k)).into_owned())?;
+    let finite = factor.l_dirty().diagonal().iter().all(|l| l.is_finite());
+    finite.then_some(factor)
+}
+
+/// Says which pivot ends the factor of a block, and its value.
+fn not_definite(block: &DMatrix<f64>, first: usize) -> Error {
+    // Leading columns have a factor up to the pivot and none beyond.
+    let counts: Vec<usize> = (1..=block.nrows()).collect();
+    let k = counts.partition_point(|&k| factor_of(block, k).is_some());
+    let row = block.view((k, 0), (1, k)).transpose();
+    let taken = factor_of(block, k).and_then(|factor| factor.l().solve_lower_triangular(&row));
+    Error::NotPositiveDefinite {
+        pivot: first + k,
+        value: block[(k, k)] - taken.map_or(0.0, |row| row.norm_squared()),
     }
 }
 
@@ -199,12 +210,23 @@ mod tests {
 
     #[test]
     fn a_negative_pivot_is_named() {
-        let mut a = matrix(200);
-        a[150 * 201] = -1.0;
-        let result = cholesky(&mut a, 200, &mut Control::threads(1));
-        assert!(matches!(
-            result,
-            Err(Error::NotPositiveDefinite { pivot: 150, .. })
-        ));
+        for (at, value) in [
+            (150, -1.0),
+            (150, f64::NAN),
+            (150, f64::INFINITY),
+            (0, -1.0),
+            (128, 0.0),
+        ] {
+            let mut a = matrix(200);
+            a[at * 201] = value;
+            let result = cholesky(&mut a, 200, &mut Control::threads(1));
+            let Err(Error::NotPositiveDefinite { pivot, value: got }) = result else {
+                panic!("{value} has no factor");
+            };
+            assert_eq!(pivot, at);
+            // Columns to the left take from it.
+            assert_eq!(got.is_finite(), value.is_finite());
+            assert!(got <= value || got.is_nan());
+        }
     }
 }

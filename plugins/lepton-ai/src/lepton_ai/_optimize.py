@@ -53,6 +53,8 @@ class ModelOptimizer:
             replaced.
         force: Replace what is at *out* even if lepton did not write it.
         seed: Seed of everything random.
+        timing_seconds: Time to spend, about, on timing the result in turns with the float model
+            (``result.facts["gain"]``); 0 for none.
 
     Attributes:
         result: What the last call found out: the model, the recipe's path, why, facts (among
@@ -74,6 +76,7 @@ class ModelOptimizer:
         out: str | os.PathLike[str] | None = None,
         force: bool = False,
         seed: int = 0,
+        timing_seconds: float = 0.25,
     ) -> None:
         self.model = model
         self.target = target
@@ -87,6 +90,7 @@ class ModelOptimizer:
         self.out = out
         self.force = force
         self.seed = seed
+        self.timing_seconds = timing_seconds
         self.result: OptimizeResult | None = None
 
     @property
@@ -125,6 +129,7 @@ class ModelOptimizer:
                 samples=_prepared(self.samples, source, stage),
                 recipe=None if self.recipe is None else str(Path(self.recipe).absolute()),
                 options=self.options,
+                timing_seconds=self.timing_seconds,
                 context=stage.context,
             )
             precision = str(found.model.metadata.get("precision") or self.precision)

@@ -13,6 +13,7 @@ import numpy as np
 from lepton_compress._balanced import balanced_error
 from lepton_core.artifacts import artifact_size
 from lepton_core.evaluate import evaluate_isolated
+from lepton_core.gains import gain_of
 from lepton_core.passport import decode_number, make_passport
 from lepton_core.samples import save
 from lepton_core.timing import faster
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lepton_compress._job import Job
     from lepton_core import recipe as recipes
     from lepton_core.dispatch import Hooks
+    from lepton_core.gains import Gain
     from lepton_core.samples import Samples
     from lepton_core.types import Model
 
@@ -46,6 +48,7 @@ class Trial:
         gains: By how much it is smaller or faster than the float model; empty if it is neither.
         balanced: Error of the outputs with every channel counted alike, 0 to 1.
         integers: How the session sums products of integers; empty if it computes none.
+        gain: Its size and time beside those of the float model; ``None`` if there was none yet.
     """
 
     name: str
@@ -61,11 +64,17 @@ class Trial:
     gains: str = ""
     balanced: float = math.inf
     integers: str = ""
+    gain: Gain | None = None
 
     @property
     def p50_ms(self) -> float | None:
         """Median time of one request; ``None`` if not timed."""
         return self.race.get("after_ms")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the record of a result says of it: ``gain``, if it was measured."""
+        return {} if self.gain is None else {"gain": self.gain.to_dict()}
 
     @property
     def passes(self) -> bool:
@@ -187,6 +196,7 @@ class Bench:
             self._gains(model, raced) if timed else "",
             balanced_error(self.reference, actual),
             str(facts.get("integers", "")),
+            gain_of((self.plain, model), raced) if timed and self.plain is not None else None,
         )
 
     def _lower(

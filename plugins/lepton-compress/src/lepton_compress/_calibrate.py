@@ -10,10 +10,11 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 import lepton_kernels as lk
+from lepton_compress._runtime import Watched, opening, runtimes_of
 from lepton_core import memory
 from lepton_core.errors import OptimizeError
 from lepton_core.samples import batches, release_pages
-from lepton_core.types import Model, OpenRequest
+from lepton_core.types import Model
 from lepton_onnx import pivot
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lepton_compress._graph import Graph
-    from lepton_core.context import Context
+    from lepton_core.context import Context, Session
     from lepton_core.samples import Samples
 
 GROUP_BYTES = 128 << 20
@@ -70,7 +71,8 @@ def observe(
     """Run samples through the pivot and return the range of each named value.
 
     The values become outputs of a copy of the pivot, in groups of bounded size (usually one), each
-    of which is run once over all samples, on the installed runtime that ranks first for pivots.
+    of which is run once over all samples, on the installed runtime that ranks first for pivots, or
+    on one that was faster (:mod:`lepton_compress._runtime`).
 
     Args:
         graph: The pivot.
@@ -91,7 +93,8 @@ def observe(
     bar = context.reporter.task(f"calibrate on {len(samples)} samples", len(samples) * len(parts))
     for number, group in enumerate(parts):
         inputs = [n for n in names if n in graph.inputs] if number == 0 else []
-        with observation_session(graph, group, context, number, threads) as session:
+        left = len(samples) * (len(parts) - number)
+        with observation_session(graph, group, context, number, threads, rows=left) as session:
             signature = session.signature
             for batch in batches(samples, signature, rows):
                 context.checkpoint()
@@ -141,9 +144,19 @@ def plan(
 
 @contextlib.contextmanager
 def observation_session(
-    graph: Graph, group: Sequence[str], context: Context, number: int, threads: int | None
+    graph: Graph,
+    group: Sequence[str],
+    context: Context,
+    number: int,
+    threads: int | None,
+    *,
+    rows: int = 0,
 ) -> Iterator[Any]:
-    """Open a copy of the pivot that yields the values of *group*, on the first-ranked runtime."""
+    """Open a copy of the pivot that yields the values of *group*, on the runtime of the job.
+
+    With *rows*, about as many as will be run, the session may move to a faster runtime on the way
+    (:mod:`lepton_compress._runtime`).
+    """
     if context.hooks is None:
         msg = "calibration needs a context with hooks"
         raise ValueError(msg)
@@ -155,12 +168,15 @@ def observation_session(
     model = Model("pivot", str(path), signature=pivot.signature(observed), digest="")
     del observed
     memory.trim()
-    owner = context.hooks.reference_owner("pivot")
-    options = {"execution_facts": False, "plan_memory": False}
-    request = OpenRequest(owner, threads=threads, options=options)
+    hooks = context.hooks
+
+    def opened(owner: str) -> Session:
+        session = hooks.open(model, opening(owner, threads), _inside(context, folder))
+        memory.trim()
+        return session
+
     try:
-        with context.hooks.open(model, request, _inside(context, folder)) as session:
-            memory.trim()
+        with contextlib.closing(Watched(opened, runtimes_of(context), context, rows)) as session:
             yield session
     finally:
         for file in folder.iterdir():

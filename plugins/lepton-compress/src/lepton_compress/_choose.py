@@ -14,6 +14,7 @@ from lepton_compress._recover import Recoverer
 from lepton_compress._recover_recipe import Recovery
 from lepton_compress._select import PRODUCTS
 from lepton_core.errors import OptimizeError
+from lepton_core.progress import show_board
 from lepton_core.samples import split
 from lepton_core.types import OptimizeResult
 
@@ -75,6 +76,7 @@ class Search:
         if recoverer.best is not trial:
             self.recovery, self.ranges = recoverer.recovery, {}
             self.trials.append(recoverer.best)
+            self.show()
         return recoverer.best
 
     def try_recipe(self, estimator: str, float_layers: tuple[str, ...]) -> Trial:
@@ -84,7 +86,19 @@ class Search:
         name += f", {len(float_layers)} layers float)" if float_layers else ")"
         trial = self.bench.measure(name, recipe, estimator, float_layers)
         self.trials.append(trial)
+        self.show()
         return trial
+
+    def show(self) -> None:
+        """Show what was tried so far, where there is a terminal."""
+        rows = [
+            (t.name, f"{t.size:,}", f"{t.error:.2e}", f"{t.drop:.4f}",
+             t.gain.time_text if t.gain else "", t.verdict)
+            for t in self.trials
+        ]  # fmt: skip
+        columns = ("candidate", "bytes", "error", "loss", "beside fp32", "verdict")
+        reporter = self.job.context.reporter
+        show_board(reporter, f"{len(self.trials) - 1} candidates", columns, rows)
 
     def _recipe(self, estimator: str, float_layers: tuple[str, ...]) -> recipes.Recipe:
         if estimator not in self.ranges:
@@ -140,6 +154,7 @@ def choose(job: Job, samples: Samples) -> OptimizeResult:
     bench = Bench.prepare(job, validation)
     search = Search(job, calibration, bench, [bench.measure_float()], {})
     kept = search.run()
+    show_board(job.context.reporter, "", (), ())
     facts = _facts(search, kept)
     if kept is not None and kept.recipe is not None:
         place = job.write(kept.recipe, job.context.workdir / RECIPE)
@@ -163,7 +178,8 @@ def _facts(search: Search, kept: Trial | None) -> dict[str, Any]:
     if search.job.pruning is not None:
         facts["pruning"] = search.job.pruning.facts
     if kept is not None and kept.recipe is not None:
-        facts["recipe"] = {"digest": kept.recipe.digest, "scheme": kept.recipe.scheme}
+        facts |= {"recipe": {"digest": kept.recipe.digest, "scheme": kept.recipe.scheme}}
+        facts |= kept.facts
         facts["float_layers"] = list(kept.float_layers)
     return facts
 

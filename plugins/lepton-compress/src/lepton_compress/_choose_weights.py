@@ -78,6 +78,7 @@ def _result(
         "trials": [one.summary() for one in trials],
         "calibrated_on": rows[0],
         "measured_on": rows[1],
+        **trial.facts,
     }
     place = job.write(made.recipe, job.context.workdir / RECIPE, made.arrays)
     why = f"{trial.name}: {trial.gains}; {trial.why}"

@@ -83,7 +83,7 @@ def observe_inputs(
     found = Inputs(width, context.seed)
     inside = [] if value in graph.inputs else [value]
     _, rows = plan(graph, inside, samples, context.limits.memory_bytes)
-    with observation_session(graph, inside, context, number, threads) as session:
+    with observation_session(graph, inside, context, number, threads, rows=len(samples)) as session:
         for batch in batches(samples, session.signature, rows):
             context.checkpoint()
             array = session.run(batch.inputs)[value] if inside else batch.inputs[value]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from lepton_compress._build import unsampled_recipe
 from lepton_compress._coverage import coverage
 from lepton_compress._recover import recover
 from lepton_compress._recover_recipe import Recovery
+from lepton_compress._runtime import runtimes_of
 from lepton_core import recipe as recipes
 from lepton_core.artifacts import artifact_size
 from lepton_core.errors import OptimizeError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from lepton_compress._graph import Graph
     from lepton_compress._options import Options
+    from lepton_compress._probe import Prober
     from lepton_compress._pruning import Pruning
     from lepton_core.context import Context
     from lepton_core.recipe import Recipe
@@ -51,6 +53,8 @@ class Job:
         context: Where the result goes.
         scratch: Where everything else goes.
         pruning: What was pruned before anything else is done; ``None`` if nothing is.
+        refused: Why the runtime does not load a layer that stays float, by first output.
+        prober: Who asks the runtime what it loads; ``None`` if nobody does.
     """
 
     graph: Graph
@@ -60,12 +64,21 @@ class Job:
     context: Context
     scratch: Context
     pruning: Pruning | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    prober: Prober | None = None
 
     def write(
         self, recipe: Recipe, path: Path, arrays: Mapping[str, NDArray[Any]] | None = None
     ) -> Path:
         """Write a recipe with what was pruned, and its sidecar; return the path."""
         stored = dict(arrays or {})
+        if self.refused:
+            reasons = {n: self.refused.get(n, why) for n, why in recipe.kept_float.items()}
+            recipe = replace(recipe, kept_float=reasons)
+        runtime = runtimes_of(self.scratch)
+        if recipe.calibration is not None and self.scratch.hooks is not None:
+            ran = runtime.name(self.scratch.hooks)
+            recipe = replace(recipe, calibration=replace(recipe.calibration, runtime=ran))
         if self.pruning is not None:
             recipe = replace(recipe, pruned=self.pruning.entries)
             stored |= self.pruning.arrays

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_compress._build import refuse_quantized
+from lepton_compress._gain import gain_of_recipe, with_gain
 from lepton_compress._graph import Graph, names_of
 from lepton_compress._job import (
     RECIPE,
@@ -21,10 +22,14 @@ from lepton_compress._job import (
     size_of,
 )
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_options
+from lepton_compress._plan import without_refused
+from lepton_compress._runtime import AUTO, FASTEST, candidates, runtimes_for, runtimes_of
 from lepton_compress._sparse_options import SPARSE_PRECISIONS, refuse
+from lepton_compress._steps import steps_of
 from lepton_core import recipe as recipes
-from lepton_core.capabilities import scheme_of
+from lepton_core.capabilities import Support, scheme_of
 from lepton_core.errors import OptimizeError
+from lepton_core.remaining import Remaining, expect
 from lepton_core.types import ConvertRequest, Model, OptimizeResult
 from lepton_onnx import pivot, qdq
 from lepton_onnx.external import digest
@@ -56,11 +61,12 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
             is quantized already, ``011`` the precision is not offered, ``012`` nothing can be
             quantized, ``013`` values are not finite, ``014`` the budget cannot be met, ``015`` an
             option, ``016`` the target lowers no recipes, ``030`` … ``034`` a search finds nothing,
-            ``037`` a budget, samples or options beside a recipe.
+            ``037`` a budget, samples or options beside a recipe,
+            ``040`` the runtime loads nothing of what is planned.
         SampleError: The samples do not fit the model.
     """
     if request.recipe is None:
-        options = read_options(request.options, request.precision)
+        options = _for_target(read_options(request.options, request.precision), request, context)
     else:
         options = _options_beside_recipe(request)
     if request.precision not in PRECISIONS:
@@ -82,13 +88,48 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         require_lowering(request.target, context, "scheme.sparse")
     _refuse_lowered(model)
     scratch = Path(tempfile.mkdtemp(prefix=".compress-", dir=context.workdir))
+    remaining = Remaining(context.reporter)
     try:
+        if not options.recipe_only:  # else this is a part of somebody's run
+            context = replace(context, reporter=remaining)
         inside = replace(context, workdir=scratch)
         base = to_pivot(model, request, inside)
         job = Job(Graph(pivot.load(base.path)), base, request, options, context, inside)
-        return _reproduce(job) if request.recipe else _named(_search(job))
+        if request.recipe:
+            return _reproduce(job)
+        _check_runtime(options.runtime, context)
+        with runtimes_for(scratch, options.runtime):
+            return _named(_search(job))
     finally:
+        remaining.close()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_runtime(name: str, context: Context) -> None:
+    """Refuse a runtime for forward passes that runs no pivots.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-015``.
+    """
+    assert context.hooks is not None  # noqa: S101 - checked before
+    if name in (AUTO, FASTEST):
+        return
+    known = candidates(context.hooks)
+    if name not in known:
+        raise refuse(
+            f"{name!r} is no runtime for forward passes",
+            f"those installed that run a pivot are {', '.join(known)}; auto and fastest choose",
+        )
+
+
+def _for_target(options: Options, request: OptimizeRequest, context: Context) -> Options:
+    """Return options with scales as the target's kernels of 4 bits want them, unless given."""
+    fits = options.symmetric and options.method != "awq" and request.precision in ("int4", MIXED)
+    if options.scales or not fits or context.hooks is None:
+        return options
+    info = context.hooks.registry.target(request.target)
+    wanted = info.capability("scales.float16").support is Support.FULL
+    return replace(options, scales="float16") if wanted else options
 
 
 def _options_beside_recipe(request: OptimizeRequest) -> Options:
@@ -174,7 +215,8 @@ def _reproduce(job: Job) -> OptimizeResult:
     place = recipes.write(recipe, job.context.workdir / RECIPE, integers=arrays)
     result = lower(job, place)
     facts = {"recipe": {"digest": recipe.digest, "scheme": recipe.scheme}}
-    return OptimizeResult(result, str(place), "lowered from the recipe given", facts)
+    made = OptimizeResult(result, str(place), "lowered from the recipe given", facts)
+    return with_gain(job, made, None)
 
 
 # --- a recipe to find --------------------------------------------------------------------------
@@ -187,6 +229,8 @@ def _search(job: Job) -> OptimizeResult:
     if job.options.means == "product":
         job, said = _means(job, samples)
         warnings += said
+    job = without_refused(job, sampled=samples is not None)
+    expect(job.context.reporter, steps_of(job, samples))
     if job.options.prunes:
         from lepton_compress._pruning import prune_weights
 
@@ -194,7 +238,15 @@ def _search(job: Job) -> OptimizeResult:
         pruning = prune_weights(job.graph, job.options, seen, job.scratch)
         job = replace(job, graph=pruning.graph, pruning=pruning)
         warnings += pruning.warnings
-    result = _searched(job, samples)
+    result = with_gain(job, _searched(job, samples), samples)
+    if job.prober is not None:
+        result = replace(result, facts={**result.facts, "loads": job.prober.facts()})
+        kept = [one for one in job.prober.refusals if job.refused.keys() & {*one.names}]
+        warnings += tuple(one.warning for one in kept)
+    runtimes = runtimes_of(job.scratch)
+    if runtimes.owner and job.context.hooks is not None:
+        forward = runtimes.facts(job.context.hooks)
+        result = replace(result, facts={**result.facts, "forward": forward})
     return replace(result, warnings=(*result.warnings, *warnings))
 
 
@@ -239,7 +291,7 @@ def _searched(job: Job, samples: Samples | None) -> OptimizeResult:
     recipe, facts, warnings = make(job, samples)
     if job.pruning is not None:
         facts["pruning"] = job.pruning.facts
-    if job.request.precision == "auto" and (why := _not_smaller(job, recipe)):
+    if job.request.precision == "auto" and (why := _not_worth(job, recipe, samples)):
         return OptimizeResult(lower(job, None), None, why, {"verdict": facts["verdict"]})
     place = job.write(recipe, job.context.workdir / RECIPE)
     return OptimizeResult(lower(job, place), str(place), facts.pop("why"), facts, warnings)
@@ -254,14 +306,18 @@ def _named(result: OptimizeResult) -> OptimizeResult:
     return replace(result, facts={**result.facts, "recipe": named})
 
 
-def _not_smaller(job: Job, recipe: recipes.Recipe) -> str:
-    """Return why float is kept where nothing but size can be measured; empty if int8 is smaller."""
+def _not_worth(job: Job, recipe: recipes.Recipe, samples: Samples | None) -> str:
+    """Return why float is kept where no accuracy is measured; empty if int8 gains something."""
     if job.options.recipe_only:
         return ""  # who asked builds the variants, and compares them
     plain, made = size_of(job, None), size_of(job, recipe)
     if made < plain:
         return ""
-    return f"kept fp32, because int8 is not smaller: {made} bytes instead of {plain}"
+    why = f"kept fp32, because int8 is not smaller: {made} bytes instead of {plain}"
+    if job.request.timing_seconds <= 0:
+        return why
+    gain = gain_of_recipe(job, recipe, samples)
+    return "" if gain.faster else f"{why}; {gain.time_text}"
 
 
 def _mixed(job: Job, samples: Samples | None) -> OptimizeResult:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress._calibrate import check_estimator
+from lepton_compress._runtime import AUTO
 from lepton_compress._sparse_options import (
     OF_SPARSE,
     SPARSE_PRECISIONS,
@@ -27,10 +28,11 @@ BLOCK_PRECISIONS = {"int4": (2, 4), "int8-weight": (5, 8)}
 """Precisions of weights alone, by block, with the bits that each can be asked for."""
 
 MIXED = "mixed"
-_OF_BLOCKS = ("bits", "block", "method", "symmetric", "ends", "tables")
+_OF_BLOCKS = ("bits", "block", "method", "symmetric", "scales", "ends", "tables")
 _OF_RANGES = ("scheme", "estimator", "recover", "means")
 _OF_SEARCH = ("cache", "rows", "slices", "trials", "analyse")
 _NOT_OF_MIXED = ("scheme", "bits", "ends", "tables", "recover", "means")
+_SCALES = ("float32", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,9 @@ class Options:
         method: ``"rtn"``, ``"mse"``, ``"awq"`` or ``"gptq"``; by default gptq with samples and mse
             without.
         symmetric: Whether integers have no zero points.
+        scales: ``"float32"``, or ``"float16"`` for scales of blocks that are above 0 and that
+            float16 holds, which LiteRT's kernels of 4 bits want; one integer less is used then.
+            By default float16 for 4 bits if the target declares ``scales.float16``, else float32.
         ends: Least bits of the first and the last matrix.
         recover: Ways to get accuracy back without labels that may be tried, of
             :data:`RECOVERIES`. By default all of them if rows are there to verify them on, which
@@ -70,6 +75,9 @@ class Options:
             for magnitudes and a row for wanda.
         palette: Bits of the indices of the precision ``palette``, 1 to 8.
         group: Output channels that share a palette; 0 for one palette a weight.
+        runtime: Target whose runtime the forward passes of calibration run on; ``"auto"`` starts
+            with the one that ranks first and tries others where that is worth it, ``"fastest"``
+            tries them in any case.
         means: ``"pool"`` or ``"product"``: how static int8 averages. Products are depthwise
             convolutions, whose results are no ties (:func:`lepton_onnx.qdq.means_as_products`).
     """
@@ -85,6 +93,7 @@ class Options:
     block: int = 32
     method: str = ""
     symmetric: bool = True
+    scales: str = ""
     ends: int = 8
     tables: str = "float"
     cache: str | None = None
@@ -99,6 +108,7 @@ class Options:
     scope: str = ""
     palette: int = 0
     group: int = 0
+    runtime: str = AUTO
     means: str = "pool"
 
     @property
@@ -190,6 +200,16 @@ def _checked_blocks(options: Options, precision: str) -> Options:
             options.method not in ("", *METHODS),
             f"There is no method {options.method!r}",
             f"known are {', '.join(METHODS)}",
+        ),
+        (
+            options.scales not in ("", *_SCALES),
+            f"There are no scales {options.scales!r}",
+            f"known are {', '.join(_SCALES)}",
+        ),
+        (
+            options.scales == "float16" and (not options.symmetric or options.method == "awq"),
+            f"scales={options.scales} does not go with zero points, nor with the method awq",
+            "it is a rule for symmetric integers of unchanged weights",
         ),
         (
             options.tables not in ("float", "int8"),

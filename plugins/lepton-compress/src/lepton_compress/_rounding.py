@@ -89,8 +89,11 @@ def round_group(
             plain,
             input_scale=factors,
         )
+        halves = options.scales == "float16"
         if plain == "gptq" and inputs is not None:
-            entry = _gptq(graph, name, entry, inputs, rounded)
+            entry = _gptq(graph, name, entry, inputs, rounded, halves=halves)
+        elif halves:
+            entry = _absmax(graph, name, entry, rounded)
         rounded.entries[name] = entry
         if seen and inputs is not None:
             rounded.errors[name] = _error(graph, name, inputs, rounded)
@@ -136,7 +139,7 @@ def _factors(
 
 
 def _gptq(
-    graph: Graph, name: str, entry: BlockWeight, inputs: Inputs, rounded: Rounded
+    graph: Graph, name: str, entry: BlockWeight, inputs: Inputs, rounded: Rounded, *, halves: bool
 ) -> BlockWeight:
     found = Blocks.of(
         lk.gptq(
@@ -144,15 +147,41 @@ def _gptq(
             inputs.hessian.result(),
             entry.block,
             bits=entry.bits,
-            scheme=entry.scheme,  # type: ignore[arg-type]
+            scheme="absmax" if halves else entry.scheme,  # type: ignore[arg-type]
             clip="mse",
             act_order=True,
         ),
         entry.block,
     )
+    return _stored(name, entry, found, rounded, halves=halves)
+
+
+def _absmax(graph: Graph, name: str, entry: BlockWeight, rounded: Rounded) -> BlockWeight:
+    """Return integers under scales above 0, which no rule of a recipe gives."""
+    found = lk.quantize_blocks(
+        by_output(graph.array(name), entry.axis),
+        entry.block,
+        bits=entry.bits,
+        scheme="absmax",
+        clip=entry.clip,  # type: ignore[arg-type]
+    )
+    return _stored(name, entry, Blocks.of(found, entry.block), rounded, halves=True)
+
+
+def _stored(
+    name: str, entry: BlockWeight, found: Blocks, rounded: Rounded, *, halves: bool
+) -> BlockWeight:
+    """Put integers and scales into the sidecar, the latter as float16 holds them if asked to."""
+    scale = found.scale
+    if halves:
+        with np.errstate(over="ignore"):
+            scale = scale.astype(np.float16).astype(np.float32)
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            rounded.notes.append(f"{name} has scales beyond float16, which stay float32.")
+            scale = found.scale
     keys = {"integers": f"{name}/integers", "scale": f"{name}/scale"}
     rounded.arrays[keys["integers"]] = np.ascontiguousarray(np.moveaxis(found.codes, 1, entry.axis))
-    rounded.arrays[keys["scale"]] = found.scale
+    rounded.arrays[keys["scale"]] = scale
     if found.zero_point is not None:
         keys["zero_point"] = f"{name}/zero_point"
         rounded.arrays[keys["zero_point"]] = found.zero_point

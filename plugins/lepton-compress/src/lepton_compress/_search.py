@@ -199,7 +199,7 @@ def _result(made: Search, kept: Checked) -> OptimizeResult:
     }
     recipe, arrays = made.space.recipe(point.chosen, reasons)
     assert recipe is not None  # noqa: S101 - it is smaller than float
-    place = recipes.write(recipe, job.context.workdir / RECIPE, integers=arrays)
+    place = job.write(recipe, job.context.workdir / RECIPE, arrays)
     facts = {
         "verdict": "pass" if kept.proved else "fail" if kept.exceeds(made.budget) else "unproved",
         "recipe": {"digest": recipes.read(place).digest, "scheme": recipe.scheme},

@@ -18,6 +18,8 @@ from lepton_compress._build import (
 )
 from lepton_compress._calibrate import Range, observe
 from lepton_compress._inputs import observe_inputs
+from lepton_compress._plan import of_product, of_static
+from lepton_compress._probe_graph import Planned
 from lepton_compress._products import Product, choose_products, groups
 from lepton_compress._rounding import Rounded, round_group
 from lepton_compress._scales import observed_values
@@ -159,6 +161,21 @@ class Space:
                 if choice != FLOAT:
                     found.setdefault((choice, unit.name in self._products), []).append(unit.name)
         return [(choice, names) for (choice, _), names in found.items()]
+
+    def planned(self, choice: str, names: list[str]) -> list[Planned]:
+        """Return the operators of units as a precision would have them, to be asked for."""
+        layers = [name for unit in names for name in self.units[unit].layers]
+        if choice == INT8:
+            return [p for p in of_static(self._static) if p.name in layers]
+        if names[0] in self._products:
+            bits = _BITS[choice]
+            return [of_product(replace(self._products[n], bits=bits)) for n in layers]
+        nodes = {name: self.job.graph.nodes[name] for name in layers}
+        at = {name: node.op_type != "Gather" for name, node in nodes.items()}
+        return [
+            Planned(n, Layer(node.op_type, n, (), node.input[at[n]], mode="weight"))
+            for n, node in nodes.items()
+        ]
 
     def leave_out(self, choice: str, names: list[str], why: LeptonError) -> None:
         """Take a precision from units, as the target does not hold it.

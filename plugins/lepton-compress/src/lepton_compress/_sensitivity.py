@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_compress._plan import leave_out_refused
 from lepton_compress._search_measure import Meter, Point, cache_for
 from lepton_compress._search_solve import Cost, Costs
 from lepton_compress._search_space import CHOICES, FLOAT, Space
+from lepton_compress._steps import steps_of_choices
 from lepton_core.errors import SampleError, UnsupportedOperationError
+from lepton_core.remaining import expect
 from lepton_core.samples import split
 from lepton_core.types import OptimizeResult
 
@@ -91,6 +94,8 @@ def measure_all(
     jobs: list[dict[str, str]] = [{}, *wholes.values(), *({u: c} for u, c in pairs)]
     if back:
         jobs += [{**wholes[c], u: FLOAT} for u, c in pairs]
+    steps = steps_of_choices(space, len(meter.samples), len(jobs), searched=not back)
+    expect(space.job.context.reporter, steps)
     points = meter.of_all(jobs, f"sensitivity of {len(space.units)} weights")
     plain = points[0]
     start = 1 + len(wholes)
@@ -104,7 +109,11 @@ def measure_all(
 
 
 def _leave_out_refused(space: Space, meter: Meter) -> None:
-    """Try each form of weights once; what is measured here is not measured again."""
+    """Ask for each operator, then try each form of weights once.
+
+    What is measured here is not measured again.
+    """
+    leave_out_refused(space)
     for choice, names in space.alike():
         try:
             meter.of({names[0]: choice})

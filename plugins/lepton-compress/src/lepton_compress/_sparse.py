@@ -82,7 +82,7 @@ def compress_sparse(job: Job, samples: Samples | None) -> OptimizeResult:
         trial = min(tried, key=lambda t: (not t.passes, t.error))
         made = variants[tried.index(trial)]
         facts |= {"verdict": trial.verdict, "measured_on": bench.rows,
-                  "trials": [t.summary() for t in (plain, *tried)]}  # fmt: skip
+                  "trials": [t.summary() for t in (plain, *tried)], **trial.facts}  # fmt: skip
         if job.request.max_drop is not None and not (trial.passes and trial.gains):
             raise _unmet(job, trial, made)
         why = f"{made.name}: {trial.gains or 'no gain'}; {trial.why}"

@@ -152,6 +152,8 @@ def _recipe(
     ends = sorted({p.bits for p in chosen.products} - {job.options.bits})
     if ends:
         notes += (f"The first and the last matrix have {ends[0]} bits.",)
+    if job.options.scales == "float16":
+        notes += ("Scales are above 0, and float16 holds them.",)
     return Recipe(
         PivotId(job.base.digest, job.opset),
         "int4-weight-only" if job.request.precision == "int4" else "int8-weight-only",

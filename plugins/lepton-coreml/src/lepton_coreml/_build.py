@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_coreml._coremltools import captured, coremltools
+from lepton_coreml._half import HalfPrecision
 from lepton_coreml._integers import Names
 from lepton_coreml._mil._package import open_package
-from lepton_coreml._shims import installed
+from lepton_coreml._shims import PASSES, installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 
 TARGETS = {"ios17": "iOS17", "ios18": "iOS18"}
 """Deployment target of coremltools by device."""
-
-_MOVING_SCALES = {
-    "common::int_op_canonicalization",
-    "common::nullify_redundant_quantization_zero_point",
-    "common::dequantize_quantize_pair_elimination",
-    "common::distributive_quantized_binary_op_scale_normalization",
-    "common::fuse_matmul_weight_bias",
-    "common::fuse_linear_bias",
-}
-"""Passes that change scales, zero points or layouts of integers, or take pairs away. A recipe's
-numbers are to stand in the package as they stand in the recipe."""
 
 
 def build(
@@ -55,7 +45,7 @@ def build(
         half: Whether to compute in float16.
         keep: MIL operators, or names of operations, that stay float32 then.
         recipe: Whether the program holds a recipe's integers.
-        without: Shims to leave out.
+        without: Shims to leave out, and passes to leave in, for the tests.
         tell: Gets kind and place of every operator before coremltools translates it.
 
     Returns:
@@ -69,17 +59,12 @@ def build(
     ct = coremltools()
     names = Names(exported.weights)
     precision = ct.precision.FLOAT32
-    unseen = set(keep) if half else set()
+    rounded = HalfPrecision(keep if half else ())
     if half:
-
-        def rounded(op: Any) -> bool:  # noqa: ANN401 - coremltools has no types
-            unseen.difference_update((op.op_type, op.name))
-            return op.op_type not in keep and op.name not in keep
-
         precision = ct.transform.FP16ComputePrecision(rounded)
     pipeline = ct.PassPipeline.DEFAULT
     if recipe:
-        pipeline.remove_passes(_MOVING_SCALES)
+        pipeline.remove_passes({one.name for one in PASSES} - set(without))
     with captured(tell) as chatter, installed(names, without):
         try:
             model = ct.convert(
@@ -96,6 +81,7 @@ def build(
         except Exception as error:
             said = [*chatter.records, *chatter.printed.getvalue().splitlines()]
             raise _failure(error, said) from error
+    unseen = rounded.unseen
     if unseen:  # the pass does not ask about operations that stay float32 for reasons of its own
         for op in open_package(out).program().block.operations:
             unseen.difference_update((op.kind, op.name))

@@ -14,6 +14,7 @@ from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_core.files import digest_path, disk_errors
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
 from lepton_coreml import __version__
+from lepton_coreml._doubles import fit_doubles
 from lepton_coreml._features import SIGNATURE_NOTE, signature_note, unsupported
 from lepton_coreml._integers import VALUES_NOTE
 from lepton_coreml._mil._package import open_package
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 PACKAGE = "model.mlpackage"
 DEVICE = "ios18"
 """Deployment target where none is asked for."""
-_OPTIONS = {"keep": (list, tuple), "max_batch": int, "max_size": int}
+_OPTIONS = {"keep": (list, tuple), "max_batch": int, "max_size": int, "compute": str}
+_COMPUTE = ("fp32", "fp16")
 _GRAPH_PROOF = (
     "Graph proof, not device proof: the numbers come from a reference interpreter of the program; "
     "no Apple device has run it."
@@ -53,23 +55,26 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     Args:
         model: Of format ``pivot``.
         request: ``precision`` is ``fp32`` or ``fp16``, or a ``recipe`` says which values are
-            integers. ``device`` is ``ios17`` or ``ios18`` (the default). Options: ``keep`` (MIL
-            operators or names of operations that stay float32 in a float16 program),
-            ``max_batch`` (64) and ``max_size`` (1024), the largest sizes of a symbolic first and
-            of another dimension.
+            integers. ``device`` is ``ios17`` or ``ios18`` (the default). Options: ``compute``
+            (``fp32`` or ``fp16``: what a recipe's program computes in), ``keep`` (MIL operators
+            or names of operations that stay float32 in a float16 program), ``max_batch`` (64)
+            and ``max_size`` (1024), the largest sizes of a symbolic first and of another
+            dimension.
         context: Where to write.
 
     Returns:
         A model of format ``coreml`` at the package.
 
     Raises:
-        UnsupportedOperationError: LPT-CONV-501 (precision), 502 (a recipe and fp16), 503 (an
-            option or a device), 508 (the device cannot hold the recipe).
+        UnsupportedOperationError: LPT-CONV-501 (precision), 502 (a recipe and fp16, or one with
+            integers between layers in float16), 503 (an option or a device), 508 (the device
+            cannot hold the recipe).
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit the pivot.
         ConversionError: LPT-CONV-111 … 117 (no translation to torch), 504 (coremltools has none
             for an operator), 505 (it fails on one), 506 (other inputs or outputs), 507 (a type
             that cannot be passed), 509 (the package does not run), 510 (an integer beyond 32
-            bits), 511 (the package holds other numbers than the recipe).
+            bits), 511 (the package holds other numbers than the recipe), 512 (a float64 beyond
+            float32).
         SourceError: The pivot cannot be read.
         StorageError: The result cannot be written.
     """
@@ -87,12 +92,16 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     if request.recipe:
         from lepton_coreml._lower import lower
 
-        lowered, found, numbers = lower(proto, request.recipe, parent, device)
-        facts |= found
+        lowered, found, numbers = lower(
+            proto, request.recipe, parent, device, half=_is_half(request)
+        )
+        facts |= found | {"compute": "fp16" if _is_half(request) else "fp32"}
         precision = found["recipe"]["precision"]
     bar = context.reporter.task("Convert with coremltools")
     out = context.workdir / PACKAGE
     notes = check_wide(lowered)
+    lowered, doubles = fit_doubles(lowered, half=_is_half(request))
+    notes += doubles
     exported = _write(lowered, signature, request, device=device, context=context, out=out)
     bar.finish()
     facts |= {"symbols": {k: list(v) for k, v in sorted(exported.symbols.items())}}
@@ -169,7 +178,7 @@ def _written(
             exported,
             raw,
             device=device,
-            half=request.precision == "fp16",
+            half=_is_half(request),
             keep=tuple(request.options.get("keep", ())),
             recipe=bool(request.recipe),
             tell=_words(exported, context),
@@ -224,7 +233,7 @@ def _check_result(
         ConversionError: LPT-CONV-511, the recipe's numbers are not those of the package, which is
             taken away.
     """
-    half = request.precision == "fp16"
+    half = _is_half(request)
     more: dict[str, Any] = {}
     program = open_package(out).program()
     if request.recipe and numbers is not None:
@@ -288,8 +297,9 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> str:
         raise UnsupportedOperationError(
             "LPT-CONV-502",
             f"A recipe and the precision {request.precision} do not go together",
-            cause=f"{request.recipe} says which values are integers; the others stay fp32.",
-            remedy="Leave the precision out, or convert without the recipe.",
+            cause=f"{request.recipe} says which values are integers.",
+            remedy="Leave the precision out; the option compute=fp16 makes the floats of a "
+            "recipe's program float16.",
         )
     if request.precision not in INFO.precisions and not request.recipe:
         raise UnsupportedOperationError(
@@ -306,11 +316,24 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> str:
         if kinds is None:
             raise _bad_option(f"the option {name!r}", f"it has {', '.join(_OPTIONS)}")
         wrong = not isinstance(value, kinds) or isinstance(value, bool)  # type: ignore[arg-type]
-        if wrong or (isinstance(value, int) and value < 1):
-            raise _bad_option(f"{name}={value!r}", "sizes are numbers from 1 on, keep is a list")
-    if request.options.get("keep") and (request.recipe or request.precision != "fp16"):
-        raise _bad_option("keep", "it says what stays float32 in a float16 program (fp16)")
+        odd = name == "compute" and value not in _COMPUTE
+        if wrong or odd or (isinstance(value, int) and value < 1):
+            raise _bad_option(
+                f"{name}={value!r}",
+                "sizes are numbers from 1 on, keep is a list, compute is fp32 or fp16",
+            )
+    if "compute" in request.options and not request.recipe:
+        raise _bad_option("compute", "it belongs to a recipe; a precision says it without one")
+    if request.options.get("keep") and not _is_half(request):
+        raise _bad_option("keep", "it says what stays float32 in a float16 program")
     return DEVICE if device == "reference" else device
+
+
+def _is_half(request: ConvertRequest) -> bool:
+    """Tell whether the program is to compute in float16."""
+    if request.recipe:
+        return request.options.get("compute") == "fp16"
+    return request.precision == "fp16"
 
 
 def _bad_option(what: str, cause: str) -> UnsupportedOperationError:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def lower(
-    proto: ModelProto, path: str, digest: str, device: str
+    proto: ModelProto, path: str, digest: str, device: str, *, half: bool = False
 ) -> tuple[ModelProto, dict[str, Any], Numbers]:
     """Write the recipe at *path* into a pivot.
 
@@ -40,6 +40,7 @@ def lower(
         path: The recipe.
         digest: Digest of the pivot.
         device: ``"ios17"`` or ``"ios18"``.
+        half: Whether the program computes in float16.
 
     Returns:
         The lowered graph, facts as :func:`lepton_onnx.lowering.lower_recipe` gives them, and the
@@ -47,7 +48,8 @@ def lower(
 
     Raises:
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit.
-        UnsupportedOperationError: LPT-CONV-508, it needs what the device has not.
+        UnsupportedOperationError: LPT-CONV-508, it needs what the device has not; LPT-CONV-502,
+            it has integers between layers, and the program is to compute in float16.
     """
     lowered, facts = lower_recipe(
         proto,
@@ -60,13 +62,29 @@ def lower(
     )
     _refuse_what_the_device_has_not(facts, device)
     numbers = Numbers.of(lowered)
+    if half:
+        _refuse_integer_values(numbers)
     facts["restored_weights"] = _Rewriter(lowered).run()
     recipe = recipes.read(path)
     if recipe.pruned or recipe.palettes:
-        small = write_small(lowered, recipe, recipes.load_arrays(recipe, path), device)
+        small = write_small(lowered, recipe, recipes.load_arrays(recipe, path), device, half=half)
         numbers = replace(numbers, small=small)
         facts["small_weights"] = {name: dict(own) for name, own in small.facts.items()}
     return lowered, facts, numbers
+
+
+def _refuse_integer_values(numbers: Numbers) -> None:
+    """Refuse float16 around layers of integers: their scales would be others than elsewhere."""
+    found = next((name for name, one in numbers.stored.items() if one.integers is None), None)
+    if found is not None:
+        raise UnsupportedOperationError(
+            "LPT-CONV-502",
+            f"compute=fp16 and integers between layers ({found!r}) do not go together",
+            cause="quantize and dequantize of a float16 program have float16 scales, which make "
+            "other integers than the recipe's do.",
+            remedy="Leave compute out, or choose a precision of weights alone: int8-weight, int4, "
+            "palette or sparse.",
+        )
 
 
 def _refuse_what_the_device_has_not(facts: Mapping[str, Any], device: str) -> None:

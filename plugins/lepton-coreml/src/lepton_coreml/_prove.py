@@ -169,14 +169,20 @@ def constants_record(
     package = open_package(path)
     program = package.program()
     recurrent = {n for node in proto.graph.node if node.op_type == "LSTM" for n in node.input[1:3]}
-    known = {fingerprint(array) for array in more}
+    known: set[str] = set()
+
+    def add(part: Array) -> None:
+        known.add(fingerprint(part))
+        if half and part.dtype == np.float32:
+            with np.errstate(over="ignore"):
+                known.add(fingerprint(part.astype(np.float16)))
+
+    for array in more:
+        add(array)
     for tensor in proto.graph.initializer:
         values = numpy_helper.to_array(tensor)
         for part in (values, *(values if tensor.name in recurrent else ())):
-            known.add(fingerprint(part))
-            if half and part.dtype == np.float32:
-                with np.errstate(over="ignore"):
-                    known.add(fingerprint(part.astype(np.float16)))
+            add(part)
     found, derived, elements, hit = 0, [], 0, 0
     for name, array, _ in stored_arrays(program):
         if array.dtype.kind != "f":
@@ -209,11 +215,12 @@ def kept_in_fp32(path: Path, asked: Collection[str]) -> dict[str, str]:
     for operation in open_package(path).program().block.operations:
         if operation.kind in ("const", "cast") or operation.outputs[0][1].dtype != "fp32":
             continue
-        why = (
-            "asked for"
-            if operation.kind in asked or operation.name in asked
-            else "a constant is beyond the range of float16, or it has no float16 form"
-        )
+        if operation.kind in asked or operation.name in asked:
+            why = "asked for"
+        elif operation.kind.startswith("constexpr_"):
+            why = "float16 does not hold its scales or values, or what reads it stays float32"
+        else:
+            why = "a constant of it stays float32, or it has no float16 form"
         kept[operation.name] = f"{operation.kind}: {why}"
     return kept
 

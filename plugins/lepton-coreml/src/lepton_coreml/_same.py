@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from lepton_core.errors import ConversionError
 from lepton_coreml._integers import read_back, read_blocks
-from lepton_coreml._same_small import compare_small, folded
+from lepton_coreml._same_small import compare_small, folded, halves_of
 from lepton_coreml._small import Small
 from lepton_onnx import qdq
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from lepton_core.recipe import Recipe
     from lepton_coreml._mil._program import Program
+
+_S = TypeVar("_S", qdq.Stored, qdq.Blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +56,15 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
         For the record: ``weights`` (integers compared), ``values`` (pairs of scale and zero point
         compared), ``equal``, and ``not_stored``, the recipe's values whose scale and zero point the
         package has nowhere. One that has another value's numbers, as behind a MaxPool, may share
-        them. Where weights are pruned or share a few values, ``palettes`` and ``masks``
-        (compared), and ``folded``, weights stored whole that coremltools computed with.
+        them. In a float16 program ``rounded``, weights whose scales, tables or values are the
+        recipe's in float16, bit by bit. Where weights are pruned or share a few values,
+        ``palettes`` and ``masks`` (compared), and ``folded``, weights stored whole that
+        coremltools computed with.
 
     Raises:
         ConversionError: LPT-CONV-511, a number differs, or a weight is not stored as integers.
     """
-    stored = {n: _shaped(s, wanted.stored.get(n)) for n, s in read_back(program).items()}
-    blocks = {n: _pointed(b, wanted.blocks.get(n)) for n, b in read_blocks(program).items()}
-    for name, other in wanted.stored.items():
-        if name in stored or other.integers is None or name not in recipe.tensors:
-            continue
-        twin = next((s for s in stored.values() if _same(s, other)), None)
-        if twin is not None:  # equal constants are stored once
-            stored[name] = twin
-    for name, many in wanted.blocks.items():
-        twins = [b for b in blocks.values() if not qdq.compare_blocks({"": many}, {"": b})]
-        if name not in blocks and twins:
-            blocks[name] = twins[0]
+    stored, blocks, rounded = _as_recorded(program, wanted, recipe)
     integers = {n: s.integers for n, s in wanted.stored.items() if s.integers is not None}
     # What the lowered graph leaves float is no integer in the package either.
     weights = {n: t for n, t in recipe.tensors.items() if t.kind != "weight" or n in integers}
@@ -110,7 +103,46 @@ def check_numbers(program: Program, wanted: Numbers, recipe: Recipe) -> dict[str
         masks = len(small.masks) + len(small.integer_masks)
         record |= {"palettes": len(small.palettes), "masks": masks}
         record["folded"] = folded(program, small)
+    if rounded:
+        record["rounded"] = sorted(rounded)
     return record
+
+
+def _as_recorded(
+    program: Program, wanted: Numbers, recipe: Recipe
+) -> tuple[dict[str, qdq.Stored], dict[str, qdq.Blocks], set[str]]:
+    """Return what a package stores, and the weights that it has in float16.
+
+    Scales are in the shape that the graph gives them, and as the recipe has them where the
+    package's are these in float16. Equal constants are stored once, and are found for each name.
+    """
+    as_read = {n: _shaped(s, wanted.stored.get(n)) for n, s in read_back(program).items()}
+    many_read = {n: _pointed(b, wanted.blocks.get(n)) for n, b in read_blocks(program).items()}
+    stored = {n: _widened(s, wanted.stored.get(n)) for n, s in as_read.items()}
+    blocks = {n: _widened(b, wanted.blocks.get(n)) for n, b in many_read.items()}
+    for name, other in wanted.stored.items():
+        if name in stored or other.integers is None or name not in recipe.tensors:
+            continue
+        alike = (_widened(s, other) for s in as_read.values())
+        twin = next((s for s in alike if _same(s, other)), None)
+        if twin is not None:
+            stored[name] = twin
+    for name, many in wanted.blocks.items():
+        held = (_widened(b, many) for b in many_read.values())
+        twins = [b for b in held if not qdq.compare_blocks({"": many}, {"": b})]
+        if name not in blocks and twins:
+            blocks[name] = twins[0]
+    rounded = {n for n, s in as_read.items() if s.scale.dtype == np.float16}
+    rounded |= {n for n, b in many_read.items() if b.scale.dtype == np.float16}
+    return stored, blocks, rounded | halves_of(program)
+
+
+def _widened(found: _S, wanted: _S | None) -> _S:
+    """Return scales as the recipe has them where the package's are these in float16."""
+    if wanted is None or found.scale.dtype != np.float16:
+        return found
+    same = np.asarray(wanted.scale).astype(np.float16).tobytes() == found.scale.tobytes()
+    return replace(found, scale=wanted.scale if same else found.scale.astype(np.float32))
 
 
 def _shaped(found: qdq.Stored, wanted: qdq.Stored | None) -> qdq.Stored:

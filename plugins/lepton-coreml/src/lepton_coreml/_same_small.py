@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
-_ROUNDED = 1e-6
-"""Relative difference that rounding to float32 makes, once in a factor and once in a product."""
+_ROUNDED = {np.dtype(np.float32): 1e-6, np.dtype(np.float16): 2e-3}
+"""Relative difference that rounding makes, once in a factor and once in a product, by type."""
+
+_SMALLEST = {np.dtype(np.float32): 0.0, np.dtype(np.float16): 2.0**-24}
+"""Distance of the smallest numbers, where it matters."""
 
 
 @dataclass
@@ -103,7 +106,8 @@ def compare_small(program: Program, wanted: Small) -> list[str]:
         wanted: What it must store.
 
     Returns:
-        What differs in any bit; nothing if all is as it should be. Equal constants may be stored
+        What differs in any bit, of floats once they are rounded to the package's type; nothing if
+        all is as it should be. Equal constants may be stored
         once, and of a weight stored whole each channel may be multiplied: see :func:`folded`.
     """
     found = read_small(program)
@@ -123,7 +127,19 @@ def folded(program: Program, wanted: Small) -> list[str]:
     """
     whole = {n: v for n, v in wanted.values.items() if n not in wanted.masks}
     there = {fingerprint(value) for value in _arrays(program)} if whole else set()
-    return sorted(name for name, values in whole.items() if fingerprint(values) not in there)
+    return sorted(n for n, values in whole.items() if not there & set(_fingerprints(values)))
+
+
+def _fingerprints(values: Array) -> list[str]:
+    with np.errstate(over="ignore"):
+        return [fingerprint(values), fingerprint(values.astype(np.float16))]
+
+
+def halves_of(program: Program) -> set[str]:
+    """Return the weights whose tables, or values behind a mask, are float16."""
+    found = read_small(program)
+    tables = {name for name, (_, held, _) in found.palettes.items() if held.dtype == np.float16}
+    return tables | {name for name, held in found.values.items() if held.dtype == np.float16}
 
 
 def _arrays(program: Program) -> Iterator[Array]:
@@ -156,7 +172,7 @@ def _by_channel(values: Array, held: Array) -> bool:
         most = np.abs(own).argmax(axis=1)[:, None]
         largest = np.take_along_axis(own, most, 1)
         factor = np.take_along_axis(other, most, 1) / np.where(largest == 0, 1.0, largest)
-        if np.allclose(other, own * factor, rtol=_ROUNDED, atol=0.0):
+        if np.allclose(other, own * factor, rtol=_ROUNDED[held.dtype], atol=_SMALLEST[held.dtype]):
             return True
     return False
 
@@ -190,7 +206,8 @@ def _palette_problem(
     if channels % len(tables) or (len(palette.tables) > 1 and axis != palette.axis):
         return "its groups are others"
     stored = np.repeat(tables[:, :entries], channels // len(tables), axis=0)
-    return "" if stored.tobytes() == by_channel.tobytes() else "values of its tables differ"
+    same = stored.tobytes() == by_channel.astype(tables.dtype).tobytes()
+    return "" if same else "values of its tables differ"
 
 
 def _masks(found: Found, wanted: Small) -> Iterator[str]:
@@ -214,7 +231,8 @@ def _values(found: Found, wanted: Small) -> Iterator[str]:
 
 
 def _alike(one: Array, other: Array) -> bool:
-    return one.shape == other.shape and one.tobytes() == other.tobytes()
+    """Tell whether a package's floats are others' bit by bit, in the type that it stores."""
+    return one.shape == other.shape and one.tobytes() == other.astype(one.dtype).tobytes()
 
 
-__all__ = ["Found", "compare_small", "folded", "read_small"]
+__all__ = ["Found", "compare_small", "folded", "halves_of", "read_small"]

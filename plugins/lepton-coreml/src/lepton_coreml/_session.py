@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lepton_core.environment import version_of
 from lepton_core.errors import LeptonError, SessionError
 from lepton_core.files import digest_path
+from lepton_core.switches import as_switch
 from lepton_core.types import REFERENCE_DEVICE
 from lepton_coreml import __version__
 from lepton_coreml._features import (
@@ -26,7 +27,7 @@ from lepton_coreml.info import INFO
 from lepton_onnx.arrays import checked_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
     import numpy as np
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
 
 _NEWEST = {"ios17": 8, "ios18": 9}
 """Newest version of the file format that a device reads."""
+_OF_IOS18 = frozenset(
+    {
+        "constexpr_blockwise_shift_scale", "constexpr_lut_to_sparse",
+        "constexpr_sparse_blockwise_shift_scale", "scaled_dot_product_attention",
+    }
+)  # fmt: skip
+"""Operators that iOS 18 brought, by which a package is known to be more than recently written."""
 
 
 class Engine(Protocol):
@@ -63,6 +71,7 @@ class CoreMLSession:
         self.signature = signature
         self.facts: Mapping[str, Any] = facts
         self._engine: Engine | None = engine
+        self._program = program
         self._features = named(program, signature)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -80,29 +89,61 @@ class CoreMLSession:
                 hold), 508 (a size beyond the package's bounds), 511 (closed), 512 (Core ML
                 refuses them).
         """
-        engine = self._engine
-        if engine is None:
-            raise SessionError(
-                "LPT-RUN-511", "The session is closed", remedy="Open the model again."
-            )
-        arrays = checked_inputs(self.signature, inputs)
-        feed = {
-            self._features[s.name].name: to_feature(s, self._features[s.name], arrays[s.name])
-            for s in self.signature.inputs
-        }
+        engine, feed = self._opened(), self._feed(inputs)
         try:
             made = engine.run(feed)
         except OperatorError as error:
-            raise SessionError(
-                "LPT-RUN-506",
-                f"{error.operation.kind} ({error.operation.name!r}) fails on these inputs",
-                cause=error.cause,
-                remedy="Check the inputs; indices must be in range and sizes must fit together.",
-                details={"operator": error.operation.kind, "where": error.operation.name},
-            ) from error
+            raise _fails(error) from error
         return {
             s.name: from_feature(s, made[self._features[s.name].name])
             for s in self.signature.outputs
+        }
+
+    def inner(
+        self, inputs: Mapping[str, np.ndarray], fed: Mapping[str, np.ndarray] | None = None
+    ) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Run once, and yield name, operator and array of every value of the program.
+
+        Args:
+            inputs: As for :meth:`run`.
+            fed: Values by the program's names that operators read in the place of those made here.
+
+        Raises:
+            SessionError: As :meth:`run`; 510, Core ML runs the package and shows no inner values.
+        """
+        engine, feed = self._opened(), self._feed(inputs)
+        if not isinstance(engine, Interpreter):
+            raise SessionError(
+                "LPT-RUN-510",
+                "Core ML shows no inner values",
+                remedy="Open the package with the device reference.",
+            )
+        try:
+            for operation, made in engine.steps(feed, fed):
+                for name, value in made.items():
+                    yield name, operation.kind, value
+        except OperatorError as error:
+            raise _fails(error) from error
+
+    def differences(self, other: CoreMLSession) -> tuple[str, ...]:
+        """Return how this package differs from another's: operations, and constants."""
+        from lepton_coreml.locate import differences
+
+        operations, constants = differences(self._program, other._program)
+        return (*operations, *(f"{name}: {n} numbers differ" for name, n in constants.items()))
+
+    def _opened(self) -> Engine:
+        if self._engine is None:
+            raise SessionError(
+                "LPT-RUN-511", "The session is closed", remedy="Open the model again."
+            )
+        return self._engine
+
+    def _feed(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        arrays = checked_inputs(self.signature, inputs)
+        return {
+            self._features[s.name].name: to_feature(s, self._features[s.name], arrays[s.name])
+            for s in self.signature.inputs
         }
 
     def close(self) -> None:
@@ -119,6 +160,16 @@ class CoreMLSession:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _fails(error: OperatorError) -> SessionError:
+    return SessionError(
+        "LPT-RUN-506",
+        f"{error.operation.kind} ({error.operation.name!r}) fails on these inputs",
+        cause=error.cause,
+        remedy="Check the inputs; indices must be in range and sizes must fit together.",
+        details={"operator": error.operation.kind, "where": error.operation.name},
+    )
 
 
 class _Mac:
@@ -143,25 +194,25 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> CoreML
     """Open a package.
 
     On a Mac Core ML runs it, unless the device is ``reference`` or a yardstick is asked for;
-    everywhere else the reference interpreter does. Option: ``compute_units`` (``"CPU_ONLY"`` by
-    default, ``"CPU_AND_NE"``, ``"CPU_AND_GPU"``, ``"ALL"``), on a Mac alone.
+    everywhere else the reference interpreter does. Options: ``compute_units`` (``"CPU_ONLY"`` by
+    default, ``"CPU_AND_NE"``, ``"CPU_AND_GPU"``, ``"ALL"``), on a Mac alone; ``unverified``, which
+    opens a package whose weights are others than it was written with, to see where it errs.
 
     Raises:
         SessionError: LPT-RUN-501 (no ML Program), 502 (damaged), 503 (newer), 504 (a path leaves
             the package), 505 (other weights), 506 (an operator that the interpreter does not
-            know), 510 (device or option), 512 (Core ML refuses it).
+            know), 510 (device or option), 512 (Core ML refuses it), 513 (it needs a newer system
+            than the device's).
     """
     device = request.device or ""
     _check_request(request, device)
     path = Path(model.path)
     package = open_package(path)
     program = package.program()
-    _check_weights(package, program)
+    if not as_switch(request.options.get("unverified", False)):
+        _check_weights(package, program)
     if program.version > _NEWEST.get(device, program.version):
-        context.reporter.warn(
-            "{} needs iOS {} and macOS {}: ".format(path.name, *systems(program))
-            + f"it was not converted for {device}"
-        )
+        raise _too_new(path, program, device)
     context.checkpoint()
     on_mac = sys.platform == "darwin" and device != "reference" and not request.reference
     engine: Engine = _mac(path, request) if on_mac else _interpreter(program)
@@ -182,6 +233,22 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> CoreML
     }
     facts["execution_precision"] = execution_sentence(program, on_device=on_mac)
     return CoreMLSession(engine, program, signature, facts)
+
+
+def _too_new(path: Path, program: Program, device: str) -> SessionError:
+    needs = "iOS {} and macOS {}".format(*systems(program))
+    forms = sorted({op.kind for op in program.block.operations if op.kind in _OF_IOS18})
+    return SessionError(
+        "LPT-RUN-513",
+        f"{path.name} needs {needs}, and {device} does not read it",
+        cause=f"It is of version {program.version} of the file format with operators of "
+        f"{program.opset}; {device} reads up to version {_NEWEST[device]}."
+        + (f" It holds {', '.join(forms)}, which {needs} brought." if forms else ""),
+        remedy=f"Convert the model for it (--to coreml:{device}), or deploy this package to "
+        "coreml:ios18. Weights in 4 bits, by block or with several tables have no form there: "
+        "choose int8, or palettes without --group.",
+        details={"needs": needs, "device": device},
+    )
 
 
 def _recorded(path: Path, program: Program) -> Signature:
@@ -238,13 +305,14 @@ def _check_weights(package: Package, program: Program) -> None:
 
 
 def _check_request(request: OpenRequest, device: str) -> None:
-    odd = [name for name in request.options if name != "compute_units"]
+    odd = [name for name in request.options if name not in ("compute_units", "unverified")]
     if odd or (device and device not in INFO.devices):
         what = f"the option {odd[0]!r}" if odd else f"the device {device!r}"
         raise SessionError(
             "LPT-RUN-510",
             f"coreml cannot be opened with {what}",
-            cause=f"Devices are {', '.join(INFO.devices)}; the option is compute_units.",
+            cause=f"Devices are {', '.join(INFO.devices)}; options are compute_units and "
+            "unverified.",
             remedy="Leave it out, or choose one of these.",
         )
 

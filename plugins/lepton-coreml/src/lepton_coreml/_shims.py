@@ -1,7 +1,8 @@
 """What coremltools 9.0 cannot do with programs that we write, and what is done about it.
 
 Each shim states the error that it cures, and ``tests/test_coreml_shims.py`` fails as soon as the
-error is gone, so that the shim goes too. They replace functions in coremltools' private tables and
+error is gone, so that the shim goes too; the same holds of the passes that are left out for a
+recipe. Shims replace functions in coremltools' private tables and
 modules while :func:`installed` lasts.
 """
 
@@ -198,13 +199,51 @@ SHIMS: tuple[Shim, ...] = (
 """All cures, in the order they are installed."""
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A pass of coremltools that is left out where a program holds a recipe.
+
+    Attributes:
+        name: Its name.
+        damage: What it does to the recipe's numbers.
+    """
+
+    name: str
+    damage: str
+
+
+PASSES: tuple[LeftOut, ...] = (
+    LeftOut(
+        "common::int_op_canonicalization",
+        "takes the pair around a reshape of integers away",
+    ),
+    LeftOut(
+        "common::nullify_redundant_quantization_zero_point",
+        "writes int8 with the zero point -128 as uint8 with 0",
+    ),
+    LeftOut(
+        "common::dequantize_quantize_pair_elimination",
+        "takes the pair of a value away whose operator does nothing",
+    ),
+    LeftOut(
+        "common::distributive_quantized_binary_op_scale_normalization",
+        "divides the scales of a sum by one of them",
+    ),
+    LeftOut(
+        "common::merge_affine_dequantize_with_consecutive_ops",
+        "turns integers around, and their constant has another name then (iOS 17)",
+    ),
+)
+"""All of them. A recipe's numbers are to stand in the package as they stand in the recipe."""
+
+
 @contextlib.contextmanager
 def installed(names: Names, without: tuple[str, ...] = ()) -> Iterator[None]:
     """Put every shim and our own translations in place until the block ends.
 
     Args:
         names: Gives names to operations that carry a recipe's numbers.
-        without: Names of shims to leave out, for the tests.
+        without: Names of shims to leave out, for the tests; others count for nothing here.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(_register(translations(names)))
@@ -214,4 +253,4 @@ def installed(names: Names, without: tuple[str, ...] = ()) -> Iterator[None]:
         yield
 
 
-__all__ = ["SHIMS", "Shim", "installed"]
+__all__ = ["PASSES", "SHIMS", "LeftOut", "Shim", "installed"]

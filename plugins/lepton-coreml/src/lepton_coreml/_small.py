@@ -99,7 +99,12 @@ class Small:
 
 
 def write_small(
-    model: ModelProto, recipe: Recipe, arrays: Mapping[str, Array], device: str
+    model: ModelProto,
+    recipe: Recipe,
+    arrays: Mapping[str, Array],
+    device: str,
+    *,
+    half: bool = False,
 ) -> Small:
     """Mark the palettes and pruned weights of a lowered graph with their form, in place.
 
@@ -112,6 +117,7 @@ def write_small(
         recipe: What was lowered.
         arrays: The recipe's sidecar.
         device: ``"ios17"`` or ``"ios18"``.
+        half: Whether floats are stored in 2 bytes: tables, and values that stay.
 
     Returns:
         What the package must store.
@@ -120,7 +126,7 @@ def write_small(
         OptimizeError: LPT-OPT-006, the sidecar does not fit.
         UnsupportedOperationError: LPT-CONV-508, a weight has several tables, and the device one.
     """
-    writer = _Writer(model, device)
+    writer = _Writer(model, device, 2 if half else 4)
     writer.masks_of(recipe, arrays)
     for name, entry in recipe.palettes.items():
         if name in writer.weights:
@@ -136,9 +142,10 @@ def write_small(
 
 
 class _Writer:
-    def __init__(self, model: ModelProto, device: str) -> None:
+    def __init__(self, model: ModelProto, device: str, width: int) -> None:
         self._model = model
         self._device = device
+        self._width = width  # bytes of a float
         self.weights = {t.name: t for t in model.graph.initializer}
         self._all_masks: dict[str, NDArray[np.bool_]] = {}
         self._gone: set[str] = set()
@@ -185,10 +192,14 @@ class _Writer:
         width = next(w for w in WIDTHS[self._device] if w >= entry.bits)
         tables, axis = palette.fitted(width)
         count, mask = palette.indices.size, self._usable_mask(name)
-        sizes = {"values": 4 * count, "palette": -(-count * width // 8) + tables.nbytes + _OVERHEAD}
+        held_tables = self._width * tables.size
+        sizes = {
+            "values": self._width * count,
+            "palette": -(-count * width // 8) + held_tables + _OVERHEAD,
+        }
         if mask is not None:
             held = -(-int(mask.sum()) * width // 8) + -(-count // 8)
-            sizes["sparse palette"] = held + tables.nbytes + 2 * _OVERHEAD
+            sizes["sparse palette"] = held + held_tables + 2 * _OVERHEAD
         form = self._chosen(name, count, sizes)
         self._facts[name] |= {
             "bits": width, "recipe_bits": entry.bits, "tables": len(palette.tables),
@@ -211,8 +222,8 @@ class _Writer:
         self._values[name] = values
         if values.dtype != np.float32:
             return
-        held = 4 * int(mask.sum()) + -(-mask.size // 8) + _OVERHEAD
-        sizes = {"values": values.nbytes, "sparse": held}
+        held = self._width * int(mask.sum()) + -(-mask.size // 8) + _OVERHEAD
+        sizes = {"values": self._width * values.size, "sparse": held}
         if self._chosen(name, mask.size, sizes) == "sparse":
             self._gone.add(name)
             self._node([self._add(f"{name}/dense", values), "", "", self._mask(name)], name,

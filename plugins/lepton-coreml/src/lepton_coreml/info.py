@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lepton_core.capabilities import (
     FULL,
+    INNER,
     Backend,
     Capability,
     Edge,
@@ -20,7 +21,7 @@ INFO = TargetInfo(
     distribution="lepton-coreml",
     summary="ML Programs for iOS 17 and 18 and macOS 14 and 15, proved without a Mac.",
     edges=(Edge(source="pivot", result="coreml", precisions=("fp32", "fp16")),),
-    opens=(Opens("coreml"),),
+    opens=(Opens("coreml", suffixes=(".mlpackage", ".mlmodel")),),
     capabilities={
         "convert": FULL,
         "open": Capability(Support.FULL, note=_GRAPH_PROOF),
@@ -56,6 +57,7 @@ INFO = TargetInfo(
         ),
         "scheme.palette": FULL,
         "recipe": FULL,
+        INNER: Capability(Support.FULL, note="of the reference interpreter; lepton bisect uses it"),
         "shapes.dynamic-batch": Capability(
             Support.FULL, note="1 to 64 rows; the option max_batch=... sets another bound"
         ),

@@ -2,6 +2,7 @@
 
 A conversion gives the same bytes every time, so a package that was damaged or edited is measured
 against one built anew: operation by operation, constant by constant, and value by value on inputs.
+The command for it is ``lepton bisect``.
 """
 
 from __future__ import annotations
@@ -64,9 +65,19 @@ def compare(
         SessionError: LPT-RUN-501 … 504, one of the packages cannot be read.
     """
     ours, theirs = (open_package(Path(place)).program() for place in (package, clean))
-    operations, constants = _operations(ours, theirs), _constants(ours, theirs)
+    operations, constants = differences(ours, theirs)
     first, kind, error = _first(ours, theirs, inputs, tolerance)
     return Difference(operations, constants, first, kind, error)
+
+
+def differences(program: Program, clean: Program) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return what differs in a program's operations, in words, and in its constants.
+
+    Returns:
+        Operations that are missing, new, or connected otherwise; and by name of a constant how
+        many of its elements differ in any bit.
+    """
+    return _operations(program, clean), _constants(program, clean)
 
 
 def _operations(program: Program, clean: Program) -> tuple[str, ...]:
@@ -162,4 +173,4 @@ def _error(one: Array, two: Array) -> float:
     return error / size if size else error
 
 
-__all__ = ["Difference", "compare"]
+__all__ = ["Difference", "compare", "differences"]

@@ -28,16 +28,37 @@ _WIDTH = {"fp16": 0, "bf16": 1, "fp32": 2, "fp64": 3}
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """A node of the graph that runs; its inner graphs have nodes of their own.
+
+    Attributes:
+        name: Its name, else that of its first output.
+        operator: Its type, behind its domain unless that is ONNX's own.
+        inputs: Names of values.
+        outputs: Names of values.
+        precision: What it computes in; empty where it only moves values.
+    """
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """What the optimized graph says.
 
     Attributes:
         nodes: Number of computing nodes per precision (``fp16``, ``fp32``, ``int8``, …).
         casts: Number of nodes that only change a dtype.
+        runs: All nodes, in the order of the graph.
     """
 
     nodes: dict[str, int]
     casts: int
+    runs: tuple[Run, ...] = ()
 
     def sentence(self, storage: str) -> str:
         """Say in words what precision most nodes run in, beside how weights are stored."""
@@ -62,12 +83,13 @@ def execution_of(path: Path) -> Execution:
     """
     model = ModelProto.FromString(path.read_bytes())
     opset = max((o.version for o in model.opset_import if not o.domain), default=1)
-    counts: Counter[str] = Counter()
-    casts = _count(model.graph, {}, counts, opset)
-    return Execution(dict(sorted(counts.items())), casts)
+    runs: list[Run] = []
+    casts = _collect(model.graph, {}, runs, opset)
+    counts = Counter(run.precision for run in runs if run.precision)
+    return Execution(dict(sorted(counts.items())), casts, tuple(runs))
 
 
-def _count(graph: GraphProto, outer: dict[str, int], counts: Counter[str], opset: int) -> int:
+def _collect(graph: GraphProto, outer: dict[str, int], runs: list[Run], opset: int) -> int:
     types = dict(outer)
     for value in (*graph.input, *graph.output, *graph.value_info):
         types[value.name] = value.type.tensor_type.elem_type
@@ -77,12 +99,18 @@ def _count(graph: GraphProto, outer: dict[str, int], counts: Counter[str], opset
         _complete(node, types, opset)
         inner = [a.g for a in node.attribute if a.HasField("g")]
         for nested in inner:
-            casts += _count(nested, types, counts, opset)
-        if node.op_type == "Cast":
-            casts += 1
-        elif not inner and node.op_type not in _MOVES and not _moves(node, opset):
-            label = _precision(node, types)
-            counts.update([label] if label else [])
+            casts += _collect(nested, types, runs, opset)
+        casts += node.op_type == "Cast"
+        still = inner or node.op_type == "Cast" or node.op_type in _MOVES or _moves(node, opset)
+        runs.append(
+            Run(
+                node.name or next(iter(node.output), ""),
+                f"{node.domain}::{node.op_type}" if node.domain else node.op_type,
+                tuple(node.input),
+                tuple(node.output),
+                "" if still else _precision(node, types),
+            )
+        )
     return casts
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import SessionError
+from lepton_core.execution import not_told
 from lepton_onnx import pivot
 from lepton_onnx.arrays import checked_inputs
 from lepton_onnx.external import verify_external
 from lepton_onnxruntime._execution import execution_of, storage_facts
+from lepton_onnxruntime._map import RECORD, assigned, graph_nodes, map_of
 from lepton_onnxruntime._runtime import (
     DISABLED_OPTIMIZERS,
     SLOWER_EXACT,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lepton_core.context import Context
+    from lepton_core.execution import ExecutionMap
     from lepton_core.types import Model, OpenRequest, Signature
 
 _KEEP_INSIDE = 1024
@@ -40,8 +43,15 @@ _KEEP_INSIDE = 1024
 class OnnxRuntimeSession:
     """A model on ONNX Runtime; :meth:`run` may be called from several threads at once."""
 
-    def __init__(self, session: Any, signature: Signature, facts: dict[str, Any]) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        session: Any,  # noqa: ANN401 - a class of the runtime
+        signature: Signature,
+        facts: dict[str, Any],
+        executed: ExecutionMap | None = None,
+    ) -> None:
         self._session: Any = session
+        self._map = executed
         self.signature = signature
         self.facts: Mapping[str, Any] = facts
         self._outputs = [spec.name for spec in signature.outputs]
@@ -75,6 +85,16 @@ class OnnxRuntimeSession:
                 remedy="Check the sizes of the inputs against the model; the cause names the node.",
             ) from error
         return dict(zip(self._outputs, values, strict=True))
+
+    def execution_map(self) -> ExecutionMap:
+        """Return which nodes run where, in which precision.
+
+        Raises:
+            SessionError: LPT-RUN-004, it was opened with ``execution_facts=False``.
+        """
+        if self._map is None:
+            raise not_told("ONNX Runtime", "It was opened with execution_facts=False.")
+        return self._map
 
     def close(self) -> None:
         """Free the runtime's resources; calling it again does nothing."""
@@ -117,7 +137,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OnnxRu
     if facts.get("integers") == SLOWER_EXACT:
         options.add_session_config_entry("session.x64quantprecision", "1")
     if not switched_on(request, "execution_facts"):
-        return _wrap(_create(path, options, wanted, request), proto, facts)
+        return _wrap(_create(path, options, wanted, request), proto, facts, None)
     with tempfile.TemporaryDirectory(dir=context.workdir, prefix="optimized-") as folder:
         optimized = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(optimized)
@@ -126,17 +146,26 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OnnxRu
             ("session.optimized_model_external_initializers_min_size_in_bytes", _KEEP_INSIDE),
         ):
             options.add_session_config_entry(key, str(value))
+        options.add_session_config_entry(RECORD, "1")
         session = _create(path, options, wanted, request)
         execution = execution_of(optimized)
+    takers, given = assigned(session), session.get_providers()
+    executed = map_of(execution, graph_nodes(proto.graph), takers, given)
     facts["execution_precision"] = execution.sentence(facts["storage_precision"])
     facts["execution_nodes"] = execution.nodes
     facts["execution_casts"] = execution.casts
-    return _wrap(session, proto, facts)
+    facts["execution"] = executed.totals()
+    return _wrap(session, proto, facts, executed)
 
 
-def _wrap(session: Any, proto: Any, facts: dict[str, Any]) -> OnnxRuntimeSession:  # noqa: ANN401
+def _wrap(
+    session: Any,  # noqa: ANN401 - a class of the runtime
+    proto: Any,  # noqa: ANN401
+    facts: dict[str, Any],
+    executed: ExecutionMap | None,
+) -> OnnxRuntimeSession:
     facts["providers"] = list(session.get_providers())
-    return OnnxRuntimeSession(session, pivot.signature(proto), facts)
+    return OnnxRuntimeSession(session, pivot.signature(proto), facts, executed)
 
 
 def _check_threads(request: OpenRequest) -> None:

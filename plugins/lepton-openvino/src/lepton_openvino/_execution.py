@@ -7,10 +7,13 @@ weights stored as float16 says f16. The kernel's name (``primitiveType``, for in
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lepton_core.execution import ExecutedNode, ExecutionMap
 from lepton_openvino._dtypes import precision_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
 
 _MOVES = frozenset(
     {
@@ -24,17 +27,53 @@ _MOVES = frozenset(
 """Types of layers that move values or compute shapes, and no more."""
 
 
-def computing_layers(compiled: Any) -> dict[str, int]:  # noqa: ANN401 - a class of the runtime
-    """Return the number of computing layers by precision (``fp32``, ``bf16``, ``int8``, …)."""
-    counts: Counter[str] = Counter()
-    for node in compiled.get_runtime_model().get_ops():
-        notes = node.get_rt_info()
-        if str(_text(notes, "layerType")) in _MOVES:
-            continue
+_NOT_RUN = ("Input", "Output", "Const")
+
+
+def execution_map(
+    compiled: Any,  # noqa: ANN401 - a class of the runtime
+    devices: Sequence[str],
+    known: Collection[str],
+) -> ExecutionMap:
+    """Return which layers run where, in which precision.
+
+    Args:
+        compiled: The compiled model.
+        devices: What it runs on.
+        known: Names of the nodes of the file; OpenVINO adds others of its own to what a layer
+            stands for.
+    """
+    device = devices[0] if len(devices) == 1 else ""
+    ops = [(node, node.get_rt_info()) for node in compiled.get_runtime_model().get_ordered_ops()]
+    ops.sort(key=lambda pair: int(_text(pair[1], "execOrder") or 0))  # stable where it is not told
+    nodes = tuple(_executed(node, notes, device, known) for node, notes in ops)
+    note = f"OpenVINO does not tell which of {', '.join(devices) or 'its devices'} runs a layer."
+    return ExecutionMap(
+        "openvino", tuple(node for node in nodes if node), () if device else (note,)
+    )
+
+
+def _executed(
+    node: Any,  # noqa: ANN401 - a class of the runtime
+    notes: Any,  # noqa: ANN401
+    device: str,
+    known: Collection[str],
+) -> ExecutedNode | None:
+    kind = _text(notes, "layerType")
+    if kind in _NOT_RUN:
+        return None
+    precision = None
+    if kind not in _MOVES:
         precision = _precision(_text(notes, "primitiveType"), _text(notes, "runtimePrecision"))
-        if precision is not None:
-            counts[precision] += 1
-    return dict(sorted(counts.items()))
+    named = _text(notes, "originalLayersNames").split(",")
+    return ExecutedNode(
+        node.get_friendly_name(),
+        kind,
+        tuple(dict.fromkeys(name for name in named if name in known)),
+        device.partition(".")[0].lower(),
+        device,
+        precision or "",
+    )
 
 
 def _text(notes: Any, key: str) -> str:  # noqa: ANN401 - a class of the runtime
@@ -65,4 +104,4 @@ def sentence(layers: dict[str, int], storage: str) -> str:
     return f"{text})"
 
 
-__all__ = ["computing_layers", "sentence"]
+__all__ = ["execution_map", "sentence"]

@@ -13,7 +13,7 @@ from lepton_core.errors import SessionError
 from lepton_onnx.arrays import checked_inputs
 from lepton_openvino import _ir
 from lepton_openvino._dtypes import NUMPY_NAMES, storage_facts
-from lepton_openvino._execution import computing_layers, sentence
+from lepton_openvino._execution import execution_map, sentence
 from lepton_openvino._messages import explain, operators_without_rule
 from lepton_openvino._ports import indices, signature_of
 from lepton_openvino._products import apply_products, products_fact
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from lepton_core.context import Context
+    from lepton_core.execution import ExecutionMap
     from lepton_core.types import Model, OpenRequest, Signature
 
 
@@ -36,6 +37,7 @@ class OpenVinoSession:
         compiled: OpenVINO's compiled model.
         signature: Named inputs and outputs.
         facts: What is known about the session.
+        executed: What the runtime runs.
         guard: Checks shapes where the runtime does not.
     """
 
@@ -44,12 +46,14 @@ class OpenVinoSession:
         compiled: Any,  # noqa: ANN401 - a class of the runtime
         signature: Signature,
         facts: dict[str, Any],
+        executed: ExecutionMap,
         guard: ShapeGuard | None,
     ) -> None:
         self.signature = signature
         self.facts: Mapping[str, Any] = facts
         self._compiled: Any = compiled
         self._guard = guard
+        self._map = executed
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._inputs = _ordered(signature.inputs, compiled.inputs)
         self._outputs = _ordered(signature.outputs, compiled.outputs)
@@ -97,6 +101,10 @@ class OpenVinoSession:
             return self._idle.get_nowait()
         except queue.Empty:
             return compiled.create_infer_request()
+
+    def execution_map(self) -> ExecutionMap:
+        """Return which layers run where, in which precision."""
+        return self._map
 
     def close(self) -> None:
         """Free the runtime's resources; calling it again does nothing."""
@@ -170,11 +178,15 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OpenVi
         **storage,
         **({"integers": products} if products else {}),
     }
-    layers = computing_layers(compiled)
+    known = {node.get_friendly_name() for node in network.get_ops()}
+    executed = execution_map(compiled, facts["execution_devices"], known)
+    totals = executed.totals()
+    layers = totals["precisions"]
     facts["execution_precision"] = sentence(layers, storage["storage_precision"])
     facts["execution_layers"] = layers
+    facts["execution"] = totals
     guard = ShapeGuard(network) if facts["threads"] == 1 and _has_symbols(network) else None
-    return OpenVinoSession(compiled, signature or signature_of(network), facts, guard)
+    return OpenVinoSession(compiled, signature or signature_of(network), facts, executed, guard)
 
 
 def _has_symbols(network: Any) -> bool:  # noqa: ANN401 - a class of the runtime

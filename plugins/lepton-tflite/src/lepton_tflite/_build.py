@@ -11,6 +11,7 @@ from lepton_tflite._batch import marker, open_batch, sizes_of
 from lepton_tflite._finish import name_ports
 from lepton_tflite._flatbuffer import unpack
 from lepton_tflite._litert import convert_module
+from lepton_tflite._place import detach_ports
 from lepton_tflite._words import silent
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from lepton_core.types import Signature
+    from lepton_tflite._weights import Weight
     from lepton_tflite._words import Tell
     from lepton_torch.bridge import BridgeModule
 
@@ -41,6 +43,8 @@ class Plan:
         signature: Its inputs and outputs; the batch is the only symbol.
         symbol: The batch's name, ``None`` where every size is fixed.
         integer: Whether Q/DQ pairs become integer kernels.
+        weights: Inputs of the graph behind those of the signature, which the file has as integers.
+        place: Puts these integers into a converted file, given the tensor of each weight.
         limit: Largest accepted difference.
         demand_open: Whether another batch than an open one is refused.
         seal: Turns the edited file and its batch into the bytes that are shipped, which are judged.
@@ -54,6 +58,8 @@ class Plan:
     symbol: str | None
     seal: Callable[[Any, str], bytes]
     integer: bool = False
+    weights: tuple[Weight, ...] = ()
+    place: Callable[[Any, dict[str, int]], None] | None = None
     limit: float = LIMIT
     demand_open: bool = False
     edit: Callable[[Any], None] | None = None
@@ -88,7 +94,7 @@ def build(plan: Plan) -> Built:
     """
     inputs = _tensors(plan.signature, {plan.symbol: 1} if plan.symbol else {})
     plan.tell("translating the graph to torch")
-    module = _module(plan, inputs)
+    module = _Source.of(plan, inputs)
     plan.checkpoint()
     if plan.symbol is None:
         model = _converted(plan, module, inputs)
@@ -114,23 +120,44 @@ def build(plan: Plan) -> Built:
     return Built(data, ROWS, worst, problems)
 
 
-def _module(plan: Plan, inputs: tuple[torch.Tensor, ...]) -> BridgeModule:
-    from lepton_torch.bridge import load_module
+@dataclass(frozen=True)
+class _Source:
+    """The torch module of a graph.
 
-    if not plan.integer:
-        return load_module(plan.proto, inputs)
-    from torch.nn import Module
+    Attributes:
+        module: The module.
+        weights: What it takes behind the model's inputs.
+    """
 
-    from lepton_tflite._decomposed import overrides
+    module: BridgeModule
+    weights: tuple[torch.Tensor, ...]
 
-    held = Module()
-    return load_module(plan.proto, inputs, overrides(held), held)
+    @classmethod
+    def of(cls, plan: Plan, inputs: tuple[torch.Tensor, ...]) -> _Source:
+        """Translate the graph."""
+        import torch
+        from torch.nn import Module
+
+        from lepton_torch.bridge import load_module
+
+        weights = tuple(torch.from_numpy(weight.values()) for weight in plan.weights)
+        given = (*inputs, *weights)
+        if not plan.integer:
+            return cls(load_module(plan.proto, given), weights)
+        from lepton_tflite._decomposed import overrides
+
+        held = Module()
+        return cls(load_module(plan.proto, given, overrides(held), held), weights)
+
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run it on the model's inputs."""
+        return self.module(*inputs, *self.weights)  # type: ignore[no-any-return]
 
 
-def _open(plan: Plan, module: BridgeModule) -> tuple[Built | None, tuple[str, ...]]:
+def _open(plan: Plan, module: _Source) -> tuple[Built | None, tuple[str, ...]]:
     """Convert with an open batch; returns why not where that cannot be."""
     symbol = str(plan.symbol)
-    rows = marker(_sizes(plan.proto, plan.signature))
+    rows = marker(_sizes(plan.proto, plan.signature, plan.weights))
     if rows is None:
         return None, ("no prime divides none of the model's sizes",)
     try:
@@ -152,21 +179,23 @@ def _open(plan: Plan, module: BridgeModule) -> tuple[Built | None, tuple[str, ..
     return Built(data, OPEN, worst), ()
 
 
-def _converted(plan: Plan, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:  # noqa: ANN401
-    model = unpack(convert_module(module, inputs, integer=plan.integer, tell=plan.tell))
+def _converted(plan: Plan, source: _Source, inputs: tuple[torch.Tensor, ...]) -> Any:  # noqa: ANN401
+    given = (*inputs, *source.weights)
+    model = unpack(convert_module(source.module, given, integer=plan.integer, tell=plan.tell))
     plan.tell(_RUNNING)
+    places = detach_ports(model, len(inputs), plan.weights)
     name_ports(model, plan.signature)
     if plan.edit is not None:
         plan.edit(model)
+    if plan.place is not None:
+        plan.place(model, places)
     plan.checkpoint()
     return model
 
 
-def _trial(
-    plan: Plan, module: torch.nn.Module, sizes: Mapping[str, int], seed: int
-) -> _proof.Trial:
+def _trial(plan: Plan, source: _Source, sizes: Mapping[str, int], seed: int) -> _proof.Trial:
     arrays = _proof.example(plan.signature, sizes, seed)
-    return _proof.run_torch(module, plan.signature, arrays)
+    return _proof.run_torch(source, plan.signature, arrays)
 
 
 def _judged(plan: Plan, data: bytes, trials: list[_proof.Trial], *, by_rows: bool = False) -> float:
@@ -204,11 +233,14 @@ def _tensors(signature: Signature, sizes: Mapping[Any, int]) -> tuple[torch.Tens
     return tuple(torch.from_numpy(arrays[spec.name]) for spec in signature.inputs)
 
 
-def _sizes(proto: ModelProto, signature: Signature) -> set[int]:
+def _sizes(proto: ModelProto, signature: Signature, weights: tuple[Weight, ...] = ()) -> set[int]:
     """Return the sizes that stand in a graph: shapes, attributes and small integer constants."""
     from onnx import numpy_helper
 
     shapes: list[Any] = [s.shape for s in (*signature.inputs, *signature.outputs)]
+    for weight in weights:
+        block = weight.block or 1
+        shapes += [weight.codes.shape, (*weight.scale.shape, block)]
     for tensor in proto.graph.initializer:
         shapes.append(tuple(tensor.dims))
         if tensor.data_type == 7 and len(tensor.dims) <= 1:

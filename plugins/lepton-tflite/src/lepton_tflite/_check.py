@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lepton_core.errors import ConversionError
 from lepton_core.reasons import without_a_way
 from lepton_core.types import CheckRequest, CheckResult, InspectResult, Model
-from lepton_tflite._ports import unsupported
+from lepton_tflite._ports import EDGETPU, unsupported
 from lepton_tflite.info import INFO
 
 if TYPE_CHECKING:
@@ -19,10 +21,13 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
     An ONNX source is judged by its operators, its opset and its constants; any other by whether
     each operator has a way to the pivot, and torch's also by whether the runtime has a kernel for
     what they become, as far as their names tell. Dimensions other than the batch need a size.
+
+    For an Edge TPU, reasons also name each operator that would run on the CPU, and the first cut.
     """
     found = request.inspection
+    edgetpu = request.device == EDGETPU
     if found.domain == "tflite":
-        return CheckResult("fits", precisions=(str(found.facts.get("storage_precision", "")),))
+        return _file(found, edgetpu=edgetpu)
     reasons = list(_onnx_reasons(found) if found.domain == "onnx" else _other_reasons(found))
     signature = found.model.signature or model.signature
     reasons += [
@@ -30,7 +35,27 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
     ]
     if reasons:
         return CheckResult("impossible", tuple(dict.fromkeys(reasons)))
+    if edgetpu:
+        from lepton_tflite._edgetpu import source_reasons
+
+        return CheckResult("fits", tuple(source_reasons(found)), ("int8",))
     return CheckResult("fits", precisions=INFO.precisions)
+
+
+def _file(found: InspectResult, *, edgetpu: bool) -> CheckResult:
+    """Judge a .tflite file: for an Edge TPU, operator by operator."""
+    precisions = (str(found.facts.get("storage_precision", "")),)
+    if not edgetpu:
+        return CheckResult("fits", precisions=precisions)
+    from lepton_tflite._edgetpu import placed, refuse_floats, sentences
+    from lepton_tflite._flatbuffer import unpack
+
+    model = unpack(Path(found.model.path).read_bytes())
+    try:
+        refuse_floats(model)
+    except ConversionError as error:
+        return CheckResult("impossible", (f"{error.message}. {error.cause}",))
+    return CheckResult("fits", tuple(sentences(placed(model))), precisions)
 
 
 def _kernel_reasons(found: InspectResult) -> Iterator[str]:

@@ -15,15 +15,18 @@ from lepton_onnx import pivot
 from lepton_onnx.external import digest
 from lepton_tflite import __version__
 from lepton_tflite._build import ROWS, Built, Plan, build
-from lepton_tflite._edgetpu import refuse_floats
+from lepton_tflite._edgetpu import fact as edgetpu_fact
+from lepton_tflite._edgetpu import placed, refuse_floats, sentences
 from lepton_tflite._execution import storage_facts
 from lepton_tflite._finish import finish, float_ports, integer_ports, port_types
 from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
 from lepton_tflite._half import LIMIT as HALF_LIMIT
 from lepton_tflite._half import Half, store_half
 from lepton_tflite._integers import check_border, check_integers
+from lepton_tflite._layout import take_nhwc
 from lepton_tflite._lower import LIMIT, lower
-from lepton_tflite._ports import EDGETPU, Ports, check_dtypes, parse_options
+from lepton_tflite._place import place
+from lepton_tflite._ports import EDGETPU, WEIGHTS, Ports, check_dtypes, parse_options
 from lepton_tflite._reproduce import reproducer
 from lepton_tflite._words import silent
 from lepton_tflite.info import INFO
@@ -84,7 +87,10 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         request: ``precision``, or a ``recipe`` that says which values are integers. Options:
             ``batch`` (``"auto"``; ``"open"`` refuses any other; a number fixes it), ``shapes``
             (sizes of other symbolic dimensions, ``"tokens=128"``), and with a recipe ``io``
-            (``"float"``, or ``"int8"`` for integers at the border).
+            (``"float"``, or ``"int8"`` for integers at the border) and ``weights`` (``"auto"``,
+            ``"dynamic"`` or ``"float"``: how operators compute that take floats). ``layout``
+            (``"nchw"``; ``"nhwc"`` has the file take all inputs of four axes with the channels
+            last, ``"nhwc:image,mask"`` some; the signature, and sessions, keep the source's order).
         context: Where to write.
 
     Returns:
@@ -163,25 +169,53 @@ def _built(
     proto, ports = task.proto, task.ports
     facts: dict[str, Any] = {"opset": pivot.graph_facts(proto)["opset"]}
     plan = Plan(
-        proto, ports.signature, ports.symbol, partial(_sealed, task, request, facts),
+        take_nhwc(proto, ports.turned), ports.stored, ports.symbol,
+        partial(_sealed, task, request, facts),
         demand_open=ports.demand_open, checkpoint=checkpoint, tell=tell,
     )  # fmt: skip
     if not request.recipe:
         if request.precision == "fp16":
             return _built_half(plan, facts)
         return build(plan), facts
-    lowered, recipe, said = lower(proto, request.recipe, task.parent)
-    facts |= said
+    return _built_recipe(plan, task, str(request.recipe), facts)
+
+
+def _built_recipe(
+    plan: Plan, task: _Task, path: str, facts: dict[str, Any]
+) -> tuple[Built, dict[str, Any]]:
+    """Convert with a recipe: its integers are held against the file, or written into it."""
+    ports = task.ports
+    lowered = lower(task.proto, path, task.parent)
+    if ports.weights != WEIGHTS[0] and not lowered.weights:
+        raise UnsupportedOperationError(
+            "LPT-CONV-408",
+            f"The option weights={ports.weights} has no effect on this recipe",
+            cause="All its weights belong to operators whose inputs are integers as well.",
+            remedy="Leave the option out.",
+        )
+    facts |= lowered.facts
+    digest = lowered.facts["recipe"]["digest"]
 
     def edit(model: Any) -> None:  # noqa: ANN401 - a generated class
-        weights = check_integers(model, lowered, recipe)
+        weights = check_integers(model, lowered.proto, lowered.recipe)
         for name, note in weights.items():
-            note["axis"] = recipe.tensors[name].axis
-        facts["notes"] = {"weights": weights, "recipe": said["recipe"]["digest"]}
+            note["axis"] = lowered.recipe.tensors[name].axis
+        facts["notes"] = {"weights": weights, "recipe": digest}
         float_ports(model, ports.signature)
-        check_border(model, lowered, recipe)
+        check_border(model, lowered.proto, lowered.recipe)
 
-    plan = replace(plan, proto=lowered, integer=True, limit=LIMIT, edit=edit)
+    def put(model: Any, places: dict[str, int]) -> None:  # noqa: ANN401 - a generated class
+        placed = place(model, places, lowered.weights, ports.weights)
+        facts["notes"]["weights"] |= placed.notes
+        facts["dynamic_weights"] = placed.hybrid
+        facts["unpacked_weights"] = placed.unpacked
+        if not lowered.integer:
+            plan.limit = LIMIT if placed.hybrid else plan.limit
+
+    plan.proto = take_nhwc(lowered.proto, ports.turned)
+    plan.integer, plan.edit = lowered.integer, edit
+    plan.weights, plan.place = lowered.weights, put if lowered.weights else None
+    plan.limit = LIMIT if lowered.integer else plan.limit
     return build(plan), facts
 
 
@@ -209,8 +243,12 @@ def _sealed(
         facts["float_ports"] = floats
     if request.device == EDGETPU:
         refuse_floats(model)
+        nodes = placed(model)
+        facts |= {"edgetpu": edgetpu_fact(nodes), "edgetpu_says": list(sentences(nodes))}
     notes = {"batch": batch, "border": facts["border"], "precision": _precision(request, facts)}
     notes |= {"integer_ports": list(grids)} if grids else {}
+    if task.ports.turned:
+        notes["nhwc_inputs"] = facts["nhwc_inputs"] = list(task.ports.turned)
     finish(model, signature, {**notes, **facts.get("notes", {})})
     return pack(model)
 
@@ -235,6 +273,7 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
     built, facts = made.built, made.facts
     precision = _precision(request, facts)
     facts.pop("notes", None)
+    said = facts.pop("edgetpu_says", [])
     out = context.workdir / FILE
     write_atomic(out, built.data)
     facts |= storage_facts(stored_values(root_of(built.data)))
@@ -249,7 +288,7 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
         tools=versions_of(*_TOOLS),
     )
     kept = ("opset", "storage_precision", "batch", "border", "integer_ports", "port_grids",
-            "recipe")  # fmt: skip
+            "nhwc_inputs", "recipe")  # fmt: skip
     written = Model(
         format=INFO.artifact,
         path=str(out),
@@ -262,7 +301,7 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
             **{key: facts[key] for key in kept if key in facts},
         },
     )
-    return ConvertResult(written, facts=facts, warnings=tuple(_warnings(made)))
+    return ConvertResult(written, facts=facts, warnings=(*_warnings(made), *said))
 
 
 def _warnings(made: _Made) -> Iterator[str]:
@@ -284,10 +323,24 @@ def _warnings(made: _Made) -> Iterator[str]:
             f"Not int8 at the border: {', '.join(made.facts['float_ports'])}, as the recipe keeps "
             "what is behind it in float."
         )
+    yield from _not_dynamic(made.ports, made.facts)
     if made.built.batch == ROWS:
         yield (
             "The batch cannot stay open, so sessions run it row by row: "
             f"{'; '.join(made.built.closed)}."
+        )
+
+
+def _not_dynamic(ports: Ports, facts: dict[str, Any]) -> Iterator[str]:
+    """Say what is computed in float although inputs should be quantized at run time."""
+    reasons = facts.get("unpacked_weights", {})
+    wanted = {name: why for name, why in reasons.items() if why}
+    dynamic = ports.weights == "dynamic" or facts.get("recipe", {}).get("scheme") == "int8-dynamic"
+    if wanted and dynamic:
+        name, why = next(iter(wanted.items()))
+        yield (
+            f"{len(wanted)} weights are unpacked to floats, as no kernel quantizes inputs for "
+            f"them: the first is {name!r}, where {why}."
         )
 
 

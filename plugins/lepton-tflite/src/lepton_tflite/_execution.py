@@ -8,10 +8,21 @@ input at run time, and DEQUANTIZE before an operator that it computes in float.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from lepton_tflite._flatbuffer import DTYPES, operator_name
+from lepton_core.execution import ExecutedNode, ExecutionMap
+from lepton_tflite._flatbuffer import DTYPES, operator_name, text
 from lepton_tflite._schema import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+XNNPACK, BUILTIN = "XNNPACK", "LiteRT"
+"""Who runs an operator: the delegate, or the runtime's own kernels."""
+
+_OWN = ("lepton_torch.", "arith.", "tfl.")
+"""How the converter names tensors that it knows no value for."""
 
 _MOVES = frozenset(
     {
@@ -26,7 +37,9 @@ _MOVES = frozenset(
 )  # fmt: skip
 """Operators that move values or compute shapes, and no more."""
 
-_WEIGHTED = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D"}
+_WEIGHTED = {
+    "FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL",
+}  # fmt: skip
 _PRECISIONS = {
     "float32": "fp32",
     "float16": "fp16",
@@ -53,24 +66,56 @@ def storage_facts(stored: dict[str, int]) -> dict[str, Any]:
     return {"storage_precision": main, "stored_values": dict(sorted(stored.items()))}
 
 
-def computing_layers(root: Any) -> dict[str, int]:  # noqa: ANN401 - a generated class
-    """Return the number of computing operators by precision (``fp32``, ``int8``, …).
+@dataclass(frozen=True, slots=True)
+class FileNode:
+    """An operator of a file.
 
-    ``int8 dynamic`` stands for int8 weights whose float input is quantized at run time.
+    Attributes:
+        name: Name of its first output.
+        operator: The format's operator (``"CONV_2D"``).
+        sources: Names of the pivot's values that it computes, as its outputs are named after them.
+        precision: What it computes in (``fp32``, ``int8``, …); ``int8 dynamic`` stands for int8
+            weights whose float input is quantized at run time. Empty where it only moves values.
+    """
+
+    name: str
+    operator: str
+    sources: tuple[str, ...]
+    precision: str
+
+
+def file_nodes(root: Any) -> list[list[FileNode]]:  # noqa: ANN401 - a generated class
+    """Return the operators of each subgraph, in their order.
 
     Args:
         root: A file that is read in place.
     """
-    counts: Counter[str] = Counter()
     codes = [operator_name(_Code(root.OperatorCodes(i))) for i in range(root.OperatorCodesLength())]
+    found = []
     for number in range(root.SubgraphsLength()):
         graph = root.Subgraphs(number)
-        for i in range(graph.OperatorsLength()):
-            operator = graph.Operators(i)
-            name = codes[operator.OpcodeIndex()]
-            precision = None if name in _MOVES else _precision(graph, operator, name)
-            if precision is not None:
-                counts[precision] += 1
+        operators = (graph.Operators(i) for i in range(graph.OperatorsLength()))
+        found.append([_file_node(graph, one, codes[one.OpcodeIndex()]) for one in operators])
+    return found
+
+
+def _file_node(graph: Any, operator: Any, name: str) -> FileNode:  # noqa: ANN401
+    outputs = [text(graph.Tensors(operator.Outputs(i)).Name())
+               for i in range(operator.OutputsLength())]  # fmt: skip
+    sources = tuple(dict.fromkeys(s for output in outputs for s in sources_of(output)))
+    precision = None if name in _MOVES else _precision(graph, operator, name)
+    return FileNode(next(iter(outputs), ""), name, sources, precision or "")
+
+
+def sources_of(name: str) -> list[str]:
+    """Return the pivot's values that a tensor is named after: ``r;;c;1`` is named after r and c."""
+    parts = [part.partition(";")[0].removesuffix("/int8") for part in name.split(";;")]
+    return [part for part in reversed(parts) if part and not part.startswith(_OWN)]
+
+
+def computing_layers(graphs: Iterable[Iterable[FileNode]]) -> dict[str, int]:
+    """Return the number of computing operators by precision."""
+    counts = Counter(node.precision for graph in graphs for node in graph if node.precision)
     return dict(sorted(counts.items()))
 
 
@@ -131,24 +176,45 @@ def sentence(layers: dict[str, int], storage: str) -> str:
         text += f"; {', '.join(rest)}"
     if storage == "fp16" and main != "fp16":
         text += "; fp16 storage is converted"
+    if storage in ("int8", "int4") and main == "fp32":
+        text += f"; {storage} weights are unpacked"
     return f"{text})"
 
 
-def delegated(interpreter: Any) -> dict[str, Any]:  # noqa: ANN401 - a class of the runtime
-    """Return how many operators the delegate runs, from the interpreter's own list.
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which operators an interpreter gave to the delegate.
 
-    Returns:
-        ``name``, ``partitions``, ``operators`` and ``of``; nothing where there is no delegate or
-        the runtime does not list its operators.
+    Attributes:
+        operators: The runtime's names of all operators, in order; ``None`` if it lists none.
+        partitions: Calls of the delegate.
+        taken: Numbers of the operators that it runs.
     """
+
+    operators: tuple[str, ...] | None = None
+    partitions: int = 0
+    taken: frozenset[int] = frozenset()
+
+    def fact(self) -> dict[str, Any]:
+        """Return ``name``, ``partitions``, ``operators`` and ``of``; nothing without a delegate."""
+        if not self.partitions or self.operators is None:
+            return {}
+        return {
+            "name": XNNPACK,
+            "partitions": self.partitions,
+            "operators": len(self.taken),
+            "of": len(self.operators),
+        }
+
+
+def placement(interpreter: Any) -> Placement:  # noqa: ANN401 - a class of the runtime
+    """Return which operators the delegate runs, from the interpreter's own list."""
     details = getattr(interpreter, "_get_ops_details", None)
     if details is None:
-        return {}
+        return Placement()
     nodes = details()
     own = [node for node in nodes if node["op_name"] != "DELEGATE"]
     parts = [node for node in nodes if node["op_name"] == "DELEGATE"]
-    if not parts:
-        return {}
     maker = {int(out): i for i, node in enumerate(own) for out in node["outputs"]}
     taken: set[int] = set()
     for part in parts:
@@ -161,19 +227,64 @@ def delegated(interpreter: Any) -> dict[str, Any]:  # noqa: ANN401 - a class of 
                 continue
             taken.add(node)
             pending += [int(i) for i in own[node]["inputs"] if i >= 0]
-    return {
-        "name": "XNNPACK",
-        "partitions": len(parts),
-        "operators": len(taken),
-        "of": len(own),
-    }
+    names = tuple(str(node["op_name"]) for node in own)
+    return Placement(names, len(parts), frozenset(taken))
+
+
+def uniform(graphs: list[list[FileNode]], *, taken: bool = False) -> Placement:
+    """Return that the delegate runs all operators of the entry's subgraph, or none of them."""
+    names = tuple(node.operator for node in graphs[0])
+    return Placement(names, int(taken), frozenset(range(len(names)) if taken else ()))
+
+
+def execution_map(
+    runtime: str, graphs: list[list[FileNode]], placed: Placement | None, *, device: str = "cpu"
+) -> ExecutionMap:
+    """Return which operators run where, in which precision.
+
+    Args:
+        runtime: As in the session's facts.
+        graphs: The file's subgraphs (:func:`file_nodes`); the first one is the entry's.
+        placed: What the interpreter tells; ``None`` of an interface that tells nothing.
+        device: What all of them run on; empty if that is not told.
+    """
+    notes = []
+    if len(graphs) > 1:
+        notes.append("Operators of inner subgraphs are left out, as the runtime lists none.")
+    nodes = graphs[0]
+    told = placed is not None and placed.operators == tuple(node.operator for node in nodes)
+    if not told:
+        notes.append("The runtime does not tell which operators its delegate runs.")
+    taken = placed.taken if placed is not None else frozenset()
+
+    def provider(number: int) -> str:
+        if not told:
+            return ""
+        return XNNPACK if number in taken else BUILTIN
+
+    return ExecutionMap(
+        runtime,
+        tuple(
+            ExecutedNode(n.name, n.operator, n.sources, device, provider(i), n.precision)
+            for i, n in enumerate(nodes)
+        ),
+        tuple(notes),
+    )
 
 
 __all__ = [
+    "BUILTIN",
+    "XNNPACK",
+    "FileNode",
+    "Placement",
     "computing_layers",
     "custom_operators",
-    "delegated",
+    "execution_map",
+    "file_nodes",
     "operator_names",
+    "placement",
     "sentence",
+    "sources_of",
     "storage_facts",
+    "uniform",
 ]

@@ -10,8 +10,10 @@ from lepton_core.errors import LeptonError, SessionError
 from lepton_core.types import Signature, TensorSpec
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite._execution import (
+    FileNode,
     computing_layers,
     custom_operators,
+    file_nodes,
     operator_names,
     sentence,
     storage_facts,
@@ -33,6 +35,7 @@ class File:
         operators: How often each operator is used.
         facts: How values are stored and in which precision operators compute.
         notes: What lepton wrote into it; empty for a file of somebody else's.
+        graphs: Its operators, by subgraph.
     """
 
     signature: Signature
@@ -40,6 +43,7 @@ class File:
     operators: dict[str, int]
     facts: dict[str, Any]
     notes: dict[str, Any] = field(default_factory=dict)
+    graphs: list[list[FileNode]] = field(default_factory=list)
 
 
 def read_file(path: Path) -> File:
@@ -65,7 +69,8 @@ def read_file(path: Path) -> File:
         notes = flat.read_notes(root)
         signature = _recorded(path, notes) or signature_of(root)
         stored = storage_facts(flat.stored_values(root))
-        layers = computing_layers(root)
+        graphs = file_nodes(root)
+        layers = computing_layers(graphs)
         operators = operator_names(root)
     except flat.MALFORMED as error:
         raise _no_file(path, f"It is damaged: {error}") from error
@@ -76,7 +81,7 @@ def read_file(path: Path) -> File:
     }
     symbolic = any(not isinstance(d, int) for s in signature.inputs for d in s.shape)
     batch = str(notes.get("batch", "open" if symbolic else "fixed"))
-    return File(signature, batch, operators, facts, notes)
+    return File(signature, batch, operators, facts, notes, graphs)
 
 
 def _no_file(path: Path, cause: str) -> SessionError:

@@ -118,6 +118,7 @@ def _drop_unused_tensors(model: Any, graph: Any) -> None:  # noqa: ANN401 - gene
     for operator in graph.operators:
         for indices in (operator.inputs, operator.outputs, operator.intermediates):
             used |= {int(i) for i in (indices if indices is not None else ()) if i >= 0}
+    used |= {scales for i in used if (scales := _scales_of(graph.tensors[i])) is not None}
     place = {old: new for new, old in enumerate(sorted(used))}
 
     def moved(indices: Any) -> Any:  # noqa: ANN401 - an array or None
@@ -126,6 +127,9 @@ def _drop_unused_tensors(model: Any, graph: Any) -> None:  # noqa: ANN401 - gene
         return np.asarray([place.get(int(i), -1) for i in indices], np.int32)
 
     graph.tensors = [graph.tensors[old] for old in sorted(used)]
+    for tensor in graph.tensors:
+        if (scales := _scales_of(tensor)) is not None:
+            tensor.quantization.details.scales = place[scales]
     graph.inputs, graph.outputs = moved(graph.inputs), moved(graph.outputs)
     for operator in graph.operators:
         operator.inputs, operator.outputs = moved(operator.inputs), moved(operator.outputs)
@@ -135,6 +139,13 @@ def _drop_unused_tensors(model: Any, graph: Any) -> None:  # noqa: ANN401 - gene
         if port.subgraphIndex == number:
             for entry in (*port.inputs, *port.outputs):
                 entry.tensorIndex = place[entry.tensorIndex]
+
+
+def _scales_of(tensor: Any) -> int | None:  # noqa: ANN401 - a generated class
+    """Return the tensor with the scales of a tensor's blocks; ``None`` without blocks."""
+    own = tensor.quantization
+    blocks = schema.QuantizationDetails.BlockwiseQuantization
+    return int(own.details.scales) if own is not None and own.detailsType == blocks else None
 
 
 def float_ports(model: Any, signature: Signature) -> int:  # noqa: ANN401 - a generated class

@@ -134,6 +134,14 @@ def set_array(model: Any, tensor: Any, values: np.ndarray) -> None:  # noqa: ANN
     tensor.shapeSignature = None
 
 
+def set_packed(model: Any, tensor: Any, data: np.ndarray) -> None:  # noqa: ANN401
+    """Give a tensor a buffer of its own with these bytes; its type and shape stay."""
+    buffer = schema.BufferT()
+    buffer.data = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
+    model.buffers.append(buffer)
+    tensor.buffer = len(model.buffers) - 1
+
+
 def add_tensor(graph: Any, name: str, dtype: str, shape: Any, signature: Any = None) -> int:  # noqa: ANN401
     """Append a tensor without values; returns its index."""
     tensor = schema.TensorT()

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import permutations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import numpy_helper
 
 from lepton_core.errors import ConversionError
-from lepton_onnx.qdq import Stored
 from lepton_tflite import _flatbuffer as flat
 
 if TYPE_CHECKING:
@@ -74,8 +72,8 @@ def check_integers(model: Any, lowered: ModelProto, recipe: Recipe) -> dict[str,
         places = dict(_matches(model, graph, codes, scale))
         if places:
             matches[weight] = places
-        elif not _folded(model, graph, codes, weight, recipe):
-            raise _differs(f"The weight {weight!r} does not stand in the file as it should.")
+        else:
+            raise differs(f"The weight {weight!r} does not stand in the file as it should.")
     homes = _check_layers(model, graph, matches, recipe, constants)
     readers = Counter(int(index) for operator in graph.operators for index in operator.inputs)
     named: dict[int, list[str]] = {}
@@ -85,7 +83,7 @@ def check_integers(model: Any, lowered: ModelProto, recipe: Recipe) -> dict[str,
         names = named.setdefault(index, [])
         names.append(weight)
         if len(names) > readers[index]:  # an equal one stands there, and this one does not
-            raise _differs(f"The weight {weight!r} does not stand in the file as it should.")
+            raise differs(f"The weight {weight!r} does not stand in the file as it should.")
         shape = constants[f"{weight}/int8"].shape
         found[weight] = {"order": list(orders[index]), "shape": list(shape)}
         if names[0] != weight:  # the converter merges equal weights
@@ -96,7 +94,8 @@ def check_integers(model: Any, lowered: ModelProto, recipe: Recipe) -> dict[str,
     return found
 
 
-def _differs(cause: str) -> ConversionError:
+def differs(cause: str) -> ConversionError:
+    """Return what says that a file holds other numbers than the recipe."""
     return ConversionError(
         "LPT-CONV-411",
         "The converted file holds other integers or scales than the recipe",
@@ -105,7 +104,7 @@ def _differs(cause: str) -> ConversionError:
     )
 
 
-def _numbers(tensor: Any) -> tuple[NDArray[np.float32], NDArray[Any]] | None:  # noqa: ANN401
+def numbers_of(tensor: Any) -> tuple[NDArray[np.float32], NDArray[Any]] | None:  # noqa: ANN401
     """Return scales and zero points of a tensor, if it has them."""
     own = tensor.quantization
     if own is None or own.scale is None or not len(own.scale):
@@ -124,7 +123,7 @@ def _matches(
     """Yield the tensors with these integers and scales, and the order of axes that each has."""
     wanted = np.ravel(scale).astype(np.float32)
     for index, tensor in enumerate(graph.tensors):
-        numbers = _numbers(tensor)
+        numbers = numbers_of(tensor)
         if numbers is None or flat.DTYPES.get(tensor.type) != "int8":
             continue
         values = flat.array_of(model, tensor)
@@ -132,46 +131,13 @@ def _matches(
             continue
         if not np.array_equal(numbers[0], wanted) or numbers[1].any():
             continue
-        for order in _orders(codes.shape, values.shape):
+        for order in axis_orders(codes.shape, values.shape):
             if np.array_equal(codes.transpose(order).reshape(values.shape), values):
                 yield index, order
                 break
 
 
-def _folded(
-    model: Any,  # noqa: ANN401 - a generated class
-    graph: Any,  # noqa: ANN401 - a generated class
-    codes: NDArray[Any],
-    weight: str,
-    recipe: Recipe,
-) -> bool:
-    """Tell whether a weight that only float layers read stands in the file as its float values.
-
-    They may be in any order, since the converter turns the weights of ConvTranspose over.
-    """
-    readers = [layer.op for layer in recipe.layers.values() if layer.weight == weight]
-    if any(op in INTEGER_OPS for op in readers):
-        return False
-    entry = recipe.tensors[weight]
-    shape = [1] * codes.ndim
-    if entry.axis is not None:
-        shape[entry.axis] = -1
-    scale = np.asarray(entry.scale, np.float32).reshape(shape)
-    wanted = np.sort(codes.astype(np.float32) * scale, axis=None)
-    floats = (
-        flat.array_of(model, tensor)
-        for tensor in graph.tensors
-        if flat.DTYPES.get(tensor.type) == "float32"
-    )
-    return any(
-        values is not None
-        and values.size == wanted.size
-        and np.array_equal(np.sort(values, axis=None), wanted)
-        for values in floats
-    )
-
-
-def _orders(shape: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def axis_orders(shape: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Yield orders of axes in which an array may stand as another; axes of 1 come and go."""
     squeezed = [d for d in other if d != 1]
     for order in permutations(range(len(shape))):
@@ -258,7 +224,7 @@ def _layer_of(
 
 def _pair(tensor: Any) -> tuple[np.float32, int] | None:  # noqa: ANN401 - a generated class
     """Return scale and zero point of an int8 activation, ``None`` for anything else."""
-    numbers = _numbers(tensor)
+    numbers = numbers_of(tensor)
     if numbers is None or flat.DTYPES.get(tensor.type) != "int8":
         return None
     return numbers[0][0], int(numbers[1][0])
@@ -267,9 +233,9 @@ def _pair(tensor: Any) -> tuple[np.float32, int] | None:  # noqa: ANN401 - a gen
 def _check_value(tensor: Any, value: str, recipe: Recipe) -> None:  # noqa: ANN401
     pair, wanted = _pair(tensor), recipe.tensors[value]
     if pair is None:
-        raise _differs(f"{value!r} is {flat.DTYPES.get(tensor.type)} without a scale in int8.")
+        raise differs(f"{value!r} is {flat.DTYPES.get(tensor.type)} without a scale in int8.")
     if pair != (np.float32(wanted.scales[0]), wanted.zero_point):
-        raise _differs(f"{value!r} has the scale {pair[0]} and zero {pair[1]}.")
+        raise differs(f"{value!r} has the scale {pair[0]} and zero {pair[1]}.")
 
 
 def _check_moves(model: Any, graph: Any) -> None:  # noqa: ANN401 - generated classes
@@ -280,7 +246,7 @@ def _check_moves(model: Any, graph: Any) -> None:  # noqa: ANN401 - generated cl
             continue
         before, behind = (graph.tensors[i] for i in (operator.inputs[0], operator.outputs[0]))
         if _pair(before) != _pair(behind):
-            raise _differs(
+            raise differs(
                 f"{name} changes the scale and zero {_pair(before)} to {_pair(behind)} without "
                 "computing."
             )
@@ -307,7 +273,7 @@ def check_border(model: Any, lowered: ModelProto, recipe: Recipe) -> None:  # no
                 continue
             found = list(_beside(model, graph, int(entry.tensorIndex), op.upper()))
             if not found:
-                raise _differs(f"{value!r} is not quantized.")
+                raise differs(f"{value!r} is not quantized.")
             for tensor in found:
                 _check_value(tensor, value, recipe)
 
@@ -338,49 +304,14 @@ def _check_activations(model: Any, graph: Any, recipe: Recipe) -> None:  # noqa:
         if pair is None or flat.array_of(model, tensor) is not None:
             continue
         if pair not in known:
-            raise _differs(f"{flat.text(tensor.name)!r} has the scale and zero {pair}.")
+            raise differs(f"{flat.text(tensor.name)!r} has the scale and zero {pair}.")
 
 
-def read_back(path: str | Path) -> dict[str, Stored]:
-    """Return how a file stores weights and values, by value name of the pivot.
-
-    Args:
-        path: A .tflite file that lepton lowered a recipe to.
-
-    Returns:
-        Weights with integers in the pivot's order of axes, activations without; biases are found
-        as ``"<layer>/bias"``.
-    """
-    data = Path(path).read_bytes()
-    model, weights = flat.unpack(data), flat.read_notes(flat.root_of(data)).get("weights", {})
-    found: dict[str, Stored] = {}
-    for tensor in model.subgraphs[0].tensors:
-        name, numbers = flat.text(tensor.name), _numbers(tensor)
-        if numbers is None or not name.endswith(("/int8", "/int32")):
-            continue
-        value = name.rpartition("/")[0]
-        equal = [other for other, note in weights.items() if note.get("stored_as") == value]
-        for key in (value, *equal):
-            found.setdefault(key, _stored(flat.array_of(model, tensor), numbers, weights.get(key)))
-    return found
-
-
-def _stored(
-    codes: NDArray[Any] | None,
-    numbers: tuple[NDArray[np.float32], NDArray[Any]],
-    note: dict[str, Any] | None,
-) -> Stored:
-    if note is not None and codes is not None:
-        codes = _restored(codes, note["order"], note["shape"])
-    scale, zero = numbers
-    axis = note.get("axis") if note else None
-    single = len(scale) == 1 and axis is None
-    return Stored(scale[0] if single else scale, zero[0] if single else zero, axis, codes)
-
-
-def _restored(codes: NDArray[Any], order: list[int], shape: list[int]) -> NDArray[Any]:
-    turned = codes.reshape([shape[i] for i in order])
-    return np.ascontiguousarray(turned.transpose(np.argsort(order)))
-
-
-__all__ = ["INTEGER_OPS", "check_border", "check_integers", "read_back"]
+__all__ = [
+    "INTEGER_OPS",
+    "axis_orders",
+    "check_border",
+    "check_integers",
+    "differs",
+    "numbers_of",
+]

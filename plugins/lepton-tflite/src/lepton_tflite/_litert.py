@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, PluginDependencyError
+from lepton_core.narrowing import NARROW
 from lepton_tflite._words import silent, told
 
 if TYPE_CHECKING:
@@ -110,7 +111,11 @@ def _refused(error: Exception, printed: str) -> ConversionError:
         f"litert-torch {version} cannot convert " + (f"{operator!r}" if operator else "the model"),
         cause=" ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST],
         remedy="Replace the operator in the model, or choose another target.",
-        details={"operator": operator, "log": printed[-2000:]},
+        details={
+            "operator": operator,
+            "log": printed[-2000:],
+            **({} if operator else {NARROW: True}),
+        },
     )
 
 

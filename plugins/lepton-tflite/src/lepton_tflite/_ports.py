@@ -9,14 +9,22 @@ from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_core.types import Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from lepton_core.types import ConvertRequest
 
 EDGETPU = "edgetpu"
 """Device whose compiler takes files of int8 alone, border included, for a fixed batch."""
 
-OPTIONS = ("batch", "shapes", "io")
+OPTIONS = ("batch", "shapes", "io", "weights", "layout")
+NCHW, NHWC = "nchw", "nhwc"
+TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+"""Orders of axes from the one layout to the other."""
+
+WEIGHTS = ("auto", "dynamic", "float")
+"""How operators with integer weights and float inputs compute: as the recipe says, with inputs
+quantized at run time wherever there is a kernel for it, or in float."""
+
 _PASSABLE = {
     "float32", "int8", "uint8", "int16", "int32", "int64", "bool",
 }  # fmt: skip
@@ -32,6 +40,8 @@ class Ports:
         demand_open: Whether another batch than an open one is refused.
         integer: Whether quantized inputs and outputs are integers.
         warnings: What the user should know.
+        weights: How operators with integer weights and float inputs compute.
+        turned: Inputs that the file takes as NHWC; the signature has them as the source does.
     """
 
     signature: Signature
@@ -39,6 +49,13 @@ class Ports:
     demand_open: bool = False
     integer: bool = False
     warnings: tuple[str, ...] = ()
+    weights: str = WEIGHTS[0]
+    turned: tuple[str, ...] = ()
+
+    @property
+    def stored(self) -> Signature:
+        """The signature with the shapes that the file has."""
+        return turned_signature(self.signature, self.turned)
 
 
 @dataclass(frozen=True)
@@ -49,11 +66,15 @@ class Options:
         batch: ``"auto"``, ``"open"``, or a number of rows.
         shapes: Sizes of symbolic dimensions.
         integer: Whether quantized inputs and outputs are integers.
+        weights: How operators with integer weights and float inputs compute.
+        layout: ``"nchw"``, ``"nhwc"``, or the latter with names of inputs behind a colon.
     """
 
     batch: str | int
     shapes: Mapping[str, int]
     integer: bool = False
+    weights: str = WEIGHTS[0]
+    layout: str = NCHW
 
     def settle(self, signature: Signature, *, dynamic: bool) -> Ports:
         """Give every symbolic dimension but the batch a size.
@@ -85,7 +106,26 @@ class Options:
             tuple(_sized(s, sizes) for s in signature.outputs),
         )
         _refuse_symbols(known, symbol)
-        return Ports(known, symbol, self.batch == "open", self.integer, tuple(warnings))
+        return Ports(
+            known, symbol, self.batch == "open", self.integer, tuple(warnings), self.weights,
+            self._turned(known),
+        )  # fmt: skip
+
+    def _turned(self, signature: Signature) -> tuple[str, ...]:
+        """Return the inputs that are to be taken as NHWC."""
+        layout, _, given = self.layout.partition(":")
+        if layout == NCHW:
+            return ()
+        images = [s.name for s in signature.inputs if len(s.shape) == 4]
+        shapes = f"Inputs are {', '.join(map(str, signature.inputs))}."
+        if not images:
+            raise _wrong("The option layout=nhwc has no effect: no input has four axes", shapes)
+        names = [name for name in given.split(",") if name] or images
+        wrong = next((name for name in names if name not in images), None)
+        if wrong is not None:
+            raise _wrong(f"Input {wrong!r} cannot be taken as NHWC: no input of four axes "
+                         "has that name", f"{shapes} Name one of {', '.join(images)}.")  # fmt: skip
+        return tuple(name for name in images if name in names)
 
     def _refuse_what_does_not_fit(
         self, signature: Signature, batch: str | None, *, dynamic: bool
@@ -111,6 +151,17 @@ class Options:
             if sizes != {self.batch}:
                 other = ", ".join(str(size) for size in sorted(sizes, key=str)) or "none"
                 raise _wrong(f"The batch cannot be {self.batch}: it is {other} already", known)
+
+
+def turned_signature(signature: Signature, names: Collection[str]) -> Signature:
+    """Return a signature in which some inputs of four axes have the channels last."""
+    inputs = tuple(
+        replace(s, shape=tuple(s.shape[i] for i in TO_NHWC), layout="NHWC")
+        if s.name in names
+        else s
+        for s in signature.inputs
+    )
+    return Signature(inputs, signature.outputs)
 
 
 def _cannot_stay_open(cause: str, remedy: str) -> ConversionError:
@@ -163,16 +214,26 @@ def parse_options(request: ConvertRequest) -> Options:
     io = request.options.get("io", "float")
     if io not in ("float", "int8"):
         raise _wrong(f"The option io cannot be {io!r}", "It is float or int8.")
+    weights = request.options.get("weights", WEIGHTS[0])
+    if weights not in WEIGHTS:
+        raise _wrong(f"The option weights cannot be {weights!r}", f"It is {', '.join(WEIGHTS)}.")
+    if weights != WEIGHTS[0] and not request.recipe:
+        raise _wrong("The option weights needs a recipe: all weights are floats",
+                     "Build it with --precision int8, or lower one with --recipe.")  # fmt: skip
+    layout = str(request.options.get("layout", NCHW))
+    if layout != NCHW and layout.partition(":")[0] != NHWC:
+        raise _wrong(f"The option layout cannot be {layout!r}",
+                     "It is nchw, nhwc, or nhwc:NAME,NAME for some inputs.")  # fmt: skip
     shapes = _shapes(request.options.get("shapes", {}))
     if request.device == EDGETPU:
         if batch == "open" or request.options.get("io") == "float":
             raise _wrong("A file for an Edge TPU has a fixed batch and integers at its border",
                          "Leave out batch=open and io=float, or build for tflite:cpu.")  # fmt: skip
-        return Options(batch, shapes, integer=True)
+        return Options(batch, shapes, integer=True, weights=weights, layout=layout)
     if io == "int8" and not request.recipe:
         raise _wrong("The option io cannot be int8 without a recipe: all values are floats",
                      "Build it with --precision int8, or lower one with --recipe.")  # fmt: skip
-    return Options(batch, shapes, io == "int8")
+    return Options(batch, shapes, io == "int8", weights, layout)
 
 
 def _shapes(given: object) -> dict[str, int]:

@@ -11,7 +11,7 @@ from lepton_tflite._border import into_file, out_of_file
 from lepton_tflite._runtime import Calls, make_interpreter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
@@ -50,7 +50,9 @@ def example(signature: Signature, sizes: Mapping[str, int], seed: int = 0) -> di
 
 
 def run_torch(
-    module: torch.nn.Module, signature: Signature, inputs: Mapping[str, np.ndarray]
+    module: Callable[..., tuple[torch.Tensor, ...]],
+    signature: Signature,
+    inputs: Mapping[str, np.ndarray],
 ) -> Trial:
     """Return what a module gives."""
     import torch

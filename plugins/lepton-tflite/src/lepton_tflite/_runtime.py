@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_core.environment import version_of
 from lepton_core.errors import PluginDependencyError
 
 if TYPE_CHECKING:
@@ -13,16 +15,42 @@ if TYPE_CHECKING:
 
 
 def interpreter_module() -> Any:  # noqa: ANN401 - the package has no types
-    """Return the module that holds ``Interpreter``.
+    """Return the module that holds ``Interpreter``: ai-edge-litert's, else tflite-runtime's.
 
     Raises:
-        PluginDependencyError: LPT-RUN-401, it cannot be imported.
+        PluginDependencyError: LPT-RUN-401, neither can be imported, or tflite-runtime, whose last
+            build is for NumPy 1, stands beside NumPy 2.
     """
     try:
         from ai_edge_litert import interpreter
     except ImportError as error:
-        raise missing(error) from error
+        return _older(error)
     return interpreter
+
+
+def _older(error: ImportError) -> Any:  # noqa: ANN401 - the package has no types
+    # Beside NumPy 2 its import ends well, and the first interpreter in a SystemError.
+    module = find_module("tflite_runtime")
+    if module is None:
+        raise missing(error) from error
+    if int(np.__version__.partition(".")[0]) > 1:
+        raise PluginDependencyError(
+            "LPT-RUN-401",
+            f"tflite-runtime works with NumPy 1, and NumPy {np.__version__} is installed",
+            cause=f"It is the fallback for ai-edge-litert, which is not there: {error}",
+            remedy="pip install lepton-tflite",
+        ) from error
+    from tflite_runtime import interpreter
+
+    return interpreter
+
+
+def find_module(name: str) -> Any:  # noqa: ANN401 - a module's specification
+    """Return where a package would be imported from, or ``None``."""
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # the latter if the import was forbidden
+        return None
 
 
 def missing(error: ImportError) -> PluginDependencyError:
@@ -33,6 +61,13 @@ def missing(error: ImportError) -> PluginDependencyError:
         cause=str(error),
         remedy="pip install lepton-tflite",
     )
+
+
+def runtime_name() -> tuple[str, str]:
+    """Return which runtime sessions run on, ``"litert"`` or ``"tflite-runtime"``; its version."""
+    own = interpreter_module().__name__.startswith("ai_edge_litert")
+    name, package = ("litert", "ai-edge-litert") if own else ("tflite-runtime",) * 2
+    return name, version_of(package) or ""
 
 
 def make_interpreter(
@@ -77,7 +112,7 @@ class Calls:
         outputs: Mapping[str, Any],
     ) -> None:
         self.inputs, self.outputs = inputs, outputs
-        self._interpreter = interpreter
+        self._interpreter: Any = interpreter
         self._shapes = {d["index"]: tuple(map(int, d["shape"])) for d in inputs.values()}
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -104,6 +139,10 @@ class Calls:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def close(self) -> None:
+        """Let go of the interpreter."""
+        self._interpreter = None
+
     def _resize(
         self, known: Mapping[int, tuple[int, ...]], wanted: Mapping[int, tuple[int, ...]]
     ) -> None:
@@ -115,4 +154,11 @@ class Calls:
         self._interpreter.allocate_tensors()
 
 
-__all__ = ["Calls", "interpreter_module", "make_interpreter", "missing"]
+__all__ = [
+    "Calls",
+    "find_module",
+    "interpreter_module",
+    "make_interpreter",
+    "missing",
+    "runtime_name",
+]

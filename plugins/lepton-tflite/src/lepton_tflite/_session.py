@@ -9,56 +9,61 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_core.environment import available_cpus, version_of
 from lepton_core.errors import SessionError
-from lepton_core.switches import as_switch
 from lepton_core.types import Signature
 from lepton_onnx.arrays import checked_inputs
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite._border import into_file, out_of_file
-from lepton_tflite._execution import delegated
+from lepton_tflite._compiled import CompiledCalls, compile_model, compiled_ports
+from lepton_tflite._execution import execution_map, placement, uniform
 from lepton_tflite._file import File, read_file
 from lepton_tflite._litert import quiet
-from lepton_tflite._runtime import Calls, make_interpreter
-from lepton_tflite.info import INFO
+from lepton_tflite._ports import NHWC, TO_NHWC, turned_signature
+from lepton_tflite._runtime import Calls, make_interpreter, runtime_name
+from lepton_tflite._wanted import COMPILED, Wanted, parse_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
     from lepton_core.context import Context
+    from lepton_core.execution import ExecutionMap
     from lepton_core.types import Model, OpenRequest, TensorSpec
 
     _Ports = tuple[Mapping[str, Any], Mapping[str, Any]]
-
-OPTIONS = ("xnnpack", "io")
+    _Opened = tuple[Calls, ExecutionMap, dict[str, Any]]
 
 
 class TfliteSession:
     """A model on LiteRT; calls of several threads take turns, as an interpreter runs one.
 
     Args:
-        interpreter: The runtime's, with tensors allocated.
-        ports: The runtime's details of inputs and of outputs, by name.
+        calls: Runs the file.
         signature: Named inputs and outputs.
         by_rows: Whether the file takes one row, and batches are run row by row.
         facts: What is known about the session.
+        executed: What the runtime runs.
+        turned: Inputs that are passed as NCHW and that the file takes as NHWC.
     """
 
     def __init__(
         self,
-        interpreter: Any,  # noqa: ANN401 - a class of the runtime
-        ports: _Ports,
+        calls: Calls,
         signature: Signature,
         by_rows: bool,
         facts: dict[str, Any],
+        executed: ExecutionMap,
+        *,
+        turned: tuple[str, ...] = (),
     ) -> None:
+        self._turned = turned
         self.signature = signature
         self.facts: Mapping[str, Any] = facts
         self._by_rows = by_rows
+        self._map = executed
         self._lock = threading.Lock()
-        self._inputs, self._outputs = ports
-        self._calls: Calls | None = Calls(interpreter, self._inputs, self._outputs)
+        self._inputs, self._outputs = calls.inputs, calls.outputs
+        self._calls: Calls | None = calls
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once, or once per row where the file takes one row.
@@ -80,6 +85,7 @@ class TfliteSession:
             name: into_file(name, array, self._inputs[name])
             for name, array in checked_inputs(self.signature, inputs).items()
         }
+        arrays |= {name: arrays[name].transpose(TO_NHWC) for name in self._turned}
         with self._lock:
             if self._calls is None:
                 raise SessionError(
@@ -109,9 +115,15 @@ class TfliteSession:
                 "tables that they point into.",
             ) from error
 
+    def execution_map(self) -> ExecutionMap:
+        """Return which operators run where, in which precision."""
+        return self._map
+
     def close(self) -> None:
         """Free the runtime's resources; calling it again does nothing."""
         with self._lock:
+            if self._calls is not None:
+                self._calls.close()
             self._calls = None
 
     def __enter__(self) -> TfliteSession:
@@ -134,6 +146,16 @@ def _ports(interpreter: Any, signature: Signature) -> _Ports:  # noqa: ANN401
     else:
         inputs = {d["name"]: d for d in interpreter.get_input_details()}
         outputs = {d["name"]: d for d in interpreter.get_output_details()}
+    return _same_names((inputs, outputs), signature)
+
+
+def _same_names(ports: _Ports, signature: Signature) -> _Ports:
+    """Return the ports, if they have the signature's names.
+
+    Raises:
+        SessionError: LPT-RUN-404, they have others.
+    """
+    inputs, outputs = ports
     for found, specs in ((inputs, signature.inputs), (outputs, signature.outputs)):
         if set(found) != {spec.name for spec in specs}:
             raise SessionError(
@@ -142,92 +164,85 @@ def _ports(interpreter: Any, signature: Signature) -> _Ports:  # noqa: ANN401
                 cause=f"It has {', '.join(found)}; the signature says {signature}.",
                 remedy="Convert the model again: lepton convert MODEL --to tflite",
             )
-    return inputs, outputs
-
-
-def check_request(request: OpenRequest) -> None:
-    """Check what was asked for, before anything is read.
-
-    Raises:
-        SessionError: LPT-RUN-409 (device), 410 (an option), 411 (threads), 413 (its value).
-    """
-    device = request.device or "cpu"
-    if device not in INFO.devices:
-        raise SessionError(
-            "LPT-RUN-409",
-            f"LiteRT has no device {request.device!r}",
-            remedy=f"Use one of {', '.join(INFO.devices)}; all of them run on the CPU here.",
-        )
-    for key in request.options:
-        if key not in OPTIONS:
-            raise SessionError(
-                "LPT-RUN-410",
-                f"tflite has no option {key!r} for opening",
-                remedy=f"Options are {', '.join(OPTIONS)}.",
-            )
-    if request.options.get("io", "float") not in ("float", "int8"):
-        raise SessionError(
-            "LPT-RUN-413",
-            f"The option io cannot be {request.options['io']!r}",
-            remedy="It is float or int8.",
-        )
-    _switched_on(request)
-    if request.threads is not None and request.threads < 1:
-        raise SessionError(
-            "LPT-RUN-411",
-            f"{request.threads} threads were asked for",
-            remedy="Ask for 1 or more, or leave it out to use what the container allows.",
-        )
-
-
-def _switched_on(request: OpenRequest) -> bool:
-    """Return whether XNNPACK was asked for."""
-    given = request.options.get("xnnpack", True)
-    on = as_switch(given)
-    if on is None:
-        raise SessionError(
-            "LPT-RUN-413",
-            f"The option xnnpack cannot be {given!r}",
-            remedy="It is true or false.",
-        )
-    return on
+    return ports
 
 
 def open_session(model: Model, request: OpenRequest, context: Context) -> TfliteSession:
     """Open a .tflite file.
 
     Options: ``xnnpack`` (true; false runs LiteRT's own kernels, as the yardstick does), ``io``
-    (``"float"``; ``"int8"`` passes the integers of a file whose border is int8 as they are).
+    (``"float"``; ``"int8"`` passes the integers of a file whose border is int8 as they are),
+    ``api`` (``"interpreter"``; ``"compiled"`` runs the file through LiteRT's ``CompiledModel``,
+    which needs no less CPU and up to three times as much in small models), with that
+    ``accelerator`` (``"cpu"``, ``"gpu"``, ``"npu"``), and ``layout`` (``"nchw"``; ``"nhwc"`` passes
+    inputs that the file takes as NHWC as they are).
 
     Raises:
         SessionError: LPT-RUN-402 (no such file), 403 (Flex or custom operators), 404 (other
             inputs or outputs), 409 (device), 410 (option), 411 (threads), 412 (the runtime
-            refuses the file), 413 (an option's value).
+            refuses the file), 413 (an option's value), 415 (no ``CompiledModel``, or no such
+            accelerator), 416 (a type that it does not pass).
         PluginDependencyError: LPT-RUN-401, the runtime is not there.
     """
-    check_request(request)
+    wanted = parse_wanted(request)
     path = Path(model.path)
     found = read_file(path)
     context.checkpoint()
-    threads = request.threads or available_cpus()
-    use = _switched_on(request) and not request.reference
     try:
-        with quiet():
-            interpreter = make_interpreter(str(path), threads, delegate=use)
-            interpreter.allocate_tensors()
-        ports = _ports(interpreter, found.signature)
-        facts = _facts(found, interpreter, threads)
+        if wanted.api == COMPILED:
+            calls, executed, said = _compiled(path, found, wanted)
+        else:
+            calls, executed, said = _interpreted(path, found, wanted)
     except (*flat.MALFORMED, RuntimeError) as error:  # in a damaged file, its names as well
         raise SessionError(
             "LPT-RUN-412",
-            f"LiteRT {_version()} refuses {path}",
+            f"LiteRT {runtime_name()[1]} refuses {path}",
             cause=" ".join(str(error).split())[:500],
             remedy="Convert the model again; `lepton check` tells which operators the target has.",
         ) from error
     signature = found.signature
-    if request.options.get("io") == "int8":
-        signature = _as_stored(ports, signature)
-    return TfliteSession(interpreter, ports, signature, found.batch == "rows", facts)
+    if wanted.io == "int8":
+        signature = _as_stored((calls.inputs, calls.outputs), signature)
+    facts = _facts(found, wanted, said) | {"execution": executed.totals()}
+    turned = tuple(found.notes.get("nhwc_inputs", ()))
+    if wanted.layout == NHWC:
+        if not turned:
+            raise SessionError(
+                "LPT-RUN-413",
+                "The option layout cannot be nhwc for this file, which takes no input so",
+                remedy="Leave it out, or convert with --option layout=nhwc.",
+            )
+        signature, turned = turned_signature(signature, turned), ()
+    by_rows = found.batch == "rows"
+    return TfliteSession(calls, signature, by_rows, facts, executed, turned=turned)
+
+
+def _interpreted(path: Path, found: File, wanted: Wanted) -> _Opened:
+    """Open a file with the interpreter; returns what runs it, its map, and the facts it tells."""
+    with quiet():
+        interpreter = make_interpreter(str(path), wanted.threads, delegate=wanted.delegate)
+        interpreter.allocate_tensors()
+    ports = _ports(interpreter, found.signature)
+    placed = placement(interpreter)
+    executed = execution_map(runtime_name()[0], found.graphs, placed)
+    return Calls(interpreter, *ports), executed, {"delegate": placed.fact()}
+
+
+def _compiled(path: Path, found: File, wanted: Wanted) -> _Opened:
+    """Open a file with ``CompiledModel``; returns as :func:`_interpreted`."""
+    made = compile_model(path, wanted)
+    ports = _same_names(compiled_ports(made, path.read_bytes()), found.signature)
+    complete, on_cpu = made.is_fully_accelerated(), wanted.accelerator == "cpu"
+    placed = None
+    if on_cpu and not wanted.delegate:
+        placed = uniform(found.graphs)
+    elif on_cpu and complete:
+        placed = uniform(found.graphs, taken=True)
+    executed = execution_map(
+        runtime_name()[0], found.graphs, placed, device="cpu" if on_cpu else ""
+    )
+    facts = {"accelerator": wanted.accelerator, "fully_accelerated": complete}
+    return CompiledCalls(made, *ports), executed, facts
 
 
 def _as_stored(sides: _Ports, signature: Signature) -> Signature:
@@ -252,21 +267,20 @@ def _as_stored(sides: _Ports, signature: Signature) -> Signature:
     return found
 
 
-def _version() -> str:
-    return version_of("ai-edge-litert") or ""
-
-
-def _facts(found: File, interpreter: Any, threads: int) -> dict[str, Any]:  # noqa: ANN401
+def _facts(found: File, wanted: Wanted, said: dict[str, Any]) -> dict[str, Any]:
+    name, version = runtime_name()
     return {
-        "runtime": "litert",
-        "runtime_version": _version(),
-        "device": "cpu",
-        "threads": threads,
+        "runtime": name,
+        "runtime_version": version,
+        "api": wanted.api,
+        "device": wanted.accelerator,
+        "threads": wanted.threads,
         "batch": found.batch,
         "border": str(found.notes.get("border", "float")),
-        "delegate": delegated(interpreter),
+        **said,
+        **({"nhwc_inputs": turned} if (turned := found.notes.get("nhwc_inputs")) else {}),
         **found.facts,
     }
 
 
-__all__ = ["OPTIONS", "TfliteSession", "check_request", "open_session"]
+__all__ = ["TfliteSession", "open_session"]

@@ -24,16 +24,22 @@ def silent(step: str, *, operator: str = "", where: str = "") -> None:
 def told(tell: Tell) -> Iterator[None]:
     """Tell of every step of litert-torch, and of every operator before it is lowered.
 
-    litert-torch has no hooks for that. Its steps are wrapped where they are looked up, until the
+    Tensors get the names of the pivot's values meanwhile, in the place of the module's class:
+    whoever looks at the file, an execution map for instance, finds the model in it again.
+
+    litert-torch has no hooks for either. Its steps are wrapped where they are looked up, until the
     block ends; only one conversion may run at a time.
 
     Args:
         tell: Hears of them.
     """
+    from litert_converter.mlir import ir
     from litert_torch import progress
     from litert_torch.backend.export import LoweringInterpreter
 
-    step, lower = progress.task, LoweringInterpreter.run_node
+    step, lower, located = (
+        progress.task, LoweringInterpreter.run_node, LoweringInterpreter._build_loc
+    )  # fmt: skip
 
     def task(name: str) -> Any:  # noqa: ANN401 - a context manager
         tell(f"running litert-torch's step {name!r}")
@@ -45,11 +51,17 @@ def told(tell: Tell) -> Iterator[None]:
             tell("lowering the graph with litert-torch", operator=operator, where=where)
         return lower(self, node)
 
+    def build_loc(self: Any, node: Any) -> Any:  # noqa: ANN401 - the package has no types
+        name = value_of(node)
+        return ir.Location.name(f"{name};") if name else located(self, node)
+
     progress.task, LoweringInterpreter.run_node = task, run_node
+    LoweringInterpreter._build_loc = build_loc
     try:
         yield
     finally:
         progress.task, LoweringInterpreter.run_node = step, lower
+        LoweringInterpreter._build_loc = located
 
 
 def origin(node: Any) -> tuple[str, str]:  # noqa: ANN401 - torch.fx.Node
@@ -62,4 +74,12 @@ def origin(node: Any) -> tuple[str, str]:  # noqa: ANN401 - torch.fx.Node
     return str(node.target), str(node.name)
 
 
-__all__ = ["Tell", "origin", "silent", "told"]
+def value_of(node: Any) -> str:  # noqa: ANN401 - torch.fx.Node
+    """Return the name of the graph's value that a traced node works on; empty if not known."""
+    from lepton_torch.bridge import origin_of
+
+    found = origin_of(node) or {}
+    return next((str(name) for name in found.get("outputs", ()) if name), "")
+
+
+__all__ = ["Tell", "origin", "silent", "told", "value_of"]

@@ -6,9 +6,11 @@ the file's own signature holds.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from lepton_core.embedded.snippets import class_name
+from lepton_tflite._ports import turned_signature
 
 if TYPE_CHECKING:
     from lepton_core.types import Model, TensorSpec
@@ -85,16 +87,19 @@ def files(model: Model, name: str) -> dict[str, str]:
     if model.signature is None:
         return {}
     title = class_name(name)
+    turned = model.metadata.get("nhwc_inputs", ())
+    signature = turned_signature(model.signature, turned)
     page = _PAGE.format(
         package=f"lepton.{title.lower()}",
         name=title,
         file=model.path.replace("\\", "/").rpartition("/")[2],
-        signature=str(model.signature).replace("*/", "* /"),
-        inputs="\n".join(_entry(s, model) for s in model.signature.inputs),
-        outputs="\n".join(_entry(s, model) for s in model.signature.outputs),
+        signature=str(signature).replace("*/", "* /"),
+        inputs="\n".join(_entry(s, model) for s in signature.inputs),
+        outputs="\n".join(_entry(s, model) for s in signature.outputs),
         grids=_grids(model),
     )
-    return {f"{title}.kt": page}
+    layouts = {"layouts.json": json.dumps(dict.fromkeys(turned, "NHWC"))} if turned else {}
+    return {f"{title}.kt": page, **layouts}
 
 
 def _entry(spec: TensorSpec, model: Model) -> str:
@@ -105,7 +110,8 @@ def _entry(spec: TensorSpec, model: Model) -> str:
     if spec.name in model.metadata.get("integer_ports", ()):
         kind = "int8"
     size = count * _BYTES.get(kind, 4)
-    return f'        "{_quoted(spec.name)}" to buffer({size}),  // {kind}, {spec}'
+    note = f"{kind}, {spec}" + (", channels last" if spec.layout == "NHWC" else "")
+    return f'        "{_quoted(spec.name)}" to buffer({size}),  // {note}'
 
 
 def _grids(model: Model) -> str:

@@ -1,7 +1,7 @@
 """Load a .tflite file with LiteRT's runtime alone; bundles ship this file as ``runtime.py``.
 
-Runs on ai-edge-litert. Where that is missing it takes tflite-runtime, which has the same classes;
-no test runs it there.
+Runs on ai-edge-litert. Where that is missing it takes tflite-runtime, which has the same classes
+and wants NumPy 1.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def load(
 
     here = Path(__file__).with_name("signature.json")
     signature = json.loads(here.read_text(encoding="utf-8"))
+    layouts = here.with_name("layouts.json")  # of inputs that the file takes with channels last
+    turned = json.loads(layouts.read_text(encoding="utf-8")) if layouts.is_file() else {}
     interpreter = _interpreter(str(path), threads)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
@@ -52,7 +54,7 @@ def load(
                 interpreter.resize_tensor_input(details["index"], wanted[name])
             interpreter.allocate_tensors()
         for name, details in inputs.items():
-            interpreter.set_tensor(details["index"], arrays[name])
+            interpreter.set_tensor(details["index"], np.asarray(arrays[name], order="C"))
         interpreter.invoke()
         shapes.update(wanted)
         return {name: interpreter.get_tensor(d["index"]) for name, d in outputs.items()}
@@ -62,6 +64,7 @@ def load(
             raise ValueError(f"the inputs are {', '.join(inputs)}, not {', '.join(arrays)}")
         given = {name: np.asarray(array) for name, array in arrays.items()}
         _check_shapes(given, signature["inputs"])
+        given |= {name: given[name].transpose(0, 2, 3, 1) for name in turned}
         given = {name: _into_file(array, inputs[name]) for name, array in given.items()}
         with lock:
             if symbolic and not opened:  # the file takes one row

@@ -41,17 +41,25 @@ INFO = TargetInfo(
             Support.FULL, note="from a recipe: pip install lepton-compress"
         ),
         "scheme.int8-static": FULL,
+        "scheme.int8-dynamic": Capability(
+            Support.FULL, note="products quantize their inputs row by row as they run"
+        ),
+        "scheme.int8-weight-only": FULL,
         "precision.int16": Capability(
             Support.NOT_IMPLEMENTED, note="LiteRT computes int16 in slow reference kernels"
         ),
         "precision.int8-weight": Capability(
-            Support.NOT_IMPLEMENTED, note="scales by block need another form of the file"
+            Support.FULL, note="from a recipe; weights alone, by block, unpacked to float at load"
         ),
         "precision.int4": Capability(
-            Support.NOT_IMPLEMENTED,
-            note="LiteRT's scales by block are float16, a recipe's float32",
+            Support.FULL,
+            note="from a recipe; weights alone; int4 kernels where scales are above 0 and float16 "
+            "holds them, else unpacked to float",
         ),
-        "precision.mixed": Capability(Support.NOT_IMPLEMENTED, note="needs weights in few bits"),
+        "scales.float16": Capability(Support.FULL, note="what kernels of 4 bits want"),
+        "scheme.int4-weight-only": FULL,
+        "precision.mixed": Capability(Support.FULL, note="from a recipe; one for each weight"),
+        "scheme.mixed": FULL,
         "recipe": FULL,
         "shapes.dynamic-batch": Capability(
             Support.FULL, note="open where that is proved on the model, else row by row"
@@ -60,11 +68,13 @@ INFO = TargetInfo(
             Support.UNSUPPORTED, note="give other dimensions a size: --option shapes=tokens=128"
         ),
         "device.edgetpu": Capability(
-            Support.FULL,
-            note="int8 from end to end, one row; which operators edgetpu_compiler maps is not "
-            "checked",
+            Support.UNKNOWN,
+            note="files of int8 alone, one row, each operator held against Google's table; neither "
+            "edgetpu_compiler nor a chip has been seen",
         ),
-        "device.gpu": Capability(Support.NOT_IMPLEMENTED, note="no delegate but XNNPACK yet"),
+        "device.gpu": Capability(
+            Support.NOT_IMPLEMENTED, note="sessions ask for one (api=compiled); none has been seen"
+        ),
         "adapt": Capability(Support.UNSUPPORTED, note="the source format's plugin adapts"),
         "optimize": Capability(Support.UNSUPPORTED, note="an engine does it: lepton-compress"),
         "deploy": Capability(Support.UNSUPPORTED, note="the embedded engine deploys"),
@@ -77,6 +87,9 @@ INFO = TargetInfo(
             distributions=("ai-edge-litert",),
             specifier=">=2.3,<2.4",
             pip="lepton-tflite",
+            fallbacks=(
+                Backend("tflite_runtime", ("tflite-runtime",), ">=2.14,<2.15", "lepton-tflite"),
+            ),
         ),
     ),
     artifact="tflite",
@@ -84,4 +97,5 @@ INFO = TargetInfo(
     devices=("cpu", "android-arm64", "edgetpu"),
     platforms=("linux", "windows", "macos", "android"),
     constraints=Constraints(opsets=(13, 24)),
+    narrow="lepton_onnx.narrow:narrow",
 )

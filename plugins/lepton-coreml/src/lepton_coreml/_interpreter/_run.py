@@ -11,7 +11,7 @@ from lepton_coreml._mil._program import Constant, Name
 from lepton_coreml._mil._types import numpy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -92,18 +92,39 @@ class Interpreter:
                 shape that the program declares.
         """
         values: dict[str, Any] = dict(inputs)
-        outputs = set(self._program.block.outputs)
-        with np.errstate(all="ignore"):
-            for number, operation in enumerate(self._steps):
-                made = _results(operation, values, self._constants)
-                values.update(made)
-                if watch is not None:
-                    for name, value in made.items():
-                        watch(name, value)
-                for name in self._last.get(number, ()):
-                    if name not in outputs:
-                        values.pop(name, None)
+        for _, made in self._walk(values, {}):
+            if watch is not None:
+                for name, value in made.items():
+                    watch(name, value)
         return {n: self._lookup(n, values) for n in self._program.block.outputs}
+
+    def steps(
+        self, inputs: Mapping[str, Array], fed: Mapping[str, Array] | None = None
+    ) -> Iterator[tuple[Operation, dict[str, Array]]]:
+        """Yield every operation with what it makes, in order.
+
+        Args:
+            inputs: As for :meth:`run`.
+            fed: Values by name that operations read in the place of those made here.
+
+        Raises:
+            OperatorError: As :meth:`run`.
+        """
+        yield from self._walk(dict(inputs), fed or {})
+
+    def _walk(
+        self, values: dict[str, Any], fed: Mapping[str, Array]
+    ) -> Iterator[tuple[Operation, dict[str, Array]]]:
+        """Run; *values* holds what is still read, and what comes out in the end."""
+        outputs = set(self._program.block.outputs)
+        for number, operation in enumerate(self._steps):
+            with np.errstate(all="ignore"):
+                made = _results(operation, fed, values, self._constants)
+            values.update(made)
+            yield operation, made
+            for name in self._last.get(number, ()):
+                if name not in outputs:
+                    values.pop(name, None)
 
     def _lookup(self, name: str, values: Mapping[str, Any]) -> Array:
         found = values[name] if name in values else self._constants[name]

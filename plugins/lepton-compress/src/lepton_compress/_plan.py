@@ -1,0 +1,124 @@
+"""What would be compressed, before anything is calibrated, and without what is not loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lepton_compress._build import choose_layers, unsampled_recipe
+from lepton_compress._options import BLOCK_PRECISIONS, MIXED
+from lepton_compress._probe import Prober, nothing_left
+from lepton_compress._probe_graph import Planned
+from lepton_compress._products import choose_products
+from lepton_compress._select import is_optional
+from lepton_compress._sparse_options import SPARSE_PRECISIONS
+from lepton_core.errors import OptimizeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lepton_compress._job import Job
+    from lepton_compress._products import Product
+    from lepton_compress._search_space import Space
+    from lepton_core.recipe import Layer
+
+
+def without_refused(job: Job, *, sampled: bool) -> Job:
+    """Ask the target's runtime for every operator that is planned; what it refuses stays float.
+
+    Args:
+        job: The request.
+        sampled: Whether there are samples.
+
+    Returns:
+        The job, with who asked, and refused layers kept float. Nobody is asked where nothing is
+        read from integers, and where the caller lowers the recipe itself, for other targets too.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-040``, nothing is left to compress.
+    """
+    precision = job.request.precision
+    if precision in SPARSE_PRECISIONS or job.options.recipe_only:
+        return job
+    prober = Prober(job)
+    job = replace(job, prober=prober)
+    if precision == MIXED:
+        return _without_moves(job, prober)
+    try:
+        while refused := prober.ask(planned(job, sampled=sampled)):
+            reasons = {name: one.why for one in refused for name in one.names}
+            keep = tuple(dict.fromkeys((*job.options.keep, *reasons)))
+            options = replace(job.options, keep=keep)
+            job = replace(job, options=options, refused={**job.refused, **reasons})
+    except OptimizeError as error:
+        if error.code == "LPT-OPT-012" and prober.refusals:
+            raise nothing_left(prober.refusals) from error
+        raise
+    return job
+
+
+def planned(job: Job, *, sampled: bool) -> list[Planned]:
+    """Return the operators that a recipe of the precision asked for would hold.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-012``, there are none.
+    """
+    graph, options = job.graph, job.options
+    if job.request.precision in BLOCK_PRECISIONS:
+        chosen = choose_products(graph, options)
+        blocks = [of_product(one) for one in chosen.products]
+        return blocks + [Planned(name, one) for name, one in chosen.tables.items()]
+    wide = job.request.precision == "int16"
+    scheme = options.scheme or ("static" if sampled or wide else "dynamic")
+    if scheme == "static":
+        return of_static(choose_layers(graph, options.keep).layers, wide=wide)
+    recipe = unsampled_recipe(
+        graph, job.base.digest, job.opset, dynamic=scheme == "dynamic", keep=options.keep
+    )
+    return [Planned(name, layer) for name, layer in recipe.layers.items()]
+
+
+def of_product(product: Product) -> Planned:
+    """Return a product whose weight is stored by block."""
+    return Planned(product.name, product.layer, product=product)
+
+
+def of_static(layers: Mapping[str, Layer], *, wide: bool = False) -> list[Planned]:
+    """Return operators with static scales."""
+    known = dict(layers)
+    return [Planned(name, layer, wide, is_optional(layer, known)) for name, layer in known.items()]
+
+
+def _without_moves(job: Job, prober: Prober) -> Job:
+    """Keep refused operators without weights float in a mixture; weights have other choices."""
+    try:
+        layers = choose_layers(job.graph, job.options.keep).layers
+    except OptimizeError as error:
+        if error.code != "LPT-OPT-012":
+            raise
+        return job
+    every = of_static(layers)
+    refused = prober.ask([one for one in every if one.layer.weight is None], every)
+    reasons = {name: one.why for one in refused for name in one.names}
+    options = replace(job.options, keep=(*job.options.keep, *reasons))
+    return replace(job, options=options, refused=reasons)
+
+
+def leave_out_refused(space: Space) -> None:
+    """Take from a search's units the precisions that the runtime does not load for them.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-040``, nothing is left to choose.
+    """
+    prober = space.job.prober
+    if prober is None:
+        return
+    for choice, names in space.alike():
+        refused = prober.ask(space.planned(choice, names))
+        layers = {name: one for one in refused for name in one.names}
+        units = [u for u in names if u in space.units and layers.keys() & space.units[u].layers]
+        if units:
+            space.leave_out(choice, units, nothing_left(refused))
+
+
+__all__ = ["leave_out_refused", "of_product", "of_static", "planned", "without_refused"]

@@ -1,0 +1,280 @@
+"""Asking the installed runtime whether it loads what is planned, before anything is written.
+
+For each kind of operator that a recipe would hold (operator, types, attributes, form of weight) a
+small copy of it is lowered and opened on the target. What it refuses stays float, with the reason;
+the rest is compressed as planned. Only a refusal of the compressed form counts: where the small
+copy in float is refused as well, it says nothing about integers; and where the operator loads among
+its neighbours, as it will stand in the result, it is no refusal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_compress import __version__
+from lepton_compress._probe_graph import (
+    Planned,
+    key_of_operator,
+    neighbours,
+    size_of_weight,
+    small_model,
+    small_recipe,
+)
+from lepton_compress._search_cache import key_of
+from lepton_core import recipe as recipes
+from lepton_core.environment import cpu_name, versions_of
+from lepton_core.errors import (
+    ConversionError,
+    OptimizeError,
+    SessionError,
+    UnsupportedOperationError,
+    WorkerError,
+)
+from lepton_core.types import ConvertRequest, Model, OpenRequest, Target
+from lepton_onnx import pivot
+from lepton_onnx.external import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lepton_compress._job import Job
+    from lepton_core.errors import LeptonError
+
+REFUSED = (UnsupportedOperationError, ConversionError, SessionError, WorkerError)
+"""What a target that does not take something raises."""
+
+_KNOWN: set[str] = set()
+"""Keys of what a runtime loaded, in this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a runtime does not load.
+
+    Attributes:
+        op: The operator.
+        dtype: What it would have computed with or stored.
+        runtime: The runtime with its version.
+        names: First outputs of the layers that are like it.
+        cause: What the runtime said.
+    """
+
+    op: str
+    dtype: str
+    runtime: str
+    names: tuple[str, ...]
+    cause: str
+
+    @property
+    def why(self) -> str:
+        """The reason that a recipe gives for a layer that stays float."""
+        return f"{self.runtime} does not load {self.op} with {self.dtype}: {self.cause}"
+
+    @property
+    def warning(self) -> str:
+        """The same for people, with what became of it."""
+        some = ", ".join(map(repr, self.names[:3]))
+        more = f" and {len(self.names) - 3} more" if len(self.names) > 3 else ""
+        return f"{some}{more} stay{'s' * (len(self.names) == 1)} float: {self.why}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {"op": self.op, "dtype": self.dtype, "runtime": self.runtime,
+                "layers": list(self.names), "cause": self.cause}  # fmt: skip
+
+
+class Prober:
+    """Asks for one job.
+
+    Args:
+        job: The request; its scratch folder is written to.
+
+    Attributes:
+        asked: Kinds of operators that were looked up.
+        known: Those of them that this version of the runtime had loaded before.
+        seconds: What asking took.
+        refusals: What was refused, so far.
+    """
+
+    def __init__(self, job: Job) -> None:
+        import platformdirs
+
+        self._job = job
+        hooks = job.context.hooks
+        assert hooks is not None  # noqa: S101 - checked by the engine
+        self._hooks = hooks
+        self._target = Target(job.request.target, job.request.device)
+        info = hooks.registry.info(self._target.id)
+        names = [name for backend in info.backends for name in backend.distributions]
+        found = versions_of(*names)
+        self.runtime = ", ".join(f"{n} {v}" for n, v in found.items()) or info.title
+        self._scope = key_of(
+            {"schema": 1, "engine": __version__, "target": str(self._target), "tools": found,
+             "plugin": versions_of(info.distribution), "cpu": cpu_name()}
+        )  # fmt: skip
+        folder = Path(platformdirs.user_cache_dir("lepton")) / "loads"
+        self._place = folder / f"{self._scope[:32]}.txt"
+        self._number = 0
+        self.asked = self.known = 0
+        self.seconds = 0.0
+        self.refusals: list[Refusal] = []
+
+    def ask(
+        self, planned: Iterable[Planned], around: Sequence[Planned] | None = None
+    ) -> list[Refusal]:
+        """Return what the runtime refuses of what is planned.
+
+        Args:
+            planned: What to ask for.
+            around: All operators of the plan; *planned* by default.
+        """
+        began = time.perf_counter()
+        planned = list(planned)
+        around = planned if around is None else around
+        graph, options = self._job.graph, self._job.options
+        kinds: dict[str, list[Planned]] = {}
+        for one in planned:
+            kinds.setdefault(key_of_operator(graph, one, options), []).append(one)
+        keys = {key: key_of({"scope": self._scope, "operator": key}) for key in kinds}
+        _KNOWN.update(self._remembered())
+        fresh = {k: alike for k, alike in kinds.items() if keys[k] not in _KNOWN}
+        self.asked += len(kinds)
+        self.known += len(kinds) - len(fresh)
+        refused: dict[str, str] = {}
+        if fresh:
+            few = {k: min(a, key=lambda o: size_of_weight(graph, o)) for k, a in fresh.items()}
+            refused, tried = self._refused(few)
+            for key in [k for k in refused if self._fits_in(few[k], around)]:
+                del refused[key]
+            self._remember({keys[key] for key in tried - refused.keys()})
+        found = [
+            Refusal(alike[0].layer.op, alike[0].dtype, self.runtime,
+                    tuple(one.name for one in alike), refused[key])
+            for key, alike in kinds.items() if key in refused
+        ]  # fmt: skip
+        self.refusals += found
+        self.seconds += time.perf_counter() - began
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the record of a result says about it, JSON types."""
+        return {
+            "runtime": self.runtime, "asked": self.asked, "known": self.known,
+            "seconds": round(self.seconds, 3), "refused": [r.to_dict() for r in self.refusals],
+        }  # fmt: skip
+
+    def _remembered(self) -> list[str]:
+        """Return keys of what this version loaded in earlier runs; refusals are asked again."""
+        try:
+            return self._place.read_text(encoding="ascii").split()
+        except (OSError, UnicodeError):
+            return []
+
+    def _remember(self, keys: set[str]) -> None:
+        _KNOWN.update(keys)
+        with contextlib.suppress(OSError):  # without the file the same is asked again
+            self._place.parent.mkdir(parents=True, exist_ok=True)
+            with self._place.open("a", encoding="ascii") as stream:
+                stream.write("".join(f"{key}\n" for key in sorted(keys)))
+
+    def _refused(self, few: dict[str, Planned]) -> tuple[dict[str, str], set[str]]:
+        """Return causes by key, and the keys that there is an answer for."""
+        if self._problem(list(few.values())) is None:
+            return {}, set(few)
+        if self._problem(list(few.values()), compressed=False) is not None:
+            return self._one_by_one(few)
+        return self._halved(few)
+
+    def _fits_in(self, one: Planned, around: Sequence[Planned]) -> bool:
+        """Tell whether the runtime loads an operator that it refuses alone among its neighbours."""
+        group = neighbours(one, around)
+        return len(group) > 1 and self._problem(group, together=True) is None
+
+    def _halved(self, few: dict[str, Planned]) -> tuple[dict[str, str], set[str]]:
+        """Find what is refused among operators that load in float, by halving them."""
+        keys = list(few)
+        refused: dict[str, str] = {}
+        parts = [keys[: len(keys) // 2], keys[len(keys) // 2 :]] if len(keys) > 1 else [keys]
+        for part in parts:
+            error = self._problem([few[k] for k in part])
+            if error is None:
+                continue
+            if len(part) == 1:
+                refused[part[0]] = _cause(error)
+            else:
+                refused |= self._halved({k: few[k] for k in part})[0]
+        return refused, set(keys)
+
+    def _one_by_one(self, few: dict[str, Planned]) -> tuple[dict[str, str], set[str]]:
+        """Ask for each alone, where some of them are refused in float, too."""
+        refused: dict[str, str] = {}
+        answered: set[str] = set()
+        for key, one in few.items():
+            if self._problem([one], compressed=False) is not None:
+                continue
+            answered.add(key)
+            error = self._problem([one])
+            if error is not None:
+                refused[key] = _cause(error)
+        return refused, answered
+
+    def _problem(
+        self, planned: Sequence[Planned], *, compressed: bool = True, together: bool = False
+    ) -> LeptonError | None:
+        """Lower small copies and open what comes out; return what the target raised."""
+        self._job.context.checkpoint()
+        self._number += 1
+        folder = self._job.scratch.workdir / f"probe-{self._number:03d}"
+        out = folder / "model"
+        out.mkdir(parents=True)
+        inside = replace(self._job.scratch, workdir=out)
+        try:
+            model, own = small_model(self._job.graph, planned, together=together)
+            path = folder / "pivot.onnx"
+            pivot.save(model, path)
+            base = Model(
+                "pivot", str(path), signature=pivot.signature(model), digest=digest(path),
+                metadata={"opset": self._job.opset},
+            )  # fmt: skip
+            place = None
+            if compressed:
+                recipe, arrays = small_recipe(
+                    model, own, base.digest, self._job.opset, self._job.options
+                )
+                place = str(recipes.write(recipe, folder / "recipe.json", integers=arrays))
+            asked = ConvertRequest(self._target.id, device=self._target.device, recipe=place)
+            made = self._hooks.convert(base, asked, inside).model
+            quick = {"execution_facts": False} if self._target.id == "onnxruntime" else {}
+            opening = OpenRequest(self._target.id, self._target.device, 1, options=quick)
+            self._hooks.open(made, opening, inside).close()
+        except REFUSED as error:
+            return error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _cause(error: LeptonError) -> str:
+    text = error.cause or error.message
+    return text.strip().splitlines()[0].strip()
+
+
+def nothing_left(refusals: Sequence[Refusal]) -> OptimizeError:
+    """Return the error for a model of which nothing is left to compress."""
+    first = refusals[0]
+    return OptimizeError(
+        "LPT-OPT-040",
+        f"{first.runtime} loads no operator of the model as it would be compressed",
+        cause="; ".join(dict.fromkeys(r.why for r in refusals)),
+        remedy="Install another version of the runtime, choose another target or precision, or "
+        "convert to fp16.",
+        details={"refused": [r.to_dict() for r in refusals]},
+    )
+
+
+__all__ = ["REFUSED", "Prober", "Refusal", "nothing_left"]

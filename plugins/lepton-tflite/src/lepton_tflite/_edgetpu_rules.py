@@ -1,0 +1,306 @@
+"""Which operators Google's compiler maps onto an Edge TPU, and under which conditions.
+
+The source is Google's own table: "TensorFlow models on the Edge TPU", section "Supported
+operations" (:data:`SOURCE`), with the limits that it states for the newest runtime (14, compiler
+16). Where it speaks of the batch dimension, that is the first of a tensor of two or more
+dimensions here. Where it says that an operator "might not be mapped", for sizes that it does not
+state, that is kept apart (:data:`UNCERTAIN`). The compiler has not been run on what stands here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_tflite._flatbuffer import DTYPES, array_of, operator_name, text
+from lepton_tflite._schema import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SOURCE = "https://coral.ai/docs/edgetpu/models-intro/#supported-operations"
+
+_LONGEST_SOFTMAX = 16_000
+_WEIGHTED = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
+_RESIZED = "depending on its sizes it is not mapped, to avoid loss in precision"
+UNCERTAIN = {
+    "RESHAPE": "certain reshapes are not mapped for large tensors",
+    "RESIZE_BILINEAR": _RESIZED,
+    "RESIZE_NEAREST_NEIGHBOR": _RESIZED,
+}
+"""What may be left to the CPU for a reason that the table does not give in numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An operator of a file as the rules look at it.
+
+    Attributes:
+        model: The file, unpacked.
+        operator: One of its operators.
+        inputs: Tensors; ``None`` where an optional one is left out.
+        outputs: Tensors.
+    """
+
+    model: Any
+    operator: Any
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        """The format's name of the operator."""
+        return operator_name(self.model.operatorCodes[self.operator.opcodeIndex])
+
+    def constant(self, number: int) -> np.ndarray | None:
+        """Return an input's values if the file holds them."""
+        tensor = self.inputs[number] if number < len(self.inputs) else None
+        return None if tensor is None else array_of(self.model, tensor)
+
+    def option(self, name: str, otherwise: Any = 0) -> Any:  # noqa: ANN401
+        """Return one of the operator's options."""
+        return getattr(self.operator.builtinOptions, name, otherwise)
+
+
+def see(model: Any, graph: Any, operator: Any) -> Seen:  # noqa: ANN401 - generated classes
+    """Return an operator of a subgraph as the rules look at it."""
+
+    def tensors(indices: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        found = () if indices is None else indices
+        return tuple(graph.tensors[i] if i >= 0 else None for i in found)
+
+    return Seen(model, operator, tensors(operator.inputs), tensors(operator.outputs))
+
+
+def shape_of(tensor: Any) -> tuple[int, ...]:  # noqa: ANN401 - a generated class
+    """Return a tensor's sizes."""
+    return tuple(int(size) for size in (tensor.shape if tensor.shape is not None else ()))
+
+
+def why_not(seen: Seen) -> str:
+    """Return why an operator is not mapped, or an empty text."""
+    rule = _RULES.get(seen.name)
+    if rule is None:
+        return "the compiler does not know the operator"
+    return _types(seen) or _ranks(seen) or _parameters(seen) or rule(seen)
+
+
+def _types(seen: Seen) -> str:
+    moving = [t for i, t in enumerate(seen.inputs) if t is not None and seen.constant(i) is None]
+    for tensor in (*moving, *seen.outputs):
+        kind = DTYPES.get(tensor.type, "unknown")
+        if kind not in ("int8", "uint8"):
+            return f"{text(tensor.name)!r} is {kind}, and tensors have to be of 8 bits"
+    return ""
+
+
+def _ranks(seen: Seen) -> str:
+    for tensor in (*filter(None, seen.inputs), *seen.outputs):
+        shape = shape_of(tensor)
+        weight = any(tensor is t for t in seen.inputs[1:])
+        if len(shape) > 3 and not weight and any(size != 1 for size in shape[:-3]):
+            return (
+                f"{text(tensor.name)!r} has the shape {list(shape)}, where only the three "
+                "innermost dimensions may be larger than 1"
+            )
+    return ""
+
+
+def _parameters(seen: Seen) -> str:
+    number = _WEIGHTED.get(seen.name)
+    if number is not None and seen.constant(number) is None:
+        return "its weights are computed, and parameters have to be constants"
+    return ""
+
+
+def _free(seen: Seen) -> str:
+    return ""
+
+
+def _no_activation(seen: Seen) -> str:
+    kind = seen.option("fusedActivationFunction")
+    none = schema.ActivationFunctionType.NONE
+    return "" if kind == none else "an activation function is fused into it"
+
+
+def _same_dilation(seen: Seen) -> str:
+    two = seen.option("dilationHFactor", 1), seen.option("dilationWFactor", 1)
+    return "" if two[0] == two[1] else f"its dilation is {two[0]} x {two[1]}, not the same in both"
+
+
+def _fully_connected(seen: Seen) -> str:
+    plain = schema.FullyConnectedOptionsWeightsFormat.DEFAULT
+    if seen.option("weightsFormat", plain) != plain:
+        return "its weights are not of the default format"
+    return _one_dimension(seen.outputs[0], "output")
+
+
+def _one_dimension(tensor: Any, which: str) -> str:  # noqa: ANN401 - a generated class
+    shape = shape_of(tensor)
+    large = [size for size in shape if size != 1]
+    return "" if len(large) <= 1 else f"its {which} {list(shape)} has more than one dimension"
+
+
+def _softmax(seen: Seen) -> str:
+    size = int(np.prod(shape_of(seen.inputs[0]), dtype=np.int64))
+    if size > _LONGEST_SOFTMAX:
+        return f"its input has {size} elements, more than {_LONGEST_SOFTMAX}"
+    return _one_dimension(seen.inputs[0], "input")
+
+
+def _concatenation(seen: Seen) -> str:
+    found = [seen.constant(i) for i in range(len(seen.inputs))]
+    fixed = [values for values in found if values is not None]
+    if fixed and (len(found) != 2 or any(values.any() for values in fixed)):
+        return "one of its inputs is a constant, which only zeros beside one other input may be"
+    return _no_activation(seen)
+
+
+def _axes(seen: Seen, number: int = 1) -> list[int] | None:
+    """Return the axes that an input holds, counted from the front; ``None`` if computed."""
+    values = seen.constant(number)
+    rank = len(shape_of(seen.inputs[0]))
+    return None if values is None else [int(a) % max(rank, 1) for a in values.reshape(-1)]
+
+
+def _off_the_batch(seen: Seen, axes: Sequence[int] | None, rank: int) -> str:
+    if axes is None:
+        return "its axes are computed, and parameters have to be constants"
+    return "it works along the batch dimension" if rank > 1 and 0 in axes else ""
+
+
+def _reduction(seen: Seen) -> str:
+    return _off_the_batch(seen, _axes(seen), len(shape_of(seen.inputs[0])))
+
+
+def _mean(seen: Seen) -> str:
+    shape, axes = shape_of(seen.inputs[0]), _axes(seen)
+    wrong = _off_the_batch(seen, axes, len(shape))
+    if not wrong and axes and len(shape) - 1 in axes and shape[-1] % 4:
+        return f"it reduces the innermost dimension, whose size {shape[-1]} is no multiple of 4"
+    return wrong
+
+
+def _split(seen: Seen) -> str:
+    axis, rank = seen.constant(0), len(shape_of(seen.inputs[1]))
+    axes = None if axis is None else [int(axis.reshape(-1)[0]) % max(rank, 1)]
+    return _off_the_batch(seen, axes, rank)
+
+
+def _pack(seen: Seen) -> str:
+    rank = len(shape_of(seen.outputs[0]))
+    return _off_the_batch(seen, [int(seen.option("axis")) % max(rank, 1)], rank)
+
+
+def _pad(seen: Seen) -> str:
+    sizes = seen.constant(1)
+    if sizes is None:
+        return "its sizes are computed, and parameters have to be constants"
+    return "it pads the batch dimension" if len(sizes) > 1 and sizes[0].any() else ""
+
+
+def _prelu(seen: Seen) -> str:
+    alpha = shape_of(seen.inputs[1])
+    inner = all(size == 1 for size in alpha[:-1])
+    return "" if inner else f"its slopes {list(alpha)} differ in more than the innermost dimension"
+
+
+def _squeeze(seen: Seen) -> str:
+    shape = shape_of(seen.inputs[0])
+    given = seen.option("squeezeDims", None)
+    named = [] if given is None else [int(i) % max(len(shape), 1) for i in given]
+    gone = named or [i for i, size in enumerate(shape) if size == 1]
+    first = next((i for i, size in enumerate(shape) if size != 1), len(shape))
+    return "" if all(i < first for i in gone) else "it takes away more than leading ones"
+
+
+def _strided_slice(seen: Seen) -> str:
+    strides = seen.constant(3)
+    if strides is None or any(int(step) != 1 for step in strides.reshape(-1)):
+        return "its strides are not all 1"
+    masks = seen.option("ellipsisMask") or seen.option("newAxisMask")
+    return "it has an ellipsis or a new axis" if masks else ""
+
+
+_RULES: dict[str, Callable[[Seen], str]] = {
+    "ADD": _free,
+    "AVERAGE_POOL_2D": _no_activation,
+    "CONCATENATION": _concatenation,
+    "CONV_2D": _same_dilation,
+    "DEPTHWISE_CONV_2D": _same_dilation,
+    "EXPAND_DIMS": _free,
+    "FULLY_CONNECTED": _fully_connected,
+    "L2_NORMALIZATION": _free,
+    "LOGISTIC": _free,
+    "MAXIMUM": _free,
+    "MAX_POOL_2D": _no_activation,
+    "MEAN": _mean,
+    "MINIMUM": _free,
+    "MUL": _free,
+    "PACK": _pack,
+    "PAD": _pad,
+    "PRELU": _prelu,
+    "QUANTIZE": _free,
+    "REDUCE_MAX": _reduction,
+    "REDUCE_MIN": _reduction,
+    "RELU": _free,
+    "RELU6": _free,
+    "RELU_N1_TO_1": _free,
+    "RESHAPE": _free,
+    "RESIZE_BILINEAR": _free,
+    "RESIZE_NEAREST_NEIGHBOR": _free,
+    "RSQRT": _free,
+    "SLICE": _free,
+    "SOFTMAX": _softmax,
+    "SPACE_TO_DEPTH": _free,
+    "SPLIT": _split,
+    "SQUARED_DIFFERENCE": _free,
+    "SQUEEZE": _squeeze,
+    "STRIDED_SLICE": _strided_slice,
+    "SUB": _free,
+    "SUM": _reduction,
+    "TANH": _free,
+    "TRANSPOSE": _free,
+    "TRANSPOSE_CONV": _free,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _free,
+}
+"""What else has to hold of each operator that the table names."""
+
+KNOWN = tuple(_RULES)
+
+_ONNX = {
+    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Constant", "Conv",
+    "ConvTranspose", "Dropout", "Flatten", "Gemm", "GlobalAveragePool", "Identity", "MatMul",
+    "Max", "MaxPool", "Min", "Mul", "PRelu", "Pad", "QuantizeLinear", "DequantizeLinear",
+    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Resize", "Sigmoid",
+    "Slice", "Softmax", "SpaceToDepth", "Split", "Squeeze", "Sub", "Sum", "Tanh", "Transpose",
+    "Unsqueeze", "Upsample",
+    "Shape", "Size", "ConstantOfShape", "Range",
+}  # fmt: skip
+_ATEN = {
+    "add", "adaptive_avg_pool2d", "avg_pool2d", "batch_norm", "cat", "clamp", "clone", "conv2d",
+    "conv_transpose2d", "contiguous", "dropout", "flatten", "hardtanh", "linear", "matmul", "mm",
+    "max_pool2d", "maximum", "mean", "minimum", "mul", "pad", "permute", "prelu", "relu", "relu6",
+    "reshape", "rsqrt", "sigmoid", "slice", "softmax", "split", "squeeze", "stack", "sub", "sum",
+    "tanh", "transpose", "unsqueeze", "upsample_bilinear2d", "upsample_nearest2d", "view",
+    "interpolate", "addmm", "t", "amax", "amin",
+    "sym_size", "arange", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like",
+}  # fmt: skip
+"""Operators of sources that become nothing but known ones, or constants where every size is fixed.
+What they become in this model, and whether the conditions hold, is seen when it is converted."""
+
+
+def has_a_way(name: str) -> bool:
+    """Tell whether a source's operator may be mapped, as far as its name tells.
+
+    Args:
+        name: Qualified (``"ai.onnx::Conv"``), or torch's (``"aten.conv2d.default"``).
+    """
+    if name.startswith("aten."):
+        return name.removeprefix("aten.").partition(".")[0].rstrip("_") in _ATEN
+    return name.rpartition("::")[2] in _ONNX
+
+
+__all__ = ["KNOWN", "SOURCE", "UNCERTAIN", "Seen", "has_a_way", "see", "shape_of", "why_not"]

@@ -1,0 +1,246 @@
+"""What an Edge TPU would run, held against each line of Google's table."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lepton_core.errors import ConversionError
+from lepton_core.types import CheckRequest, InspectRequest, InspectResult, Model, OperatorUse
+from lepton_tflite import _flatbuffer as flat
+from lepton_tflite import info, plugin
+from lepton_tflite._edgetpu import fact, placed, refuse_floats, sentences
+from lepton_tflite._edgetpu_rules import KNOWN, SOURCE, why_not
+
+pytestmark = pytest.mark.xdist_group("tflite")
+
+GRID = (0.1, 0)
+
+
+def one(handmade, operator, shapes, out, *, constants=(), more=None, kinds=None):
+    """Return a file with one operator: int8 inputs of these shapes, constants after them."""
+    kinds = kinds or {}
+    tensors = {
+        f"x{i}": (kinds.get(f"x{i}", "int8"), shape, None, GRID) for i, shape in enumerate(shapes)
+    }
+    names = list(tensors)
+    for i, values in enumerate(constants):
+        array = np.asarray(values)
+        kind = "int8" if array.dtype == np.int8 else "int32"
+        tensors[f"k{i}"] = (kind, array.shape, array, GRID if kind == "int8" else None)
+    tensors["y"] = (kinds.get("y", "int8"), out, None, GRID)
+    order = [f"k{i}" for i in range(len(constants))]
+    takes = [*order, *names] if operator == "SPLIT" else [*names, *order]
+    entry = [(operator, takes, ["y"], *([more] if more else []))]
+    return flat.unpack(handmade.file_of(tensors, entry, names, ["y"]))
+
+
+def weights(*shape):
+    return np.ones(shape, np.int8)
+
+
+IMAGE = (1, 8, 8, 4)
+
+CASES = {
+    # name: operator, shapes, output, constants, options, reason or "" if it is mapped
+    "add": ("ADD", [IMAGE, IMAGE], IMAGE, [], None, ""),
+    "conv": ("CONV_2D", [IMAGE], IMAGE, [weights(4, 3, 3, 4)],
+             ("Conv2DOptions", {"dilationHFactor": 2, "dilationWFactor": 2}), ""),
+    "conv, uneven": ("CONV_2D", [IMAGE], IMAGE, [weights(4, 3, 3, 4)],
+                     ("Conv2DOptions", {"dilationHFactor": 2, "dilationWFactor": 1}), "dilation"),
+    "conv, computed": ("CONV_2D", [IMAGE, (1, 3, 3, 4)], IMAGE, [], ("Conv2DOptions", {}),
+                       "weights are computed"),
+    "pool": ("MAX_POOL_2D", [IMAGE], IMAGE, [], ("Pool2DOptions", {}), ""),
+    "pool and relu": ("AVERAGE_POOL_2D", [IMAGE], IMAGE, [],
+                      ("Pool2DOptions", {"fusedActivationFunction": 1}), "activation"),
+    "five dimensions": ("TRANSPOSE", [(2, 1, 8, 8, 4)], (1, 2, 8, 8, 4), [[1, 0, 2, 3, 4]], None,
+                        "three innermost"),
+    "batch of two": ("RELU", [(2, 8, 8, 4)], (2, 8, 8, 4), [], None, "three innermost"),
+    "dense": ("FULLY_CONNECTED", [(1, 12)], (1, 5), [weights(5, 12)],
+              ("FullyConnectedOptions", {}), ""),
+    "dense, rows": ("FULLY_CONNECTED", [(7, 12)], (7, 5), [weights(5, 12)],
+                    ("FullyConnectedOptions", {}), "more than one dimension"),
+    "dense, shuffled": ("FULLY_CONNECTED", [(1, 12)], (1, 5), [weights(5, 12)],
+                        ("FullyConnectedOptions", {"weightsFormat": 1}), "default format"),
+    "softmax": ("SOFTMAX", [(1, 10)], (1, 10), [], ("SoftmaxOptions", {"beta": 1.0}), ""),
+    "softmax, rows": ("SOFTMAX", [(1, 4, 10)], (1, 4, 10), [], None, "more than one dimension"),
+    "softmax, long": ("SOFTMAX", [(1, 16001)], (1, 16001), [], None, "16001 elements"),
+    "mean": ("MEAN", [IMAGE], (1, 4), [[1, 2]], ("ReducerOptions", {}), ""),
+    "mean, batch": ("MEAN", [IMAGE], (8, 8, 4), [[0]], None, "batch"),
+    "mean, inner": ("MEAN", [IMAGE], (1, 8, 8), [[-1]], None, ""),
+    "mean, odd": ("MEAN", [(1, 8, 8, 3)], (1, 8, 8), [[3]], None, "multiple of 4"),
+    "sum, batch": ("SUM", [IMAGE], (8, 8, 4), [[0]], None, "batch"),
+    "max": ("REDUCE_MAX", [IMAGE], (1, 4), [[1, 2]], None, ""),
+    "pad": ("PAD", [IMAGE], (1, 10, 10, 4), [[[0, 0], [1, 1], [1, 1], [0, 0]]], None, ""),
+    "pad, batch": ("PAD", [(1, 8, 8)], (2, 8, 8), [[[1, 0], [0, 0], [0, 0]]], None, "batch"),
+    "pad, value": ("PADV2", [IMAGE], IMAGE, [[[0, 0]] * 4], None, "does not know"),
+    "split": ("SPLIT", [IMAGE], IMAGE, [3], ("SplitOptions", {"numSplits": 1}), ""),
+    "split, batch": ("SPLIT", [IMAGE], IMAGE, [0], ("SplitOptions", {"numSplits": 1}), "batch"),
+    "pack, batch": ("PACK", [(8, 4)], (1, 8, 4), [], ("PackOptions", {"axis": 0}), "batch"),
+    "pack": ("PACK", [(8, 4)], (8, 1, 4), [], ("PackOptions", {"axis": 1}), ""),
+    "concat": ("CONCATENATION", [IMAGE, IMAGE], (1, 8, 8, 8), [],
+               ("ConcatenationOptions", {"axis": 3}), ""),
+    "concat, zeros": ("CONCATENATION", [IMAGE], (1, 8, 8, 8), [0 * weights(*IMAGE)],
+                      ("ConcatenationOptions", {"axis": 3}), ""),
+    "concat, ones": ("CONCATENATION", [IMAGE], (1, 8, 8, 8), [weights(*IMAGE)],
+                     ("ConcatenationOptions", {"axis": 3}), "constant"),
+    "prelu": ("PRELU", [IMAGE], IMAGE, [weights(1, 1, 4)], None, ""),
+    "prelu, places": ("PRELU", [IMAGE], IMAGE, [weights(8, 8, 4)], None, "innermost"),
+    "squeeze": ("SQUEEZE", [(1, 1, 10)], (10,), [], ("SqueezeOptions", {"squeezeDims": [0, 1]}),
+                ""),
+    "squeeze, inside": ("SQUEEZE", [(5, 1, 10)], (5, 10), [],
+                        ("SqueezeOptions", {"squeezeDims": [1]}), "leading"),
+    "slice": ("STRIDED_SLICE", [(8, 4)], (2, 4), [[0, 0], [2, 4], [1, 1]],
+              ("StridedSliceOptions", {}), ""),
+    "slice, steps": ("STRIDED_SLICE", [(8, 4)], (4, 4), [[0, 0], [8, 4], [2, 1]],
+                     ("StridedSliceOptions", {}), "strides"),
+    "slice, new axis": ("STRIDED_SLICE", [(8, 4)], (1, 8, 4), [[0, 0], [8, 4], [1, 1]],
+                        ("StridedSliceOptions", {"newAxisMask": 1}), "new axis"),
+    "gelu": ("GELU", [IMAGE], IMAGE, [], None, "does not know"),
+    "leaky": ("LEAKY_RELU", [IMAGE], IMAGE, [], None, "does not know"),
+    "gather": ("GATHER", [(8, 4)], (2, 4), [[0, 1]], None, "does not know"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_limit_of_the_table(handmade, name):
+    operator, shapes, out, constants, more, reason = CASES[name]
+    options = handmade.options(more[0], **more[1]) if more else None
+    model = one(handmade, operator, shapes, out, constants=constants, more=options)
+    (found,) = placed(model)
+    assert found.operator == operator
+    assert bool(found.why_not) == bool(reason), found.why_not
+    assert reason in found.why_not
+
+
+def test_tensors_have_to_be_of_8_bits(handmade):
+    for kinds in ({"x0": "int16"}, {"y": "int32"}):
+        model = one(handmade, "RELU", [(1, 4)], (1, 4), kinds=kinds)
+        (found,) = placed(model)
+        assert "8 bits" in found.why_not
+    (found,) = placed(one(handmade, "RELU", [(1, 4)], (1, 4), kinds={"x0": "uint8", "y": "uint8"}))
+    assert found.mapped
+
+
+def test_the_table_names_forty_operators_and_its_source():
+    assert len(KNOWN) == 40
+    assert SOURCE.startswith("https://coral.ai/docs/edgetpu/")
+    assert callable(why_not)
+
+
+@pytest.fixture
+def cut_file(handmade):
+    """Four operators, of which the second is not mapped."""
+    shape = (1, 12)
+    tensors = dict.fromkeys(("x", "a;", "act;;b;1", "c;", "y"), ("int8", shape, None, GRID))
+    operators = [
+        ("TANH", ["x"], ["a;"]),
+        ("LEAKY_RELU", ["a;"], ["act;;b;1"], handmade.options("LeakyReluOptions", alpha=0.1)),
+        ("RESHAPE", ["act;;b;1"], ["c;"]),
+        ("GELU", ["c;"], ["y"]),
+    ]
+    return handmade.file_of(tensors, operators, ["x"], ["y"])
+
+
+def test_the_first_cut_takes_all_after_it(cut_file):
+    nodes = placed(flat.unpack(cut_file))
+    assert [node.mapped for node in nodes] == [True, False, False, False]
+    assert [bool(node.why_not) for node in nodes] == [False, True, False, True]
+    said = fact(nodes)
+    assert (said["mapped"], said["of"], said["compiler"]) == (1, 4, "not run")
+    assert said["first_cut"]["operator"] == "LEAKY_RELU"
+    assert said["first_cut"]["sources"] == ["b", "act"]
+    assert [entry["operator"] for entry in said["cpu"]] == ["LEAKY_RELU", "RESHAPE", "GELU"]
+    assert "after the first cut" in said["cpu"][1]["why"]
+    first, *others = sentences(nodes)
+    assert "1 of 4" in first
+    assert "LEAKY_RELU (b, act)" in first
+    assert [re.match(r"\w+", s).group() for s in others] == ["LEAKY_RELU", "GELU"]
+
+
+def test_a_reshape_may_be_left_to_the_cpu(handmade):
+    nodes = placed(one(handmade, "RESHAPE", [(1, 4)], (4,)))
+    assert nodes[0].mapped
+    assert fact(nodes)["uncertain"][0]["operator"] == "RESHAPE"
+    assert not list(sentences(nodes))
+
+
+def test_floats_and_open_sizes_are_refused_with_their_places(handmade):
+    model = one(handmade, "TANH", [(1, 4)], (1, 4), kinds={"x0": "float32", "y": "float32"})
+    with pytest.raises(ConversionError) as caught:
+        refuse_floats(model)
+    assert caught.value.code == "LPT-CONV-415"
+    assert "TANH (y)" in caught.value.cause
+    model = one(handmade, "TANH", [(1, 4)], (1, 4))
+    model.subgraphs[0].tensors[0].shapeSignature = np.array([-1, 4])
+    with pytest.raises(ConversionError) as caught:
+        refuse_floats(model)
+    assert caught.value.details["nodes"] == ["TANH (y)"]
+
+
+def inspected(path):
+    found = plugin.lepton_inspect(Model("tflite", str(path)), InspectRequest(), None)
+    return found.model, found
+
+
+def test_check_says_it_of_a_file(cut_file, handmade, tmp_path):
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(cut_file)
+    model, found = inspected(path)
+    said = plugin.lepton_check(model, CheckRequest("tflite", found, "edgetpu"), None)
+    assert said.verdict == "fits"
+    assert "first cut is LEAKY_RELU" in said.reasons[0]
+    assert not plugin.lepton_check(model, CheckRequest("tflite", found), None).reasons
+    path.write_bytes(handmade.int8_net())
+    model, found = inspected(path)
+    said = plugin.lepton_check(model, CheckRequest("tflite", found, "edgetpu"), None)
+    assert (said.verdict, said.reasons) == ("fits", ())
+
+
+def test_check_refuses_a_file_of_floats(single):
+    model, found = inspected(single.model.path)
+    said = plugin.lepton_check(model, CheckRequest("tflite", found, "edgetpu"), None)
+    assert said.verdict == "impossible"
+    assert "DEPTHWISE_CONV_2D" in said.reasons[0]
+
+
+def test_check_names_what_a_source_would_leave_to_the_cpu(graphs, tmp_path):
+    node = graphs.node
+    proto = graphs.model(
+        [
+            node("Relu", ["x"], ["a"], "first"),
+            node("LeakyRelu", ["a"], ["b"], "second"),
+            node("Tanh", ["b"], ["y"], "third"),
+        ],
+        [graphs.value("x", ["batch", 4])],
+        [graphs.value("y", ["batch", 4])],
+    )
+    path = tmp_path / "net.onnx"
+    path.write_bytes(proto.SerializeToString())
+    uses = tuple(
+        OperatorUse(f"ai.onnx::{kind}", 1, where=f"node {name!r}")
+        for kind, name in (("Relu", "first"), ("LeakyRelu", "second"), ("Tanh", "third"))
+    )
+    model = Model("onnx", str(path))
+    found = InspectResult(model, operators=uses, domain="onnx")
+    said = plugin.lepton_check(model, CheckRequest("tflite", found, "edgetpu"), None)
+    assert (said.verdict, said.precisions) == ("fits", ("int8",))
+    assert "The first cut for an Edge TPU is 'second' (LeakyRelu): 1 of 3" in said.reasons[0]
+    assert "LeakyRelu (1 times, first at node 'second')" in said.reasons[1]
+    torch = replace(
+        found, domain="aten", model=Model("torch.factory", "net.py"),
+        operators=(OperatorUse("aten.gelu.default", 2, where="net.py:9", convertible=True),
+                   OperatorUse("aten.relu_.default", 1, convertible=True)),
+    )  # fmt: skip
+    said = plugin.lepton_check(torch.model, CheckRequest("tflite", torch, "edgetpu"), None)
+    assert len(said.reasons) == 1
+    assert "aten.gelu.default (2 times, first at net.py:9)" in said.reasons[0]
+
+
+def test_the_profile_claims_no_more_than_was_seen():
+    said = info.INFO.capabilities["device.edgetpu"]
+    assert not said.support
+    assert "neither edgetpu_compiler nor a chip has been seen" in said.note
