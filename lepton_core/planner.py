@@ -152,8 +152,26 @@ def reachable(source: str, infos: Mapping[str, PluginInfo]) -> list[tuple[Step, 
 def plan_for_target(
     source: str, target: TargetInfo, infos: Mapping[str, PluginInfo], precision: str = "fp32"
 ) -> Plan:
-    """Plan from a source format to a target's artifact; see :func:`plan`."""
-    return plan(source, target.artifact, infos, precision=precision)
+    """Plan from a source format to a target's artifact; see :func:`plan`.
+
+    Raises:
+        PlanError: There is no path; for a precision that is not offered, with what the target says
+            about it.
+        PluginConflictError: Two plugins declare an edge of the path.
+    """
+    try:
+        return plan(source, target.artifact, infos, precision=precision)
+    except PlanError as error:
+        note = target.capability(f"precision.{precision}").note
+        if error.code != "LPT-PLAN-002" or not note:
+            raise
+        raise PlanError(
+            "LPT-PLAN-002",
+            f"{target.title} cannot be built at {precision}",
+            cause=f"{note}; precisions offered: {', '.join(target.offered)}",
+            remedy=error.remedy,
+            details=error.details,
+        ) from error
 
 
 __all__ = ["Plan", "Step", "owned_edges", "plan", "plan_for_target", "reachable"]
