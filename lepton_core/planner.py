@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import PlanError, PluginConflictError
 
@@ -174,4 +174,23 @@ def plan_for_target(
         ) from error
 
 
-__all__ = ["Plan", "Step", "owned_edges", "plan", "plan_for_target", "reachable"]
+def options_of(
+    step: Step, options: Mapping[str, Any], end: str, infos: Mapping[str, PluginInfo]
+) -> dict[str, Any]:
+    """Return what of a conversion's options is for one step of its path.
+
+    Args:
+        step: The step.
+        options: Those of the whole conversion.
+        end: Format that the path leads to. Its step gets what no other edge declares.
+        infos: All plugins.
+    """
+    own = set(step.edge.options)
+    if step.edge.result != end:
+        return {name: value for name, value in options.items() if name in own}
+    edges = (edge for info in infos.values() for edge in info.edges)
+    others = {name for edge in edges for name in edge.options} - own
+    return {name: value for name, value in options.items() if name not in others}
+
+
+__all__ = ["Plan", "Step", "options_of", "owned_edges", "plan", "plan_for_target", "reachable"]
