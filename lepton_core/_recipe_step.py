@@ -112,6 +112,14 @@ class RecipeStep:
                 self._made[key] = self._hooks.optimize(model, request, context)
             return self._made[key]
 
+    def _heeded(self, precision: str) -> dict[str, Any]:
+        """Return the engine's options for a precision; a sparsity to be found prunes no palette."""
+        given = self._options.compression
+        names = HEEDED.get(precision, ())
+        if precision == "palette" and given.get("sparsity") == "auto":
+            names = tuple(name for name in names if name not in _PRUNING)
+        return {name: given[name] for name in names if name in given}
+
     def _is_chosen(self, precision: str) -> bool:
         """Tell whether what is made depends on the target and the budget."""
         given = self._options.compression
@@ -125,8 +133,7 @@ class RecipeStep:
 
         options: dict[str, Any] = {"recipe_only": True, "threads": self._options.threads}
         options["metric"] = self._options.metric
-        given = self._options.compression
-        options |= {name: given[name] for name in HEEDED.get(precision, ()) if name in given}
+        options |= self._heeded(precision)
         samples = None
         if yardstick.calibration is not None:
             samples = str(save(yardstick.calibration, context.workdir / "calibration"))
