@@ -240,7 +240,7 @@ class Constraints:
     channel_multiple: int = 8
 
 
-BY_RECIPE = ("int8", "int16", "int8-weight", "int4", "mixed")
+BY_RECIPE = ("int8", "int16", "int8-weight", "int4", "mixed", "sparse", "palette")
 """Precisions that a target reaches by lowering a recipe."""
 
 

@@ -29,7 +29,7 @@ from lepton_core.errors import (
 )
 from lepton_core.files import disk_errors, is_disk_error
 from lepton_core.origins import LOCATIONS, PIVOT
-from lepton_core.planner import Plan, Step, plan_for_target
+from lepton_core.planner import Plan, Step, options_of, plan_for_target
 from lepton_core.rewrites import completed
 
 if TYPE_CHECKING:
@@ -129,10 +129,11 @@ class Hooks:
         self, model: Model, step: Step, request: types.ConvertRequest, context: Context
     ) -> types.ConvertResult:
         """Walk one edge of a plan."""
+        end = request.to_format or self.registry.target(request.target).artifact
+        options = options_of(step, request.options, end, self.registry.infos())
         part = replace(
-            request, to_format=step.edge.result, precision=step.precision,
-            options=self._options_of(step, request),
-        )  # fmt: skip
+            request, to_format=step.edge.result, precision=step.precision, options=options
+        )
         found = self.call("convert", step.owner, model, part, context, isolated=step.edge.isolated)
         result = cast("types.ConvertResult", found)
         if step.edge.result != PIVOT and LOCATIONS in result.model.metadata:
@@ -140,16 +141,6 @@ class Hooks:
             kept = {k: v for k, v in result.model.metadata.items() if k != LOCATIONS}
             result = replace(result, model=result.model.evolve(metadata=kept))
         return result
-
-    def _options_of(self, step: Step, request: types.ConvertRequest) -> dict[str, Any]:
-        """Return what of a request's options is for one step of its path."""
-        own = set(step.edge.options)
-        end = request.to_format or self.registry.target(request.target).artifact
-        if step.edge.result != end:
-            return {name: value for name, value in request.options.items() if name in own}
-        edges = (edge for info in self.registry.infos().values() for edge in info.edges)
-        others = {name for edge in edges for name in edge.options} - own
-        return {name: value for name, value in request.options.items() if name not in others}
 
     def optimize(
         self, model: Model, request: types.OptimizeRequest, context: Context

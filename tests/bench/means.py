@@ -2,8 +2,8 @@
 """Measures what a mean costs as a product: depthwise convolution in place of AveragePool, int8.
 
 Two convolutions with a mean between them are calibrated both ways and lowered to each runtime,
-which runs them in turns, one row a call, on one thread. Printed are the times and the interval of their
-ratio; the page docs/reference/same-integers.md has the numbers of one run.
+which runs them in turns, one row a call, on one thread. Printed are the times and the interval of
+their ratio; the page docs/reference/same-integers.md has the numbers of one run.
 """
 
 from __future__ import annotations

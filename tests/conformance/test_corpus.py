@@ -51,14 +51,14 @@ def _port_all(name, tmp_path, offered, hooks):
 
 @pytest.mark.conformance
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tflite", "coreml"])
-@pytest.mark.parametrize("name", SAMPLES)
-def test_every_target_computes_int8_within_its_limits(name, target, tmp_path):
+@pytest.mark.parametrize("name", ["encoder", "tagger", "two_heads"])
+def test_litert_computes_int8_within_its_limits(name, tmp_path):
+    """Attention, recurrent layers and lookups, of which much stays float."""
     np.savez(tmp_path / "samples.npz", **SAMPLES[name]())
     with WorkerPool() as pool:
         result = lepton.port(
             f"{MODELS}:{name}",
-            targets=[target],
+            targets=["tflite"],
             precisions=["int8"],
             samples=tmp_path / "samples.npz",
             metric="rel_l2",
@@ -69,7 +69,7 @@ def test_every_target_computes_int8_within_its_limits(name, target, tmp_path):
     (variant,) = [v for v in result.variants if v.precision == "int8"]
     assert variant.passport is not None, variant.why
     assert variant.verdict == "pass", variant.why
-    assert variant.passport["variant"]["storage_precision"] == "int8"
+    assert variant.passport["variant"]["session"]["stored_values"]["int8"] > 0
 
 
 def test_every_factory_has_samples():

@@ -303,6 +303,19 @@ def test_a_backend_of_a_wrong_version(registry, context):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(("versions", "works"), [(">=1", True), ("<1", False)])
+def test_a_fallback_does_where_a_backend_is_missing(registry, versions, works):
+    other = Backend("pluggy", ("pluggy",), versions)
+    wanted = Backend("nowhere", ("a-package-that-is-nowhere",), ">=9", fallbacks=(other,))
+    registry.register(object(), TargetInfo("either", "Either", "tests", backends=(wanted,)))
+    if works:
+        registry.require("either")
+        return
+    with pytest.raises(PluginDependencyError) as caught:
+        registry.require("either")
+    assert "pluggy <1" in caught.value.message
+
+
 def test_a_declared_lack_is_said_without_asking_the_plugin(registry, context):
     info = TargetInfo(
         "half", "Half", "tests",
