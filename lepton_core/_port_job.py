@@ -13,7 +13,7 @@ from lepton_core import staging
 from lepton_core._adapt_step import AdaptStep
 from lepton_core._port_timing import FATAL, Timer
 from lepton_core._proof import Prover, Yardstick, choose_rows
-from lepton_core._recipe_step import RecipeStep, keep_recipe, losses
+from lepton_core._recipe_step import RecipeStep, check_compression, keep_recipe, losses
 from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
@@ -41,7 +41,10 @@ if TYPE_CHECKING:
     from lepton_core.porting import PortOptions
     from lepton_core.samples import Samples
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int16", "int8", "int8-weight", "int4", "mixed", "auto")
+PRECISIONS = (
+    "fp32", "fp16", "bf16", "int16", "int8", "int8-weight", "int4", "mixed", "sparse", "palette",
+    "auto",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -161,6 +164,7 @@ class PortJob:
                 "No target was asked for",
                 remedy="Name at least one: --to onnxruntime. `lepton targets` lists them.",
             )
+        check_compression(self.options)
         for target, precision in asked:
             info = self.hooks.registry.target(target.id)
             if precision not in PRECISIONS:

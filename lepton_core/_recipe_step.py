@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.capabilities import scheme_of
-from lepton_core.errors import LeptonError
+from lepton_core.errors import LeptonError, UsageError
 from lepton_core.recipe import SIDECAR_SUFFIX
 from lepton_core.types import OptimizeRequest, OptimizeResult
 
@@ -24,6 +24,32 @@ if TYPE_CHECKING:
 ENGINE = "compress"
 CHOSEN = ("auto", "mixed")
 """Precisions that stand for a choice, which depends on the target and the budget."""
+
+_PRUNING = ("sparsity", "pattern", "prune", "scope")
+HEEDED = {
+    "sparse": _PRUNING,
+    "palette": (*_PRUNING, "palette", "group"),
+    "mixed": (*_PRUNING, "palette", "group"),
+}
+"""Options of the compression engine that precisions of the main job take."""
+
+
+def check_compression(options: PortOptions) -> None:
+    """Refuse options of the compression engine that no precision asked for heeds.
+
+    Raises:
+        UsageError: ``LPT-USE-014``.
+    """
+    heeded = {name for precision in options.precisions for name in HEEDED.get(precision, ())}
+    odd = [name for name in options.compression if name not in heeded]
+    if odd:
+        fitting = [p for p, names in HEEDED.items() if odd[0] in names]
+        raise UsageError(
+            "LPT-USE-014",
+            f"None of the precisions {', '.join(options.precisions)} takes {odd[0]!r}",
+            cause=f"{', '.join(fitting)} do" if fitting else "no precision has such an option",
+            remedy="Ask for one of them with --precision, or leave the option out.",
+        )
 
 
 class RecipeStep:
@@ -62,7 +88,7 @@ class RecipeStep:
         }
         if precision in own or not info.capability(scheme_of(precision)).support:
             return False
-        compressed = precision in CHOSEN or precision.startswith("int")
+        compressed = precision in (*CHOSEN, *HEEDED) or precision.startswith("int")
         if not compressed:
             return False
         engine = self._hooks.registry.info(self._hooks.engine_owner("optimize", ENGINE))
@@ -73,17 +99,24 @@ class RecipeStep:
     ) -> OptimizeResult:
         """Return the recipe for a pivot, calibrated on the rows set aside for that.
 
-        Only a choice (``auto``, ``mixed``) depends on the target; the held-out rows are used for
-        nothing but to say how much of the calibrated ranges they reach.
+        Only a choice (``auto``, ``mixed``, a sparsity that is searched) depends on the target; the
+        held-out rows are used for nothing but to say how much of the calibrated ranges they reach.
         """
-        if precision not in CHOSEN:
+        chosen = self._is_chosen(precision)
+        if not chosen:
             target = next((t for t in self.targets if self.applies(t.id, precision)), target)
-        key = (model.digest, precision, *([str(target)] if precision in CHOSEN else []))
+        key = (model.digest, precision, *([str(target)] if chosen else []))
         with self._lock:
             if key not in self._made:
                 request = self._request(target, precision, yardstick, context)
                 self._made[key] = self._hooks.optimize(model, request, context)
             return self._made[key]
+
+    def _is_chosen(self, precision: str) -> bool:
+        """Tell whether what is made depends on the target and the budget."""
+        given = self._options.compression
+        said = given.get("pattern") is not None or given.get("sparsity", "auto") != "auto"
+        return precision in CHOSEN or (precision == "sparse" and not said)
 
     def _request(
         self, target: Target, precision: str, yardstick: Yardstick, context: Context
@@ -92,6 +125,8 @@ class RecipeStep:
 
         options: dict[str, Any] = {"recipe_only": True, "threads": self._options.threads}
         options["metric"] = self._options.metric
+        given = self._options.compression
+        options |= {name: given[name] for name in HEEDED.get(precision, ()) if name in given}
         samples = None
         if yardstick.calibration is not None:
             samples = str(save(yardstick.calibration, context.workdir / "calibration"))
@@ -102,7 +137,7 @@ class RecipeStep:
             target.id,
             ENGINE,
             precision,
-            self._options.max_drop if precision in CHOSEN else None,
+            self._options.max_drop if self._is_chosen(precision) else None,
             samples,
             options=options,
             device=target.device,
@@ -151,4 +186,11 @@ def recipe_beside(artifact: Model) -> tuple[str, ...]:
     return tuple(str(file) for file in files if file.is_file()) if same else ()
 
 
-__all__ = ["RecipeStep", "keep_recipe", "losses", "recipe_beside"]
+__all__ = [
+    "HEEDED",
+    "RecipeStep",
+    "check_compression",
+    "keep_recipe",
+    "losses",
+    "recipe_beside",
+]

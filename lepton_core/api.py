@@ -130,7 +130,7 @@ def optimize(
     *,
     target: str,
     engine: str = "compress",
-    precision: str = "int8",
+    precision: str = "",
     max_drop: float | None = None,
     samples: str | None = None,
     recipe: str | None = None,
@@ -140,7 +140,10 @@ def optimize(
     timing_seconds: float = 0.25,
     context: Context | None = None,
 ) -> types.OptimizeResult:
-    """Compress a model under a budget; see :class:`~lepton_core.types.OptimizeRequest`."""
+    """Compress a model under a budget; see :class:`~lepton_core.types.OptimizeRequest`.
+
+    Without *precision* it is int8, or that of the *recipe*.
+    """
     context = _context(context)
     request = types.OptimizeRequest(
         target, engine, precision, max_drop, samples, recipe, options or {}, max_size, device,

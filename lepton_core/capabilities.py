@@ -64,6 +64,8 @@ class Edge:
         precisions: Precisions it can produce.
         cost: Relative cost; the planner takes the cheapest path.
         isolated: Whether it runs in the plugin's worker process.
+        options: Options that it takes where another step ends the path; the last step of a path
+            gets all that no other edge names so, and refuses what it does not know.
     """
 
     source: str
@@ -71,6 +73,7 @@ class Edge:
     precisions: tuple[str, ...] = ("fp32",)
     cost: int = 1
     isolated: bool = True
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,7 @@ class Constraints:
     channel_multiple: int = 8
 
 
-BY_RECIPE = ("int8", "int16", "int8-weight", "int4", "mixed")
+BY_RECIPE = ("int8", "int16", "int8-weight", "int4", "mixed", "sparse", "palette")
 """Precisions that a target reaches by lowering a recipe."""
 
 

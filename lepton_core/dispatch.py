@@ -29,7 +29,7 @@ from lepton_core.errors import (
 )
 from lepton_core.files import disk_errors, is_disk_error
 from lepton_core.origins import LOCATIONS, PIVOT
-from lepton_core.planner import Plan, Step, plan_for_target
+from lepton_core.planner import Plan, Step, options_of, plan_for_target
 from lepton_core.rewrites import completed
 
 if TYPE_CHECKING:
@@ -129,7 +129,11 @@ class Hooks:
         self, model: Model, step: Step, request: types.ConvertRequest, context: Context
     ) -> types.ConvertResult:
         """Walk one edge of a plan."""
-        part = replace(request, to_format=step.edge.result, precision=step.precision)
+        end = request.to_format or self.registry.target(request.target).artifact
+        options = options_of(step, request.options, end, self.registry.infos())
+        part = replace(
+            request, to_format=step.edge.result, precision=step.precision, options=options
+        )
         found = self.call("convert", step.owner, model, part, context, isolated=step.edge.isolated)
         result = cast("types.ConvertResult", found)
         if step.edge.result != PIVOT and LOCATIONS in result.model.metadata:

@@ -90,7 +90,7 @@ class Trials:
         """Tell whether a part fails as the whole does.
 
         Raises:
-            SpentError: There is no time left.
+            SpentError: There is no time left, or no worker starts.
             OperationCancelledError: The user asked to stop.
         """
         from dataclasses import replace
@@ -122,6 +122,8 @@ class Trials:
                 raise SpentError from error
             except LeptonError as error:
                 _forget(error)
+                if error.code == "LPT-WORK-005":  # it was not started
+                    raise SpentError from error
                 return kind_of(error) == self.kind
         return False
 
@@ -139,10 +141,17 @@ def _forget(error: LeptonError) -> None:
 
 
 def kind_of(error: LeptonError) -> str:
-    """Return how a conversion failed: ``"crash"``, or the code of its error."""
+    """Return how a conversion failed: ``"crash"``, or the code of its error.
+
+    A limit that was passed, memory that was not there and a worker that did not start are no
+    crashes.
+    """
     ended = error.details.get("exception") == "SystemExit"
-    crash = isinstance(error, WorkerError) or (isinstance(error, PluginFailureError) and ended)
-    return "crash" if crash else error.code
+    if isinstance(error, PluginFailureError):
+        return "crash" if ended else error.code
+    limit = isinstance(error, WorkerTimeoutError | WorkerMemoryError)
+    other = limit or error.code in ("LPT-WORK-004", "LPT-WORK-005")
+    return "crash" if isinstance(error, WorkerError) and not other else error.code
 
 
 def narrowed(
@@ -168,16 +177,16 @@ def narrowed(
     narrow = getattr(info, "narrow", "")
     cause = error.__cause__ if isinstance(error.__cause__, LeptonError) else error
     hooks, seconds = context.hooks, _budget()
-    limit = isinstance(cause, WorkerTimeoutError | WorkerMemoryError)
-    if not narrow or hooks is None or hooks.pool is None or seconds <= 0 or limit:
+    kind = kind_of(cause)
+    if not narrow or hooks is None or hooks.pool is None or seconds <= 0:
         return error
-    if cause.code == "LPT-WORK-004" or not hooks.registry.record(info.id).entry:
+    if (kind != "crash" and cause is not error) or not hooks.registry.record(info.id).entry:
         return error
     context.reporter.note(
         f"{info.title} does not say which operator it failed at: parts of the graph are converted "
         f"to find it, for {seconds:g} s at most."
     )
-    trials = Trials(info.id, kind_of(cause), context, time.monotonic() + seconds)
+    trials = Trials(info.id, kind, context, time.monotonic() + seconds)
     module, _, name = narrow.partition(":")
     with tempfile.TemporaryDirectory(prefix="lepton-narrow-") as folder:
         try:

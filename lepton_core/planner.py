@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import PlanError, PluginConflictError
 
@@ -152,8 +152,45 @@ def reachable(source: str, infos: Mapping[str, PluginInfo]) -> list[tuple[Step, 
 def plan_for_target(
     source: str, target: TargetInfo, infos: Mapping[str, PluginInfo], precision: str = "fp32"
 ) -> Plan:
-    """Plan from a source format to a target's artifact; see :func:`plan`."""
-    return plan(source, target.artifact, infos, precision=precision)
+    """Plan from a source format to a target's artifact; see :func:`plan`.
+
+    Raises:
+        PlanError: There is no path; for a precision that is not offered, with what the target says
+            about it.
+        PluginConflictError: Two plugins declare an edge of the path.
+    """
+    try:
+        return plan(source, target.artifact, infos, precision=precision)
+    except PlanError as error:
+        note = target.capability(f"precision.{precision}").note
+        if error.code != "LPT-PLAN-002" or not note:
+            raise
+        raise PlanError(
+            "LPT-PLAN-002",
+            f"{target.title} cannot be built at {precision}",
+            cause=f"{note}; precisions offered: {', '.join(target.offered)}",
+            remedy=error.remedy,
+            details=error.details,
+        ) from error
 
 
-__all__ = ["Plan", "Step", "owned_edges", "plan", "plan_for_target", "reachable"]
+def options_of(
+    step: Step, options: Mapping[str, Any], end: str, infos: Mapping[str, PluginInfo]
+) -> dict[str, Any]:
+    """Return what of a conversion's options is for one step of its path.
+
+    Args:
+        step: The step.
+        options: Those of the whole conversion.
+        end: Format that the path leads to. Its step gets what no other edge declares.
+        infos: All plugins.
+    """
+    own = set(step.edge.options)
+    if step.edge.result != end:
+        return {name: value for name, value in options.items() if name in own}
+    edges = (edge for info in infos.values() for edge in info.edges)
+    others = {name for edge in edges for name in edge.options} - own
+    return {name: value for name, value in options.items() if name not in others}
+
+
+__all__ = ["Plan", "Step", "options_of", "owned_edges", "plan", "plan_for_target", "reachable"]

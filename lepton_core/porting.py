@@ -37,6 +37,8 @@ class PortOptions:
         show_samples: Store pictures of the worst samples in the page; off because samples are
             never stored unless asked.
         force: Replace what is at ``out`` even if lepton did not write it.
+        compression: Options of the compression engine for the precisions ``sparse``, ``palette``
+            and ``mixed``: ``sparsity``, ``pattern``, ``prune``, ``scope``, ``palette``, ``group``.
     """
 
     samples: str | None = None
@@ -50,6 +52,7 @@ class PortOptions:
     latency_seconds: float = 0.4
     show_samples: bool = False
     force: bool = False
+    compression: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ def port(
     latency_seconds: float = 0.4,
     show_samples: bool = False,
     force: bool = False,
+    compression: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
     hooks: Hooks | None = None,
 ) -> PortResult:
@@ -226,6 +230,7 @@ def port(
         latency_seconds: Time per timing round.
         show_samples: Store pictures of the worst samples.
         force: Replace foreign content of ``out``.
+        compression: Options of the compression engine.
         reporter: Where progress goes; nowhere by default.
         hooks: Hooks to call; the process's own by default.
 
@@ -233,7 +238,8 @@ def port(
         Every requested combination with its verdict, kept or not.
 
     Raises:
-        UsageError: A target, precision or metric is not known.
+        UsageError: A target, precision or metric is not known, or no precision that is asked for
+            heeds an option of the compression engine.
         SourceError: The source cannot be found or read.
         SampleError: The samples do not fit it.
         PluginError: A target's plugin is not installed or cannot be used.
@@ -256,6 +262,7 @@ def port(
         latency_seconds=latency_seconds,
         show_samples=show_samples,
         force=force,
+        compression=dict(compression or {}),
     )
     job = PortJob(hooks or default(), reporter or SilentReporter(), options)
     named = source if isinstance(source, Model) else str(source)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     # half of the weights 0, the others int8; or float weights that share 16 values
     lepton optimize model.onnx --to onnxruntime --precision int8 --sparsity 50% --data samples.npz
     lepton optimize model.onnx --to openvino --palette 4 --data samples.npz --max-drop 0.005
+    # as many zeros as a point of accuracy allows
+    lepton optimize model.onnx --to coreml --precision sparse --data samples.npz --max-drop 0.01
     """,
 )
 @verb_options("lepton-optimized")
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
     "--precision",
     metavar="PRECISION",
     help="Precision to reach: int8, int16, int8-weight, int4, mixed (one for each weight), sparse, "
-    "palette, auto; int8 if not given, mixed with --max-size, palette with --palette, sparse with "
-    "--sparsity or --pattern.",
+    "palette, auto; int8 if not given, mixed with --max-size, else palette with --palette, sparse "
+    "with --sparsity or --pattern.",
 )
 @option(
     "--max-drop",
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     help="Time to spend on timing the result in turns with the float model; 0 leaves out what it "
     "gains.",
 )
-@sparse_options
+@sparse_options()
 @option("--data", metavar="SAMPLES", help="Real inputs for calibration.")
 @option(
     "--slices",
@@ -105,8 +107,8 @@ def optimize_command(
     if given["recipe"] is not None:
         _refuse_beside_recipe()
     sparse = take_sparse_options(given)
-    usual = "mixed" if given["max_size"] else "int8"
-    given["precision"] = given["precision"] or default_precision(sparse) or usual
+    usual = "mixed" if given["max_size"] else default_precision(sparse) or "int8"
+    given["precision"] = given["precision"] or ("" if given["recipe"] else usual)
     work = VerbWork(app, given)
     if "recipe_only" in work.options:
         raise UsageError(

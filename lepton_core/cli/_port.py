@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lepton_core.cli._command import command, option
+from lepton_core.cli._sparse_options import (
+    default_precision,
+    sparse_options,
+    take_sparse_options,
+)
 from lepton_core.cli._table import Column, Row
 from lepton_core.cli._types import DURATION, SIZE, FiniteType, TargetType, split_list
 from lepton_core.errors import UsageError
@@ -61,8 +67,10 @@ COLUMNS = (
     multiple=True,
     default=("fp32",),
     metavar="PRECISION[,...]",
-    help="Precisions to build for each target: fp32, fp16, int8, int4, ….",
+    help="Precisions to build for each target: fp32, fp16, int8, int4, mixed, sparse, palette, …; "
+    "with --sparsity, --pattern or --palette fp32 and sparse or palette if not given.",
 )
+@sparse_options("What to build")
 @option(
     "--out",
     group="What to build",
@@ -151,7 +159,11 @@ def port_command(app: App, model: str, *, strict: bool, allow_weak: bool, **give
 
     limits = Limits(given.pop("time_limit"), given.pop("mem_limit"))
     targets = split_list(given.pop("targets"))
+    compression = take_sparse_options(given)
     precisions = split_list(given.pop("precisions"))
+    source = click.get_current_context().get_parameter_source("precisions")
+    if compression and source is not ParameterSource.COMMANDLINE:
+        precisions = ("fp32", default_precision(compression))
     require(targets, "--to", "a target, such as onnxruntime; `lepton targets` lists them")
     require(precisions, "--precision", "a precision, such as fp32")
     with app.reporter() as reporter:
@@ -163,6 +175,7 @@ def port_command(app: App, model: str, *, strict: bool, allow_weak: bool, **give
             limits=limits,
             reporter=reporter,
             hooks=app.hooks(),
+            compression=compression,
             **given,
         )
     if app.json:

@@ -16,42 +16,62 @@ F = TypeVar("F", bound="Callable[..., Any]")
 SPARSE_OPTIONS = ("sparsity", "pattern", "prune", "scope", "palette", "group")
 
 
-def sparse_options(function: F) -> F:
-    """Add the options of :data:`SPARSE_OPTIONS`."""
-    for one in reversed(_OPTIONS):
-        function = one(function)
-    return function
+def sparse_options(group: str = "Options") -> Callable[[F], F]:
+    """Return what adds the options of :data:`SPARSE_OPTIONS` under a heading."""
+
+    def add(function: F) -> F:
+        for names, attributes in reversed(_OPTIONS):
+            function = option(names, group=group, **attributes)(function)
+        return function
+
+    return add
 
 
-_OPTIONS = (
-    option(
+_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
         "--sparsity",
-        metavar="SHARE",
-        help="Share of each weight's values that become 0 (0.5, 50%); with an integer precision, "
-        "those are quantized after it.",
+        {
+            "metavar": "SHARE",
+            "help": "Share of each weight's values that become 0 (0.5, 50%); with an integer "
+            "precision, those are quantized after it. `auto`: with sparse, as much as --max-drop "
+            "bears. With mixed, shares to choose from for each weight (30%,50%).",
+        },
     ),
-    option("--pattern", metavar="N:M", help="Keep N of M consecutive inputs, such as 2:4."),
-    option(
+    (
+        "--pattern",
+        {"metavar": "N:M", "help": "Keep N of M consecutive inputs, such as 2:4."},
+    ),
+    (
         "--prune",
-        type=click.Choice(["magnitude", "wanda"]),
-        help="Prune by magnitude, or by magnitude times the size of the input, which needs --data.",
+        {
+            "type": click.Choice(["magnitude", "wanda"]),
+            "help": "Prune by magnitude, or by magnitude times the size of the input, which needs "
+            "--data.",
+        },
     ),
-    option(
+    (
         "--scope",
-        type=click.Choice(["layer", "row", "global"]),
-        help="What --sparsity ranks together; a layer for magnitudes, a row for wanda.",
+        {
+            "type": click.Choice(["layer", "row", "global"]),
+            "help": "What --sparsity ranks together; a layer for magnitudes, a row for wanda.",
+        },
     ),
-    option(
+    (
         "--palette",
-        type=click.IntRange(1, 8),
-        metavar="BITS",
-        help="Store weights as places in a table of 2^BITS values.",
+        {
+            "metavar": "BITS",
+            "help": "Store weights as places in a table of 2^BITS values, 1 to 8 bits. With mixed, "
+            "bits to choose from for each weight (4,2).",
+        },
     ),
-    option(
+    (
         "--group",
-        type=click.IntRange(1),
-        metavar="CHANNELS",
-        help="Output channels that share a palette; one palette for each weight if not given.",
+        {
+            "type": click.IntRange(1),
+            "metavar": "CHANNELS",
+            "help": "Output channels that share a palette; one palette for each weight if not "
+            "given.",
+        },
     ),
 )
 

@@ -106,7 +106,7 @@ def pareto(found: Mapping[str, Any]) -> Markup | None:
 def precision_map(sensitivity: Mapping[str, Any], found: Mapping[str, Any] | None) -> Markup:
     """Draw a cell for each weight and precision, darker for more error; frame what was taken."""
     units = sensitivity["units"]
-    names = ["fp32", "int8", "int8-weight", "int4"]
+    names = list(dict.fromkeys(name for unit in units for name in unit["choices"]))
     taken = ((found or {}).get("chosen") or {}).get("chosen") or {}
     errors = {(one["unit"], one["precision"]): _error(one) for one in sensitivity["table"]}
     finite = [e for e in errors.values() if math.isfinite(e)] or [1.0]

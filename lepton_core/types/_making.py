@@ -158,7 +158,8 @@ class OptimizeRequest:
     Attributes:
         target: Target id it is for (its schemes apply).
         engine: Engine that does it; ours by default.
-        precision: ``"int8"``, ``"int8-weight"``, ``"int4"``, ``"auto"``, ….
+        precision: ``"int8"``, ``"int8-weight"``, ``"int4"``, ``"auto"``, …; int8 if left out, or
+            beside a recipe that recipe's own, and then empty.
         max_drop: Largest accepted loss, in the metric's own unit.
         samples: Path of a prepared sample file for calibration, if any.
         recipe: Path of a recipe to reproduce instead of searching.
@@ -172,7 +173,7 @@ class OptimizeRequest:
 
     target: str
     engine: str = "compress"
-    precision: str = "int8"
+    precision: str = ""
     max_drop: float | None = None
     samples: str | None = None
     recipe: str | None = None
@@ -180,6 +181,10 @@ class OptimizeRequest:
     max_size: float | None = None
     device: str | None = None
     timing_seconds: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not self.precision and self.recipe is None:
+            object.__setattr__(self, "precision", "int8")
 
 
 @dataclass(frozen=True, slots=True)

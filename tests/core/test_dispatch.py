@@ -193,6 +193,32 @@ def test_a_step_goes_to_its_owner_and_to_nobody_else(fakes, context):
     assert result.model.format == "rogue"
 
 
+def test_each_step_gets_the_options_that_are_meant_for_it(fakes, context):
+    """The last one gets what no other edge names, and refuses what it does not know."""
+    seen = {}
+
+    class Steps:
+        @hookimpl
+        def lepton_convert(self, model, request, context):
+            seen[request.to_format] = dict(request.options)
+            return types.ConvertResult(types.Model(request.to_format, model.path))
+
+    registry = fakes("ok")
+    edges = (
+        Edge("first", "middle", isolated=False, options=("early",)),
+        Edge("middle", "last", isolated=False),
+    )
+    registry.register(Steps(), TargetInfo("steps", "Steps", "tests", edges=edges, artifact="last"))
+    options = {"early": 1, "late": 2}
+    model = types.Model("first", ROGUE.path)
+    Hooks(registry).convert(model, types.ConvertRequest("steps", options=options), context)
+    assert seen == {"middle": {"early": 1}, "last": {"late": 2}}
+    Hooks(registry).convert(
+        model, types.ConvertRequest("steps", "middle", options=options), context
+    )
+    assert seen["middle"] == options
+
+
 # --- owners -------------------------------------------------------------------------------------
 
 
@@ -275,6 +301,19 @@ def test_a_backend_of_a_wrong_version(registry, context):
         registry.require("old")
     for word in ("<1", pluggy.__version__):
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("versions", "works"), [(">=1", True), ("<1", False)])
+def test_a_fallback_does_where_a_backend_is_missing(registry, versions, works):
+    other = Backend("pluggy", ("pluggy",), versions)
+    wanted = Backend("nowhere", ("a-package-that-is-nowhere",), ">=9", fallbacks=(other,))
+    registry.register(object(), TargetInfo("either", "Either", "tests", backends=(wanted,)))
+    if works:
+        registry.require("either")
+        return
+    with pytest.raises(PluginDependencyError) as caught:
+        registry.require("either")
+    assert "pluggy <1" in caught.value.message
 
 
 def test_a_declared_lack_is_said_without_asking_the_plugin(registry, context):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_core.capabilities import Edge, PluginInfo
+from lepton_core.capabilities import Capability, Edge, PluginInfo, Support, TargetInfo
 from lepton_core.errors import PlanError, PluginConflictError
-from lepton_core.planner import Plan, owned_edges, plan, reachable
+from lepton_core.planner import Plan, owned_edges, plan, plan_for_target, reachable
 
 
 def infos(**edges):
@@ -79,6 +79,23 @@ def test_no_path_lists_what_there_is():
     assert caught.value.code == "LPT-PLAN-001"
     assert "a -> b" in caught.value.cause
     assert caught.value.details == {"source": "a", "result": "z"}
+
+
+def test_a_target_says_itself_why_it_does_not_offer_a_precision():
+    declared = {
+        "precision.sparse": Capability(Support.UNSUPPORTED, note="zeros take as much"),
+        "precision.int8": Capability(Support.FULL),
+    }
+    target = TargetInfo(
+        "t", "The Target", "lepton-t", edges=(Edge("a", "b"),), artifact="b", capabilities=declared
+    )
+    with pytest.raises(PlanError) as caught:
+        plan_for_target("a", target, {"t": target}, "sparse")
+    assert caught.value.code == "LPT-PLAN-002"
+    assert caught.value.message == "The Target cannot be built at sparse"
+    assert caught.value.cause == "zeros take as much; precisions offered: fp32, int8"
+    with pytest.raises(PlanError, match="not declared by the plugin"):
+        plan_for_target("a", target, {"t": target}, "int4")
 
 
 def test_a_precision_that_is_not_offered_lists_those_that_are():

@@ -246,3 +246,19 @@ def test_colour_steps_cover_every_error():
     assert [step_of(e, 0.1) for e in (0.0, 1e-4, 5e-3, 0.02, 0.1, 0.11, float("inf"))] == [
         0, 1, 2, 3, 4, 5, 5]  # fmt: skip
     assert len(STEP_NAMES) == 6
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_a_passport_says_what_the_variant_gains(timed):
+    from lepton_core.gains import Gain
+    from lepton_core.passport import dump_passport
+
+    race = {"before_ms": 2.0, "after_ms": 1.0, "speedup": 2.0, "interval": [1.9, 2.1]}
+    gain = Gain(300, 100, race if timed else {}, "no device")
+    data = {**passport(), "gain": gain.to_dict()}
+    dump_passport(data)  # it is valid
+    page = "".join(Page(render_passport(data)).text)
+    assert "3.00x smaller than the float model" in page
+    assert ("2.00x faster (1.90 to 2.10 at 95 %)" if timed else "not timed: no device") in page
+    assert "beside fp32" not in "".join(Page(render_passport(passport())).text)
+    assert variant_summary(data)["gain"] == gain.to_dict()

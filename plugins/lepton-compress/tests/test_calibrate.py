@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import lepton_kernels as lk
 from lepton_compress import _calibrate
 from lepton_compress._calibrate import BATCH, observe, plan
 from lepton_compress._graph import Graph
+from lepton_compress._scales import affine
 from lepton_core.samples import load_samples, match
 from lepton_onnx import pivot
 
@@ -70,3 +72,16 @@ def test_ranges_do_not_depend_on_how_values_are_observed(chain, context, monkeyp
 def test_nothing_to_observe_inside_is_one_run_of_whole_batches(chain):
     graph, samples = chain
     assert plan(graph, [], samples) == ([[]], BATCH)
+
+
+def test_ranges_become_scales_by_the_rule_of_the_kernels():
+    random = np.random.default_rng(0)
+    for _ in range(3000):
+        low, high = np.sort(random.normal(0, 10.0 ** random.uniform(-6, 6), 2)).astype(np.float32)
+        scale, zero = lk.scale_from_minmax(low, high, "int8")
+        assert affine(low, high) == (float(str(scale[()])), int(zero))
+    assert affine(0.0, 0.0) == (1.0, -128)
+    assert affine(-1e-40, 1e-40) == (1.0, -128)  # no normal scale: as if it were empty
+    assert affine(2.0, 4.0)[1] == -128
+    # Divided in float64, as it was here, the zero point would be 121.
+    assert affine(-3.082900285720825, 0.08063908666372299)[1] == 120

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import lepton_core as lepton
 from lepton_core import recipe as recipes
+from lepton_core.errors import UsageError
 
 
 def find_source(trained):
@@ -101,3 +103,36 @@ def test_samples_that_reach_little_of_what_was_calibrated_are_weak(
     assert passport["samples"]["coverage"] < 0.5
     assert any("calibrated ranges" in r for r in passport["verdict"]["reasons"])
     assert passport.verdict != "pass"
+
+
+def test_sparse_and_palettes_are_precisions_of_the_main_job(trained, held_npz, tmp_path):
+    result = lepton.port(
+        find_source(trained),
+        targets=["onnxruntime"],
+        precisions=("fp32", "sparse", "palette"),
+        samples=held_npz,
+        max_drop=0.05,
+        out=tmp_path / "out",
+        latency_seconds=0,
+        compression={"sparsity": "auto", "palette": 4, "group": 8},
+    )
+    plain, sparse, palette = result["onnxruntime"].variants
+    sizes = [v.passport["variant"]["size_bytes"] for v in (plain, sparse, palette)]
+    assert sizes[2] < sizes[1] < sizes[0]
+    for one in (sparse, palette):
+        assert one.kept
+        assert one.verdict == "pass"
+    recipe = recipes.read(Path(sparse.model.path).parent / "recipe.json")
+    assert recipe.pruned
+    assert recipes.read(Path(palette.model.path).parent / "recipe.json").precision == "palette4"
+
+
+def test_options_that_no_precision_heeds_are_refused(trained, held_npz, tmp_path):
+    for precisions, given in ((("fp32", "int8"), "sparsity"), (("sparse",), "palette")):
+        with pytest.raises(UsageError) as failed:
+            lepton.port(
+                find_source(trained), targets=["onnxruntime"], precisions=precisions,
+                samples=held_npz, out=tmp_path / "out", compression={given: 0.5},
+            )  # fmt: skip
+        assert failed.value.code == "LPT-USE-014"
+        assert given in failed.value.message

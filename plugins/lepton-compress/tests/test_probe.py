@@ -62,7 +62,7 @@ def many(graphs):
         ("onnxruntime", "int8", {}, 7), ("onnxruntime", "int16", {}, 7),
         ("onnxruntime", "int8", {"scheme": "dynamic"}, 5), ("onnxruntime", "int4", {}, 2),
         ("onnxruntime", "int8-weight", {"symmetric": "no"}, 2),
-        ("openvino", "int8", {}, 7),
+        pytest.param("openvino", "int8", {}, 7, marks=pytest.mark.conformance),
         # OpenVINO 2026.4 refuses a pooling of 16 bits alone, and loads it where it will stand.
         ("openvino", "int16", {}, 7),
     ],

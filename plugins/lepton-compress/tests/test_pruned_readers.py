@@ -8,8 +8,8 @@ import pytest
 import lepton_core as lepton
 from lepton_compress._graph import Graph
 from lepton_compress._options import read_options
+from lepton_compress._powers import input_powers
 from lepton_compress._prunable import find_sites
-from lepton_compress._pruning import input_powers
 from lepton_compress._recover_sites import reader_sites
 from lepton_compress._select import select
 from lepton_core import recipe as recipes
@@ -48,8 +48,40 @@ def test_a_value_is_observed_along_each_axis_that_is_read(crossed, context, tmp_
     sites, _ = find_sites(graph, ())
     samples = load_samples(saved(tmp_path, x=rows))
     powers = input_powers(graph, sites, samples, context, read_options({}))
-    assert np.allclose(powers["wc"], (rows.astype(np.float64) ** 2).mean((0, 2)))
-    assert np.allclose(powers["wm"], (rows.astype(np.float64) ** 2).mean((0, 1)))
+    assert np.allclose(powers.vector("wc"), (rows.astype(np.float64) ** 2).mean((0, 2)))
+    assert np.allclose(powers.vector("wm"), (rows.astype(np.float64) ** 2).mean((0, 1)))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_weight_is_scored_by_the_inputs_of_all_its_products(graphs, context, tmp_path, turned):
+    """The first input alone would prune what the second, which is larger, multiplies most."""
+    second = (
+        graphs.node("Gemm", ["b", "w"], ["two"], transB=1) if turned
+        else graphs.node("MatMul", ["b", "w"], ["two"])
+    )  # fmt: skip
+    nodes = [
+        graphs.node("Mul", ["x", "sa"], ["a"]), graphs.node("Mul", ["x", "sb"], ["b"]),
+        graphs.node("MatMul", ["a", "w"], ["one"]), second,
+    ]  # fmt: skip
+    scale = np.linspace(0.1, 1, 64, dtype=np.float32)
+    weights = {"w": graphs.rand(64, 64), "sa": scale, "sb": 3 * scale[::-1].copy()}
+    model = graphs.build(nodes, weights, shape=("n", 64), outputs=("one", "two"))
+    rows = np.random.default_rng(0).standard_normal((40, 64)).astype(np.float32)
+    options = {"sparsity": 0.5, "prune": "wanda", "scope": "layer"}
+    made = lepton.optimize(
+        model, target="onnxruntime", precision="sparse", options=options,
+        samples=saved(tmp_path, x=rows[:2]), context=context,
+    )  # fmt: skip
+    recipe = recipes.read(made.recipe)
+    packed = recipes.load_arrays(recipe, made.recipe)[recipe.pruned["w"].mask]
+    mask = np.unpackbits(packed, bitorder="little").reshape(64, 64).astype(bool)
+    a, b = rows[:2] * weights["sa"], rows[:2] * weights["sb"]
+    one, two = ((v.astype(np.float64) ** 2).mean(0) for v in (a, b))
+    power = one[:, None] + (two[None, :] if turned else two[:, None])
+    scores = np.abs(weights["w"]) * np.sqrt(power / 2)
+    assert (mask.sum() == mask.size // 2) and scores[mask].min() >= 0.9999 * scores[~mask].max()
+    alone = np.abs(weights["w"]) * np.sqrt(one)[:, None]
+    assert alone[mask].min() < alone[~mask].max()
 
 
 def test_wanda_and_biases_take_a_value_that_is_read_along_two_axes(crossed, context_of, tmp_path):

@@ -43,6 +43,7 @@ from lepton_core.types import ConvertRequest, OpenRequest, OptimizeRequest
 from lepton_onnx import pivot, qdq
 
 TARGETS = ("onnxruntime", "openvino")
+trained_once = pytest.mark.xdist_group("standing")  # one worker trains
 CASES = Path(__file__).parents[3] / "tests" / "bench" / "_standing_cases.py"
 
 
@@ -478,6 +479,7 @@ def standing(tmp_path_factory):
     return get
 
 
+@trained_once
 @pytest.mark.parametrize(
     ("name", "mechanism", "method"),
     [("tabular", "uneven-channels", "smooth"), ("rescaled", "uneven-channels", "equalize")],
@@ -509,6 +511,7 @@ def test_collapsed_networks_come_back_without_labels(
     assert Path(again.model.path).read_bytes() == Path(result.model.path).read_bytes()
 
 
+@trained_once
 def test_a_port_gets_back_what_int8_loses_and_says_so(standing, tmp_path):
     case = standing("tabular")
     rows = np.concatenate([np.load(case.calibration)[case.input], case.inputs])
@@ -524,6 +527,7 @@ def test_a_port_gets_back_what_int8_loses_and_says_so(standing, tmp_path):
     assert any("uneven-channels: cells" in w and "cured by smooth" in w for w in warnings)
 
 
+@trained_once
 def test_ways_that_are_asked_for_need_no_budget(standing, context_of):
     case = standing("tabular")
 
@@ -541,6 +545,54 @@ def test_ways_that_are_asked_for_need_no_budget(standing, context_of):
     assert "recovery" not in none.facts
     assert [s["method"] for s in back.facts["recovery"]["steps"]] == ["smooth"]
     assert accuracy(back) - accuracy(none) > 0.2
+
+
+@trained_once
+@pytest.mark.parametrize(
+    ("name", "method", "less"),
+    [
+        ("rescaled", "equalize", 0.95),
+        pytest.param("outliers", "smooth", 0.6, marks=pytest.mark.conformance),
+    ],
+)
+def test_a_search_gets_smaller_by_what_is_recovered(
+    standing, context, tmp_path, name, method, less
+):
+    """At the same budget, verified on rows that neither recovery nor search has seen."""
+    case = standing(name)
+    rows = np.concatenate([np.load(case.calibration)[case.input], case.inputs])
+    np.savez(tmp_path / "rows.npz", **{case.input: rows})
+    result = context.hooks.optimize(
+        case.pivot,
+        OptimizeRequest(
+            "onnxruntime", precision="mixed", samples=str(tmp_path / "rows.npz"), max_drop=0.01,
+            options={"trials": 12, "rows": 64, "recover": "equalize,smooth,bias"},
+        ),
+        context,
+    )  # fmt: skip
+    search, recovery = result.facts["search"], result.facts["recovery"]
+    assert recovery["taken"]
+    assert recovery["with"]["size"] < less * recovery["without"]["size"]
+    assert search["proved"]
+    assert search["chosen"]["rows"] == search["rows"]["held_out"] > 800
+    kept = {s["method"]: s for s in recovery["steps"] if s["kept"]}
+    assert kept[method]["drop_before"] - kept[method]["drop_after"] > 0.5
+    recipe = recipes.read(result.recipe)
+    assert {entry.by for entry in recipe.rescaled.values()} == {method}
+    assert any(
+        f["gave_back"]["method"] == method for f in result.facts["diagnosis"] if f["gave_back"]
+    )
+
+
+def test_what_was_recovered_survives_a_cache(chain, images, context):
+    graph, recipe = naive(chain, images, context)
+    entries = equalize(graph, reader_sites(graph, recipe.layers))
+    correction = Correction("analytic", "b1", (0.5, -0.25))
+    made = Recovery(entries, {"c1": correction}, keep=("j",), narrow=("w1",))
+    assert Recovery.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert not made.empty
+    assert made.moves_ranges
+    assert Recovery().empty
 
 
 def _job(model, graph, context):

@@ -115,6 +115,7 @@ def test_others_are_tried_only_where_much_is_left(net, rows, context_of, monkeyp
     assert chosen.trials == []
 
 
+@pytest.mark.conformance
 def test_a_recipe_names_the_runtime_and_does_not_depend_on_it(net, rows, context_of, tmp_path):
     assert {"onnxruntime", "openvino"} <= set(candidates(context_of("any").hooks))
     np.savez(tmp_path / "rows.npz", x=rows.inputs["x"])

@@ -25,7 +25,7 @@ def mlp(trained):
 
 
 def optimized(model, samples, context, target="onnxruntime", **asked):
-    options = asked.pop("options", {})
+    options = {"recover": "none", **asked.pop("options", {})}  # tried in test_search_recover.py
     return lepton.optimize(
         model, target=target, precision="mixed", samples=samples, options=options,
         context=context, **{"timing_seconds": 0.0, **asked},
@@ -292,6 +292,24 @@ def test_a_recipe_takes_no_budget(mlp, context, tmp_path, budget):
     with pytest.raises(OptimizeError, match=next(iter(budget))) as failed:
         lepton.optimize(mlp, target="onnxruntime", recipe=str(tmp_path / "none.json"),
                         context=context, **budget)  # fmt: skip
+    assert failed.value.code == "LPT-OPT-037"
+
+
+def test_a_precision_beside_a_recipe_is_its_own(mlp, context_of):
+    """Another one was passed over in silence."""
+    made = lepton.optimize(
+        mlp, target="onnxruntime", precision="int8-weight", context=context_of("made")
+    )
+
+    def again(name, **asked):
+        return lepton.optimize(
+            mlp, target="onnxruntime", recipe=made.recipe, context=context_of(name), **asked
+        )
+
+    for name, precision in (("left-out", {}), ("same", {"precision": "int8-weight"})):
+        assert again(name, **precision).model.metadata["precision"] == "int8-weight"
+    with pytest.raises(OptimizeError, match="the precision int4") as failed:
+        again("other", precision="int4")
     assert failed.value.code == "LPT-OPT-037"
 
 

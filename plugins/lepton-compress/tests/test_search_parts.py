@@ -57,7 +57,7 @@ def test_every_step_of_the_path_is_the_best_of_its_size(seed):
 def test_moves_are_smaller_and_come_by_error():
     costs = random_costs(9, units=3)
     start = dict.fromkeys(costs, "a")
-    moves = smaller(costs, start)
+    moves = list(smaller(costs, start))
     now = predicted(costs, start)
     found = [predicted(costs, m) for m in moves]
     assert all(c.size < now.size for c in found)
@@ -235,7 +235,7 @@ def test_devices_of_a_target_share_no_measurement(tmp_path):
     """What one device holds, another may store in another form, or not at all."""
     options = SimpleNamespace(
         cache=str(tmp_path), estimator="minmax", keep=(), block=32, method="mse", symmetric=True,
-        metric=None,
+        metric=None, sparsities=(), patterns=(), palettes=(),
     )  # fmt: skip
 
     def cache(device):

@@ -51,7 +51,12 @@ def samples(tmp_path):
     [
         ({"precision": "int8"}, "calibrate", "time it beside the float model"),
         ({"precision": "int8", "max_drop": 1.0, "options": {"recover": "none"}}, "run", ""),
-        ({"precision": "int4"}, "round", "time it beside the float model"),
+        pytest.param(
+            {"precision": "int4"},
+            "round",
+            "time it beside the float model",
+            marks=pytest.mark.conformance,
+        ),
         ({"precision": "mixed", "max_size": 0.9}, "sensitivity", "time it beside the float model"),
     ],
 )

@@ -86,6 +86,22 @@ def test_open_dimensions_stay_open_where_that_is_what_fails(chain, tmp_path):
     assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
+@pytest.mark.parametrize("shapes", ["batch=7", {"batch": 7}])
+def test_sizes_that_were_asked_for_are_the_parts_sizes(chain, tmp_path, shapes):
+    seen = []
+
+    def fails(model, request):
+        seen.append(dict(request.options))
+        dim = pivot.load(model.path).graph.input[0].type.tensor_type.shape.dim[0]
+        return dim.dim_value == 7 and Fake("Abs")(model, request)
+
+    asked = ConvertRequest("any", options={"shapes": shapes, "layout": "nhwc", "io": "int8"})
+    found = narrow(chain, asked, tmp_path, fails)
+    assert found.operator == "Abs"
+    assert all(options == {"io": "int8"} for options in seen)
+    assert found.request.options == {"io": "int8"}
+
+
 def test_what_does_not_fail_again_is_not_named(chain, tmp_path):
     assert narrow(chain, ConvertRequest("any"), tmp_path, Fake("Gemm")) is None
 
@@ -98,7 +114,7 @@ def test_a_spent_budget_gives_what_was_found(chain, tmp_path, most, nodes):
 
 
 def test_a_part_reads_what_it_is_given_and_gives_what_is_read(chain):
-    part = part_of(pivot.load(chain.path), 1, 3, fixed=True)
+    part = part_of(pivot.load(chain.path), 1, 3, {})
     assert [v.name for v in part.graph.input] == ["v0"]
     assert [v.name for v in part.graph.output] == ["v1", "v2"]
     assert [d.dim_value for d in part.graph.input[0].type.tensor_type.shape.dim] == [1, 4]

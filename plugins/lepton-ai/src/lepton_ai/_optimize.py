@@ -37,8 +37,8 @@ class ModelOptimizer:
             machine (:func:`.default_target`).
         precision: ``"auto"``; ``"int8"``, which fails if the budget cannot be met; weights alone
             in few bits, ``"int4"`` or ``"int8-weight"``; ``"mixed"``, one for each weight;
-            ``"sparse"`` (with the option ``sparsity`` or ``pattern``) or ``"palette"``, which
-            stay float.
+            ``"sparse"`` (with the option ``sparsity`` or ``pattern``, or a budget that says how
+            much) or ``"palette"``, which stay float. Beside a recipe it is the recipe's.
         max_drop: Largest accepted loss in the metric's own unit (0.005 is half a point of
             top-1).
         max_size: Largest accepted size: bytes, or up to 1 as a share of the uncompressed one.
@@ -94,8 +94,13 @@ class ModelOptimizer:
         self.result: OptimizeResult | None = None
 
     @property
-    def _by_size(self) -> bool:
-        return self.max_size is not None and self.precision == "auto"
+    def _asked(self) -> str:
+        """What is passed on: ``"auto"`` leaves the choice to a size, or to a recipe."""
+        if self.precision != "auto":
+            return self.precision
+        if self.recipe is not None:
+            return ""
+        return "mixed" if self.max_size is not None else "auto"
 
     @verb
     def optimize(self) -> Model:
@@ -123,7 +128,7 @@ class ModelOptimizer:
                 source,
                 target=job.parsed.id,
                 engine=self.engine,
-                precision="mixed" if self._by_size else self.precision,
+                precision=self._asked,
                 max_drop=self.max_drop,
                 max_size=self.max_size,
                 samples=_prepared(self.samples, source, stage),

@@ -29,12 +29,14 @@ class Channels:
         high: Largest value.
         mean: Mean.
         power: Mean square.
+        count: Values that each channel's numbers come from.
     """
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     mean: NDArray[np.float64]
     power: NDArray[np.float64]
+    count: int = 1
 
     @property
     def absmax(self) -> NDArray[np.float64]:
@@ -47,14 +49,16 @@ class Channels:
             return self
         parts = [a.reshape(channels, -1) for a in (self.low, self.high, self.mean, self.power)]
         low, high, mean, power = parts
-        return Channels(low.min(1), high.max(1), mean.mean(1), power.mean(1))
+        count = self.count * low.shape[1]
+        return Channels(low.min(1), high.max(1), mean.mean(1), power.mean(1), count)
 
     def times(self, factors: NDArray[np.floating]) -> Channels:
         """Return the channels multiplied by positive *factors*."""
         squared = np.asarray(factors, np.float64) ** 2
         return Channels(
-            self.low * factors, self.high * factors, self.mean * factors, self.power * squared
-        )
+            self.low * factors, self.high * factors, self.mean * factors, self.power * squared,
+            self.count,
+        )  # fmt: skip
 
 
 _PIECE = 1 << 20
@@ -86,7 +90,7 @@ class _Sums:
 
     def result(self) -> Channels:
         count = max(self.count, 1)
-        return Channels(self.low, self.high, self.total / count, self.squares / count)
+        return Channels(self.low, self.high, self.total / count, self.squares / count, count)
 
 
 def observe_channels(

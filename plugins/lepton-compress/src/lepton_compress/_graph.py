@@ -69,6 +69,10 @@ class Graph:
         """Tell whether a value is float32."""
         return self.types.get(name) == TensorProto.FLOAT
 
+    def is_real(self, name: str) -> bool:
+        """Tell whether a value is float32 or float16."""
+        return self.types.get(name) in (TensorProto.FLOAT, TensorProto.FLOAT16)
+
     def array(self, name: str) -> NDArray[Any]:
         """Return a weight's values."""
         return numpy_helper.to_array(self.weights[name])

@@ -69,19 +69,21 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         options = _for_target(read_options(request.options, request.precision), request, context)
     else:
         options = _options_beside_recipe(request)
-    if request.precision not in PRECISIONS:
+    if request.recipe is None and request.precision not in PRECISIONS:
         raise OptimizeError(
             "LPT-OPT-011",
             f"The engine does not offer the precision {request.precision!r}",
             cause=f"it offers {', '.join(PRECISIONS)}",
             remedy="fp16 and fp32 are built by `lepton convert` and `lepton port`.",
         )
-    if request.max_size is not None and request.precision != MIXED:
+    searches = request.precision == MIXED or bool(options.sparsities)
+    if request.max_size is not None and not searches:
         raise OptimizeError(
             "LPT-OPT-036",
             f"The precision {request.precision} takes no --max-size",
-            cause="it has one size; only a choice for each weight can be made to fit",
-            remedy="Ask for --precision mixed.",
+            cause="it has one size; only a choice for each weight, or of a sparsity, can be made "
+            "to fit",
+            remedy="Ask for --precision mixed, or sparse without --sparsity.",
         )
     require_lowering(request.target, context, _scheme(request))
     if options.prunes or (request.recipe and recipes.read(str(request.recipe)).pruned):
@@ -142,6 +144,8 @@ def _options_beside_recipe(request: OptimizeRequest) -> Options:
     said = [name for name in fields if getattr(request, name) is not None]
     given = {name: value for name, value in request.options.items() if value is not None}
     recipe_only = bool(given.pop("recipe_only", False))
+    if request.precision and request.precision not in (made := _made_by(str(request.recipe))):
+        said.append(f"the precision {request.precision} ({made[0]} is what it makes)")
     said += [f"the option {name}" for name in given]
     if said:
         raise OptimizeError(
@@ -152,6 +156,16 @@ def _options_beside_recipe(request: OptimizeRequest) -> Options:
             "a recipe makes.",
         )
     return Options(recipe_only=recipe_only)
+
+
+def _made_by(path: str) -> tuple[str, ...]:
+    """Return what can be called the precision of a recipe, its full name first."""
+    recipe = recipes.read(path)
+    name = recipe.precision
+    plain = name.removesuffix("-sparse")
+    return tuple(
+        dict.fromkeys((name, plain, plain.rstrip("12345678") if recipe.palettes else name))
+    )
 
 
 def _refuse_lowered(model: Model) -> None:

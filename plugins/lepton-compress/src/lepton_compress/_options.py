@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_compress._calibrate import check_estimator
 from lepton_compress._runtime import AUTO
 from lepton_compress._sparse_options import (
+    MIXED,
     OF_SPARSE,
     SPARSE_PRECISIONS,
     read_sparse_options,
@@ -27,11 +28,11 @@ MEANS = ("pool", "product")
 BLOCK_PRECISIONS = {"int4": (2, 4), "int8-weight": (5, 8)}
 """Precisions of weights alone, by block, with the bits that each can be asked for."""
 
-MIXED = "mixed"
 _OF_BLOCKS = ("bits", "block", "method", "symmetric", "scales", "ends", "tables")
 _OF_RANGES = ("scheme", "estimator", "recover", "means")
 _OF_SEARCH = ("cache", "rows", "slices", "trials", "analyse")
-_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables", "recover", "means")
+_NOT_OF_MIXED = ("scheme", "bits", "ends", "tables", "means")
+_DERIVED = ("sparsities", "patterns", "palettes")
 _SCALES = ("float32", "float16")
 
 
@@ -60,7 +61,7 @@ class Options:
         ends: Least bits of the first and the last matrix.
         recover: Ways to get accuracy back without labels that may be tried, of
             :data:`RECOVERIES`. By default all of them if rows are there to verify them on, which
-            a budget or the precision ``auto`` asks for.
+            a budget or the precisions ``auto`` and ``mixed`` ask for.
         tables: ``"float"`` or ``"int8"``: how embedding tables are stored.
         cache: Folder in which measurements of a search are kept, so that it can go on; none are
             kept without.
@@ -80,6 +81,10 @@ class Options:
             tries them in any case.
         means: ``"pool"`` or ``"product"``: how static int8 averages. Products are depthwise
             convolutions, whose results are no ties (:func:`lepton_onnx.qdq.means_as_products`).
+        sparsities: Shares that a search chooses between: one for each weight in ``mixed``, one for
+            all in ``sparse``. Derived from ``sparsity``.
+        patterns: Patterns that a search for ``mixed`` may choose. Derived from ``pattern``.
+        palettes: Bits of palettes that a search for ``mixed`` may choose. Derived from ``palette``.
     """
 
     scheme: str = ""
@@ -110,10 +115,13 @@ class Options:
     group: int = 0
     runtime: str = AUTO
     means: str = "pool"
+    sparsities: tuple[float, ...] = ()
+    patterns: tuple[tuple[int, int], ...] = ()
+    palettes: tuple[int, ...] = ()
 
     @property
     def prunes(self) -> bool:
-        """Whether weights are to be pruned."""
+        """Whether weights are to be pruned before anything else is done."""
         return bool(self.sparsity) or self.pattern is not None
 
 
@@ -123,7 +131,7 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     Raises:
         OptimizeError: ``LPT-OPT-015`` an unknown option or value, or one of another precision.
     """
-    known = [f.name for f in fields(Options)]
+    known = [f.name for f in fields(Options) if f.name not in _DERIVED]
     unknown = [name for name in given if name not in known]
     if unknown:
         raise refuse(f"There is no option {unknown[0]!r}", f"known are {', '.join(known)}")
@@ -177,6 +185,11 @@ def _checked_mixed(options: Options) -> Options:
         raise refuse(
             "The search does not take the method 'awq'",
             "its factors belong to all products of one value, which may have other precisions",
+        )
+    if options.analyse and options.recover:
+        raise refuse(
+            "Sensitivities are not measured with recoveries",
+            "they are those of the model as it is; a search uses recoveries",
         )
     return replace(_checked_blocks(options, "int4"), bits=0)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from lepton_compress._graph import Graph
     from lepton_compress._options import Options
+    from lepton_compress._powers import Powers
 
 _STEPS = 3
 """Steps of Lloyd's iteration after a table was made to hold 0."""
@@ -69,7 +70,7 @@ def palettize_weights(
     graph: Graph,
     options: Options,
     pruned: frozenset[str],
-    powers: Mapping[str, NDArray[np.float64]] | None = None,
+    powers: Powers | None = None,
 ) -> Palettes:
     """Find tables for the weights of products, and for lookups.
 
@@ -77,7 +78,7 @@ def palettize_weights(
         graph: The pivot, pruned if it is.
         options: Bits, and output channels that share a table.
         pruned: Weights whose zeros stay exactly 0.
-        powers: Mean square of every input channel, by weight: what errors are weighed by.
+        powers: Mean squares of inputs: what errors are weighed by.
 
     Raises:
         OptimizeError: ``LPT-OPT-012`` there is no weight to palettize.
@@ -87,12 +88,14 @@ def palettize_weights(
     for name, site in sites.items():
         values = graph.array(name)
         entry = _entry(name, site, options, values.shape)
-        weights = None
-        if powers is not None and name in powers and powers[name].any():
-            weights = site.per_input(powers[name], values.shape)
+        weights = None if powers is None else powers.of(name, values.shape)
+        if weights is not None and not weights.any():
+            weights = None
         indices, tables = _table(values, weights, entry, options.threads)
         if name in pruned:
             indices, tables = with_zero(values, tables, entry, weights)
+        # A file holds tables of the weight's own type.
+        tables = tables.astype(values.dtype).astype(np.float32)
         entries[name] = entry
         arrays |= {entry.indices: indices, entry.palette: tables}
         errors[name] = _error(values, indices, tables, entry)
@@ -100,7 +103,7 @@ def palettize_weights(
 
 
 def _table(
-    values: NDArray[np.float32],
+    values: NDArray[np.floating],
     weights: NDArray[np.float64] | None,
     entry: PalettizedWeight,
     threads: int | None,

@@ -10,17 +10,19 @@ from lepton_compress._options import BLOCK_PRECISIONS, MIXED
 from lepton_compress._probe import Prober, nothing_left
 from lepton_compress._probe_graph import Planned
 from lepton_compress._products import choose_products
+from lepton_compress._search_forms import BLOCK_BITS, INT8, PALETTE
 from lepton_compress._select import is_optional
 from lepton_compress._sparse_options import SPARSE_PRECISIONS
 from lepton_core.errors import OptimizeError
+from lepton_core.recipe import Layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lepton_compress._job import Job
     from lepton_compress._products import Product
+    from lepton_compress._search_forms import Form
     from lepton_compress._search_space import Space
-    from lepton_core.recipe import Layer
 
 
 def without_refused(job: Job, *, sampled: bool) -> Job:
@@ -113,12 +115,41 @@ def leave_out_refused(space: Space) -> None:
     prober = space.job.prober
     if prober is None:
         return
-    for choice, names in space.alike():
-        refused = prober.ask(space.planned(choice, names))
+    for form, every in space.alike():
+        names = [name for name in every if name in space.units]
+        if form.level is not None or form.base == PALETTE or not names:
+            continue  # zeros change no operator, and palettes are float
+        refused = prober.ask(_as_form(space, form, names))
         layers = {name: one for one in refused for name in one.names}
-        units = [u for u in names if u in space.units and layers.keys() & space.units[u].layers]
+        units = [u for u in names if layers.keys() & space.units[u].layers]
         if units:
-            space.leave_out(choice, units, nothing_left(refused))
+            why = nothing_left(refused)
+            space.leave_out(form.name, units, why.cause or str(why))
+            for pruned in [f for f in space.forms.values() if f.level and f.base == form.base]:
+                space.take(pruned.name, units)
+            space.require_units(why)
+
+
+def _as_form(space: Space, form: Form, names: list[str]) -> list[Planned]:
+    """Return the operators of units as a form would have them, by the pivot's own names."""
+    graph = space.job.graph
+    layers = [name for unit in names for name in space.units[unit].layers]
+    if form.base == INT8:
+        chosen = choose_layers(graph, space.job.options.keep).layers
+        return [p for p in of_static(chosen) if p.name in layers]
+    nodes = {name: graph.nodes[name] for name in layers}
+    if names[0] in space.products:
+        found = {n: space.products[n] for n in layers}
+        bits = BLOCK_BITS[form.base]
+        return [
+            of_product(replace(found[n], source=node.input[0], bits=bits))
+            for n, node in nodes.items()
+        ]
+    at = {name: node.op_type != "Gather" for name, node in nodes.items()}
+    return [
+        Planned(n, Layer(node.op_type, n, (), node.input[at[n]], mode="weight"))
+        for n, node in nodes.items()
+    ]
 
 
 __all__ = ["leave_out_refused", "of_product", "of_static", "planned", "without_refused"]

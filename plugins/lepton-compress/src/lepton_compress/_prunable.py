@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Site:
         outputs: Axis of the weight that runs over outputs.
         inputs: Axis of the weight that runs over inputs.
         groups: Groups of a convolution.
+        others: The same of other products that read the weight.
     """
 
     weight: str
@@ -42,6 +43,12 @@ class Site:
     outputs: int
     inputs: int
     groups: int = 1
+    others: tuple[Site, ...] = ()
+
+    @property
+    def layout(self) -> tuple[int, int, int]:
+        """How inputs lie in the weight: its axes, and the parts that inputs are divided into."""
+        return self.outputs, self.inputs, self.groups if self.op == "Conv" else 1
 
     def rows(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the weight as ``(outputs, inputs * kernel)``."""
@@ -92,7 +99,7 @@ def find_sites(
         if why:
             kept[site.weight] = why
         else:
-            sites[site.weight] = site
+            sites[site.weight] = replace(site, others=_others(graph, node, site, tables=tables))
     if not sites:
         raise OptimizeError(
             "LPT-OPT-012",
@@ -105,8 +112,15 @@ def find_sites(
     return sites, kept
 
 
+def _others(graph: Graph, first: NodeProto, site: Site, *, tables: bool) -> tuple[Site, ...]:
+    """Return what products but the first make of a weight."""
+    readers = [node for node in graph.readers[site.weight] if node is not first]
+    found = (_site(graph, node, tables=tables) for node in readers)
+    return tuple(other for other in found if other is not None and other.weight == site.weight)
+
+
 def _site(graph: Graph, node: NodeProto, *, tables: bool) -> Site | None:
-    """Return the weight that a product or a lookup reads, if it is a constant of float32."""
+    """Return the weight that a product or a lookup reads, if it is a float constant."""
     op, plain = node.op_type, node.domain in ("", "ai.onnx")
     if plain and op in PRODUCTS:
         weight = node.input[1]
@@ -114,7 +128,7 @@ def _site(graph: Graph, node: NodeProto, *, tables: bool) -> Site | None:
         weight = node.input[0]
     else:
         return None
-    if weight not in graph.weights or not graph.is_float(weight):
+    if weight not in graph.weights or not graph.is_real(weight):
         return None
     if op in ("Conv", "ConvTranspose"):
         axes = (0, 1) if op == "Conv" else (1, 0)

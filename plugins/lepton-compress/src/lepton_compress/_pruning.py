@@ -15,8 +15,8 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 import lepton_kernels as lk
-from lepton_compress._channels import observe_axes
 from lepton_compress._graph import Graph
+from lepton_compress._powers import Powers, input_powers
 from lepton_compress._prunable import Site, find_sites
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import PrunedWeight
@@ -76,7 +76,12 @@ class Pruning:
 
 
 def prune_weights(
-    graph: Graph, options: Options, samples: Samples | None, context: Context
+    graph: Graph,
+    options: Options,
+    samples: Samples | None,
+    context: Context,
+    *,
+    powers: Powers | None = None,
 ) -> Pruning:
     """Choose what becomes 0.
 
@@ -85,6 +90,7 @@ def prune_weights(
         options: How much, by what, and what is ranked together.
         samples: Rows that Wanda observes inputs on.
         context: Opens the session; cancellation.
+        powers: What Wanda would observe, where it is known.
 
     Raises:
         OptimizeError: ``LPT-OPT-012`` there is no weight to prune, or the share is too small to
@@ -96,7 +102,7 @@ def prune_weights(
         sites, kept = _divisible(graph, sites, kept, options.pattern)
     scores = {name: graph.array(name) for name in sites}
     if options.prune == "wanda":
-        scores = _wanda(graph, sites, samples, context, options)
+        scores = _wanda(graph, sites, samples, context, options, powers=powers)
     scope = options.scope or ("row" if options.prune == "wanda" or options.pattern else "layer")
     masks = _masks(sites, scores, options, scope)
     whole = {name: "its share rounds to no value" for name, mask in masks.items() if mask.all()}
@@ -153,6 +159,8 @@ def _wanda(
     samples: Samples | None,
     context: Context,
     options: Options,
+    *,
+    powers: Powers | None,
 ) -> dict[str, NDArray[np.float32]]:
     """Return magnitudes times the root mean square of the input, in each weight's shape."""
     if samples is None:
@@ -162,44 +170,20 @@ def _wanda(
             cause="none were given, and noise says nothing about real inputs",
             remedy="Give real inputs with --data, or choose --prune magnitude.",
         )
-    powers = input_powers(graph, sites, samples, context, options)
+    if powers is None:
+        powers = input_powers(graph, sites, samples, context, options)
     found = {}
     for name, site in sites.items():
         values = graph.array(name)
-        if name in powers:
-            rows = _scores(site.rows(values), np.sqrt(powers[name]), site)
+        one = powers.vector(name)
+        if one is not None:
+            rows = _scores(site.rows(values), np.sqrt(one), site)
             found[name] = site.restored(rows, values.shape)
-        else:
-            found[name] = np.abs(values)
+            continue
+        each = powers.of(name, values.shape)  # products that read it in different ways, or nothing
+        norms = np.float32(1) if each is None else np.sqrt(each).astype(np.float32)
+        found[name] = np.abs(values) * norms
     return found
-
-
-def input_powers(
-    graph: Graph,
-    sites: Mapping[str, Site],
-    samples: Samples,
-    context: Context,
-    options: Options,
-) -> dict[str, NDArray[np.float64]]:
-    """Return the mean square of every input channel of weights, by weight.
-
-    Weights that nothing is known about (lookups, inputs of unknown rank) are left out.
-
-    Raises:
-        OptimizeError: ``LPT-OPT-013`` one is not finite.
-    """
-    places = {n: (s.source, s.channels) for n, s in sites.items() if s.channels is not None}
-    seen = observe_axes(graph, places.values(), samples, context, threads=options.threads)
-    for (value, _), channels in seen.items():
-        if not np.isfinite(channels.power).all():
-            raise OptimizeError(
-                "LPT-OPT-013",
-                f"The value {value!r} is not finite for some calibration samples",
-                cause="its mean square is NaN or infinite",
-                remedy="Remove the samples that overflow, or give none.",
-                details={"value": value},
-            )
-    return {name: seen[place].power for name, place in places.items() if place in seen}
 
 
 def _scores(
@@ -250,9 +234,10 @@ def _with_zeros(graph: Graph, masks: Mapping[str, NDArray[np.bool_]]) -> Graph:
     copy.CopyFrom(graph.model)
     for tensor in copy.graph.initializer:
         if tensor.name in masks:
-            values = np.where(masks[tensor.name], graph.array(tensor.name), np.float32(0))
+            whole = graph.array(tensor.name)
+            values = np.where(masks[tensor.name], whole, whole.dtype.type(0))
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return Graph(copy)
 
 
-__all__ = ["Pruning", "input_powers", "prune_weights"]
+__all__ = ["Pruning", "prune_weights"]

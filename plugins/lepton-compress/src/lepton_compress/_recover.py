@@ -80,6 +80,9 @@ class Recoverer:
         recovery: What it has.
         steps: What was tried, for the record.
         findings: Why int8 loses here.
+        each_weight: Whether a precision is yet to be chosen for each weight. What holds for one
+            choice of the others alone is not tried then, and neither is what saves nothing but
+            time.
     """
 
     job: Job
@@ -90,6 +93,7 @@ class Recoverer:
     recovery: Recovery = field(default_factory=Recovery)
     steps: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    each_weight: bool = False
 
     def run(self, methods: Collection[str]) -> None:
         """Try each of *methods* that may help here, in a fixed order.
@@ -100,7 +104,7 @@ class Recoverer:
         """
         if not (self.best.passes and self.best.balanced <= LITTLE):
             self._recover(methods)
-        if "narrow" in methods:
+        if "narrow" in methods and not self.each_weight:
             self._narrow_for_time()
 
     def _recover(self, methods: Collection[str]) -> None:
@@ -272,6 +276,9 @@ class Recoverer:
         seen = observe_axes(graph, axes, self._rows, self.job.scratch, threads=self._threads)
         means = {place: one.mean for place, one in seen.items()}
         self._correct("bias (analytic)", analytic(graph, inside, means))
+        if self.each_weight:
+            self._skip("bias (empirical)", "it holds for one choice of the layers before alone")
+            return
         if len(layers) > MOST_LAYERS:
             self._skip("bias (empirical)", f"there are more than {MOST_LAYERS} layers")
             return

@@ -48,7 +48,11 @@ def channel_axis(graph: Graph, value: str, op: str) -> int:
 
 
 def analytic(
-    graph: Graph, recipe: Recipe, means: Mapping[tuple[str, int], NDArray[np.float64]]
+    graph: Graph,
+    recipe: Recipe,
+    means: Mapping[tuple[str, int], NDArray[np.float64]],
+    *,
+    stored: Graph | None = None,
 ) -> dict[str, Correction]:
     """Return corrections for what the rounding of each weight alone moves.
 
@@ -59,6 +63,7 @@ def analytic(
         recipe: A recipe in the graph's names.
         means: Mean of each channel, by value and channel axis. A layer whose means are missing or
             not finite has no correction.
+        stored: The graph whose weights are rounded, such as pruned ones; *graph* by default.
     """
     found = {}
     for name, layer in correctable(graph, recipe).items():
@@ -68,7 +73,8 @@ def analytic(
             continue
         tensor = recipe.tensors[weight]
         values = np.asarray(graph.array(weight), np.float32)
-        codes = qdq.weight_integers(values, tensor)
+        rounded = np.asarray((stored or graph).array(weight), np.float32)
+        codes = qdq.weight_integers(rounded, tensor)
         actual = lk.dequantize(codes, np.asarray(tensor.scale, np.float32), axis=tensor.axis)
         node = graph.nodes[name]
         if node.op_type == "MatMul" or (

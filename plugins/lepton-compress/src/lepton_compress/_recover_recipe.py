@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
 from lepton_compress._build import static_recipe
 from lepton_compress._graph import Graph
+from lepton_core.recipe import Correction, Rescaled
 from lepton_onnx import qdq
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from lepton_compress._calibrate import Range
     from lepton_compress._job import Job
-    from lepton_core.recipe import Correction, Recipe, Rescaled, Tensor
+    from lepton_core.recipe import Recipe, Tensor
     from lepton_core.samples import Samples
 
 
@@ -39,6 +40,38 @@ class Recovery:
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     narrow: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was done."""
+        return not (self.rescaled or self.corrections or self.keep or self.narrow)
+
+    @property
+    def moves_ranges(self) -> bool:
+        """Whether float weights and ranges, and so all integers, are other ones by it."""
+        return bool(self.rescaled or self.keep)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {
+            "rescaled": {name: asdict(entry) for name, entry in self.rescaled.items()},
+            "corrections": {name: asdict(entry) for name, entry in self.corrections.items()},
+            "keep": list(self.keep),
+            "narrow": list(self.narrow),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recovery:
+        """Undo :meth:`to_dict`, also after a round through JSON."""
+        rescaled = {
+            name: Rescaled(**{**entry, "exponents": tuple(entry["exponents"])})
+            for name, entry in data["rescaled"].items()
+        }
+        corrections = {
+            name: Correction(**{**entry, "values": tuple(entry["values"])})
+            for name, entry in data["corrections"].items()
+        }
+        return cls(rescaled, corrections, tuple(data["keep"]), tuple(data["narrow"]))
 
     def on(self, graph: Graph) -> tuple[Graph, qdq.Rescaling]:
         """Return the graph after rescaling, and how its names relate to the pivot's."""
@@ -79,17 +112,17 @@ class Recovery:
             for value, entry in self.rescaled.items()
             if used & {*entry.multiplied, *entry.divided}
         }
-        tensors = {n: _halved(t) if n in self.narrow else t for n, t in recipe.tensors.items()}
+        tensors = {n: halved(t) if n in self.narrow else t for n, t in recipe.tensors.items()}
         corrections = {n: c for n, c in self.corrections.items() if n in recipe.layers}
         changed = replace(recipe, tensors=tensors, rescaled=rescaled, corrections=corrections)
         return changed, ranges
 
 
-def _halved(tensor: Tensor) -> Tensor:
-    """Return a weight's entry with twice the scale; doubling is exact."""
+def halved(tensor: Tensor) -> Tensor:
+    """Return a weight's entry that uses half of its integers; doubling a scale is exact."""
     scales = tuple(2 * scale for scale in tensor.scales)
     scale = scales if isinstance(tensor.scale, tuple) else scales[0]
     return replace(tensor, scale=scale, estimator=NARROW)
 
 
-__all__ = ["Recovery"]
+__all__ = ["Recovery", "halved"]

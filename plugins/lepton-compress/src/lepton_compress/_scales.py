@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import lepton_kernels as lk
 from lepton_compress._select import SAME_SCALE, equal_scales, is_fixed, is_optional, weight_axis
 from lepton_core.recipe import Layer, Tensor
 from lepton_onnx.qdq import weight_scales
@@ -28,16 +29,15 @@ LARGEST_BIAS = 2**30
 def affine(low: float, high: float) -> tuple[float, int]:
     """Return scale and zero point of int8 for a range, asymmetric, per tensor.
 
-    The range is widened to hold zero, so that zero is exact. The scale is ``(high - low) / 255``
-    in float32 and 1 for an empty range; the zero point is ``rint(-128 - low / scale)``.
+    The rule is that of :func:`lepton_kernels.scale_from_minmax`: the range is widened to hold zero,
+    so that zero is exact. A range so narrow that its scale were no normal float32 counts as empty,
+    and has the scale 1.
     """
-    lowest = min(np.float32(low), np.float32(0))
-    highest = max(np.float32(high), np.float32(0))
-    scale = np.float32((np.float64(highest) - np.float64(lowest)) / 255.0)
-    if scale < np.finfo(np.float32).tiny:
-        scale = np.float32(1)
-    zero = int(np.clip(np.rint(-128.0 - np.float64(lowest) / np.float64(scale)), -128, 127))
-    return plain(scale), zero
+    lowest, highest = min(np.float32(low), np.float32(0)), max(np.float32(high), np.float32(0))
+    scale, zero = lk.scale_from_minmax(lowest, highest, "int8")
+    if scale <= np.finfo(np.float32).tiny:
+        scale, zero = lk.scale_from_minmax(0.0, 0.0, "int8")
+    return plain(scale), int(zero)
 
 
 def symmetric(low: float, high: float) -> float:
@@ -46,7 +46,7 @@ def symmetric(low: float, high: float) -> float:
     return plain(scale if scale >= np.finfo(np.float32).tiny else np.float32(1))
 
 
-def plain(value: np.floating | float) -> float:
+def plain(value: np.floating | NDArray[np.float32] | float) -> float:
     """Return the shortest decimal that float32 reads as *value*."""
     return float(str(np.float32(value)))
 

@@ -7,13 +7,15 @@ and the search the second, and what is chosen is verified on the third.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from lepton_compress._job import RECIPE, Job, lower
 from lepton_compress._search_find import Finder
-from lepton_compress._search_measure import Meter, Point, cache_for
+from lepton_compress._search_measure import Choices, Meter, Point, cache_for
+from lepton_compress._search_recover import Recovered, recover_before_search
+from lepton_compress._search_refusals import facts_of_search, not_borne_out, unmet
 from lepton_compress._search_space import FLOAT, Space
 from lepton_compress._search_verify import Checked, check, in_sequence
 from lepton_compress._sensitivity import (
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from lepton_compress._search_cache import Cache
     from lepton_core.samples import Samples
 
+S = TypeVar("S", bound=Choices)
+
 STEPS = 8
 """Choices verified at most."""
 
@@ -44,7 +48,7 @@ _SMALLEST = 12
 
 
 @dataclass
-class Search:
+class Search(Generic[S]):
     """One search with what it found.
 
     Attributes:
@@ -63,7 +67,7 @@ class Search:
     """
 
     job: Job
-    space: Space
+    space: S
     meter: Meter
     few: Meter
     held_out: Meter
@@ -105,6 +109,10 @@ class Search:
             fitting = [fitting[i] for i in dict.fromkeys(at.tolist())]
         return [*fitting, best]
 
+    def verdict(self, kept: Checked) -> str:
+        """Return ``"pass"``, ``"fail"`` or ``"unproved"``."""
+        return "pass" if kept.proved else "fail" if kept.exceeds(self.budget) else "unproved"
+
     def limiting(self, point: Point) -> str:
         """Return the unit that costs most at the precision that it has, or could have least."""
         by_unit: dict[str, float] = {}
@@ -118,24 +126,65 @@ class Search:
 
 
 def search(job: Job, samples: Samples) -> OptimizeResult:
-    """Choose a precision for each weight within a budget, a size, or both.
+    """Choose a form for each weight within a budget, a size, or both.
 
     Raises:
         OptimizeError: ``LPT-OPT-030`` nothing within the budget is borne out, ``LPT-OPT-031`` the
             size cannot be met, ``LPT-OPT-032`` too few samples; with the closest choice and what
             limits it.
     """
-    made = _prepare(job, samples)
-    best = made.finder.run()
-    if best is None:
-        raise _unmet(made)
-    kept = made.verify(best)
+    rows = divided(job, samples)
+    cache = cache_for(job, [rows.calibration])
+    space, recovered = Space(job, rows.calibration), Recovered()
+    if space.computes_integers:
+        recovered = recover_before_search(job, rows.calibration, rows.searched, cache)
+    spaces = [] if recovered.instead else [space]
+    if not recovered.recovery.empty:
+        spaces.append(Space(job, rows.calibration, recovered.recovery))
+    tried: list[Search[Space]] = []
+    for one in spaces:
+        tried.append(_prepare(job, one, rows, cache, like=tried[0] if tried else None))
+    made, found = _smallest(tried)
+    if found is None:
+        raise unmet(made)
+    kept = made.verify(found)
     if kept is None:
-        raise _not_borne_out(made)
-    return _result(made, kept)
+        raise not_borne_out(made)
+    return _result(made, kept, recovered, tried)
 
 
-def _prepare(job: Job, samples: Samples) -> Search:
+def _smallest(tried: Sequence[Search[Space]]) -> tuple[Search[Space], Point | None]:
+    """Run searches, and return the one with the best choice; the last if none has any."""
+    found = [(one, one.finder.run()) for one in tried]
+    fitting = [(one, point) for one, point in found if point is not None]
+    if not fitting:
+        return found[-1]
+    return min(fitting, key=lambda item: item[0].finder.rank(item[1]))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples in three parts that share no row.
+
+    Attributes:
+        calibration: Ranges and GPTQ see these.
+        searched: Sensitivities and the search are measured on these.
+        held_out: What is chosen is verified on these.
+        total: Rows of the user's file.
+    """
+
+    calibration: Samples
+    searched: Samples
+    held_out: Samples
+    total: int
+
+
+def divided(job: Job, samples: Samples) -> Rows:
+    """Divide samples into rows to calibrate, to search and to verify on.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-032`` they are too few.
+    """
     if len(samples) < _SMALLEST:
         raise OptimizeError(
             "LPT-OPT-032",
@@ -147,23 +196,28 @@ def _prepare(job: Job, samples: Samples) -> Search:
         )
     calibration, rest = split(samples, seed=job.context.seed)
     searched, held_out = split(rest, seed=job.context.seed + 1)
-    calibration, searched = calibration or rest, searched or rest
-    space = Space(job, calibration)
+    return Rows(calibration or rest, searched or rest, held_out, len(samples))
+
+
+def _prepare(
+    job: Job, space: Space, rows: Rows, cache: Cache, *, like: Search[Space] | None = None
+) -> Search[Space]:
+    """Measure sensitivities; *like* is a search of the same model on the same rows."""
     space.prepare()
-    cache = cache_for(job, [calibration])
-    total = len(samples)
-    meter = Meter(job, space, searched, cache, slices_of(searched, job.options.slices, total))
-    last = Meter(
-        job, space, held_out, cache, slices_of(held_out, job.options.slices, total),
-        numbers=meter.numbers,
-    )  # fmt: skip
+    if like is None:
+        searched, held_out = rows.searched, rows.held_out
+        slices = [slices_of(part, job.options.slices, rows.total) for part in (searched, held_out)]
+        meter = Meter(job, space, searched, cache, slices[0])
+        last = Meter(job, space, held_out, cache, slices[1], numbers=meter.numbers)
+    else:
+        meter, last = (replace(one, space=space, measured=0) for one in (like.meter, like.held_out))
     few = meter.on_rows(job.options.rows or ROWS)
     plain, _, table = measure_all(space, few, back=False)
     limits, metric = Limits(), meter.metric.metric
     budget = budget_of(metric.name, limits.compressed, job.request.max_drop, share=metric.share)
     finder = Finder(
-        meter, costs_of(space, plain, table), _objective(job, budget),
-        _bytes(job.request.max_size, plain.size), plain.size, limits,
+        meter, costs_of(space, plain, table), objective(job, budget),
+        in_bytes(job.request.max_size, plain.size), plain.size, limits,
     )  # fmt: skip
     if job.options.trials:
         finder.trials = job.options.trials
@@ -173,14 +227,14 @@ def _prepare(job: Job, samples: Samples) -> Search:
     return Search(job, space, meter, few, last, cache, plain, table, finder, budget, [])
 
 
-def _objective(job: Job, budget: float | None) -> float | None:
+def objective(job: Job, budget: float | None) -> float | None:
     """Return the loss within which the smallest is looked for; ``None`` where a size leads."""
     if job.request.max_drop is None and job.request.max_size is not None:
         return None
     return float("inf") if budget is None else budget
 
 
-def _bytes(wanted: float | None, plain: int) -> float | None:
+def in_bytes(wanted: float | None, plain: int) -> float | None:
     """Return a size in bytes; numbers up to 1 are shares of the float model's."""
     if wanted is None:
         return None
@@ -190,7 +244,9 @@ def _bytes(wanted: float | None, plain: int) -> float | None:
 # --- results -----------------------------------------------------------------------------------
 
 
-def _result(made: Search, kept: Checked) -> OptimizeResult:
+def _result(
+    made: Search[Space], kept: Checked, recovered: Recovered, tried: Sequence[Search[Space]]
+) -> OptimizeResult:
     job, point = made.job, kept.point
     reasons = {
         one.unit: f"sensitive: alone at {one.precision} it makes a relative error of "
@@ -201,17 +257,37 @@ def _result(made: Search, kept: Checked) -> OptimizeResult:
     assert recipe is not None  # noqa: S101 - it is smaller than float
     place = job.write(recipe, job.context.workdir / RECIPE, arrays)
     facts = {
-        "verdict": "pass" if kept.proved else "fail" if kept.exceeds(made.budget) else "unproved",
+        "verdict": made.verdict(kept),
         "recipe": {"digest": recipes.read(place).digest, "scheme": recipe.scheme},
-        **_facts(made, kept),
+        **facts_of_search(made, kept),
+        "sensitivity": facts_of(made.space, made.meter, made.plain, {}, made.table),
+        **recovered.facts,
     }
+    if len(tried) > 1:
+        facts["recovery"] = {**facts["recovery"], **_compared(made, tried)}
     lowered = lower(job, place)
-    return OptimizeResult(lowered, str(place), _why(made, kept), facts, tuple(made.space.refused))
+    why = why_of(made, kept, kept.point.mix)
+    return OptimizeResult(lowered, str(place), why, facts, tuple(made.space.refused))
 
 
-def _why(made: Search, kept: Checked) -> str:
+def _compared(made: Search[Space], tried: Sequence[Search[Space]]) -> dict[str, Any]:
+    """Return the best choice with and without what was recovered, on search rows."""
+    found: dict[str, Any] = {"taken": not made.space.recovery.empty}
+    for one in tried:
+        best = one.finder.best()
+        name = "without" if one.space.recovery.empty else "with"
+        found[name] = best and {"size": best.size, "drop": best.drop, "error": best.error}
+    said = ", ".join(
+        f"{name} {found[name]['size']} bytes" if found[name] else f"{name} none that fits"
+        for name in ("without", "with")
+    )
+    return {**found, "compared": f"smallest on search rows: {said}"}
+
+
+def why_of(made: Search[S], kept: Checked, what: str) -> str:
+    """Say for people what was chosen, what it saves, what it loses, and whether that is proved."""
     point, budget = kept.point, made.budget
-    text = f"{point.mix}: {made.plain.size / point.size:.2f}x smaller than fp32"
+    text = f"{what}: {made.plain.size / point.size:.2f}x smaller than fp32"
     name = made.meter.metric.metric.name
     text += f"; {name} loses {point.drop:.3g} on {point.rows} held-out rows"
     if budget is not None:
@@ -224,103 +300,4 @@ def _why(made: Search, kept: Checked) -> str:
     return text
 
 
-def _facts(made: Search, kept: Checked | None) -> dict[str, Any]:
-    finder = made.finder
-    chosen = None if kept is None else kept.point
-    limited = "" if chosen is None else made.limiting(chosen)
-    meters = (made.meter, made.few, made.held_out)
-    return {
-        "search": {
-            "budget": made.budget,
-            "max_size": finder.max_size,
-            "metric": made.meter.metric.metric.name,
-            "chosen": None if chosen is None else chosen.to_dict(),
-            "proved": kept is not None and kept.proved,
-            "bound": None if kept is None else _finite(kept.bound),
-            "limited_by": limited,
-            "pareto": [p.to_dict() for p in finder.pareto()],
-            "verified": [
-                {"size": c.point.size, "drop": _finite(c.point.drop), "bound": _finite(c.bound),
-                 "holds": c.holds, "why": c.why}
-                for c in made.checked
-            ],
-            "measured": sum({id(m): m.measured for m in meters}.values()),
-            "from_cache": made.cache.hits,
-            "rows": {
-                "calibration": len(made.space.calibration),
-                "search": len(made.meter.samples),
-                "held_out": len(made.held_out.samples),
-            },
-        },
-        "sensitivity": facts_of(made.space, made.meter, made.plain, {}, made.table),
-    }  # fmt: skip
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None
-
-
-# --- refusals ----------------------------------------------------------------------------------
-
-
-def _unmet(made: Search) -> OptimizeError:
-    """Say what stood in the way on search rows: the size, or the budget."""
-    finder = made.finder
-    compressed = [p for p in finder.points.values() if any(v != FLOAT for v in p.chosen.values())]
-    if not any(p.size < made.plain.size for p in compressed):
-        return _no_gain(made)
-    if finder.max_size is not None:
-        unlimited = replace(finder, max_size=None)
-        within = [p for p in compressed if unlimited.accepts(p)]
-        smallest = min(within or compressed, key=lambda p: p.size)
-        how = "within the budget " if within and finder.budget is not None else ""
-        limit = made.limiting(smallest) if within and finder.budget is not None else ""
-        fixed = smallest.size - sum(_stored(made, smallest))
-        return OptimizeError(
-            "LPT-OPT-031",
-            f"No choice of precisions is as small as {finder.max_size:.0f} bytes",
-            cause=f"the smallest {how}has {smallest.size} bytes; about {fixed:.0f} of them are no "
-            "weights that can be compressed" + (f"; {limit!r} costs most" if limit else ""),
-            remedy="Allow a larger --max-size or a larger --max-drop, or prune the model.",
-            details={"closest": smallest.to_dict(), "limited_by": limit or None,
-                     "max_size": finder.max_size},
-        )  # fmt: skip
-    return _over_budget(made, compressed, "")
-
-
-def _stored(made: Search, point: Point) -> Sequence[float]:
-    bits = {FLOAT: 32, "int8": 8, "int8-weight": 9, "int4": 5}
-    return [u.values * bits[point.chosen[u.name]] / 8 for u in made.space.units.values()]
-
-
-def _not_borne_out(made: Search) -> OptimizeError:
-    failed = made.checked[-1]
-    return _over_budget(made, [failed.point], f"; held-out rows do not bear it out: {failed.why}")
-
-
-def _over_budget(made: Search, among: list[Point], why: str) -> OptimizeError:
-    closest = min(among, key=lambda p: (max(p.drop, 0.0), p.error, p.size))
-    limit = made.limiting(closest)
-    return OptimizeError(
-        "LPT-OPT-030",
-        f"No choice of precisions meets the budget of {made.budget}",
-        cause=f"the closest loses {closest.drop:.3g} on {closest.rows} rows with a relative error "
-        f"of {closest.error:.3g} and {closest.size} bytes{why}"
-        + (f"; {limit!r} costs most" if limit else ""),
-        remedy="Loosen --max-drop, give more samples, or ask for fp16.",
-        details={"closest": closest.to_dict(), "limited_by": limit or None,
-                 "max_drop": made.budget, "pareto": _facts(made, None)["search"]["pareto"]},
-    )  # fmt: skip
-
-
-def _no_gain(made: Search) -> OptimizeError:
-    return OptimizeError(
-        "LPT-OPT-034",
-        "No choice of precisions makes the model smaller",
-        cause=f"the float model has {made.plain.size} bytes, and scales and operators of their own "
-        "take what integers save",
-        remedy="Keep the float model; compression pays from some ten thousand weights on.",
-    )
-
-
-__all__ = ["Search", "search"]
+__all__ = ["Rows", "Search", "divided", "in_bytes", "objective", "search", "why_of"]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lepton_compress._search_solve import Cost, Costs, count, everything, path, predicted, smaller
+from lepton_compress._search_solve import Costs, count, everything, nearby, path, smaller
 from lepton_compress._search_verify import beyond_limits
 from lepton_core.progress import show_board
 from lepton_core.verdicts import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lepton_compress._search_measure import Meter, Point
 
@@ -59,7 +60,7 @@ class Finder:
         With a budget, the smallest within it; else the one of least error within the size.
         """
         if count(self.costs) <= self.exhaustive:
-            self._measure(list(everything(self.costs)), "measure every choice")
+            self.measure(list(everything(self.costs)), "measure every choice")
         else:
             self._along_path()
             self._refine()
@@ -69,16 +70,20 @@ class Finder:
     def best(self) -> Point | None:
         """Return the best choice measured so far."""
         fitting = [p for p in self.points.values() if self.accepts(p)]
-        return min(fitting, key=self._rank, default=None)
+        return min(fitting, key=self.rank, default=None)
 
     def accepts(self, point: Point) -> bool:
         """Tell whether a choice is within budget, size and numeric limits on these rows."""
-        within = self.budget is None or point.drop <= self.budget + _SLACK
         fits = self.max_size is None or point.size <= self.max_size
-        fits &= point.size < self.plain
-        return within and fits and not beyond_limits(point, self.limits)
+        return fits and point.size < self.plain and self.bears(point)
 
-    def _rank(self, point: Point) -> tuple[float, float]:
+    def bears(self, point: Point) -> bool:
+        """Tell whether a choice is within budget and numeric limits, whatever its size."""
+        within = self.budget is None or point.drop <= self.budget + _SLACK
+        return within and not beyond_limits(point, self.limits)
+
+    def rank(self, point: Point) -> tuple[float, float]:
+        """Return what is least for the best: size with a budget, else the error."""
         by_size = (float(point.size), point.error)
         return by_size if self.budget is not None else by_size[::-1]
 
@@ -97,7 +102,8 @@ class Finder:
 
     # --- measuring ----------------------------------------------------------------------------
 
-    def _measure(self, choices: Sequence[Mapping[str, str]], title: str) -> list[Point]:
+    def measure(self, choices: Sequence[Mapping[str, str]], title: str) -> list[Point]:
+        """Return the measurements of choices; those that are known are not made again."""
         fresh = [c for c in choices if _key(c) not in self.points]
         fresh = list({_key(c): c for c in fresh}.values())
         if fresh:
@@ -126,34 +132,33 @@ class Finder:
         """
         way = path(self.costs)
         low, high = 0, len(way) - 1
-        self._measure([way[low], way[high]], "search: ends of the path")
+        self.measure([way[low], way[high]], "search: ends of the path")
         while high - low > 1:
             middle = (low + high) // 2
-            point = self._measure([way[middle]], "search: along the path")[0]
+            point = self.measure([way[middle]], "search: along the path")[0]
             if self._small_enough(point):
                 low, high = (middle, high) if self.budget is not None else (low, middle)
             else:
                 low, high = (low, middle) if self.budget is not None else (middle, high)
         near = way[max(0, low - 2) : high + 3]
-        self._measure(near, "search: around the place found")
+        self.measure(near, "search: around the place found")
 
     def _small_enough(self, point: Point) -> bool:
         if self.budget is not None:
-            within = point.drop <= self.budget + _SLACK
-            return within and not beyond_limits(point, self.limits)
+            return self.bears(point)
         return self.max_size is not None and point.size <= self.max_size
 
     def _refine(self) -> None:
         """Move from the best choice to better ones nearby as long as there are any."""
         best = self.best()
         while best is not None and self.spent < self.trials:
-            nearby = [c for c in self._moves(best) if _key(c) not in self.points]
-            tried = nearby[:_AT_A_TIME]
-            if not tried:
+            fresh = (c for c in self._moves(best) if _key(c) not in self.points)
+            nearby = list(itertools.islice(fresh, _AT_A_TIME + 1))
+            if not nearby:
                 return
-            self._measure(tried, "search: refine")
+            self.measure(nearby[:_AT_A_TIME], "search: refine")
             now = self.best()
-            if now is None or self._rank(now) >= self._rank(best):
+            if now is None or self.rank(now) >= self.rank(best):
                 if len(nearby) <= _AT_A_TIME or self._idle(best):
                     return
                 continue
@@ -161,32 +166,18 @@ class Finder:
 
     def _idle(self, best: Point) -> bool:
         """Tell whether enough moves around a choice were tried in vain."""
-        around = {_key(c) for c in self._moves(best)}
-        tried = sum(key in around for key in self.points)
-        return tried >= 6 * _AT_A_TIME
+        changes = (
+            sum(point.chosen[unit] != choice for unit, choice in best.chosen.items())
+            for point in self.points.values()
+        )
+        return sum(0 < count <= 2 for count in changes) >= 6 * _AT_A_TIME
 
-    def _moves(self, best: Point) -> list[dict[str, str]]:
+    def _moves(self, best: Point) -> Iterator[dict[str, str]]:
         if self.budget is not None:
             return smaller(self.costs, best.chosen)
-        return self._better(best)
-
-    def _better(self, best: Point) -> list[dict[str, str]]:
-        """Return choices nearby that are predicted to have less error and still fit."""
-        base = predicted(self.costs, best.chosen)
         assert self.max_size is not None  # noqa: S101 - one of the two is given
         room = self.max_size - best.size
-        found: list[tuple[float, dict[str, str]]] = []
-        changes = [(u, c) for u in best.chosen for c in self.costs[u] if c != best.chosen[u]]
-        for index, one in enumerate(changes):
-            for two in (one, *changes[index + 1 :]):
-                if two is not one and two[0] == one[0]:
-                    continue
-                other = {**best.chosen, one[0]: one[1], two[0]: two[1]}
-                cost: Cost = predicted(self.costs, other)
-                if cost.error < base.error and cost.size - base.size <= room:
-                    found.append((cost.error, other))
-        found.sort(key=lambda item: (item[0], sorted(item[1].items())))
-        return [other for _, other in found]
+        return nearby(self.costs, best.chosen, lambda c: c.error < 0 and c.size <= room)
 
 
 def _key(chosen: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lepton_compress._job import Job
-    from lepton_compress._search_space import Assignment, Space
+    from lepton_compress._recover_recipe import Recovery
+    from lepton_compress._search_space import Assignment
     from lepton_core.context import Context, Reporter, Session
     from lepton_core.metrics import Choice
+    from lepton_core.recipe import Recipe
     from lepton_core.samples import Samples
     from lepton_core.types import Model
 
@@ -101,6 +103,30 @@ class Point:
         return cls(**known)
 
 
+class Choices(Protocol):
+    """What can be chosen, as a meter needs it."""
+
+    calibration: Samples
+    recovery: Recovery
+    refused: list[str]
+
+    @property
+    def what(self) -> str:
+        """What is chosen, for people."""
+
+    @property
+    def units(self) -> Mapping[str, Any]:
+        """What has one form each, by name."""
+
+    def recipe(
+        self, chosen: Assignment, reasons: Mapping[str, str] | None = None
+    ) -> tuple[Recipe | None, dict[str, NDArray[np.generic]]]:
+        """Return the recipe of a choice and what its sidecar holds; ``None`` if all is float."""
+
+    def stored(self, chosen: Assignment) -> float:
+        """Return the bytes that weights take, about."""
+
+
 @dataclass
 class Meter:
     """Rows to measure on, and the source's outputs for them.
@@ -116,7 +142,7 @@ class Meter:
     """
 
     job: Job
-    space: Space
+    space: Choices
     samples: Samples
     cache: Cache
     slices: NDArray[np.str_] | None = None
@@ -130,7 +156,10 @@ class Meter:
         """Return one choice's measurement."""
         whole = {name: chosen.get(name, FLOAT) for name in self.space.units}
         slices = None if self.slices is None else key_of({"slices": self.slices.tolist()})
-        key = key_of({"rows": self.samples.digest, "slices": slices, "chosen": whole})
+        facts = {"rows": self.samples.digest, "slices": slices, "chosen": whole}
+        if not self.space.recovery.empty:
+            facts["recovery"] = key_of(self.space.recovery.to_dict())
+        key = key_of(facts)
         known = self.cache.get(key)
         if known is not None:
             return Point.from_dict({**known, "chosen": whole})
@@ -323,7 +352,9 @@ def cache_for(job: Job, samples: Iterable[Samples]) -> Cache:
             "method": options.method, "symmetric": options.symmetric, "metric": options.metric,
         },
     }  # fmt: skip
+    if options.sparsities or options.patterns or options.palettes:
+        facts["small"] = {"prune": options.prune, "scope": options.scope, "group": options.group}
     return Cache(Path(options.cache) if options.cache else None, facts)
 
 
-__all__ = ["Meter", "Point", "cache_for", "divergence"]
+__all__ = ["Choices", "Meter", "Point", "cache_for", "divergence"]

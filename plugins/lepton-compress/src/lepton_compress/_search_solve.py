@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from lepton_compress._search_space import Assignment
 
@@ -101,25 +102,40 @@ def everything(costs: Costs) -> Iterator[dict[str, str]]:
         yield dict(zip(units, names, strict=True))
 
 
-def smaller(costs: Costs, chosen: Assignment, *, pairs: bool = True) -> list[dict[str, str]]:
-    """Return choices nearby that are predicted to be smaller, those of least error first.
+def smaller(costs: Costs, chosen: Assignment, *, pairs: bool = True) -> Iterator[dict[str, str]]:
+    """Yield choices nearby that are predicted to be smaller, those of least error first.
 
     One unit gets another precision; with *pairs* two do, where one alone may grow.
     """
-    now = predicted(costs, chosen)
-    found: list[tuple[float, dict[str, str]]] = []
-    changes = [(u, c) for u in chosen for c in costs[u] if c != chosen[u]]
-    singles: list[Sequence[tuple[str, str]]] = [[change] for change in changes]
-    both: list[Sequence[tuple[str, str]]] = []
-    if pairs:
-        both = [[one, two] for one, two in itertools.combinations(changes, 2) if one[0] != two[0]]
-    for change in (*singles, *both):
-        other = {**chosen, **dict(change)}
-        cost = predicted(costs, other)
-        if cost.size < now.size:
-            found.append((cost.error, other))
-    found.sort(key=lambda item: (item[0], sorted(item[1].items())))
-    return [other for _, other in found]
+    return nearby(costs, chosen, lambda change: change.size < 0, pairs=pairs)
 
 
-__all__ = ["Cost", "Costs", "count", "everything", "hull", "path", "predicted", "smaller"]
+def nearby(
+    costs: Costs, chosen: Assignment, wanted: Callable[[Cost], bool], *, pairs: bool = True
+) -> Iterator[dict[str, str]]:
+    """Yield choices that differ in one unit or two, those of least predicted error first.
+
+    Args:
+        costs: By unit and precision.
+        chosen: The choice to start from.
+        wanted: Tells by what a change adds to size and error whether it is meant.
+        pairs: Whether two units may change at once.
+    """
+    changes = [
+        (unit, choice, cost.size - costs[unit][chosen[unit]].size,
+         cost.error - costs[unit][chosen[unit]].error)
+        for unit in chosen for choice, cost in costs[unit].items() if choice != chosen[unit]
+    ]  # fmt: skip
+    found: list[tuple[float, tuple[tuple[str, str], ...]]] = []
+    for index, (unit, choice, size, error) in enumerate(changes):
+        if wanted(Cost(size, error)):
+            found.append((error, ((unit, choice),)))
+        for other, second, more, worse in changes[index + 1 :] if pairs else ():
+            if other != unit and wanted(Cost(size + more, error + worse)):
+                found.append((error + worse, ((unit, choice), (other, second))))
+    found.sort(key=itemgetter(0, 1))
+    for _, change in found:
+        yield {**chosen, **dict(change)}
+
+
+__all__ = ["Cost", "Costs", "count", "everything", "hull", "nearby", "path", "predicted", "smaller"]

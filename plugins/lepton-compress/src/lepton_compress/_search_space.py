@@ -1,4 +1,4 @@
-"""What a search chooses between: a precision for each weight, and the recipe of a choice."""
+"""What a search chooses between: a form for each weight, and the recipe of a choice."""
 
 from __future__ import annotations
 
@@ -17,18 +17,39 @@ from lepton_compress._build import (
     tables,
 )
 from lepton_compress._calibrate import Range, observe
-from lepton_compress._inputs import observe_inputs
-from lepton_compress._plan import of_product, of_static
-from lepton_compress._probe_graph import Planned
-from lepton_compress._products import Product, choose_products, groups
-from lepton_compress._rounding import Rounded, round_group
+from lepton_compress._products import Product, choose_products
+from lepton_compress._recover_recipe import Recovery, halved
 from lepton_compress._scales import observed_values
-from lepton_compress._scales import weights as weight_entries
+from lepton_compress._search_forms import (
+    BLOCK_BITS,
+    FLOAT,
+    INT8,
+    PALETTE,
+    WEIGHT4,
+    WEIGHT8,
+    WHOLE,
+    Form,
+    forms_of,
+    next_better,
+    offered_by,
+)
+from lepton_compress._search_parts import Parts
 from lepton_compress._select import PRODUCTS
 from lepton_core.errors import OptimizeError
-from lepton_core.recipe import BlockWeight, Calibration, Layer, PivotId, Recipe, Tensor
+from lepton_core.recipe import (
+    BlockWeight,
+    Calibration,
+    Layer,
+    PalettizedWeight,
+    PivotId,
+    PrunedWeight,
+    Recipe,
+    Tensor,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -36,19 +57,13 @@ if TYPE_CHECKING:
     from lepton_core.errors import LeptonError
     from lepton_core.samples import Samples
 
-FLOAT, INT8, WEIGHT8, WEIGHT4 = "fp32", "int8", "int8-weight", "int4"
-CHOICES = (FLOAT, INT8, WEIGHT8, WEIGHT4)
-"""Float; int8 inputs and weights; weights alone in 8 bits; in 4 bits by block."""
-
-_BITS = {WEIGHT8: 8, WEIGHT4: 4}
-
 Assignment = Mapping[str, str]
-"""A precision by unit."""
+"""A form's name by unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Operators that share one weight, and so one precision.
+    """Operators that share one weight, and so one form.
 
     Attributes:
         name: First output of the first of them.
@@ -56,7 +71,7 @@ class Unit:
         layers: First outputs of all of them.
         weight: The weight.
         values: How many values it has.
-        choices: Precisions that it can have, :data:`FLOAT` first.
+        choices: Forms that it can have, :data:`FLOAT` first.
     """
 
     name: str
@@ -71,39 +86,60 @@ class Unit:
 class Space:
     """All choices for one pivot.
 
-    Integers of weights do not depend on what other units have: GPTQ sees the float model's inputs.
-    So every choice is put together from parts that are made once.
+    Integers, masks and tables of a weight do not depend on what other units have: GPTQ sees the
+    float model's inputs. So every choice is put together from parts that are made once.
 
     Attributes:
         job: The request.
         calibration: Rows to calibrate on.
+        recovery: What is done to the float graph first; nothing by default.
+        forms: What units can have, by name, float first.
         units: By name, in topological order.
         ranges: Ranges of values, once they are needed.
-        rounded: Weights by block, by number of bits, once they are needed.
         refused: What the target does not hold, and why, for people.
+        graph: The pivot after recovery.
+        static: Layers that static int8 computes, of that graph.
+        products: Its products whose weights can be stored by block.
     """
 
     job: Job
     calibration: Samples
+    recovery: Recovery = field(default_factory=Recovery)
+    forms: dict[str, Form] = field(default_factory=dict)
     units: dict[str, Unit] = field(default_factory=dict)
     ranges: dict[str, Range] = field(default_factory=dict)
-    rounded: dict[int, Rounded] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._static = self._static_layers()
-        self._products = self._block_products()
-        self._tables = tables(self.job.graph, self.job.options.keep)
+        self.forms = forms_of(self.job.options)
+        if self.job.context.hooks is not None:
+            info = self.job.context.hooks.registry.target(self.job.request.target)
+            self.forms, self.refused = offered_by(info, self.forms)
+        self.graph, self._names = self.recovery.on(self.job.graph)
+        self.static = self._find_static()
+        self.products = self._block_products()
+        self._tables = tables(self.graph, self.job.options.keep)
+        self._parts = Parts(self.job, self.calibration, self.graph, self.recovery, self.products)
         self.units = self._find_units()
         if not self.units:
-            choose_layers(self.job.graph, self.job.options.keep)  # says why there is none
+            choose_layers(self.graph, self.job.options.keep)  # says why there is none
+
+    @property
+    def what(self) -> str:
+        """What is chosen, for people."""
+        return "choice of precisions"
+
+    @property
+    def computes_integers(self) -> bool:
+        """Whether any unit can be static int8."""
+        return any(INT8 in unit.choices for unit in self.units.values())
 
     # --- units --------------------------------------------------------------------------------
 
-    def _static_layers(self) -> dict[str, Layer]:
+    def _find_static(self) -> dict[str, Layer]:
         try:
-            found = choose_layers(self.job.graph, self.job.options.keep).layers
+            found = choose_layers(self.graph, self.job.options.keep).layers
         except OptimizeError as error:
             if error.code != "LPT-OPT-012":
                 raise
@@ -114,123 +150,149 @@ class Space:
         options = replace(self.job.options, bits=4, ends=2)
         keep = set(options.keep)
         try:
-            found = choose_products(self.job.graph, options).products
+            found = choose_products(self.graph, options).products
         except OptimizeError as error:
             if error.code != "LPT-OPT-012":
                 raise
             return {}
-        nodes = self.job.graph.nodes
+        nodes = self.graph.nodes
         return {p.name: p for p in found if not keep & {p.name, nodes[p.name].name, p.op, p.weight}}
 
     def _find_units(self) -> dict[str, Unit]:
-        graph = self.job.graph
+        graph = self.graph
         by_weight: dict[str, list[str]] = {}
+        more = self._palettized() | self._prunable()
         for name, node in graph.nodes.items():
-            layer = self._static.get(name)
+            layer = self.static.get(name)
             if layer is not None and layer.op in PRODUCTS and layer.weight:
                 by_weight.setdefault(layer.weight, []).append(name)
-            elif name in self._products:
-                by_weight.setdefault(self._products[name].weight, []).append(name)
+            elif name in self.products:
+                by_weight.setdefault(self.products[name].weight, []).append(name)
             elif name in self._tables:
                 by_weight.setdefault(node.input[0], []).append(name)
+            else:
+                for weight in more & set(node.input):
+                    by_weight.setdefault(weight, []).append(name)
         found = {}
         for weight, names in by_weight.items():
-            choices = self._choices(names)
+            choices = self._choices(names, weight)
             if len(choices) > 1:
                 first = graph.nodes[names[0]]
                 size = int(graph.array(weight).size)
                 found[names[0]] = Unit(names[0], first.op_type, tuple(names), weight, size, choices)
         return found
 
-    def _choices(self, names: list[str]) -> tuple[str, ...]:
-        ops = {self.job.graph.nodes[n].op_type for n in names}
+    def _choices(self, names: list[str], weight: str) -> tuple[str, ...]:
+        ops = {self.graph.nodes[n].op_type for n in names}
         can = {FLOAT}
-        if all(n in self._static for n in names):
+        if all(n in self.static for n in names):
             can.add(INT8)
-        if all(n in self._products for n in names):
+        if all(n in self.products for n in names):
             can |= {WEIGHT8, WEIGHT4}
         if ops <= {"Conv", "ConvTranspose"} or all(n in self._tables for n in names):
             can.add(WEIGHT8)
-        return tuple(choice for choice in CHOICES if choice in can)
+        if weight in self._palettized():
+            can.add(PALETTE)
+        prunable = weight in self._prunable()
+        return tuple(
+            name
+            for name, form in self.forms.items()
+            if form.base in can and (form.level is None or prunable)
+        )
 
-    def alike(self) -> list[tuple[str, list[str]]]:
-        """Return every precision with units whose weights it stores in the same form."""
+    def _palettized(self) -> set[str]:
+        """Return weights that can share a palette; a recipe has none for rescaled channels."""
+        if not self.job.options.palettes:
+            return set()
+        entries = self.recovery.rescaled.values()
+        scaled = {name for entry in entries for name in (*entry.divided, *entry.multiplied)}
+        return set(self._parts.sites(tables=True)) - scaled
+
+    def _prunable(self) -> set[str]:
+        if not any(form.level for form in self.forms.values()):
+            return set()
+        return set(self._parts.sites(tables=False))
+
+    def alike(self) -> list[tuple[Form, list[str]]]:
+        """Return every form with units whose weights it stores alike, the largest first."""
         found: dict[tuple[str, bool], list[str]] = {}
-        for unit in self.units.values():
+        for unit in sorted(self.units.values(), key=lambda u: -u.values):
             for choice in unit.choices:
                 if choice != FLOAT:
-                    found.setdefault((choice, unit.name in self._products), []).append(unit.name)
-        return [(choice, names) for (choice, _), names in found.items()]
+                    found.setdefault((choice, unit.name in self.products), []).append(unit.name)
+        order = {name: place for place, name in enumerate(self.forms)}
+        groups = sorted(found.items(), key=lambda item: order[item[0][0]])
+        return [(self.forms[choice], names) for (choice, _), names in groups]
 
-    def planned(self, choice: str, names: list[str]) -> list[Planned]:
-        """Return the operators of units as a precision would have them, to be asked for."""
-        layers = [name for unit in names for name in self.units[unit].layers]
-        if choice == INT8:
-            return [p for p in of_static(self._static) if p.name in layers]
-        if names[0] in self._products:
-            bits = _BITS[choice]
-            return [of_product(replace(self._products[n], bits=bits)) for n in layers]
-        nodes = {name: self.job.graph.nodes[name] for name in layers}
-        at = {name: node.op_type != "Gather" for name, node in nodes.items()}
-        return [
-            Planned(n, Layer(node.op_type, n, (), node.input[at[n]], mode="weight"))
-            for n, node in nodes.items()
-        ]
+    def leave_out(self, choice: str, names: Sequence[str], cause: str) -> None:
+        """Take a form from units, as the target does not hold it, and say so."""
+        self.note_left_out(choice, names, cause)
+        self.take(choice, names)
 
-    def leave_out(self, choice: str, names: list[str], why: LeptonError) -> None:
-        """Take a precision from units, as the target does not hold it.
-
-        Raises:
-            LeptonError: Nothing is left to choose: *why*.
-        """
+    def note_left_out(self, choices: str, names: Sequence[str], cause: str) -> None:
+        """Say that forms were taken from units, and why."""
         held = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
-        self.refused.append(f"{choice} is left out for {held}: {why.cause or why}")
-        for name in names:
+        left = "is" if ", " not in choices else "are"
+        self.refused.append(f"{choices} {left} left out for {held}: {cause}")
+
+    def take(self, choice: str, names: Sequence[str]) -> None:
+        """Take a form from units; those with no choice left are no units any more."""
+        for name in [n for n in names if n in self.units]:
             unit = self.units.pop(name)
             left = tuple(one for one in unit.choices if one != choice)
             if len(left) > 1:
                 self.units[name] = replace(unit, choices=left)
-        self.units = {n: self.units[n] for n in self.job.graph.nodes if n in self.units}
-        if not self.units:
+        self.units = {n: self.units[n] for n in self.graph.nodes if n in self.units}
+
+    def require_units(self, why: LeptonError | None) -> None:
+        """Refuse where nothing is left to choose.
+
+        Raises:
+            LeptonError: *why*.
+        """
+        if not self.units and why is not None:
             raise why
+
+    def has(self, unit: Unit, form: Form) -> Form:
+        """Return *form*, or the next better one that a unit can have."""
+        while form.name not in unit.choices:
+            form = next_better(form, self.forms.values())
+        return form
+
+    def stored(self, chosen: Assignment) -> float:
+        """Return the bytes that the weights of units take in these forms, about."""
+        bits = {name: self.forms[chosen.get(name, FLOAT)].stored_bits for name in self.units}
+        return sum(unit.values * bits[name] / 8 for name, unit in self.units.items())
 
     # --- parts --------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make the parts that every choice is put together from: ranges, and rounded weights."""
-        used = {choice for unit in self.units.values() for choice in unit.choices}
-        if INT8 in used:
-            self._observe(all_values(self.job.graph, self._static.values()))
-        for choice in (WEIGHT8, WEIGHT4):
-            if choice in used and self._products:
-                self._round(_BITS[choice])
+        """Make the parts that every choice is put together from."""
+        levels = dict.fromkeys(form.level for form in self.forms.values() if form.level)
+        for level in levels:
+            why = self._parts.prune(level)
+            if why:
+                self.refused.append(f"Pruning {level} is left out: {why}")
+        for form in [f for f in self.forms.values() if f.level is not None]:
+            lacks = [u.name for u in self.units.values() if form.name in u.choices
+                     and not self._parts.pruned(u.weight, form.level)]  # fmt: skip
+            self.take(form.name, lacks)
+        used = {self.forms[choice] for unit in self.units.values() for choice in unit.choices}
+        if Form(INT8) in used:
+            self._observe(all_values(self.graph, self.static.values()))
+            self._parts.correct(self._static_recipe(()), self._parts.prunings)
+        for form in (f for f in self.forms.values() if f in used):
+            if form.base in BLOCK_BITS and self.products:
+                self._parts.round(BLOCK_BITS[form.base], form.level)
+            elif form.base == PALETTE:
+                self._parts.palettize(form.bits, form.level)
 
     def _observe(self, names: list[str]) -> None:
         job = self.job
         self.ranges |= observe(
-            job.graph, names, self.calibration, job.scratch, job.options.estimator,
+            self.graph, names, self.calibration, job.scratch, job.options.estimator,
             threads=job.options.threads,
         )  # fmt: skip
-
-    def _round(self, bits: int) -> None:
-        job = self.job
-        method = job.options.method or "gptq"
-        rounded = Rounded()
-        products = tuple(replace(p, bits=bits) for p in self._products.values())
-        parts = groups(products)
-        bar = job.context.reporter.task(f"round {len(products)} weights to {bits} bits", len(parts))
-        for number, group in enumerate(parts):
-            inputs = None
-            if method == "gptq":
-                width = job.graph.array(group[0].weight).shape[group[0].axis]
-                inputs = observe_inputs(
-                    job.graph, group[0].source, width, self.calibration, job.scratch,
-                    number=1000 * bits + number, threads=job.options.threads,
-                )  # fmt: skip
-            round_group(job.graph, group, job.options, rounded, method=method, inputs=inputs)
-            bar.advance()
-        bar.finish()
-        self.rounded[bits] = rounded
 
     # --- the recipe of a choice ---------------------------------------------------------------
 
@@ -240,87 +302,143 @@ class Space:
         """Return the recipe of a choice and what its sidecar holds; ``None`` if all is float.
 
         Args:
-            chosen: Precision by unit; units left out are float.
+            chosen: Form by unit; units left out are float.
             reasons: Why a unit is float, for the record.
         """
-        picked = {name: chosen.get(name, FLOAT) for name in self.units}
-        if all(choice == FLOAT for choice in picked.values()):
+        picked = {name: self.forms[chosen.get(name, FLOAT)] for name in self.units}
+        if all(form == Form(FLOAT) for form in picked.values()):
             return None, {}
         static = self._static_part(picked)
-        parts = _Parts()
+        made = _Made()
         if static is not None:
-            parts.layers |= static.layers
-            parts.tensors |= static.tensors
-        for name, choice in picked.items():
-            if choice in _BITS:
-                self._add_weight(self.units[name], choice, parts)
-        job, graph = self.job, self.job.graph
+            made.layers |= static.layers
+            made.tensors |= static.tensors
+        for name, form in picked.items():
+            self._add(self.units[name], form, made)
+        job, graph = self.job, self.graph
         kept = dict(static.kept_float) if static else {}
-        kept |= {n: "the search keeps it float" for n, c in picked.items() if c == FLOAT}
-        kept |= {n: why for n, why in (reasons or {}).items() if picked.get(n) == FLOAT}
+        kept |= {n: f.why_float or "the search keeps it float" for n, f in picked.items()
+                 if f.base == FLOAT or f.why_float}  # fmt: skip
+        whole = {n for n, f in picked.items() if f == Form(FLOAT)}
+        kept |= {n: why for n, why in (reasons or {}).items() if n in whole}
         seen = self.calibration
         recipe = Recipe(
             PivotId(job.base.digest, job.opset),
-            _scheme(set(picked.values()) - {FLOAT}),
-            in_order(graph, parts.tensors),
-            {n: parts.layers[n] for n in graph.nodes if n in parts.layers},
-            {n: kept[n] for n in graph.nodes if n in kept and n not in parts.layers},
+            _scheme(set(picked.values()) - {Form(FLOAT)}),
+            in_order(graph, made.tensors),
+            {n: made.layers[n] for n in graph.nodes if n in made.layers},
+            {n: kept[n] for n in graph.nodes if n in kept and n not in made.layers},
             REQUIRES if static else {},
             Calibration(len(seen), seen.digest, job.options.estimator, seen.origin),
             written_by=f"lepton-compress {__version__}",
-            notes=tuple(dict.fromkeys(n for r in self.rounded.values() for n in r.notes)),
-            blocks=in_order(graph, parts.blocks),
+            notes=tuple(dict.fromkeys(n for r in self._parts.rounded.values() for n in r.notes)),
+            blocks=in_order(graph, made.blocks),
+            pruned=in_order(graph, made.pruned),
+            palettes=in_order(graph, made.palettes),
         )
-        return recipe, parts.arrays
+        return self._recovered(recipe, picked), made.arrays
 
-    def _static_part(self, picked: Assignment) -> Recipe | None:
-        if INT8 not in picked.values():
+    def _recovered(self, recipe: Recipe, picked: Mapping[str, Form]) -> Recipe:
+        """Return a recipe in the pivot's names, with what was done to the graph."""
+        recipe = self._names.pivot_recipe(recipe)
+        integers = {*recipe.blocks, *recipe.tensors}
+        rescaled = {
+            value: entry
+            for value, entry in self.recovery.rescaled.items()
+            if integers & {value, *entry.divided, *entry.multiplied}
+            or (entry.divided and recipe.tensors)
+        }
+        corrections = {}
+        for name, form in picked.items():
+            for layer in self.units[name].layers if form.base == INT8 else ():
+                found = self._parts.corrections.get(form.level, {}).get(layer)
+                if found and layer in recipe.layers and recipe.layers[layer].bias == found.bias:
+                    corrections[layer] = found
+        return replace(recipe, rescaled=rescaled, corrections=corrections)
+
+    def _static_part(self, picked: Mapping[str, Form]) -> Recipe | None:
+        if all(form.base != INT8 for form in picked.values()):
             return None
+        others = [n for u in self.units.values() if picked[u.name].base != INT8 for n in u.layers]
+        recipe = self._static_recipe(others)
+        tensors = dict(recipe.tensors)
+        for unit in self.units.values():
+            form = picked[unit.name]
+            if form.base == INT8 and form.level is not None:
+                mine = {n: recipe.layers[n] for n in unit.layers if n in recipe.layers}
+                tensors |= self._parts.entries(mine, form.level, recipe.tensors)
+        narrow = set(self.recovery.narrow)
+        tensors = {n: halved(t) if n in narrow else t for n, t in tensors.items()}
+        return replace(recipe, tensors=tensors)
+
+    def _static_recipe(self, others: list[str] | tuple[str, ...]) -> Recipe:
+        """Return static int8 in the graph's names, with *others* float."""
         job = self.job
-        others = [n for u in self.units.values() if picked[u.name] != INT8 for n in u.layers]
-        keep = (*job.options.keep, *others)
+        keep = (*job.options.keep, *self.recovery.keep, *others)
         with self._lock:
-            wanted = observed_values(job.graph, choose_layers(job.graph, keep).layers)
+            wanted = observed_values(self.graph, choose_layers(self.graph, keep).layers)
             missing = [name for name in wanted if name not in self.ranges]
             if missing:
                 self._observe(missing)
         return static_recipe(
-            job.graph, job.base.digest, job.opset, self.calibration, job.scratch,
+            self.graph, job.base.digest, job.opset, self.calibration, job.scratch,
             estimator=job.options.estimator, keep=keep, ranges=self.ranges,
         )[0]  # fmt: skip
 
-    def _add_weight(self, unit: Unit, choice: str, parts: _Parts) -> None:
-        graph = self.job.graph
+    def _add(self, unit: Unit, form: Form, made: _Made) -> None:
+        """Add what a unit needs beside the static part."""
+        if form.level is not None:
+            pruning = self._parts.prunings[form.level]
+            entry = pruning.entries[unit.weight]
+            made.pruned[unit.weight] = entry
+            made.arrays[entry.mask] = pruning.arrays[entry.mask]
+        if form.base == PALETTE:
+            palettes = self._parts.palettes[form.bits, form.level]
+            table = palettes.entries[unit.weight]
+            made.palettes[unit.weight] = table
+            made.arrays |= {name: palettes.arrays[name] for name in table.stored}
+        elif form.base in BLOCK_BITS:
+            self._add_weight(unit, form, made)
+
+    def _add_weight(self, unit: Unit, form: Form, made: _Made) -> None:
+        graph = self.graph
         mine = {
             name: Layer(graph.nodes[name].op_type, name, (), unit.weight, mode="weight")
             for name in unit.layers
         }
-        parts.layers |= mine
-        if unit.name not in self._products:
-            parts.tensors |= weight_entries(graph, mine, {})
+        made.layers |= mine
+        if unit.name not in self.products:
+            made.tensors |= self._parts.entries(mine, form.level, {})
             return
-        rounded = self.rounded[_BITS[choice]]
+        rounded = self._parts.rounded[BLOCK_BITS[form.base], form.level]
         entry = rounded.entries[unit.weight]
-        parts.blocks[unit.weight] = entry
-        parts.arrays |= {name: rounded.arrays[name] for name in entry.stored}
+        made.blocks[unit.weight] = entry
+        made.arrays |= {name: rounded.arrays[name] for name in entry.stored}
 
 
 @dataclass
-class _Parts:
+class _Made:
     """A recipe as it is put together, and what its sidecar holds."""
 
     layers: dict[str, Layer] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     blocks: dict[str, BlockWeight] = field(default_factory=dict)
+    pruned: dict[str, PrunedWeight] = field(default_factory=dict)
+    palettes: dict[str, PalettizedWeight] = field(default_factory=dict)
     arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
 
 
-def _scheme(used: set[str]) -> str:
-    if used == {INT8}:
+def _scheme(used: set[Form]) -> str:
+    bases = {form.base for form in used}
+    if bases == {INT8}:
         return "int8-static"
-    if INT8 in used:
+    if bases == {PALETTE}:
+        return "palette"
+    if bases == {FLOAT}:
+        return "sparse"
+    if INT8 in bases or not bases <= {WEIGHT8, WEIGHT4}:
         return "mixed"
-    return "int4-weight-only" if WEIGHT4 in used else "int8-weight-only"
+    return "int4-weight-only" if WEIGHT4 in bases else "int8-weight-only"
 
 
-__all__ = ["CHOICES", "FLOAT", "INT8", "WEIGHT4", "WEIGHT8", "Assignment", "Space", "Unit"]
+__all__ = ["FLOAT", "INT8", "WEIGHT4", "WEIGHT8", "WHOLE", "Assignment", "Space", "Unit"]

@@ -15,9 +15,9 @@ import numpy as np
 from lepton_compress._plan import leave_out_refused
 from lepton_compress._search_measure import Meter, Point, cache_for
 from lepton_compress._search_solve import Cost, Costs
-from lepton_compress._search_space import CHOICES, FLOAT, Space
+from lepton_compress._search_space import FLOAT, Space
 from lepton_compress._steps import steps_of_choices
-from lepton_core.errors import SampleError, UnsupportedOperationError
+from lepton_core.errors import LeptonError, SampleError, UnsupportedOperationError
 from lepton_core.remaining import expect
 from lepton_core.samples import split
 from lepton_core.types import OptimizeResult
@@ -68,11 +68,8 @@ def _brief(point: Point) -> dict[str, Any]:
 
 def whole(space: Space, precision: str) -> dict[str, str]:
     """Return the choice of a precision for every unit, or of the next better one that it has."""
-    order = CHOICES.index(precision)
-    return {
-        name: max((c for c in unit.choices if CHOICES.index(c) <= order), key=CHOICES.index)
-        for name, unit in space.units.items()
-    }
+    form = space.forms[precision]
+    return {name: space.has(unit, form).name for name, unit in space.units.items()}
 
 
 def measure_all(
@@ -89,7 +86,7 @@ def measure_all(
     """
     _leave_out_refused(space, meter)
     pairs = [(u.name, c) for u in space.units.values() for c in u.choices if c != FLOAT]
-    used = [c for c in CHOICES if c != FLOAT and any(c == choice for _, choice in pairs)]
+    used = [c for c in space.forms if c != FLOAT and any(c == choice for _, choice in pairs)]
     wholes = {choice: whole(space, choice) for choice in used} if back else {}
     jobs: list[dict[str, str]] = [{}, *wholes.values(), *({u: c} for u, c in pairs)]
     if back:
@@ -111,14 +108,29 @@ def measure_all(
 def _leave_out_refused(space: Space, meter: Meter) -> None:
     """Ask for each operator, then try each form of weights once.
 
-    What is measured here is not measured again.
+    What is measured here is not measured again. What is pruned has to take fewer bytes than the
+    same weight whole: not every target stores it so in every form.
     """
     leave_out_refused(space)
-    for choice, names in space.alike():
+    problem: LeptonError | None = None
+    no_smaller: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for form, every in space.alike():
+        names = [n for n in every if n in space.units and form.name in space.units[n].choices]
+        if not names:
+            continue
         try:
-            meter.of({names[0]: choice})
+            point = meter.of({names[0]: form.name})
         except UnsupportedOperationError as error:
-            space.leave_out(choice, names, error)
+            problem = error
+            space.leave_out(form.name, names, error.cause or str(error))
+            continue
+        if form.level is not None and point.size >= meter.of({names[0]: form.whole.name}).size:
+            space.take(form.name, names)
+            no_smaller.setdefault((form.whole.name, tuple(names)), []).append(form.name)
+    for (whole_form, group), left_out in no_smaller.items():
+        cause = f"files of the target hold them in no fewer bytes than {whole_form}"
+        space.note_left_out(", ".join(left_out), group, cause)
+    space.require_units(problem)
 
 
 def costs_of(space: Space, plain: Point, found: list[Sensitivity]) -> Costs:

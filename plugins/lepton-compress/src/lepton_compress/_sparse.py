@@ -23,9 +23,9 @@ from lepton_compress._job import (
     unchecked_budget,
 )
 from lepton_compress._palettes import Palettes, palettize_weights
+from lepton_compress._powers import input_powers
 from lepton_compress._prunable import find_sites
-from lepton_compress._pruning import input_powers
-from lepton_compress._sparse_options import PALETTE
+from lepton_compress._sparse_options import AUTO, PALETTE
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Calibration, PivotId, Recipe
 from lepton_core.samples import split
@@ -66,10 +66,18 @@ def compress_sparse(job: Job, samples: Samples | None) -> OptimizeResult:
     against the model as it was; a budget must be kept there, and something gained. Palettes are
     tried with and without errors weighed by inputs; the one of less error is taken.
 
+    Where nothing says how much is pruned, the largest share that the budget bears is searched
+    (:mod:`lepton_compress._sparse_search`).
+
     Raises:
         OptimizeError: ``LPT-OPT-012`` there is no weight to palettize, ``LPT-OPT-014`` the budget
-            is not met, or met by what is neither smaller nor faster.
+            is not met, or met by what is neither smaller nor faster, ``LPT-OPT-015`` nothing says
+            how much is pruned, and there is no budget or no sample to find out by.
     """
+    if job.options.sparsities:
+        from lepton_compress._sparse_search import search_sparsity
+
+        return search_sparsity(job, _to_search_by(job, samples))
     seen = rows_to_calibrate(job, samples)
     variants = [_variant(job, seen, weigh=False)]
     facts: dict[str, Any] = {"engine": f"lepton-compress {__version__}"}
@@ -97,6 +105,26 @@ def compress_sparse(job: Job, samples: Samples | None) -> OptimizeResult:
         facts["palettes"] = made.palettes.facts
     place = job.write(made.recipe, job.context.workdir / RECIPE, made.arrays)
     return OptimizeResult(lower(job, place), str(place), why, facts, warnings)
+
+
+def _to_search_by(job: Job, samples: Samples | None) -> Samples:
+    """Return the samples that a share can be searched by.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-015``.
+    """
+    request = job.request
+    goal = request.max_drop is not None or request.max_size is not None
+    goal |= request.options.get("sparsity") == AUTO
+    if samples is not None and goal:
+        return samples
+    missing = "there are no samples" if goal else "there is no budget"
+    raise OptimizeError(
+        "LPT-OPT-015",
+        "Nothing says how much is pruned",
+        cause=f"sparsity (a share) or pattern (N:M) does; it cannot be searched for: {missing}",
+        remedy="Give --sparsity or --pattern, or --data with --max-drop or --max-size.",
+    )
 
 
 def _variant(job: Job, seen: Samples | None, *, weigh: bool) -> Variant:

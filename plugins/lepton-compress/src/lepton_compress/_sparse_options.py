@@ -17,10 +17,18 @@ SPARSE_PRECISIONS = (SPARSE, PALETTE)
 OF_PRUNING = ("sparsity", "pattern", "prune", "scope")
 OF_PALETTES = ("palette", "group")
 OF_SPARSE = (*OF_PRUNING, *OF_PALETTES)
-PRUNED = (SPARSE, PALETTE, "int8", "int16", "int8-weight", "int4")
+MIXED = "mixed"
+PRUNED = (SPARSE, PALETTE, "int8", "int16", "int8-weight", "int4", MIXED)
 """Precisions whose weights can be pruned."""
 
+AUTO = "auto"
 DEFAULT_BITS = 4
+OFFERED = (0.3, 0.5, 0.7)
+"""Shares that a search for ``mixed`` may choose between where it is to choose them itself."""
+OFFERED_BITS = (4, 2)
+"""Bits of palettes, likewise; files of all targets hold them without filling."""
+GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""Shares that a search for the largest sparsity goes through."""
 _PATTERN = re.compile(r"(\d{1,3}):(\d{1,3})")
 
 
@@ -32,27 +40,70 @@ def read_sparse_options(given: Mapping[str, Any], precision: str) -> dict[str, A
             is needed.
     """
     _refuse_foreign(given, precision)
-    found: dict[str, Any] = {}
-    if given.get("sparsity") is not None:
-        found["sparsity"] = _share(given["sparsity"])
-    if given.get("pattern") is not None:
-        found["pattern"] = _pattern(given["pattern"])
+    found = _offered(given) if precision == MIXED else _one_of_each(given, precision)
     for name, known in (("prune", PRUNINGS), ("scope", SCOPES)):
         if given.get(name) is not None:
             if given[name] not in known:
                 raise refuse(f"{name} cannot be {given[name]!r}", f"known are {', '.join(known)}")
             found[name] = given[name]
-    for name, high in (("palette", 8), ("group", 2**31)):
-        if given.get(name) is not None:
-            found[name] = _whole(name, given[name], high)
+    if given.get("group") is not None:
+        found["group"] = _whole("group", given["group"], 2**31)
     _check_together(found, given, precision)
     if precision == PALETTE:
         found.setdefault("palette", DEFAULT_BITS)
     return found
 
 
+def _one_of_each(given: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """Return how much is pruned, and bits of palettes, of a precision that all weights get."""
+    found: dict[str, Any] = {}
+    if given.get("sparsity") == AUTO:
+        if precision != SPARSE:
+            raise refuse(
+                f"sparsity cannot be 'auto' for {precision}",
+                f"{SPARSE} looks for one share, {MIXED} for one for each weight",
+            )
+        found["sparsities"] = GRID
+    elif given.get("sparsity") is not None:
+        found["sparsity"] = _share(given["sparsity"])
+    elif precision == SPARSE and given.get("pattern") is None:
+        found["sparsities"] = GRID
+    if given.get("pattern") is not None:
+        found["pattern"] = _pattern(given["pattern"])
+    if given.get("palette") is not None:
+        found["palette"] = _whole("palette", given["palette"], 8)
+    return found
+
+
+def _offered(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a search may choose for each weight besides integers."""
+    found: dict[str, Any] = {}
+    if given.get("sparsity") is not None:
+        said = _several(given["sparsity"])
+        shares = OFFERED if said == [AUTO] else [_share(one) for one in said]
+        found["sparsities"] = tuple(sorted(set(shares)))
+    if given.get("pattern") is not None:
+        patterns = given["pattern"]
+        if isinstance(patterns, str):
+            patterns = [part.strip() for part in patterns.split(",")]
+        elif all(isinstance(one, int) for one in _items(patterns)):
+            patterns = [patterns]
+        found["patterns"] = tuple(dict.fromkeys(_pattern(one) for one in patterns))
+    if given.get("palette") is not None:
+        said = _several(given["palette"])
+        bits = OFFERED_BITS if said == [AUTO] else [_whole("palette", one, 8) for one in said]
+        found["palettes"] = tuple(sorted(set(bits), reverse=True))
+    return found
+
+
+def _several(value: object) -> list[Any]:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return _items(value)
+
+
 def _refuse_foreign(given: Mapping[str, Any], precision: str) -> None:
-    for names, fit in ((OF_PRUNING, PRUNED), (OF_PALETTES, (PALETTE,))):
+    for names, fit in ((OF_PRUNING, PRUNED), (OF_PALETTES, (PALETTE, MIXED))):
         odd = [name for name in names if given.get(name) is not None]
         if odd and precision not in fit:
             raise refuse(
@@ -61,11 +112,15 @@ def _refuse_foreign(given: Mapping[str, Any], precision: str) -> None:
 
 
 def _check_together(found: Mapping[str, Any], given: Mapping[str, Any], precision: str) -> None:
-    how_much = "sparsity" in found or "pattern" in found
+    searched = "sparsities" in found or "patterns" in found
+    how_much = searched or "sparsity" in found or "pattern" in found
     asked = [name for name in ("prune", "scope") if name in found]
-    if (asked or precision == SPARSE) and not how_much:
+    if asked and not how_much:
         raise refuse("Nothing says how much is pruned", "sparsity (a share) or pattern (N:M) does")
-    if "sparsity" in found and "pattern" in found:
+    if precision == MIXED:
+        _check_mixed(found)
+        return
+    if "pattern" in found and ("sparsity" in found or searched):
         raise refuse("sparsity and pattern are given both", "a pattern says how much is pruned")
     if "pattern" in found and "scope" in found:
         raise refuse("A pattern takes no scope", "every group is ranked for itself")
@@ -73,6 +128,15 @@ def _check_together(found: Mapping[str, Any], given: Mapping[str, Any], precisio
         raise refuse(
             "Pruned weights are not rounded by gptq", "it would move what is pruned from 0"
         )
+
+
+def _check_mixed(found: Mapping[str, Any]) -> None:
+    if found.get("scope") == "global":
+        raise refuse(
+            "A search takes no scope 'global'", "each weight is pruned, or not, for itself"
+        )
+    if "group" in found and "palettes" not in found:
+        raise refuse("Nothing says how many bits palettes have", "the option palette does")
 
 
 def _share(value: object) -> float:
@@ -120,6 +184,9 @@ def refuse(message: str, cause: str) -> OptimizeError:
 
 
 __all__ = [
+    "AUTO",
+    "GRID",
+    "MIXED",
     "OF_PALETTES",
     "OF_PRUNING",
     "OF_SPARSE",

@@ -7,8 +7,9 @@ that is not so, what is found fails all the same, and may not be the smallest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     Fails = Callable[[Model, ConvertRequest], bool]
 
+_OF_INPUTS = ("batch", "shapes", "layout")
+"""Options that speak of the whole model's inputs, which a part may not have."""
+
 
 @dataclass
 class _Search:
@@ -38,7 +42,8 @@ class _Search:
         request: What is asked for.
         folder: Where parts are written.
         fails: Tells whether one fails as the whole does.
-        fixed: Whether open dimensions get the size 1, which is cheaper to convert.
+        fixed: Whether open dimensions get a size, which is cheaper to convert: the one that was
+            asked for, else 1. What else is said of inputs is left out then.
     """
 
     proto: ModelProto
@@ -53,14 +58,17 @@ class _Search:
         place = self.folder / f"{first}-{last}{'' if self.fixed else '-open'}"
         place.mkdir(exist_ok=True)
         path = place / "model.onnx"
-        path.write_bytes(
-            part_of(self.proto, first, last, fixed=self.fixed).SerializeToString(deterministic=True)
-        )
+        options = dict(self.request.options)
+        sizes = _sizes(options) if self.fixed else None
+        made = part_of(self.proto, first, last, sizes)
+        path.write_bytes(made.SerializeToString(deterministic=True))
         model = self.model.evolve(path=str(path), digest=digest(path), signature=None)
         recipe = self.request.recipe
         if recipe:
             recipe = _recipe_of(recipe, path, model.digest, place)
-        return model, replace(self.request, recipe=recipe)
+        if self.fixed:
+            options = {key: value for key, value in options.items() if key not in _OF_INPUTS}
+        return model, replace(self.request, recipe=recipe, options=options)
 
     def range_fails(self, first: int, last: int) -> bool:
         """Tell whether the nodes from *first* to before *last* fail."""
@@ -142,7 +150,18 @@ def _latest(search: _Search, last: int) -> int:
     return last - width
 
 
-def part_of(model: ModelProto, first: int, last: int, *, fixed: bool = False) -> ModelProto:
+def _sizes(options: Mapping[str, Any]) -> dict[str, int]:
+    """Return sizes of symbolic dimensions: ``shapes`` is a mapping, or ``"tokens=128,width=9"``."""
+    given = options.get("shapes", "")
+    if isinstance(given, Mapping):
+        return {str(name): int(size) for name, size in given.items()}
+    pairs = (part.partition("=") for part in str(given).split(","))
+    return {name.strip(): int(size) for name, _, size in pairs if size.strip().isdecimal()}
+
+
+def part_of(
+    model: ModelProto, first: int, last: int, sizes: Mapping[str, int] | None = None
+) -> ModelProto:
     """Return some nodes of a pivot as a graph of their own.
 
     Its inputs are the values that they read from outside, its outputs those that are read outside
@@ -152,7 +171,8 @@ def part_of(model: ModelProto, first: int, last: int, *, fixed: bool = False) ->
         model: A pivot, weights in memory.
         first: Number of the first node.
         last: Number behind the last node.
-        fixed: Whether dimensions without a number become 1.
+        sizes: Of symbolic dimensions, by name; others without a number become 1. ``None`` leaves
+            them open.
     """
     part = ModelProto()
     part.CopyFrom(model)
@@ -175,11 +195,11 @@ def part_of(model: ModelProto, first: int, last: int, *, fixed: bool = False) ->
         (graph.value_info, within),
     ):
         replace_items(field, values)
-    if fixed:
+    if sizes is not None:
         for value in (*graph.input, *graph.output, *graph.value_info):
             for dim in value.type.tensor_type.shape.dim:
                 if not dim.HasField("dim_value"):
-                    dim.dim_value = 1
+                    dim.dim_value = sizes.get(dim.dim_param, 1)
     return part
 
 

@@ -45,7 +45,7 @@ def read_palettes(
         indices = lk.unpack_bits(codes, width, int(inner[0])).reshape(shape)
         if name in moved:
             indices = np.ascontiguousarray(indices.transpose(moved[name]))
-        found[name] = (indices, tables)
+        found[name] = (indices, tables.astype(np.float32))
     return found
 
 

@@ -74,7 +74,8 @@ def write_small(
     A weight ``w`` of ``recipe.palettes`` becomes ``w/codes`` (uint8, several to a byte, one row for
     each channel of the axis of groups, or one row) and ``w/palette``. Codes of 3 bits lie in 4, of
     5 to 7 in 8. A weight of fewer than :data:`SMALLEST` values, and all without *codes*, are
-    written as the float values of their tables.
+    written as the values of their tables. Tables of a float16 weight are rounded to float16; the
+    engine makes such as lose nothing by it.
 
     Any other weight ``w`` of ``recipe.pruned``, and its integers ``w/int8``, become ``…/mask`` and
     ``…/values``, whose first is 0, if that is smaller. Integers that several operators read stay
@@ -148,9 +149,10 @@ class _Writer:
         *,
         codes: bool,
     ) -> None:
-        """Replace a weight by codes and tables, or by its values."""
+        """Replace a weight by codes and tables, or by its values; both are of the weight's type."""
+        dtype = np.dtype(self.dtype(self.weights[name]))
         if indices.size < SMALLEST or not codes:
-            whole = palette_values(indices, tables, entry)
+            whole = palette_values(indices, tables, entry).astype(dtype)
             self.weights[name].CopyFrom(numpy_helper.from_array(whole, name))
             return
         self._gone.add(name)
@@ -160,7 +162,7 @@ class _Writer:
         channels = moved.shape[0] if entry.axis is not None else 1
         rows = np.ascontiguousarray(moved).reshape(channels, -1)
         self._add(f"{name}/codes", lk.pack_bits(rows, width))
-        full = np.zeros((len(tables), 2**width), np.float32)
+        full = np.zeros((len(tables), 2**width), dtype)
         full[:, : tables.shape[1]] = tables
         self._add(f"{name}/palette", full)
         self._look_up(name, width, entry, channels)

@@ -45,6 +45,13 @@ class File:
     notes: dict[str, Any] = field(default_factory=dict)
     graphs: list[list[FileNode]] = field(default_factory=list)
 
+    @property
+    def turned(self) -> tuple[str, ...]:
+        """Inputs that the signature has as NCHW, and the file as NHWC."""
+        given = self.notes.get("nhwc_inputs")
+        names = given if isinstance(given, list) else ()
+        return tuple(s.name for s in self.signature.inputs if len(s.shape) == 4 and s.name in names)
+
 
 def read_file(path: Path) -> File:
     """Read a file without the runtime.

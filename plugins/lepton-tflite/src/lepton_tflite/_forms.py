@@ -59,8 +59,8 @@ def _transposed(form: Form, axes: list[int]) -> Form:
 
 
 def _reversed(form: Form, axes: list[int]) -> Form | None:
-    axes = [axis % form.codes.ndim for axis in axes]
-    return None if form.axis in axes else replace(form, codes=np.flip(form.codes, axes))
+    places = tuple(axis % form.codes.ndim for axis in axes)
+    return None if form.axis in places else replace(form, codes=np.flip(form.codes, places))
 
 
 def _reshaped(form: Form, shape: list[int]) -> Form | None:

@@ -204,7 +204,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> Tflite
     if wanted.io == "int8":
         signature = _as_stored((calls.inputs, calls.outputs), signature)
     facts = _facts(found, wanted, said) | {"execution": executed.totals()}
-    turned = tuple(found.notes.get("nhwc_inputs", ()))
+    turned = found.turned
     if wanted.layout == NHWC:
         if not turned:
             raise SessionError(
@@ -278,7 +278,7 @@ def _facts(found: File, wanted: Wanted, said: dict[str, Any]) -> dict[str, Any]:
         "batch": found.batch,
         "border": str(found.notes.get("border", "float")),
         **said,
-        **({"nhwc_inputs": turned} if (turned := found.notes.get("nhwc_inputs")) else {}),
+        **({"nhwc_inputs": list(found.turned)} if found.turned else {}),
         **found.facts,
     }
 

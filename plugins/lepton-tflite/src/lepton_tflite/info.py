@@ -60,6 +60,12 @@ INFO = TargetInfo(
         "scheme.int4-weight-only": FULL,
         "precision.mixed": Capability(Support.FULL, note="from a recipe; one for each weight"),
         "scheme.mixed": FULL,
+        "precision.sparse": Capability(
+            Support.NOT_IMPLEMENTED, note="weights are written whole, zeros and all"
+        ),
+        "precision.palette": Capability(
+            Support.UNSUPPORTED, note="LiteRT has no tensors that share tables of values"
+        ),
         "recipe": FULL,
         "shapes.dynamic-batch": Capability(
             Support.FULL, note="open where that is proved on the model, else row by row"

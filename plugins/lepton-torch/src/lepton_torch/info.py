@@ -127,8 +127,8 @@ INFO = TargetInfo(
         ),
     ),
     edges=(
-        Edge(source="torch.factory", result="torch.export"),
-        Edge(source="huggingface", result="torch.export"),
+        Edge(source="torch.factory", result="torch.export", options=("require_dynamic_batch",)),
+        Edge(source="huggingface", result="torch.export", options=("require_dynamic_batch",)),
         Edge(source="torch.export", result="pivot"),
         Edge(source="pivot", result="torch.export", cost=4),  # back: never on the way elsewhere
     ),
