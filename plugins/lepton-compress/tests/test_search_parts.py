@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lepton_compress._search import Search
 from lepton_compress._search_cache import Cache
 from lepton_compress._search_find import Finder
 from lepton_compress._search_measure import Meter, Point, cache_for, divergence
@@ -137,6 +138,34 @@ def test_a_sequence_ends_with_the_first_failure():
     kept, seen = in_sequence(points, lambda p: _failing(measured(p)))
     assert kept.point.size == 300
     assert [one.point.size for one in seen] == [400, 300, 200]
+
+
+def test_what_two_searches_found_is_verified_in_one_sequence():
+    """The smallest of one fails on held-out rows; what the other found next to it is taken."""
+
+    def search(points, drops):
+        best = min(points, key=lambda p: p.size)
+        finder = SimpleNamespace(
+            budget=0.05, limits=Limits(), pareto=lambda: points, accepts=lambda _: True,
+            best=lambda: best,
+        )  # fmt: skip
+        held_out = SimpleNamespace(of=lambda chosen: drops[chosen["w"]])
+        meter = SimpleNamespace(metric=SimpleNamespace(metric=SimpleNamespace(share=True)))
+        return Search(None, None, meter, None, held_out, None, point(size=1000), [], finder, 0.05,
+                      [])  # fmt: skip
+
+    lossy, fine = point(drop=0.2, worse=80), point()
+    one = search([point(size=900, w="a"), point(size=300, error=0.1, w="b")],
+                 {"a": fine, "b": lossy})  # fmt: skip
+    two = search([point(size=400, error=0.02, w="c"), point(size=950, error=0.02, w="d")],
+                 {"c": fine, "d": fine})  # fmt: skip
+    owner, kept = one.verify(one.finder.best(), [two])
+    assert owner is two
+    assert kept.point is fine
+    assert [found.holds for found in owner.checked] == [True, True, False]
+    owner, kept = one.verify(one.finder.best())
+    assert owner is one
+    assert [found.holds for found in owner.checked] == [True, False]
 
 
 def _failing(found):

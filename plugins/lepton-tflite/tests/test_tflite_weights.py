@@ -17,7 +17,7 @@ from lepton_onnx import pivot as pivots
 from lepton_onnx import qdq
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
-from lepton_tflite._execution import computing_layers
+from lepton_tflite._execution import computing_layers, file_nodes
 from lepton_tflite._forms import TURNS, Form
 from lepton_tflite._place import place
 from lepton_tflite._proof import Runner, Trial, difference
@@ -193,7 +193,7 @@ def test_one_file_holds_every_kind_of_weight_with_the_recipes_numbers(mixed, qua
     }
     assert mixed.facts["batch"] == "open"
     root = flat.root_of(Path(mixed.model.path).read_bytes())
-    layers = computing_layers(root)
+    layers = computing_layers(file_nodes(root))
     assert (layers["int8"], layers["int8 dynamic"], layers["int4 dynamic"]) == (1, 1, 1)
 
 
@@ -301,7 +301,7 @@ def test_hybrid_kernels_and_unpacked_weights_give_the_same(name):
         assert (placed.hybrid, placed.unpacked) == ((["w"], {}) if kind == "dynamic" else
                                                     ([], {"w": ""}))  # fmt: skip
         data = flat.pack(model)
-        layers = computing_layers(flat.root_of(data))
+        layers = computing_layers(file_nodes(flat.root_of(data)))
         assert layers == {"int8 dynamic" if kind == "dynamic" else "fp32": 1}
         trial = Trial({"x": x}, {"y": np.empty(y_shape, "f4")})
         found[kind] = Runner(data).run(trial)["y"]

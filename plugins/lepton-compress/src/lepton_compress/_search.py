@@ -83,31 +83,59 @@ class Search(Generic[S]):
         """Whether the metric is a share of rows."""
         return self.meter.metric.metric.share
 
-    def verify(self, best: Point) -> Checked | None:
-        """Verify choices from safe to small, ending with *best*; return the last that holds.
+    def verify(
+        self, best: Point, others: Sequence[Search[S]] = ()
+    ) -> tuple[Search[S], Checked | None]:
+        """Verify choices from safe to small, ending with *best*.
 
         Where a size alone was asked for, the choice may lose more than the judge's budget, and is
         taken all the same: the result says so.
+
+        Args:
+            best: The best choice on search rows.
+            others: Searches of the same model by other means, whose choices lie between.
+
+        Returns:
+            The last choice that holds before the first that does not, and whose it is; this search
+            and ``None`` if the first does not hold.
         """
+        ordered = [(self, best)] if self.finder.budget is None else self._sequence(best, others)
+        owners = {id(point): one for one, point in ordered}
 
         def measured(point: Point) -> Checked:
             return check(
-                self.held_out.of(point.chosen), self.budget, share=self.share,
+                owners[id(point)].held_out.of(point.chosen), self.budget, share=self.share,
                 limits=self.finder.limits, required=self.finder.budget is not None,
             )  # fmt: skip
 
-        sequence = [best] if self.finder.budget is None else self._sequence(best)
-        kept, self.checked = in_sequence(sequence, measured)
-        return kept
+        kept, checked = in_sequence([point for _, point in ordered], measured)
+        holding = [one for one, found in zip(ordered, checked, strict=False) if found.holds]
+        owner = holding[-1][0] if kept is not None else self
+        owner.checked = checked
+        return owner, kept
 
-    def _sequence(self, best: Point) -> list[Point]:
-        """Return at most :data:`STEPS` choices of falling size that search rows accept."""
-        fitting = [p for p in self.finder.pareto() if self.finder.accepts(p)]
-        fitting = [p for p in fitting if best.size < p.size < self.plain.size]
-        if len(fitting) > STEPS - 1:
-            at = np.linspace(0, len(fitting) - 1, STEPS - 1).astype(int)
-            fitting = [fitting[i] for i in dict.fromkeys(at.tolist())]
-        return [*fitting, best]
+    def _sequence(self, best: Point, others: Sequence[Search[S]]) -> list[tuple[Search[S], Point]]:
+        """Return at most :data:`STEPS` choices of falling size that search rows accept.
+
+        The best choice of every search is among them.
+        """
+        found = [
+            (one, point)
+            for one in (self, *others)
+            for point in one.finder.pareto()
+            if one.finder.accepts(point) and best.size < point.size < self.plain.size
+        ]
+        found.sort(key=lambda item: (item[1].size, item[1].error))
+        front: list[tuple[Search[S], Point]] = []
+        for one, point in found:
+            if not front or point.error < front[-1][1].error:
+                front.append((one, point))
+        front.reverse()
+        if len(front) > STEPS - 1:
+            at = np.linspace(0, len(front) - 1, STEPS - 1 - len(others)).astype(int)
+            bests = [i for i, (one, point) in enumerate(front) if point is one.finder.best()]
+            front = [front[i] for i in sorted({*at.tolist(), *bests})]
+        return [*front, (self, best)]
 
     def verdict(self, kept: Checked) -> str:
         """Return ``"pass"``, ``"fail"`` or ``"unproved"``."""
@@ -147,7 +175,7 @@ def search(job: Job, samples: Samples) -> OptimizeResult:
     made, found = _smallest(tried)
     if found is None:
         raise unmet(made)
-    kept = made.verify(found)
+    made, kept = made.verify(found, [one for one in tried if one is not made])
     if kept is None:
         raise not_borne_out(made)
     return _result(made, kept, recovered, tried)

@@ -3,7 +3,7 @@
 It is found out on the whole model in static int8, as without a search: on calibration rows, and
 kept if it gains on search rows. A search then goes through its choices with all of it in place.
 Rescaled channels change the integers of all weights, for better or worse: there the search is made
-with and without, and the better result taken.
+with and without, and the choices of both are verified in one sequence.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def search_sparsity(job: Job, samples: Samples) -> OptimizeResult:
     best = made.finder.best()
     if best is None:
         raise unmet(made)
-    kept = made.verify(best)
+    made, kept = made.verify(best)
     if kept is None:
         raise not_borne_out(made)
     recipe, arrays = made.space.recipe(kept.point.chosen)

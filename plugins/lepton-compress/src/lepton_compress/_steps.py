@@ -22,6 +22,9 @@ _OPENING = 0.5
 _SEARCHED = 60
 """Choices that a search measures in a large space, as a rule; it may be fewer, or more."""
 
+_HALVED = 10
+"""Sparsities that a search measures, as a rule."""
+
 _VERIFIED = 4
 """Choices verified, as a rule."""
 
@@ -37,6 +40,8 @@ def steps_of(job: Job, samples: Samples | None) -> list[Step]:
     if request.precision == MIXED:
         return [Step("calibrate", calibrated), Step("round", 1, may_grow=True), *timed]
     budget = request.max_drop is not None or request.precision == "auto"
+    if job.options.sparsities:
+        return [Step("search", _HALVED, "choice", held // 3, may_grow=True), *timed]
     if request.precision in SPARSE_PRECISIONS:
         return [Step("run", 3 * held, "rows", may_grow=True)] if divisible(samples) else timed
     if request.precision in BLOCK_PRECISIONS:
