@@ -418,7 +418,7 @@ def test_what_is_small_or_asked_for_stays_whole(wide, context_of):
 @pytest.mark.parametrize(
     ("precision", "options", "says"),
     [
-        ("sparse", {}, "how much"),
+        ("mixed", {"prune": "wanda"}, "how much"),
         ("palette", {"scope": "layer"}, "how much"),
         ("sparse", {"sparsity": 0.5, "pattern": "2:4"}, "both"),
         ("sparse", {"pattern": "2:4", "scope": "row"}, "no scope"),
@@ -433,7 +433,7 @@ def test_what_is_small_or_asked_for_stays_whole(wide, context_of):
         ("palette", {"palette": 9}, "palette cannot be"),
         ("palette", {"group": 0}, "group cannot be"),
         ("int8", {"palette": 4}, "no option of int8"),
-        ("mixed", {"sparsity": 0.5}, "no option of mixed"),
+        ("int8", {"sparsity": "auto"}, "cannot be 'auto' for int8"),
         ("auto", {"sparsity": 0.5}, "no option of auto"),
         ("int4", {"sparsity": 0.5, "method": "gptq"}, "not rounded by gptq"),
     ],
@@ -442,6 +442,13 @@ def test_options_that_do_not_fit_are_refused(precision, options, says):
     with pytest.raises(OptimizeError, match=says) as failed:
         read_options(options, precision)
     assert failed.value.code == "LPT-OPT-015"
+
+
+def test_a_share_is_not_searched_for_without_a_budget(wide, context_of):
+    with pytest.raises(OptimizeError, match="how much is pruned") as failed:
+        optimized(wide, context_of("none"), options={})
+    assert failed.value.code == "LPT-OPT-015"
+    assert "there is no budget" in failed.value.cause
 
 
 def test_options_are_read():

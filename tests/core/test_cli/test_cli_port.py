@@ -72,6 +72,7 @@ def test_options_reach_the_job(lepton, fake_hooks, monkeypatch):
         "show_samples": True,
         "force": True,
         "hooks": fake_hooks,
+        "compression": {},
     }
 
 
