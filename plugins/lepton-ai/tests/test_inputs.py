@@ -18,6 +18,7 @@ from lepton_core.capabilities import Support
 from lepton_core.catalogue import KnownPlugin
 from lepton_core.errors import (
     LeptonError,
+    OptimizeError,
     PluginError,
     SessionError,
     StorageError,
@@ -253,3 +254,16 @@ def test_importing_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_optimizer_heeds_the_device_of_its_target(here, small_onnx, monkeypatch):
+    seen = {}
+
+    def optimize(source, **given):
+        seen.update(given)
+        raise OptimizeError("LPT-OPT-010", "enough")
+
+    monkeypatch.setattr(lepton_core, "optimize", optimize)
+    with pytest.raises(OptimizeError):
+        ModelOptimizer(small_onnx, target="coreml:ios17").optimize()
+    assert (seen["target"], seen["device"]) == ("coreml", "ios17")

@@ -134,6 +134,7 @@ class ModelOptimizer:
                 samples=_prepared(self.samples, source, stage),
                 recipe=None if self.recipe is None else str(Path(self.recipe).absolute()),
                 options=self.options,
+                device=job.parsed.device,
                 timing_seconds=self.timing_seconds,
                 context=stage.context,
             )
