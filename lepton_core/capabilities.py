@@ -65,7 +65,7 @@ class Edge:
         cost: Relative cost; the planner takes the cheapest path.
         isolated: Whether it runs in the plugin's worker process.
         options: Options that it takes where another step ends the path; the last step of a path
-            gets all that no other edge names so, and refuses what it does not know.
+            gets all that no other one names so, and refuses what it does not know.
     """
 
     source: str

@@ -66,7 +66,7 @@ def walk(
     for number, step in enumerate(steps, 1):
         context = place(len(steps) - number, step)
         context.checkpoint()
-        part = hooks.convert_step(model, step, request, context)
+        part = hooks.convert_step(model, step, request, context, steps)
         origin, model = model, part.model
         facts.update(part.facts)
         warned.extend(part.warnings)

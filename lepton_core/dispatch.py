@@ -33,7 +33,7 @@ from lepton_core.planner import Plan, Step, options_of, plan_for_target
 from lepton_core.rewrites import completed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lepton_core.capabilities import PluginInfo
     from lepton_core.context import Context
@@ -126,11 +126,23 @@ class Hooks:
         return plan_for_target(model.format, target, self.registry.infos(), precision)
 
     def convert_step(
-        self, model: Model, step: Step, request: types.ConvertRequest, context: Context
+        self,
+        model: Model,
+        step: Step,
+        request: types.ConvertRequest,
+        context: Context,
+        steps: Sequence[Step] = (),
     ) -> types.ConvertResult:
-        """Walk one edge of a plan."""
-        end = request.to_format or self.registry.target(request.target).artifact
-        options = options_of(step, request.options, end, self.registry.infos())
+        """Walk one edge of a plan.
+
+        Args:
+            model: What the step starts from.
+            step: The edge.
+            request: That of the whole conversion.
+            context: Of this step.
+            steps: The path, which says whose the options are; the step alone if left out.
+        """
+        options = options_of(step, steps or (step,), request.options)
         part = replace(
             request, to_format=step.edge.result, precision=step.precision, options=options
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_core.errors import PlanError, PluginConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lepton_core.capabilities import Edge, PluginInfo, TargetInfo
 
@@ -174,22 +174,19 @@ def plan_for_target(
         ) from error
 
 
-def options_of(
-    step: Step, options: Mapping[str, Any], end: str, infos: Mapping[str, PluginInfo]
-) -> dict[str, Any]:
+def options_of(step: Step, steps: Sequence[Step], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a conversion's options is for one step of its path.
 
     Args:
         step: The step.
+        steps: The path. Its last step gets what no other one declares, and refuses what it does
+            not know.
         options: Those of the whole conversion.
-        end: Format that the path leads to. Its step gets what no other edge declares.
-        infos: All plugins.
     """
     own = set(step.edge.options)
-    if step.edge.result != end:
+    if step != steps[-1]:
         return {name: value for name, value in options.items() if name in own}
-    edges = (edge for info in infos.values() for edge in info.edges)
-    others = {name for edge in edges for name in edge.options} - own
+    others = {name for other in steps for name in other.edge.options} - own
     return {name: value for name, value in options.items() if name not in others}
 
 

@@ -194,7 +194,7 @@ def test_a_step_goes_to_its_owner_and_to_nobody_else(fakes, context):
 
 
 def test_each_step_gets_the_options_that_are_meant_for_it(fakes, context):
-    """The last one gets what no other edge names, and refuses what it does not know."""
+    """The last one gets what no other names, and refuses what it does not know."""
     seen = {}
 
     class Steps:
@@ -217,6 +217,9 @@ def test_each_step_gets_the_options_that_are_meant_for_it(fakes, context):
         model, types.ConvertRequest("steps", "middle", options=options), context
     )
     assert seen["middle"] == options
+    model = types.Model("middle", ROGUE.path)
+    Hooks(registry).convert(model, types.ConvertRequest("steps", options=options), context)
+    assert seen["last"] == options, "a step that is not on the path takes nothing away"
 
 
 # --- owners -------------------------------------------------------------------------------------
