@@ -62,6 +62,7 @@ class Built:
     outputs: EvaluateResult | None = None
     latency: dict[str, float] | None = None
     race: Mapping[str, Any] = field(default_factory=dict)
+    untimed: str = ""
     error: LeptonError | None = None
     start: Start | None = None
 

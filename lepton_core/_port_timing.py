@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError
 from lepton_core.evaluate import evaluate_isolated
+from lepton_core.gains import INTERPRETED, NOT_ASKED
 from lepton_core.types import EvaluateRequest
 from lepton_core.verdicts import precision_class
 
@@ -51,10 +52,12 @@ class Timer:
     def run(self, yardstick: Yardstick, built: Sequence[Built]) -> None:
         """Write ``latency`` (the best of interleaved rounds) and ``race`` into what was built.
 
-        What cannot be timed has the reason as its ``error``.
+        What does not run has the reason as its ``error``, what has no race as ``untimed``.
         """
         ready = [one for one in built if one.model is not None and one.error is None]
         if self._seconds <= 0 or not ready:
+            for one in ready:
+                one.untimed = NOT_ASKED
             return
         bar = self._reporter.task("time", _ROUNDS * (len(ready) + 1) + len(ready))
         for _ in range(_ROUNDS):
@@ -93,8 +96,10 @@ class Timer:
             raise
         except LeptonError as error:  # both fit alone: the variant stays, and is not called faster
             self._reporter.warn(f"{one.target} {one.precision} was not timed beside fp32: {error}")
+            one.untimed = f"{error.code}: {error.message}"
         else:
             one.race = dict(found.race)
+            one.untimed = "" if one.race else INTERPRETED
 
     def _time(
         self,

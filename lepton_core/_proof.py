@@ -186,14 +186,21 @@ class Prover:
         plain = plain_of(one, built)
         return next((p for b, p in zip(built, passports, strict=True) if b is plain), None)
 
+    def _gain(self, one: Built, passport: Passport, yard: Passport) -> Gain:
+        """Return what a variant gains over the fp32 one."""
+        size, before = passport["variant"]["size_bytes"], yard["variant"]["size_bytes"]
+        inputs = "random" if self.yardstick.held_out.origin == "random" else "samples"
+        return Gain(before, size, one.race, one.untimed, inputs)
+
     def _variant(self, one: Built, passport: Passport | None, yard: Passport | None) -> Variant:
         target, precision = str(one.target), one.precision
         if passport is None or one.model is None:
             why = _reason(one)
             return Variant(target, precision, None, None, "fail", False, why)
-        if yard is not None:
-            passport["gain"] = _gain(passport, yard, one.race).to_dict()
-        kept, why = _decide(passport, yard, one.race)
+        gain = None if yard is None else self._gain(one, passport, yard)
+        if gain is not None:
+            passport["gain"] = gain.to_dict()
+        kept, why = _decide(passport, gain)
         why = "; ".join((why, *one.recovered)) if kept else why
         folder = Path(one.model.path).parent
         model: Model | None = self._final(one.model)
@@ -252,32 +259,27 @@ def _reason(one: Built) -> str:
     return f"{text}; {folder}/convert.py does it again" if folder else text
 
 
-def _decide(passport: Passport, yard: Passport | None, race: Mapping[str, Any]) -> tuple[bool, str]:
+def _decide(passport: Passport, gain: Gain | None) -> tuple[bool, str]:
     """Keep what does not fail and, for a compressed variant, is smaller or faster than fp32.
 
-    Faster is what was in turns with the fp32 variant, beyond chance.
+    Args:
+        passport: Of the variant.
+        gain: Over the fp32 variant of its target; ``None`` if there is none, or it is that one.
     """
     if passport.verdict == "fail":
         return False, passport.why
     stored = passport["variant"]["storage_precision"]
     if precision_class(passport["variant"]["precision"]) == "half" and stored == "fp32":
         return False, "nothing in it is stored in half precision, so it is the fp32 variant again"
-    if yard is None:
+    if gain is None:
         return True, passport.why
-    gain = _gain(passport, yard, race)
     gains = [f"{gain.size_text} than fp32"] if gain.smaller else []
-    if text := faster(race):
+    if text := faster(gain.race):
         gains.append(text.replace("faster", "faster than fp32"))
     if gains:
         return True, f"{' and '.join(gains)}; {passport.why}"
     measured = f" ({gain.size_text}, {gain.time_text})" if gain.race else ""
     return False, f"kept fp32 instead: neither smaller nor faster here{measured}"
-
-
-def _gain(passport: Passport, yard: Passport, race: Mapping[str, Any]) -> Gain:
-    """Return what a variant gains over the fp32 one."""
-    size, before = passport["variant"]["size_bytes"], yard["variant"]["size_bytes"]
-    return Gain(before, size, race, "" if race else "there is no time that says much")
 
 
 def _latency(measured: Mapping[str, float] | None, run: EvaluateResult) -> dict[str, Any] | None:

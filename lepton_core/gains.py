@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lepton_core.timing import LEAST_SPEEDUP
+from lepton_core.timing import LEAST_SPEEDUP, faster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ROWS = 16
 """Rows that calls are timed with, where there are more."""
+NOT_ASKED = "it was not asked for"
+INTERPRETED = "it is interpreted here in place of the device that it is for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,7 @@ class Gain:
     @property
     def faster(self) -> bool:
         """Whether calls are faster by more than chance explains."""
-        return bool(self.race) and (
-            self.race["interval"][0] > 1.0 and self.race["speedup"] >= LEAST_SPEEDUP
-        )
+        return bool(faster(self.race))
 
     @property
     def slower(self) -> bool:
@@ -78,7 +78,7 @@ class Gain:
     def time_text(self) -> str:
         """The ratio of times in words, with its interval at 95 %; why there is none otherwise."""
         if not self.race:
-            return f"not timed: {self.untimed or 'it was not asked for'}"
+            return f"not timed: {self.untimed or NOT_ASKED}"
         speedup, (low, high) = self.race["speedup"], self.race["interval"]
         if self.slower:
             ratio = f"{1 / speedup:.2f}x slower ({1 / high:.2f} to {1 / low:.2f}"
@@ -114,12 +114,12 @@ def gain_of(pair: tuple[Model, Model], race: Mapping[str, Any], untimed: str = "
     Args:
         pair: The float model and the other, each with its files in place.
         race: What :func:`lepton_core.timing.race` gave; empty if they were not timed.
-        untimed: Why they were not.
+        untimed: Why they were not; by default that this machine only interprets them.
     """
     from lepton_core.artifacts import artifact_size
 
     before, after = (artifact_size(one) for one in pair)
-    return Gain(before, after, race, "" if race else untimed or "there is no time that says much")
+    return Gain(before, after, race, "" if race else untimed or INTERPRETED)
 
 
 def measure_gain(
@@ -156,7 +156,7 @@ def measure_gain(
     from lepton_core.types import EvaluateRequest
 
     if seconds <= 0:
-        return gain_of(pair, {}, "it was not asked for")
+        return gain_of(pair, {}, NOT_ASKED)
     kind = "random" if samples is None else "samples"
     try:
         folder = _saved(samples, pair, context)
@@ -174,8 +174,7 @@ def measure_gain(
         raise
     except LeptonError as error:
         return replace(gain_of(pair, {}, f"{error.code}: {error.message}"), inputs=kind)
-    why = "it is interpreted here in place of the device that it is for"
-    return replace(gain_of(pair, found.race, why), inputs=kind)
+    return replace(gain_of(pair, found.race), inputs=kind)
 
 
 def _saved(samples: Samples | None, pair: tuple[Model, Model], context: Context) -> Any:  # noqa: ANN401
@@ -210,4 +209,4 @@ def no_gain_warning(gain: Gain) -> str:
     )
 
 
-__all__ = ["Gain", "gain_of", "measure_gain", "no_gain_warning"]
+__all__ = ["INTERPRETED", "NOT_ASKED", "Gain", "gain_of", "measure_gain", "no_gain_warning"]

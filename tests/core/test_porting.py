@@ -141,6 +141,21 @@ def test_without_samples_nothing_is_better_than_weak(run):
     assert "random" in result["fake"].best.why
 
 
+@pytest.mark.parametrize(
+    ("given", "inputs", "seconds", "untimed"),
+    [("samples", "samples", 0.01, None), (None, "random", 0, "it was not asked for")],
+)
+def test_a_gain_says_what_calls_were_given_and_why_none_were_timed(
+    run, samples_file, given, inputs, seconds, untimed
+):
+    samples = samples_file if given else None
+    result = run(precisions=["fp32", "fp16"], samples=samples, latency_seconds=seconds)
+    plain, half = result.to_dict()["variants"]
+    assert plain["gain"] is None
+    assert (half["gain"]["inputs"], half["gain"]["untimed"]) == (inputs, untimed)
+    assert (half["gain"]["time"] is None) is (untimed is not None)
+
+
 def test_a_wrong_artifact_is_not_kept_and_its_passport_stays(run, fake_registry):
     from lepton_core.testing import _fake_graph as work
 
@@ -298,8 +313,10 @@ def raced(speedup, low, high):
 )
 def test_a_compressed_variant_must_be_smaller_or_faster(variant, race, kept, words):
     from lepton_core._proof import _decide
+    from lepton_core.gains import Gain
 
-    decided, why = _decide(variant, a_passport(), race)
+    gain = Gain(100, variant["variant"]["size_bytes"], race)
+    decided, why = _decide(variant, gain)
     assert decided is kept
     assert words in why
 
