@@ -34,16 +34,33 @@ HEEDED = {
 """Options of the compression engine that precisions of the main job take."""
 
 
+def _is_said(given: Mapping[str, Any]) -> bool:
+    """Tell whether options say how much is pruned; else ``sparse`` searches for it."""
+    return given.get("pattern") is not None or given.get("sparsity") not in (None, "auto")
+
+
+def heeded_by(precision: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the engine's options a precision takes.
+
+    Palettes take those of pruning only if they say how much: none searches for that.
+    """
+    names = HEEDED.get(precision, ())
+    if precision == "palette" and not _is_said(given):
+        names = tuple(name for name in names if name not in _PRUNING)
+    return {name: value for name, value in given.items() if name in names}
+
+
 def check_compression(options: PortOptions) -> None:
     """Refuse options of the compression engine that no precision asked for heeds.
 
     Raises:
         UsageError: ``LPT-USE-014``.
     """
-    heeded = {name for precision in options.precisions for name in HEEDED.get(precision, ())}
-    odd = [name for name in options.compression if name not in heeded]
+    given = options.compression
+    heeded = {name for precision in options.precisions for name in heeded_by(precision, given)}
+    odd = [name for name in given if name not in heeded]
     if odd:
-        fitting = [p for p, names in HEEDED.items() if odd[0] in names]
+        fitting = [precision for precision in HEEDED if odd[0] in heeded_by(precision, given)]
         raise UsageError(
             "LPT-USE-014",
             f"None of the precisions {', '.join(options.precisions)} takes {odd[0]!r}",
@@ -112,19 +129,10 @@ class RecipeStep:
                 self._made[key] = self._hooks.optimize(model, request, context)
             return self._made[key]
 
-    def _heeded(self, precision: str) -> dict[str, Any]:
-        """Return the engine's options for a precision; a sparsity to be found prunes no palette."""
-        given = self._options.compression
-        names = HEEDED.get(precision, ())
-        if precision == "palette" and given.get("sparsity") == "auto":
-            names = tuple(name for name in names if name not in _PRUNING)
-        return {name: given[name] for name in names if name in given}
-
     def _is_chosen(self, precision: str) -> bool:
         """Tell whether what is made depends on the target and the budget."""
-        given = self._options.compression
-        said = given.get("pattern") is not None or given.get("sparsity", "auto") != "auto"
-        return precision in CHOSEN or (precision == "sparse" and not said)
+        searched = precision == "sparse" and not _is_said(self._options.compression)
+        return precision in CHOSEN or searched
 
     def _request(
         self, target: Target, precision: str, yardstick: Yardstick, context: Context
@@ -133,7 +141,7 @@ class RecipeStep:
 
         options: dict[str, Any] = {"recipe_only": True, "threads": self._options.threads}
         options["metric"] = self._options.metric
-        options |= self._heeded(precision)
+        options |= heeded_by(precision, self._options.compression)
         samples = None
         if yardstick.calibration is not None:
             samples = str(save(yardstick.calibration, context.workdir / "calibration"))
@@ -197,6 +205,7 @@ __all__ = [
     "HEEDED",
     "RecipeStep",
     "check_compression",
+    "heeded_by",
     "keep_recipe",
     "losses",
     "recipe_beside",

@@ -156,6 +156,20 @@ def test_a_gain_says_what_calls_were_given_and_why_none_were_timed(
     assert (half["gain"]["time"] is None) is (untimed is not None)
 
 
+def test_options_of_compression_that_nothing_heeds_are_refused(run, tmp_path):
+    for precision, given in (
+        ("fp16", {"sparsity": 0.5}),
+        ("sparse", {"palette": 4}),
+        ("palette", {"sparsity": "auto"}),  # which sparse and mixed search for
+        ("palette", {"prune": "magnitude"}),
+    ):
+        with pytest.raises(UsageError) as caught:
+            run(precisions=["fp32", precision], compression=given)
+        assert caught.value.code == "LPT-USE-014"
+        assert repr(next(iter(given))) in caught.value.message
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_wrong_artifact_is_not_kept_and_its_passport_stays(run, fake_registry):
     from lepton_core.testing import _fake_graph as work
 
