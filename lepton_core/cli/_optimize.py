@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     help="Time to spend on timing the result in turns with the float model; 0 leaves out what it "
     "gains.",
 )
-@sparse_options()
+@sparse_options("with an integer precision, weights are quantized after it")
 @option("--data", metavar="SAMPLES", help="Real inputs for calibration.")
 @option(
     "--slices",

@@ -70,7 +70,7 @@ COLUMNS = (
     help="Precisions to build for each target: fp32, fp16, int8, int4, mixed, sparse, palette, …; "
     "with --sparsity, --pattern or --palette fp32 and sparse or palette if not given.",
 )
-@sparse_options("What to build")
+@sparse_options("of sparse, palette and mixed, other precisions stay whole", "What to build")
 @option(
     "--out",
     group="What to build",

@@ -16,12 +16,18 @@ F = TypeVar("F", bound="Callable[..., Any]")
 SPARSE_OPTIONS = ("sparsity", "pattern", "prune", "scope", "palette", "group")
 
 
-def sparse_options(group: str = "Options") -> Callable[[F], F]:
-    """Return what adds the options of :data:`SPARSE_OPTIONS` under a heading."""
+def sparse_options(heed: str, group: str = "Options") -> Callable[[F], F]:
+    """Return what adds the options of :data:`SPARSE_OPTIONS` under a heading.
+
+    Args:
+        heed: What a share of zeros means to the precisions of the command, for the help.
+        group: The heading.
+    """
 
     def add(function: F) -> F:
-        for names, attributes in reversed(_OPTIONS):
-            function = option(names, group=group, **attributes)(function)
+        for name, attributes in reversed(_OPTIONS):
+            said = {**attributes, "help": attributes["help"].replace("HEED", heed)}
+            function = option(name, group=group, **said)(function)
         return function
 
     return add
@@ -32,9 +38,9 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         "--sparsity",
         {
             "metavar": "SHARE",
-            "help": "Share of each weight's values that become 0 (0.5, 50%); with an integer "
-            "precision, those are quantized after it. `auto`: with sparse, as much as --max-drop "
-            "bears. With mixed, shares to choose from for each weight (30%,50%).",
+            "help": "Share of each weight's values that become 0 (0.5, 50%); HEED. `auto`: with "
+            "sparse, as much as --max-drop bears. With mixed, shares to choose from for each "
+            "weight (30%,50%).",
         },
     ),
     (

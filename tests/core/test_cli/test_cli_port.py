@@ -36,6 +36,13 @@ def rows(n=40):
     return np.random.default_rng(1).normal(size=(n, 8)).astype(np.float32)
 
 
+def test_the_help_says_which_precisions_are_pruned(lepton):
+    """`optimize` prunes what becomes integers, too; `port` does not."""
+    port, optimize = (" ".join(lepton(name, "--help").out.split()) for name in ("port", "optimize"))
+    assert "of sparse, palette and mixed, other precisions stay whole" in port
+    assert "with an integer precision, weights are quantized after it" in optimize
+
+
 def test_options_reach_the_job(lepton, fake_hooks, monkeypatch):
     from lepton_core import porting
     from lepton_core.porting import PortResult
