@@ -103,13 +103,13 @@ def open_command(
             "options": pairs(options, "--option"),
         }
         with _session(app, model, context, target=target, **how) as session:
+            executed = _executed(session) if execution else {}  # before anything is written
             outputs, notes = ({}, ()) if data is None else _run(session, data, reporter)
             if out is not None:
                 from lepton_core.cli._arrays import write_npz
 
                 write_npz(out, outputs)
             signature, facts = session.signature, dict(session.facts)
-            executed = _executed(session) if execution else {}
     result = {**_result(signature, facts, outputs, out), **executed}
     if app.json:
         app.emit({"ok": True, **result, "notes": list(notes)})

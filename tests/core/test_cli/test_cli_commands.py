@@ -176,6 +176,16 @@ def test_open_runs_and_writes_outputs(built, lepton, net, samples, tmp_path):
     assert 0 < error < 2e-3
 
 
+def test_open_writes_nothing_where_the_runtime_does_not_tell_what_ran(
+    lepton, net, samples, tmp_path
+):
+    out = tmp_path / "y.npz"
+    ended = lepton("open", net, "--data", samples, "--out", out, "--execution", "--json")
+    assert ended.data["error"]["code"] == "LPT-RUN-004"
+    assert "--to" in ended.data["error"]["remedy"]
+    assert not out.exists()
+
+
 def test_open_refuses_samples_that_do_not_fit(lepton, net, tmp_path):
     bad = tmp_path / "bad.npz"
     np.savez(bad, x=np.zeros((3, 5), np.float32))
