@@ -50,6 +50,9 @@ def bisect(
 ) -> Bisection:
     """Find the first value at which two variants of one pivot part.
 
+    An artifact that is not what was built, or whose pivot is gone, is looked into as it is, where
+    its target's sessions can: see :mod:`lepton_core.bisecting._inside`.
+
     Args:
         first: A variant: an artifact that lepton built, its directory, its passport. It is the
             measure.
@@ -61,9 +64,6 @@ def bisect(
             limit of the two precisions (``Limits`` in :mod:`lepton_core.verdicts`).
         rows: Samples to run, spread evenly over those given.
         threads: Threads of each session.
-
-    An artifact that is not what was built, or whose pivot is gone, is looked into as it is, where
-    its target's sessions can: see :mod:`lepton_core.bisecting._inside`.
 
     Raises:
         UsageError: LPT-BIS-001 … 004 a variant cannot be lowered again, LPT-BIS-005 the pivot has

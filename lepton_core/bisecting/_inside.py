@@ -251,7 +251,7 @@ class _Values:
         context: Progress and cancellation.
 
     Attributes:
-        alone: Values of the sound one without a counterpart.
+        alone: Values of the sound one without a counterpart; 0 if not all were made.
         output_error: Largest relative L2 error of an output of a batch.
     """
 
@@ -278,7 +278,8 @@ class _Values:
             self._measure(batch.inputs, held, held, self._own)
             self._compare_outputs(batch.inputs)
         known = [name for name in self._operators if name in self._whole or name in self._failed]
-        self.alone = len(self._operators) - len(known)
+        # Where an operator fails, nothing is known of the values behind it.
+        self.alone = 0 if self._failed else len(self._operators) - len(known)
         return [self._parting(name) for name in known]
 
     def _compare_outputs(self, inputs: Arrays) -> None:
@@ -289,6 +290,9 @@ class _Values:
             self.output_error = float("inf")
             return
         for name, value in wanted.items():
+            if name not in made:
+                self.output_error = float("inf")
+                continue
             errors = Errors()
             errors.update(_real(value), _real(made[name]))
             self.output_error = max(self.output_error, float(errors.result().rel_l2))

@@ -9,9 +9,10 @@ import pytest
 
 import lepton_kernels as lk
 from lepton_core.bisecting._hints import hint_for
+from lepton_core.bisecting._inside import _Values
 from lepton_core.bisecting._plan import GROUP_BYTES, ancestors, groups, plan_taps, recipe_for
 from lepton_core.bisecting._run import Errors
-from lepton_core.errors import UsageError
+from lepton_core.errors import SessionError, UsageError
 from lepton_core.recipe import (
     BlockWeight,
     Correction,
@@ -22,7 +23,8 @@ from lepton_core.recipe import (
     Tensor,
     validate,
 )
-from lepton_core.types import ValueUse
+from lepton_core.samples import Samples
+from lepton_core.types import Signature, TensorSpec, ValueUse
 
 
 def use(name, *inputs, dtype="float32", size=4, output=False):
@@ -153,3 +155,40 @@ def test_what_is_no_variant_is_refused(tmp_path):
     with pytest.raises(UsageError) as error:
         side_of(str(tmp_path / "model.onnx"))
     assert error.value.code == "LPT-BIS-001"
+
+
+class Inner:
+    """A session that shows ``h = 2 x`` and ``y = h + 1``.
+
+    Args:
+        output: What it calls its output.
+        fails: The value whose operator fails.
+    """
+
+    signature = Signature((TensorSpec("x", "float32", ("n", 2)),), ())
+
+    def __init__(self, output="y", fails=""):
+        self.output, self.fails = output, fails
+
+    def inner(self, inputs, fed=None):
+        value = inputs["x"]
+        for name, operator in (("h", "mul"), ("y", "add")):
+            if name == self.fails:
+                where = {"where": name, "operator": operator}
+                raise SessionError("LPT-RUN-506", "It fails", cause="a size", details=where)
+            value = 2 * value if name == "h" else value + 1
+            yield name, operator, value
+
+    def run(self, inputs):
+        *_, (_, _, made) = self.inner(inputs)
+        return {self.output: made}
+
+
+@pytest.mark.parametrize("odd", [Inner("other"), Inner(fails="h"), Inner()])
+def test_an_artifact_of_other_outputs_or_one_that_fails_is_looked_into(odd, context):
+    samples = Samples({"x": np.ones((3, 2), np.float32)})
+    measured = _Values(Inner(), odd, context)
+    found = {one.value: one.error for one in measured.run(samples)}
+    assert found == ({"h": np.inf} if odd.fails else {"h": 0, "y": 0})
+    assert measured.output_error == (0 if odd.output == "y" and not odd.fails else np.inf)
+    assert measured.alone == 0, "what is behind an operator that fails has its counterpart"
