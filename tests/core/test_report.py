@@ -262,3 +262,10 @@ def test_a_passport_says_what_the_variant_gains(timed):
     assert ("2.00x faster (1.90 to 2.10 at 95 %)" if timed else "not timed: no device") in page
     assert "beside fp32" not in "".join(Page(render_passport(passport())).text)
     assert variant_summary(data)["gain"] == gain.to_dict()
+
+
+def test_a_gain_over_nothing_is_drawn():
+    from lepton_core.gains import Gain
+
+    data = {**passport(), "gain": Gain(300, 0, {}, "no device").to_dict()}
+    assert "infx smaller" in "".join(Page(render_passport(data)).text)
