@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import PlanError
+from lepton_core.planner import options_of
 from lepton_core.types import ConvertResult
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def walk(
     for number, step in enumerate(steps, 1):
         context = place(len(steps) - number, step)
         context.checkpoint()
-        part = hooks.convert_step(model, step, request, context, steps)
+        own = replace(request, options=options_of(step, steps, request.options))
+        part = hooks.convert_step(model, step, own, context)
         origin, model = model, part.model
         facts.update(part.facts)
         warned.extend(part.warnings)

@@ -29,11 +29,11 @@ from lepton_core.errors import (
 )
 from lepton_core.files import disk_errors, is_disk_error
 from lepton_core.origins import LOCATIONS, PIVOT
-from lepton_core.planner import Plan, Step, options_of, plan_for_target
+from lepton_core.planner import Plan, Step, plan_for_target
 from lepton_core.rewrites import completed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from lepton_core.capabilities import PluginInfo
     from lepton_core.context import Context
@@ -126,26 +126,10 @@ class Hooks:
         return plan_for_target(model.format, target, self.registry.infos(), precision)
 
     def convert_step(
-        self,
-        model: Model,
-        step: Step,
-        request: types.ConvertRequest,
-        context: Context,
-        steps: Sequence[Step] = (),
+        self, model: Model, step: Step, request: types.ConvertRequest, context: Context
     ) -> types.ConvertResult:
-        """Walk one edge of a plan.
-
-        Args:
-            model: What the step starts from.
-            step: The edge.
-            request: That of the whole conversion.
-            context: Of this step.
-            steps: The path, which says whose the options are; the step alone if left out.
-        """
-        options = options_of(step, steps or (step,), request.options)
-        part = replace(
-            request, to_format=step.edge.result, precision=step.precision, options=options
-        )
+        """Walk one edge of a plan."""
+        part = replace(request, to_format=step.edge.result, precision=step.precision)
         found = self.call("convert", step.owner, model, part, context, isolated=step.edge.isolated)
         result = cast("types.ConvertResult", found)
         if step.edge.result != PIVOT and LOCATIONS in result.model.metadata:
