@@ -60,7 +60,6 @@ def gain_beside_float(job: Job, made: Model, samples: Samples | None) -> Gain:
     return measure_gain(
         hooks, (hooks.convert(job.base, asked, plain).model, made), target, timing,
         samples=samples, seconds=job.request.timing_seconds, threads=job.options.threads,
-        options={"execution_facts": False} if target.id == "onnxruntime" else {},
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from lepton_core.errors import (
     UnsupportedOperationError,
     WorkerError,
 )
-from lepton_core.types import ConvertRequest, Model, OpenRequest, Target
+from lepton_core.types import EXECUTION_FACTS, ConvertRequest, Model, OpenRequest, Target
 from lepton_onnx import pivot
 from lepton_onnx.external import digest
 
@@ -249,8 +249,9 @@ class Prober:
                 place = str(recipes.write(recipe, folder / "recipe.json", integers=arrays))
             asked = ConvertRequest(self._target.id, device=self._target.device, recipe=place)
             made = self._hooks.convert(base, asked, inside).model
-            quick = {"execution_facts": False} if self._target.id == "onnxruntime" else {}
-            opening = OpenRequest(self._target.id, self._target.device, 1, options=quick)
+            opening = OpenRequest(
+                self._target.id, self._target.device, 1, without=(EXECUTION_FACTS,)
+            )
             self._hooks.open(made, opening, inside).close()
         except REFUSED as error:
             return error

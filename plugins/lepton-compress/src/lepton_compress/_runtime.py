@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_core import memory
 from lepton_core.environment import versions_of
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError
-from lepton_core.types import OpenRequest
+from lepton_core.types import EXECUTION_FACTS, MEMORY_PLAN, OpenRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -233,8 +233,7 @@ class Watched:
 
 def opening(owner: str, threads: int | None) -> OpenRequest:
     """Return the request for a session that is opened to observe values."""
-    quick = {"execution_facts": False, "plan_memory": False}
-    return OpenRequest(owner, threads=threads, options=quick if owner == "onnxruntime" else {})
+    return OpenRequest(owner, threads=threads, without=(EXECUTION_FACTS, MEMORY_PLAN))
 
 
 __all__ = [
