@@ -23,7 +23,7 @@ from lepton_compress._job import (
 )
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_options
 from lepton_compress._plan import without_refused
-from lepton_compress._runtime import AUTO, FASTEST, candidates, runtimes_for, runtimes_of
+from lepton_compress._runtime import AUTO, FASTEST, Scratch, candidates, runtimes_of
 from lepton_compress._sparse_options import SPARSE_PRECISIONS, refuse
 from lepton_compress._steps import steps_of
 from lepton_core import recipe as recipes
@@ -94,14 +94,13 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
     try:
         if not options.recipe_only:  # else this is a part of somebody's run
             context = replace(context, reporter=remaining)
-        inside = replace(context, workdir=scratch)
+        inside = Scratch.of(context, scratch, options.runtime)
         base = to_pivot(model, request, inside)
         job = Job(Graph(pivot.load(base.path)), base, request, options, context, inside)
         if request.recipe:
             return _reproduce(job)
         _check_runtime(options.runtime, context)
-        with runtimes_for(scratch, options.runtime):
-            return _named(_search(job))
+        return _named(_search(job))
     finally:
         remaining.close()
         shutil.rmtree(scratch, ignore_errors=True)
