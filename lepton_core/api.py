@@ -243,6 +243,7 @@ def open(
     threads: int | None = None,
     reference: bool = False,
     options: Mapping[str, Any] | None = None,
+    without: tuple[str, ...] = (),
     context: Context | None = None,
 ) -> Session:
     """Open a session in this process; see :class:`~lepton_core.types.OpenRequest`.
@@ -254,6 +255,7 @@ def open(
         threads: Intra-op threads.
         reference: Run as the yardstick.
         options: Owner-specific options.
+        without: What the session may leave out: ``execution_facts``, ``plan_memory``.
         context: Surroundings.
 
     Raises:
@@ -267,7 +269,7 @@ def open(
     model = load(model, context=context)
     if not target:
         target, model = _runnable(model, context)
-    request = types.OpenRequest(target, device, threads, reference, options or {})
+    request = types.OpenRequest(target, device, threads, reference, options or {}, without)
     return hooks.open(model, request, context)
 
 

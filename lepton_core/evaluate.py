@@ -49,7 +49,12 @@ def evaluate(
     samples = load_saved(Path(request.samples))
     before = _resident_bytes() if request.memory else 0
     opening = OpenRequest(
-        request.target, request.device, request.threads, request.reference, request.options
+        request.target,
+        request.device,
+        request.threads,
+        request.reference,
+        request.options,
+        request.without,
     )
     with (
         hooks.guarded("evaluate", request.target),

@@ -131,7 +131,6 @@ def measure_gain(
     samples: Samples | None = None,
     seconds: float = 0.0,
     threads: int | None = None,
-    options: Mapping[str, Any] | None = None,
 ) -> Gain:
     """Compare the sizes of two artifacts, and time them in turns where they run.
 
@@ -143,7 +142,6 @@ def measure_gain(
         samples: Inputs of the timed calls; noise that fits the signature if there are none.
         seconds: Time to spend, about; 0 for no timing.
         threads: Threads of the sessions.
-        options: Owner-specific options of the sessions.
 
     Returns:
         The gain. A model that this machine cannot run is not timed, and the reason recorded: it
@@ -153,7 +151,7 @@ def measure_gain(
 
     from lepton_core.errors import LeptonError, OperationCancelledError, StorageError
     from lepton_core.evaluate import evaluate_isolated
-    from lepton_core.types import EvaluateRequest
+    from lepton_core.types import EXECUTION_FACTS, EvaluateRequest
 
     if seconds <= 0:
         return gain_of(pair, {}, NOT_ASKED)
@@ -165,9 +163,9 @@ def measure_gain(
             str(folder),
             device=target.device,
             threads=threads,
-            options=options or {},
             rival=pair[0],
             race_seconds=seconds,
+            without=(EXECUTION_FACTS,),
         )
         found = evaluate_isolated(hooks, pair[1], request, context)
     except (OperationCancelledError, StorageError):

@@ -36,6 +36,8 @@ from lepton_core.types._source import (
     ValueUse,
 )
 from lepton_core.types._using import (
+    EXECUTION_FACTS,
+    MEMORY_PLAN,
     REFERENCE_DEVICE,
     AdjustRequest,
     AdjustResult,
@@ -51,6 +53,8 @@ from lepton_core.types._using import (
 )
 
 __all__ = [
+    "EXECUTION_FACTS",
+    "MEMORY_PLAN",
     "REFERENCE_DEVICE",
     "AdaptRequest",
     "AdaptResult",

@@ -95,6 +95,13 @@ class MigrateResult:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+EXECUTION_FACTS = "execution_facts"
+"""The look at which nodes run where, in which precision."""
+
+MEMORY_PLAN = "plan_memory"
+"""What makes later runs faster at the price of memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
     """Open a model as a session.
@@ -105,6 +112,9 @@ class OpenRequest:
         threads: Intra-op threads; ``None`` sizes them to the container.
         reference: Run as the yardstick: strictest arithmetic, no graph optimisation.
         options: Owner-specific options.
+        without: What the caller can do without, where a session saves time or memory by leaving
+            it out: :data:`EXECUTION_FACTS`, :data:`MEMORY_PLAN`. A hint; owners that know nothing
+            of the kind open as ever, and an option that says otherwise prevails.
     """
 
     target: str
@@ -112,6 +122,7 @@ class OpenRequest:
     threads: int | None = None
     reference: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +160,7 @@ class EvaluateRequest:
         options: Owner-specific options of the session.
         rival: Another model of the same target to be timed in turns with this one.
         race_seconds: Time to spend on that, about; 0 leaves it to :func:`lepton_core.timing.race`.
+        without: What sessions may leave out (:class:`OpenRequest`).
     """
 
     target: str
@@ -163,6 +175,7 @@ class EvaluateRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     rival: Model | None = None
     race_seconds: float = 0.0
+    without: tuple[str, ...] = ()
 
 
 REFERENCE_DEVICE = "reference"

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lepton_compress import _optimize
 from lepton_compress._build import static_recipe
 from lepton_compress._calibrate import Range
 from lepton_compress._coverage import coverage, reached
 from lepton_compress._graph import Graph
 from lepton_core import recipe as recipes
 from lepton_core.artifacts import artifact_size
-from lepton_core.errors import OptimizeError
+from lepton_core.errors import OptimizeError, WorkerCrashError
+from lepton_core.gains import Gain
 from lepton_core.samples import Samples, load_samples, match
 from lepton_core.statistics import binomial_upper
 from lepton_core.types import ConvertRequest, OpenRequest, OptimizeRequest
@@ -523,6 +525,47 @@ def test_what_gains_nothing_is_said_to(graphs, context_of, tmp_path):
     if not made.facts["gain"]["faster"]:
         assert "neither smaller nor faster here" in made.warnings[-1]
         assert "larger" in made.warnings[-1]
+
+
+def test_auto_states_the_gain_that_int8_was_kept_by(graphs, context, monkeypatch):
+    """A second measurement could say otherwise."""
+    race = {"before_ms": 2.0, "after_ms": 1.0, "speedup": 2.0, "interval": [1.9, 2.1]}
+    kept_by = Gain(100, 200, race)
+    monkeypatch.setattr(_optimize, "gain_of_recipe", lambda *_: kept_by)
+    base = graphs.build(
+        [graphs.node("MatMul", ["x", "w"], ["y"])], {"w": graphs.rand(4, 4)}, shape=("n", 4)
+    )
+    asked = OptimizeRequest(TARGET, precision="auto", timing_seconds=0.05)
+    made = _optimize.optimize(base, asked, context)
+    assert made.recipe
+    assert made.facts["gain"] == kept_by.to_dict()
+    assert not any("neither" in text for text in made.warnings)
+
+
+class Crashing:
+    """Hooks of a target whose converter dies of a model without a recipe."""
+
+    def __init__(self, hooks):
+        self._hooks = hooks
+
+    def __getattr__(self, name):
+        return getattr(self._hooks, name)
+
+    def convert(self, model, request, context):
+        if request.recipe is None:
+            raise WorkerCrashError("LPT-WORK-003", "The worker crashed", cause="signal 11")
+        return self._hooks.convert(model, request, context)
+
+
+def test_a_float_model_that_crashes_its_converter_costs_no_result(graphs, context):
+    base = graphs.build(
+        [graphs.node("MatMul", ["x", "w"], ["y"])], {"w": graphs.rand(64, 64)}, shape=("n", 64)
+    )
+    asked = OptimizeRequest(TARGET, timing_seconds=0.05)
+    made = _optimize.optimize(base, asked, replace(context, hooks=Crashing(context.hooks)))
+    assert Path(made.model.path).is_file()
+    assert "gain" not in made.facts
+    assert any("was not measured" in text and "crashed" in text for text in made.warnings)
 
 
 def test_a_budget_states_the_gain_that_it_was_chosen_by(trained, held_npz, context):

@@ -25,7 +25,6 @@ from lepton_onnx import pivot
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch, tmp_path):
-    monkeypatch.setattr(_probe, "_KNOWN", set())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -108,7 +107,6 @@ def test_answers_are_kept_for_one_version_of_the_runtime(graphs, context_of, mon
     base = many(graphs)
 
     def ask(name):
-        _probe._KNOWN.clear()
         return without_refused(job_of(base, context_of(name)), sampled=True).prober.facts()
 
     first = ask("first")
@@ -222,6 +220,52 @@ def test_many_kinds_are_halved_not_asked_one_by_one(graphs, context):
     kinds = prober.asked
     assert kinds >= 7
     assert next(job.context.hooks.opened) <= 3 + 2 * int(np.ceil(np.log2(kinds)))
+
+
+class Placed(Picky):
+    """Hooks of a runtime that loads an operator's integers only behind another operator."""
+
+    def open(self, model, request, context):
+        graph = onnx.load(model.path).graph
+        made = {name: node for node in graph.node for name in node.output}
+        inputs = {value.name for value in graph.input}
+
+        def source(name):
+            node = made.get(name)
+            moves = node is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear")
+            return source(node.input[0]) if moves else name
+
+        for node in graph.node:
+            first = made.get(node.input[0])
+            integer = first is not None and first.op_type == "DequantizeLinear"
+            if node.op_type in self._ops and integer and source(node.input[0]) in inputs:
+                raise SessionError("LPT-RUN-001", "The model does not load", cause="alone")
+        return self._hooks.open(model, request, context)
+
+
+def pooled(graphs, *, first):
+    """A pooling of the input, if *first*, and one behind a convolution."""
+    node, rand = graphs.node, graphs.rand
+    pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [node("MaxPool", ["x"], ["early"], **pool)] if first else []
+    nodes += [
+        node("Conv", ["early" if first else "x", "w1"], ["c"], pads=[1, 1, 1, 1]),
+        node("MaxPool", ["c"], ["late"], **pool), node("Conv", ["late", "w2"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w1": rand(8, 3, 3, 3), "w2": rand(8, 8, 1, 1)}
+    return graphs.build(nodes, weights, shape=("n", 3, 8, 8))
+
+
+def test_what_loads_among_its_neighbours_is_asked_for_each_place(graphs, context_of):
+    def refused(name, *, first):
+        context = context_of(name)
+        context = replace(context, hooks=Placed(context.hooks, ["MaxPool"]))
+        prober = Prober(job_of(pooled(graphs, first=first), context))
+        found = prober.ask(planned(prober._job, sampled=True))
+        return [n for one in found for n in one.names]
+
+    assert refused("behind", first=False) == []
+    assert refused("both", first=True) == ["early"]
 
 
 def test_a_search_leaves_the_precision_out_for_units_that_refuse_it(graphs, samples, context):

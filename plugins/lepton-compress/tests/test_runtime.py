@@ -12,7 +12,7 @@ from lepton_compress import _runtime
 from lepton_compress._build import all_values, choose_layers
 from lepton_compress._calibrate import observe
 from lepton_compress._graph import Graph
-from lepton_compress._runtime import candidates, runtimes_for
+from lepton_compress._runtime import Scratch, candidates
 from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError, SessionError
 from lepton_core.samples import Samples
@@ -37,8 +37,8 @@ def rows():
 class Slow:
     """Hooks that make the sessions of some runtimes slow, or refuse them, and count their rows."""
 
-    def __init__(self, hooks, slow=(), broken=()):
-        self._hooks, self._slow, self._broken = hooks, slow, broken
+    def __init__(self, hooks, slow=(), broken=(), failing=()):
+        self._hooks, self._slow, self._broken, self._failing = hooks, slow, broken, failing
         self.rows = {}
 
     def __getattr__(self, name):
@@ -51,6 +51,8 @@ class Slow:
         real, outer = session.run, self
 
         def run(inputs):
+            if request.target in outer._failing:
+                raise SessionError("LPT-RUN-205", "It failed in a node")
             outer.rows[request.target] = outer.rows.get(request.target, 0) + len(inputs["x"])
             if request.target in outer._slow:
                 time.sleep(0.05)
@@ -61,11 +63,15 @@ class Slow:
 
 
 def ranges(net, rows, context, asked, **hooks):
-    context = replace(context, hooks=Slow(context.hooks, **hooks))
+    context = Scratch.of(
+        replace(context, hooks=Slow(context.hooks, **hooks)), context.workdir, asked
+    )
     graph = Graph(pivot.load(net.path))
     names = all_values(graph, choose_layers(graph).layers.values())
-    with runtimes_for(context.workdir, asked) as runtimes:
-        return observe(graph, names, rows, context), runtimes, context.hooks.rows
+    # A folder inside the scratch folder heeds the same choice.
+    inside = replace(context, workdir=context.workdir / "inside")
+    inside.workdir.mkdir()
+    return observe(graph, names, rows, inside), context.runtimes, context.hooks.rows
 
 
 def close(left, right):
@@ -100,6 +106,30 @@ def test_a_runtime_that_does_not_load_it_is_passed_over(net, rows, context_of):
     assert "LPT-RUN-207" in chosen.trials[0]["problem"]
     assert ran == {"onnxruntime": ROWS}
     assert close(found, ranges(net, rows, context_of("two"), "auto")[0])
+
+
+def test_a_runtime_that_fails_in_a_batch_is_passed_over(net, rows, context_of):
+    found, chosen, ran = ranges(
+        net, rows, context_of("one"), "fastest", slow=("onnxruntime",), failing=("openvino",)
+    )
+    assert chosen.owner == "onnxruntime"
+    said = "LPT-RUN-205: It failed in a node"
+    assert chosen.trials[0] == {"runtime": "openvino", "problem": said}
+    assert ran == {"onnxruntime": ROWS}, "the batch that failed was run again"
+    assert close(found, ranges(net, rows, context_of("two"), "auto")[0])
+    with pytest.raises(SessionError, match="in a node"):  # what the user named is not replaced
+        ranges(net, rows, context_of("named"), "openvino", failing=("openvino",))
+
+
+@pytest.mark.parametrize("how", ["broken", "failing"])
+def test_a_runtime_that_was_taken_and_fails_later_is_left(net, rows, context_of, how):
+    context = Scratch.of(context_of("later"), context_of("later-work").workdir, "fastest")
+    context.runtimes.owner, context.runtimes.decided = "openvino", True
+    context = replace(context, hooks=Slow(context.hooks, **{how: ("openvino",)}))
+    graph = Graph(pivot.load(net.path))
+    assert observe(graph, ["r"], rows, context).keys() == {"r"}
+    assert context.runtimes.owner == "onnxruntime"
+    assert context.hooks.rows == {"onnxruntime": ROWS}
 
 
 def test_others_are_tried_only_where_much_is_left(net, rows, context_of, monkeypatch):

@@ -13,6 +13,7 @@ from lepton_compress import _inputs
 from lepton_compress._graph import Graph
 from lepton_compress._options import read_options
 from lepton_compress._products import choose_products
+from lepton_compress._rounding import Rounded, round_group
 from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.types import ConvertRequest, OpenRequest, OptimizeRequest
@@ -87,6 +88,25 @@ def test_scales_that_float16_holds(graphs, context_of, tmp_path, method):
         values = Graph(pivot.load(base.path)).array(name)
         error = np.linalg.norm(np.moveaxis(blocks.values(), 1, entry.axis) - values)
         assert error / np.linalg.norm(values) < 0.15
+
+
+@pytest.mark.parametrize(("by", "halves"), [(1.0, True), (4e-6, False), (1e-9, False)])
+def test_scales_that_float16_rounds_too_far_stay_float32(graphs, by, halves):
+    """Below 6e-5 its steps are all 6e-8, so that small scales would be off by whole percents."""
+    weight = graphs.rand(64, 80) * np.float32(by)
+    if halves:
+        weight[:, 0] *= np.float32(1e-5)  # a channel that hardly counts decides nothing
+    base = graphs.build([graphs.node("MatMul", ["x", "w"], ["y"])], {"w": weight}, shape=("n", 64))
+    graph = Graph(pivot.load(base.path))
+    options = read_options({"scales": "float16", "method": "mse", "ends": 4}, "int4")
+    rounded = Rounded()
+    (product,) = choose_products(graph, options).products
+    round_group(graph, [product], options, rounded, method="mse")
+    (scale,) = (a for n, a in rounded.arrays.items() if n.endswith("/scale"))
+    assert np.array_equal(scale, scale.astype("f2").astype("f4")) is halves
+    assert any("beyond float16" in note for note in rounded.notes) is not halves
+    error = np.linalg.norm(rounded.weights(graph, product.weight) - weight) / np.linalg.norm(weight)
+    assert error < 0.12
 
 
 @pytest.mark.parametrize(("options", "halves"), [({}, True), ({"scales": "float32"}, False)])

@@ -99,6 +99,11 @@ def test_storage_and_execution_are_two_facts(pivot, half, context):
             assert "fp16 storage is cast" in facts["execution_precision"]
     with opened(half, context, options={"execution_facts": False}) as session:
         assert session.facts["execution_precision"] == "not looked at"
+    with opened(half, context, without=("execution_facts", "of another runtime")) as session:
+        assert session.facts["execution_precision"] == "not looked at"
+    asked = {"execution_facts": True}
+    with opened(half, context, without=("execution_facts",), options=asked) as session:
+        assert session.facts["execution_nodes"], "an option prevails over a hint"
     assert [p.name for p in context.workdir.iterdir()] == ["model.onnx"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_compress._job import RECIPE
-from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.errors import LeptonError, OperationCancelledError, StorageError
 from lepton_core.gains import measure_gain, no_gain_warning
 from lepton_core.types import ConvertRequest, Target
 
@@ -25,7 +25,7 @@ def with_gain(job: Job, result: OptimizeResult, samples: Samples | None) -> Opti
     """Measure what a compressed model gains, if that is not known yet, and say so if nothing.
 
     What was chosen within a budget was timed beside the float model already; everything else is
-    timed here.
+    timed here. No result is lost because its float model cannot be lowered to be timed beside it.
     """
     if result.recipe is None or job.options.recipe_only or job.request.timing_seconds <= 0:
         return result
@@ -34,7 +34,9 @@ def with_gain(job: Job, result: OptimizeResult, samples: Samples | None) -> Opti
     bar = job.context.reporter.task("time it beside the float model", 1)
     try:
         found = gain_beside_float(job, result.model, samples)
-    except (ConversionError, UnsupportedOperationError) as error:  # a target of integers alone
+    except (OperationCancelledError, StorageError):
+        raise
+    except LeptonError as error:  # a target of integers alone, or a converter that crashes
         text = f"What it gains was not measured, as the float model cannot be built: {error}"
         return replace(result, warnings=(*result.warnings, text))
     finally:
@@ -50,7 +52,7 @@ def gain_beside_float(job: Job, made: Model, samples: Samples | None) -> Gain:
     """Lower the float model and return what another of the same target gains over it.
 
     Raises:
-        ConversionError: The target does not build the float model.
+        LeptonError: The target does not build the float model.
     """
     hooks = job.context.hooks
     assert hooks is not None  # noqa: S101 - checked by the engine
@@ -60,7 +62,6 @@ def gain_beside_float(job: Job, made: Model, samples: Samples | None) -> Gain:
     return measure_gain(
         hooks, (hooks.convert(job.base, asked, plain).model, made), target, timing,
         samples=samples, seconds=job.request.timing_seconds, threads=job.options.threads,
-        options={"execution_facts": False} if target.id == "onnxruntime" else {},
     )  # fmt: skip
 
 

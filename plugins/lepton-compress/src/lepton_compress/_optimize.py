@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lepton_compress._build import refuse_quantized
 from lepton_compress._gain import gain_of_recipe, with_gain
@@ -23,7 +23,7 @@ from lepton_compress._job import (
 )
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_options
 from lepton_compress._plan import without_refused
-from lepton_compress._runtime import AUTO, FASTEST, candidates, runtimes_for, runtimes_of
+from lepton_compress._runtime import AUTO, FASTEST, Scratch, candidates, runtimes_of
 from lepton_compress._sparse_options import SPARSE_PRECISIONS, refuse
 from lepton_compress._steps import steps_of
 from lepton_core import recipe as recipes
@@ -94,14 +94,13 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
     try:
         if not options.recipe_only:  # else this is a part of somebody's run
             context = replace(context, reporter=remaining)
-        inside = replace(context, workdir=scratch)
+        inside = Scratch.of(context, scratch, options.runtime)
         base = to_pivot(model, request, inside)
         job = Job(Graph(pivot.load(base.path)), base, request, options, context, inside)
         if request.recipe:
             return _reproduce(job)
         _check_runtime(options.runtime, context)
-        with runtimes_for(scratch, options.runtime):
-            return _named(_search(job))
+        return _named(_search(job))
     finally:
         remaining.close()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -305,8 +304,11 @@ def _searched(job: Job, samples: Samples | None) -> OptimizeResult:
     recipe, facts, warnings = make(job, samples)
     if job.pruning is not None:
         facts["pruning"] = job.pruning.facts
-    if job.request.precision == "auto" and (why := _not_worth(job, recipe, samples)):
-        return OptimizeResult(lower(job, None), None, why, {"verdict": facts["verdict"]})
+    if job.request.precision == "auto":
+        why, gain = _not_worth(job, recipe, samples)
+        if why:
+            return OptimizeResult(lower(job, None), None, why, {"verdict": facts["verdict"]})
+        facts |= gain
     place = job.write(recipe, job.context.workdir / RECIPE)
     return OptimizeResult(lower(job, place), str(place), facts.pop("why"), facts, warnings)
 
@@ -320,18 +322,23 @@ def _named(result: OptimizeResult) -> OptimizeResult:
     return replace(result, facts={**result.facts, "recipe": named})
 
 
-def _not_worth(job: Job, recipe: recipes.Recipe, samples: Samples | None) -> str:
-    """Return why float is kept where no accuracy is measured; empty if int8 gains something."""
+def _not_worth(
+    job: Job, recipe: recipes.Recipe, samples: Samples | None
+) -> tuple[str, dict[str, Any]]:
+    """Return why float is kept where no accuracy is measured; empty if int8 gains something.
+
+    Beside it are facts: the gain by which int8 is kept, if that was measured.
+    """
     if job.options.recipe_only:
-        return ""  # who asked builds the variants, and compares them
+        return "", {}  # who asked builds the variants, and compares them
     plain, made = size_of(job, None), size_of(job, recipe)
     if made < plain:
-        return ""
+        return "", {}
     why = f"kept fp32, because int8 is not smaller: {made} bytes instead of {plain}"
     if job.request.timing_seconds <= 0:
-        return why
+        return why, {}
     gain = gain_of_recipe(job, recipe, samples)
-    return "" if gain.faster else f"{why}; {gain.time_text}"
+    return ("", {"gain": gain.to_dict()}) if gain.faster else (f"{why}; {gain.time_text}", {})
 
 
 def _mixed(job: Job, samples: Samples | None) -> OptimizeResult:

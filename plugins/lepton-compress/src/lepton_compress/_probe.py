@@ -35,7 +35,7 @@ from lepton_core.errors import (
     UnsupportedOperationError,
     WorkerError,
 )
-from lepton_core.types import ConvertRequest, Model, OpenRequest, Target
+from lepton_core.types import EXECUTION_FACTS, ConvertRequest, Model, OpenRequest, Target
 from lepton_onnx import pivot
 from lepton_onnx.external import digest
 
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 
 REFUSED = (UnsupportedOperationError, ConversionError, SessionError, WorkerError)
 """What a target that does not take something raises."""
-
-_KNOWN: set[str] = set()
-"""Keys of what a runtime loaded, in this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +116,7 @@ class Prober:
         )  # fmt: skip
         folder = Path(platformdirs.user_cache_dir("lepton")) / "loads"
         self._place = folder / f"{self._scope[:32]}.txt"
+        self._loaded = self._remembered()
         self._number = 0
         self.asked = self.known = 0
         self.seconds = 0.0
@@ -141,21 +139,20 @@ class Prober:
         for one in planned:
             kinds.setdefault(key_of_operator(graph, one, options), []).append(one)
         keys = {key: key_of({"scope": self._scope, "operator": key}) for key in kinds}
-        _KNOWN.update(self._remembered())
-        fresh = {k: alike for k, alike in kinds.items() if keys[k] not in _KNOWN}
+        fresh = {k: alike for k, alike in kinds.items() if keys[k] not in self._loaded}
         self.asked += len(kinds)
         self.known += len(kinds) - len(fresh)
         refused: dict[str, str] = {}
         if fresh:
             few = {k: min(a, key=lambda o: size_of_weight(graph, o)) for k, a in fresh.items()}
             refused, tried = self._refused(few)
-            for key in [k for k in refused if self._fits_in(few[k], around)]:
-                del refused[key]
             self._remember({keys[key] for key in tried - refused.keys()})
+        # Neighbours differ from layer to layer and model to model, so that is asked for each.
+        left = {key: self._unfit(kinds[key], around) for key in refused}
         found = [
-            Refusal(alike[0].layer.op, alike[0].dtype, self.runtime,
-                    tuple(one.name for one in alike), refused[key])
-            for key, alike in kinds.items() if key in refused
+            Refusal(unfit[0].layer.op, unfit[0].dtype, self.runtime,
+                    tuple(one.name for one in unfit), refused[key])
+            for key, unfit in left.items() if unfit
         ]  # fmt: skip
         self.refusals += found
         self.seconds += time.perf_counter() - began
@@ -168,15 +165,15 @@ class Prober:
             "seconds": round(self.seconds, 3), "refused": [r.to_dict() for r in self.refusals],
         }  # fmt: skip
 
-    def _remembered(self) -> list[str]:
+    def _remembered(self) -> set[str]:
         """Return keys of what this version loaded in earlier runs; refusals are asked again."""
         try:
-            return self._place.read_text(encoding="ascii").split()
+            return set(self._place.read_text(encoding="ascii").split())
         except (OSError, UnicodeError):
-            return []
+            return set()
 
     def _remember(self, keys: set[str]) -> None:
-        _KNOWN.update(keys)
+        self._loaded |= keys
         with contextlib.suppress(OSError):  # without the file the same is asked again
             self._place.parent.mkdir(parents=True, exist_ok=True)
             with self._place.open("a", encoding="ascii") as stream:
@@ -190,10 +187,19 @@ class Prober:
             return self._one_by_one(few)
         return self._halved(few)
 
-    def _fits_in(self, one: Planned, around: Sequence[Planned]) -> bool:
-        """Tell whether the runtime loads an operator that it refuses alone among its neighbours."""
-        group = neighbours(one, around)
-        return len(group) > 1 and self._problem(group, together=True) is None
+    def _unfit(self, alike: list[Planned], around: Sequence[Planned]) -> list[Planned]:
+        """Return which operators that are refused alone do not load among their neighbours."""
+        graph, options = self._job.graph, self._job.options
+        loads: dict[tuple[str, ...], bool] = {}
+        unfit = []
+        for one in alike:
+            group = neighbours(one, around)
+            kind = tuple(key_of_operator(graph, other, options) for other in group)
+            if kind not in loads:
+                loads[kind] = len(group) > 1 and self._problem(group, together=True) is None
+            if not loads[kind]:
+                unfit.append(one)
+        return unfit
 
     def _halved(self, few: dict[str, Planned]) -> tuple[dict[str, str], set[str]]:
         """Find what is refused among operators that load in float, by halving them."""
@@ -249,8 +255,9 @@ class Prober:
                 place = str(recipes.write(recipe, folder / "recipe.json", integers=arrays))
             asked = ConvertRequest(self._target.id, device=self._target.device, recipe=place)
             made = self._hooks.convert(base, asked, inside).model
-            quick = {"execution_facts": False} if self._target.id == "onnxruntime" else {}
-            opening = OpenRequest(self._target.id, self._target.device, 1, options=quick)
+            opening = OpenRequest(
+                self._target.id, self._target.device, 1, without=(EXECUTION_FACTS,)
+            )
             self._hooks.open(made, opening, inside).close()
         except REFUSED as error:
             return error

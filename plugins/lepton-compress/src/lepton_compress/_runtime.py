@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import memory
+from lepton_core.context import Context
 from lepton_core.environment import versions_of
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError
-from lepton_core.types import OpenRequest
+from lepton_core.types import EXECUTION_FACTS, MEMORY_PLAN, OpenRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from lepton_core.context import Context, Session
+    from lepton_core.context import Session
     from lepton_core.dispatch import Hooks
     from lepton_core.types import Signature
 
@@ -38,6 +39,9 @@ WORTH_OPENINGS = 40
 
 MARGIN = 1.15
 """A runtime has to be this much faster to be taken: times that differ less would flap."""
+
+_FINAL = (OperationCancelledError, StorageError)
+"""Errors that say nothing about a runtime."""
 
 _TIMED = 2
 """Batches timed on each; the quicker one counts, as the first makes its memory."""
@@ -59,13 +63,25 @@ class Runtimes:
     trials: list[dict[str, Any]] = field(default_factory=list)
     decided: bool = False
 
+    @property
+    def named(self) -> bool:
+        """Whether the user named one."""
+        return self.asked not in (AUTO, FASTEST)
+
+    def usual(self, hooks: Hooks) -> str:
+        """Return the plugin to take if nothing speaks for another."""
+        return self.asked if self.named else hooks.reference_owner("pivot")
+
     def first(self, hooks: Hooks) -> str:
         """Return the plugin to start with."""
         if not self.owner:
-            named = self.asked not in (AUTO, FASTEST)
-            self.owner = self.asked if named else hooks.reference_owner("pivot")
-            self.decided = named
+            self.owner = self.usual(hooks)
+            self.decided = self.decided or self.named
         return self.owner
+
+    def pass_over(self, owner: str, error: LeptonError) -> None:
+        """Record that a runtime that nobody named cannot do it."""
+        self.trials.append({"runtime": owner, "problem": f"{error.code}: {error.message}"})
 
     def name(self, hooks: Hooks) -> str:
         """Return the runtime with its version; empty if nothing was opened."""
@@ -76,22 +92,26 @@ class Runtimes:
         return {"runtime": self.name(hooks), "asked": self.asked, "trials": self.trials}
 
 
-_OF_JOB: dict[str, Runtimes] = {}
+@dataclass(frozen=True)
+class Scratch(Context):
+    """The scratch folder of a job, or a folder of it, with the choice for all observed in them.
 
+    Attributes:
+        runtimes: The choice; by default the runtime that ranks first, whatever else is installed.
+    """
 
-@contextlib.contextmanager
-def runtimes_for(workdir: Path, asked: str) -> Iterator[Runtimes]:
-    """Hold one choice for everything that is observed in a scratch folder."""
-    found = _OF_JOB[str(workdir)] = Runtimes(asked)
-    try:
-        yield found
-    finally:
-        del _OF_JOB[str(workdir)]
+    runtimes: Runtimes = field(default_factory=lambda: Runtimes(decided=True))
+
+    @classmethod
+    def of(cls, context: Context, workdir: Path, asked: str = AUTO) -> Scratch:
+        """Return a folder with the surroundings of *context* and a choice of its own."""
+        around = {f.name: getattr(context, f.name) for f in fields(Context)}
+        return cls(**{**around, "workdir": workdir}, runtimes=Runtimes(asked))
 
 
 def runtimes_of(context: Context) -> Runtimes:
-    """Return the choice for a scratch folder; a new one that holds for nothing else if none is."""
-    return _OF_JOB.get(str(context.workdir)) or Runtimes(decided=True)
+    """Return the choice that holds for a folder; a new one for nothing else if none does."""
+    return context.runtimes if isinstance(context, Scratch) else Runtimes(decided=True)
 
 
 def versioned(hooks: Hooks, owner: str) -> str:
@@ -139,8 +159,13 @@ class Watched:
         self._times: dict[str, list[float]] = {}
         self._work: list[float] = []
         self._opened: dict[str, float] = {}
+        self._usual = runtimes.usual(self._hooks)
         self._now = runtimes.first(self._hooks)
-        self._session = self._start(self._now)
+        try:
+            self._session = self._start(self._now)
+        except LeptonError as error:
+            self._may_go_back(error)
+            self._session = self._start(self._now)
         self._asking = rows > 0 and not runtimes.decided
 
     @property
@@ -149,9 +174,16 @@ class Watched:
         return self._session.signature
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one batch."""
+        """Run one batch; where a runtime that nobody named fails, on the one that ranks first."""
         began, work = time.perf_counter(), time.process_time()
-        found = self._session.run(inputs)
+        try:
+            found = self._session.run(inputs)
+        except LeptonError as error:
+            self._may_go_back(error)
+            self._move(self._now)
+            if self._asking:
+                self._go_on()
+            return self.run(inputs)
         if self._asking:
             rows = next((len(a) for a in inputs.values() if getattr(a, "ndim", 0)), 1)
             self._done += rows
@@ -172,6 +204,14 @@ class Watched:
         self._opened[owner] = time.process_time() - began
         return session
 
+    def _may_go_back(self, error: LeptonError) -> None:
+        """Pass the runtime of now over for the one that ranks first, or raise *error*."""
+        if self._now == self._usual or isinstance(error, _FINAL):
+            raise error
+        self._runtimes.pass_over(self._now, error)
+        self._times.pop(self._now, None)
+        self._now = self._runtimes.owner = self._usual
+
     def _next(self) -> None:
         """Go on to the next runtime to try, or decide."""
         if len(self._times) == 1:
@@ -180,15 +220,18 @@ class Watched:
                 self._asking = False
                 return
             self._left = [n for n in candidates(self._hooks) if n not in self._times]
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Try what is left, or decide."""
         while self._left:
             owner = self._left.pop(0)
             try:
                 self._move(owner)
-            except (OperationCancelledError, StorageError):
+            except _FINAL:
                 raise
             except LeptonError as error:
-                problem = f"{error.code}: {error.message}"
-                self._runtimes.trials.append({"runtime": owner, "problem": problem})
+                self._runtimes.pass_over(owner, error)
                 self._move(self._now)
             else:
                 return
@@ -233,18 +276,17 @@ class Watched:
 
 def opening(owner: str, threads: int | None) -> OpenRequest:
     """Return the request for a session that is opened to observe values."""
-    quick = {"execution_facts": False, "plan_memory": False}
-    return OpenRequest(owner, threads=threads, options=quick if owner == "onnxruntime" else {})
+    return OpenRequest(owner, threads=threads, without=(EXECUTION_FACTS, MEMORY_PLAN))
 
 
 __all__ = [
     "AUTO",
     "FASTEST",
     "Runtimes",
+    "Scratch",
     "Watched",
     "candidates",
     "opening",
-    "runtimes_for",
     "runtimes_of",
     "versioned",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from lepton_core.environment import available_cpus
 from lepton_core.executor import LocalExecutor
 from lepton_core.metrics import choose_metric, measure, output_errors
 from lepton_core.samples import collect_outputs
-from lepton_core.types import ConvertRequest, OpenRequest, Target
+from lepton_core.types import EXECUTION_FACTS, ConvertRequest, OpenRequest, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -235,7 +235,7 @@ class Meter:
             target = Target(self.job.request.target, self.job.request.device)
             request = OpenRequest(
                 target.id, target.device, self.job.options.threads or 1,
-                options={"execution_facts": False} if target.id == "onnxruntime" else {},
+                without=(EXECUTION_FACTS,),
             )  # fmt: skip
             with hooks.open(model, request, place) as session:
                 outputs = self._outputs(session)

@@ -69,8 +69,9 @@ def check_options(request: OpenRequest) -> None:
 
 
 def switched_on(request: OpenRequest, name: str) -> bool:
-    """Return whether one of :data:`OPTIONS` is on."""
-    return bool(as_switch(request.options.get(name, OPTIONS[name])))
+    """Return whether one of :data:`OPTIONS` is on; if nobody says, the caller may do without."""
+    usual = OPTIONS[name] and name not in request.without
+    return bool(as_switch(request.options.get(name, usual)))
 
 
 def session_options(request: OpenRequest) -> Any:  # noqa: ANN401 - a class of the runtime
