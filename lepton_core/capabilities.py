@@ -63,7 +63,7 @@ class Edge:
         result: Format id that comes out (``"onnxruntime"``).
         precisions: Precisions it can produce.
         cost: Relative cost; the planner takes the cheapest path.
-        isolated: Whether it runs in the plugin's worker process.
+        isolated: Whether it runs in the plugin's worker process, one at a time.
         options: Options that it takes where another step ends the path; the last step of a path
             gets all that no other one names so, and refuses what it does not know.
     """

@@ -52,6 +52,11 @@ RESULTS: Mapping[str, type] = {
     "migrate": types.MigrateResult,
 }
 
+_conversions = threading.RLock()
+"""Held by conversions that are declared isolated and have no worker, as in a worker of another
+plugin: their packages keep state of the whole process (streams, tracers), and count on being
+called one at a time, as a worker's pool does."""
+
 
 class Hooks:
     """The hooks of one registry as typed methods.
@@ -59,7 +64,7 @@ class Hooks:
     Args:
         registry: Where plugins come from.
         pool: Worker processes for the steps that plugins declare isolated; without one,
-            everything runs in this process.
+            everything runs in this process, isolated conversions one at a time.
     """
 
     def __init__(self, registry: Registry, pool: WorkerPool | None = None) -> None:
@@ -294,7 +299,9 @@ class Hooks:
         context = replace(context, hooks=self)
         event = types.StageEvent(verb, owner, getattr(request, "target", ""), model.digest)
         named = crashes_named(verb, info, model, request, context)
-        with self.stage(event), named, disk_errors(f"the files of `{verb}`"):
+        shared = verb == "convert" and isolated and not remote
+        alone = _one_at_a_time(context) if shared else contextlib.nullcontext()
+        with alone, self.stage(event), named, disk_errors(f"the files of `{verb}`"):
             if remote:
                 result = self._call_worker(verb, owner, model, request, context)
             else:
@@ -440,6 +447,19 @@ class Hooks:
     def stage(self, event: types.StageEvent) -> Stage:
         """Announce a stage to observers around a ``with`` block."""
         return Stage(self.registry, event)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(context: Context) -> Iterator[None]:
+    """Hold :data:`_conversions`; a job that is cancelled while it waits stops."""
+    from lepton_core.workers.process import POLL_SECONDS
+
+    while not _conversions.acquire(timeout=POLL_SECONDS):
+        context.checkpoint()
+    try:
+        yield
+    finally:
+        _conversions.release()
 
 
 __all__ = ["RESULTS", "Hooks"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 
 import pytest
@@ -30,6 +31,7 @@ from lepton_core.errors import (
     UnknownTargetError,
     UnsupportedOperationError,
 )
+from lepton_core.executor import LocalExecutor
 from lepton_core.markers import hookimpl
 from lepton_core.registry import PluginWarning
 
@@ -220,6 +222,33 @@ def test_each_step_gets_the_options_that_are_meant_for_it(fakes, context):
     model = types.Model("middle", ROGUE.path)
     Hooks(registry).convert(model, types.ConvertRequest("steps", options=options), context)
     assert seen["last"] == options, "a step that is not on the path takes nothing away"
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_isolated_conversions_without_a_worker_come_one_at_a_time(fakes, context, isolated):
+    """In an engine's worker there is none; torch.export in two threads raised, or took stderr."""
+    together, most = [], []
+
+    class Steps:
+        @hookimpl
+        def lepton_convert(self, model, request, context):
+            together.append(1)
+            time.sleep(0.1)
+            most.append(len(together))
+            together.pop()
+            return types.ConvertResult(types.Model("last", model.path))
+
+    registry = fakes("ok")
+    edges = (Edge("first", "last", isolated=isolated),)
+    registry.register(Steps(), TargetInfo("steps", "Steps", "tests", edges=edges, artifact="last"))
+    hooks, model = Hooks(registry), types.Model("first", ROGUE.path)
+
+    def convert(_):
+        return hooks.convert(model, types.ConvertRequest("steps"), context)
+
+    with LocalExecutor(2) as executor:
+        assert len(executor.map(convert, range(2))) == 2
+    assert max(most) == (1 if isolated else 2)
 
 
 # --- owners -------------------------------------------------------------------------------------

@@ -9,11 +9,16 @@ import onnx
 import onnx.reference
 import pytest
 
+from lepton_compress._graph import Graph
+from lepton_compress._job import Job
 from lepton_compress._options import read_options
+from lepton_compress._recover_recipe import Recovery
 from lepton_core import hooks
 from lepton_core import recipe as recipes
 from lepton_core.bisecting._plan import recipe_for
 from lepton_core.errors import OptimizeError
+from lepton_core.recipe import Rescaled
+from lepton_core.samples import load_samples
 from lepton_core.types import OpenRequest, OptimizeRequest
 from lepton_onnx import pivot, qdq
 
@@ -110,6 +115,27 @@ def test_a_part_of_the_pivot_keeps_the_weight_of_its_mean(pooled, context, tmp_p
     part = recipe_for(recipe, "sha256:new", {"r", "r/fed", "p"}, {"r"})
     assert part.layers["p"].weight in part.tensors
     assert "p/mean" not in recipe_for(recipe, "d", {"d", "p/fed", "w2", "b2"}, {"p"}).tensors
+
+
+def test_a_mean_that_stays_float_keeps_its_part_of_a_rescaling(pooled, context, tmp_path):
+    """Channels are equalized through the weight of a mean; where a budget kept it float, it was
+    gone, and the recipe did not fit its pivot any more."""
+    base = pooled(**TWO)
+    np.savez(tmp_path / "x.npz", x=SAMPLES)
+    model, _ = qdq.means_as_products(pivot.load(base.path))
+    asked = OptimizeRequest("onnxruntime")
+    job = Job(Graph(model), base, asked, read_options({"means": "product"}), context, context)
+    ups = Rescaled("equalize", 1, (2,) * 8, {"w1": 0, "b1": 0}, {"p/mean": 0})
+    downs = Rescaled("equalize", 1, (-3,) * 8, {"p/mean": 0}, {"w2": 1})
+    made = []
+    for recovery, keep in (({}, ()), ({"r": ups, "p": downs}, ()), ({"r": ups, "p": downs}, "p")):
+        samples = load_samples(str(tmp_path / "x.npz"))
+        recipe, _ = Recovery(recovery).recipe(job, samples, "minmax", keep)
+        assert ("p" in recipe.layers) == (not keep)
+        lowered = qdq.lower(pivot.load(base.path), recipe, digest=base.digest).model
+        made.append(onnx.reference.ReferenceEvaluator(lowered).run(None, {"x": SAMPLES})[0])
+    for other in made[1:]:
+        assert np.abs(made[0] - other).max() < 0.05 * np.abs(made[0]).max()
 
 
 @pytest.mark.parametrize("options", [{}, {"scheme": "dynamic"}, {"scheme": "weight-only"}])

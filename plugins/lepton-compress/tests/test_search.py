@@ -205,6 +205,11 @@ def test_what_a_search_needs_is_asked_for(mlp, held_npz, context_of, tmp_path):
     with pytest.raises(OptimizeError) as error:
         optimized(mlp, str(few), context_of("few"))
     assert error.value.code == "LPT-OPT-032"
+    # Equal rows stay together: what was searched on verified itself.
+    np.savez(few, image=np.repeat(np.load(held_npz)["image"][:2], 50, axis=0))
+    with pytest.raises(OptimizeError, match="2 of different content") as error:
+        optimized(mlp, str(few), context_of("equal"))
+    assert error.value.code == "LPT-OPT-032"
     with pytest.raises(OptimizeError) as error:
         lepton.optimize(mlp, target="onnxruntime", samples=held_npz, max_size=0.5,
                         context=context_of("int8"))  # fmt: skip

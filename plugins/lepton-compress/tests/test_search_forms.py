@@ -118,6 +118,22 @@ def test_each_form_is_the_same_on_both_runtimes(mlp, held_npz, context_of):
                 assert not back[~mask].any()
 
 
+def test_a_weight_for_which_int8_is_left_out_stays_float(mlp, held_npz, context):
+    """Without another choice it is no unit any more, and was int8 wherever another one was."""
+    job = Job(
+        Graph(pivot.load(mlp.path)), mlp, OptimizeRequest("onnxruntime", precision="mixed"),
+        read_options({}, "mixed"), context, context,
+    )  # fmt: skip
+    space = Space(job, load_samples(held_npz).rows(np.arange(20)))
+    one, _, three = space.units
+    space.leave_out("int8", [three], "the runtime does not load it")
+    assert three not in space.units
+    recipe, _ = space.recipe({one: "int8"})
+    assert one in recipe.layers
+    assert three not in recipe.layers
+    assert recipe.kept_float[three] == "int8 is left out for its weight"
+
+
 def test_a_search_takes_what_is_smaller_here_and_says_what_is_not(mlp, held_npz, context):
     """Files for ONNX Runtime hold pruned palettes and blocks whole: these are not offered."""
     options = {"recover": "none", "sparsity": 0.3, "palette": 4, "method": "mse"}

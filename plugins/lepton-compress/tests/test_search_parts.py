@@ -9,14 +9,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lepton_compress import _search_measure, _search_recover
+from lepton_compress._options import read_options
+from lepton_compress._recover_recipe import Recovery
 from lepton_compress._search import Search
 from lepton_compress._search_cache import Cache
 from lepton_compress._search_find import Finder
 from lepton_compress._search_measure import Meter, Point, cache_for, divergence
+from lepton_compress._search_recover import recover_before_search
 from lepton_compress._search_solve import Cost, count, everything, hull, path, predicted, smaller
 from lepton_compress._search_verify import bound_of, check, in_sequence
+from lepton_core import environment, hooks
 from lepton_core.context import SilentReporter
 from lepton_core.statistics import binomial_upper
+from lepton_core.types import OptimizeRequest
 from lepton_core.verdicts import Limits
 
 
@@ -260,21 +266,53 @@ def test_the_worst_slice_is_the_one_that_loses_most_of_those_large_enough():
     assert Meter._worst_slice(SimpleNamespace(slices=None), lost) == ("", 0.0)
 
 
-def test_devices_of_a_target_share_no_measurement(tmp_path):
-    """What one device holds, another may store in another form, or not at all."""
-    options = SimpleNamespace(
-        cache=str(tmp_path), estimator="minmax", keep=(), block=32, method="mse", symmetric=True,
-        metric=None, sparsities=(), patterns=(), palettes=(),
-    )  # fmt: skip
+@pytest.fixture
+def cached(tmp_path):
+    """Return the cache of a request for Core ML with these options."""
 
-    def cache(device):
-        request = SimpleNamespace(target="coreml", device=device)
+    def make(device=None, **options):
+        request = OptimizeRequest("coreml", precision="mixed", device=device)
+        options = read_options({"cache": str(tmp_path), **options}, "mixed")
         job = SimpleNamespace(
-            options=options, request=request, base=SimpleNamespace(digest="sha256:0")
-        )
+            options=options, request=request, base=SimpleNamespace(digest="sha256:0"),
+            context=SimpleNamespace(hooks=hooks.default()),
+        )  # fmt: skip
         return cache_for(job, [])
 
-    cache("ios17").put("choice", {"size": 1})
-    assert cache("ios17").get("choice") == {"size": 1}
-    assert cache("ios18").get("choice") is None
-    assert cache(None).get("choice") is None
+    return make
+
+
+def test_devices_of_a_target_share_no_measurement(cached):
+    """What one device holds, another may store in another form, or not at all."""
+    cached("ios17").put("choice", {"size": 1})
+    assert cached("ios17").get("choice") == {"size": 1}
+    assert cached("ios18").get("choice") is None
+    assert cached().get("choice") is None
+
+
+def test_what_changes_a_result_shares_no_measurement(cached, monkeypatch):
+    """Scales as float16 are other numbers, and so is what another converter or CPU makes."""
+    cached().put("choice", {"size": 1})
+    assert cached().get("choice") == {"size": 1}
+    for options in ({"scales": "float16"}, {"method": "mse"}, {"symmetric": "no"}, {"block": 64}):
+        assert cached(**options).get("choice") is None
+    known = environment.version_of
+    with monkeypatch.context() as other:
+        other.setattr(environment, "version_of", lambda n: "0" if n == "coremltools" else known(n))
+        assert cached().get("choice") is None
+    monkeypatch.setattr(_search_measure, "cpu_name", lambda: "another")
+    assert cached().get("choice") is None
+
+
+def test_what_was_recovered_for_one_budget_is_not_taken_for_another(monkeypatch):
+    """Nothing is tried where int8 passes; a tighter budget needs what a looser one did not."""
+    tried, cache, rows = [], Cache(None, {}), SimpleNamespace(digest="sha256:1")
+    nothing = {"recovery": Recovery().to_dict(), "facts": {}}
+    monkeypatch.setattr(
+        _search_recover, "_tried", lambda job, *_: tried.append(job.request.max_drop) or nothing
+    )
+    for budget in (0.05, 0.05, 0.001, None):
+        request = OptimizeRequest("onnxruntime", precision="mixed", max_drop=budget)
+        job = SimpleNamespace(options=read_options({}, "mixed"), request=request)
+        assert recover_before_search(job, rows, rows, cache).recovery.empty
+    assert tried == [0.05, 0.001, None]

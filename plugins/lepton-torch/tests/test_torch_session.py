@@ -1,6 +1,8 @@
 """Sessions: equal to the module, and clear about what does not fit."""
 
 import runpy
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from lepton_core.context import Session
 from lepton_core.environment import available_cpus
 from lepton_core.errors import SessionError
 from lepton_core.types import Model
+from lepton_torch._chatter import captured
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +122,21 @@ def test_thread_count_must_be_positive(hooks, digits_program):
 
 def test_other_formats_are_not_ours(hooks):
     assert hooks.open(Model("onnx", "model.onnx")) is None
+
+
+def test_streams_come_back_where_two_threads_collect_what_torch_says():
+    """The one that began last put back what it had found: the other's."""
+    before, inside, left = (sys.stdout, sys.stderr), threading.Event(), threading.Event()
+
+    def other():
+        with captured():
+            inside.set()
+            left.wait(5)
+
+    with captured():
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert not inside.wait(0.2)
+    left.set()
+    thread.join()
+    assert (sys.stdout, sys.stderr) == before

@@ -213,18 +213,25 @@ def divided(job: Job, samples: Samples) -> Rows:
     Raises:
         OptimizeError: ``LPT-OPT-032`` they are too few.
     """
-    if len(samples) < _SMALLEST:
+    parts = None if len(samples) < _SMALLEST else _parts(samples, job.context.seed)
+    if parts is None:
+        same = f" ({samples.distinct} of different content)" if len(samples) >= _SMALLEST else ""
         raise OptimizeError(
             "LPT-OPT-032",
             f"A search needs at least {_SMALLEST} samples",
-            cause=f"{len(samples)} were given; they are divided into rows to calibrate, to search "
-            "and to verify on",
+            cause=f"{len(samples)} were given{same}; they are divided into rows to calibrate, to "
+            "search and to verify on, and equal rows stay together",
             remedy="Give more real inputs with --data, or ask for int8 or int4, which search "
             "nothing.",
         )
-    calibration, rest = split(samples, seed=job.context.seed)
-    searched, held_out = split(rest, seed=job.context.seed + 1)
-    return Rows(calibration or rest, searched or rest, held_out, len(samples))
+    return Rows(*parts, len(samples))
+
+
+def _parts(samples: Samples, seed: int) -> tuple[Samples, Samples, Samples] | None:
+    """Return rows to calibrate, to search and to verify on; ``None`` if too many are equal."""
+    calibration, rest = split(samples, seed=seed)
+    searched, held_out = split(rest, seed=seed + 1)
+    return None if calibration is None or searched is None else (calibration, searched, held_out)
 
 
 def _prepare(

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from lepton_compress._runtime import versioned
 from lepton_compress._search_cache import Cache, key_of
 from lepton_compress._search_space import FLOAT
 from lepton_core import recipe as recipes
 from lepton_core.artifacts import artifact_size
-from lepton_core.environment import available_cpus
+from lepton_core.environment import available_cpus, cpu_name, versions_of
 from lepton_core.executor import LocalExecutor
 from lepton_core.metrics import choose_metric, measure, output_errors
 from lepton_core.samples import collect_outputs
@@ -337,19 +338,22 @@ def _log_classes(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def cache_for(job: Job, samples: Iterable[Samples]) -> Cache:
     """Return the cache for what can be said about one pivot on one target."""
     from lepton_compress import __version__
-    from lepton_core.environment import versions_of
 
-    options = job.options
+    options, hooks = job.options, job.context.hooks
+    assert hooks is not None  # noqa: S101 - checked by the engine
     facts = {
         "schema": 1,
         "engine": __version__,
         "pivot": job.base.digest,
         "target": str(Target(job.request.target, job.request.device)),
         "tools": dict(versions_of("onnx", "onnxruntime", "openvino", "numpy")),
+        "runtime": versioned(hooks, job.request.target),
+        "cpu": cpu_name(),
         "samples": [part.digest for part in samples],
         "options": {
             "estimator": options.estimator, "keep": sorted(options.keep), "block": options.block,
-            "method": options.method, "symmetric": options.symmetric, "metric": options.metric,
+            "method": options.method, "symmetric": options.symmetric, "scales": options.scales,
+            "metric": options.metric,
         },
     }  # fmt: skip
     if options.sparsities or options.patterns or options.palettes:

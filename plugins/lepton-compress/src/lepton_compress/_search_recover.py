@@ -58,7 +58,8 @@ def recover_before_search(
     methods = RECOVERIES if asked is None else asked
     if not methods:
         return Recovered()
-    key = key_of({"recover": sorted(methods), "rows": searched.digest})
+    budget = job.request.max_drop  # what passes is not tried to be recovered
+    key = key_of({"recover": sorted(methods), "rows": searched.digest, "max_drop": budget})
     known = cache.get(key)
     if known is None:
         known = _tried(job, calibration, searched, methods)

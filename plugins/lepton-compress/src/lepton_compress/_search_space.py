@@ -146,6 +146,13 @@ class Space:
             return {}
         return found
 
+    @property
+    def _without_choice(self) -> list[str]:
+        """Products of static int8 that belong to no unit: none may be int8 with the others."""
+        held = {name for unit in self.units.values() for name in unit.layers}
+        layers = self.static.items()
+        return [n for n, v in layers if v.op in PRODUCTS and v.weight and n not in held]
+
     def _block_products(self) -> dict[str, Product]:
         options = replace(self.job.options, bits=4, ends=2)
         keep = set(options.keep)
@@ -317,6 +324,7 @@ class Space:
             self._add(self.units[name], form, made)
         job, graph = self.job, self.graph
         kept = dict(static.kept_float) if static else {}
+        kept |= dict.fromkeys(self._without_choice, "int8 is left out for its weight")
         kept |= {n: f.why_float or "the search keeps it float" for n, f in picked.items()
                  if f.base == FLOAT or f.why_float}  # fmt: skip
         whole = {n for n, f in picked.items() if f == Form(FLOAT)}
@@ -360,7 +368,7 @@ class Space:
         if all(form.base != INT8 for form in picked.values()):
             return None
         others = [n for u in self.units.values() if picked[u.name].base != INT8 for n in u.layers]
-        recipe = self._static_recipe(others)
+        recipe = self._static_recipe([*others, *self._without_choice])
         tensors = dict(recipe.tensors)
         for unit in self.units.values():
             form = picked[unit.name]

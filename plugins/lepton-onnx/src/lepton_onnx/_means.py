@@ -51,8 +51,13 @@ def means_as_products(
 
 
 def write_means(model: ModelProto, recipe: Recipe) -> None:
-    """Change the operators that a recipe computes as products, in place."""
-    wanted = {n for n, layer in recipe.layers.items() if layer.weight == f"{n}{MEAN}"}
+    """Change the operators that a recipe computes as products, in place.
+
+    Those whose weights a recipe rescales are products as well, be they float.
+    """
+    named = {layer.weight for layer in recipe.layers.values() if layer.weight is not None}
+    named.update(n for one in recipe.rescaled.values() for n in (*one.divided, *one.multiplied))
+    wanted = {name.removesuffix(MEAN) for name in named if name.endswith(MEAN)}
     if wanted:
         _write(model, wanted)
 

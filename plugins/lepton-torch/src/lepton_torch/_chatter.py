@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
 import warnings
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 _NOISY = ("torch", "onnxscript", "onnx_ir", "transformers", "huggingface_hub")
 _LONGEST = 2000
+_lock = threading.RLock()
+"""Held while output is collected: streams and log handlers are the whole process's, and so is what
+``torch.export`` keeps while it traces. Two who put streams back in another order lose them."""
 
 
 class Chatter(logging.Handler):
@@ -52,11 +56,16 @@ def _noisy_loggers() -> list[logging.Logger]:
 
 @contextlib.contextmanager
 def captured() -> Iterator[Chatter]:
-    """Collect instead of printing, until the block ends.
+    """Collect instead of printing, until the block ends; one thread at a time.
 
     Handlers of the noisy loggers are set aside and put back; Python's own streams are redirected
     because the ONNX exporter prints its progress.
     """
+    with _lock:
+        yield from _captured()
+
+
+def _captured() -> Iterator[Chatter]:
     chatter = Chatter()
     kept = [(logger, logger.handlers[:], logger.propagate) for logger in _noisy_loggers()]
     for logger, _, _ in kept:
