@@ -11,7 +11,7 @@ import pytest
 
 import lepton_core
 from lepton_core.errors import SessionError, UnsupportedOperationError
-from lepton_core.types import ConvertRequest, Model
+from lepton_core.types import ConvertRequest, InspectRequest, Model
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
 from lepton_tflite._execution import operator_names
@@ -60,7 +60,7 @@ def test_a_bundle_says_so_and_runs_on_the_golden_pairs_of_the_source(turned, gra
 
 
 @pytest.mark.conformance
-def test_integers_take_channels_last_too(graphs, to_pivot, convert, opened, tmp_path):
+def test_integers_take_channels_last_too(graphs, to_pivot, convert, opened, context, tmp_path):
     """The int8 of the border has the order of the file, and no operator that changes it."""
     w = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype("f4")
     pivot = to_pivot(
@@ -100,6 +100,17 @@ def test_integers_take_channels_last_too(graphs, to_pivot, convert, opened, tmp_
     raw = opened(made.model, options={"layout": "nhwc", "io": "int8"})
     spec = raw.signature.inputs[0]
     assert (spec.dtype, spec.shape) == ("int8", ("batch", 8, 8, 3))
+    bare = plugin.lepton_inspect(Model("tflite", made.model.path), InspectRequest(), context).model
+    for key in ("nhwc_inputs", "integer_ports", "port_grids"):
+        assert bare.metadata[key] == made.model.metadata[key]
+
+
+def test_a_bundle_of_the_file_alone_is_for_the_files_order_too(turned, context):
+    """As `lepton deploy model.tflite` makes it, without a record of the conversion."""
+    bare = plugin.lepton_inspect(
+        Model("tflite", turned.model.path), InspectRequest(), context
+    ).model
+    assert files(bare, "small-net") == files(turned.model, "small-net")
 
 
 def test_what_reads_an_input_reads_it_in_the_sources_order(graphs):

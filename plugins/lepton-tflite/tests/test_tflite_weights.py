@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 import lepton_kernels as lk
 from lepton_core import recipe as recipes
-from lepton_core.errors import UnsupportedOperationError
+from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_core.types import ConvertRequest
 from lepton_onnx import pivot as pivots
 from lepton_onnx import qdq
@@ -21,7 +21,7 @@ from lepton_tflite._execution import computing_layers, file_nodes
 from lepton_tflite._forms import TURNS, Form
 from lepton_tflite._place import place
 from lepton_tflite._proof import Runner, Trial, difference
-from lepton_tflite._read import read_back, read_blocks
+from lepton_tflite._read import check_weights, every_tensor, read_back, read_blocks
 from lepton_tflite._schema import schema
 from lepton_tflite._weights import Weight
 
@@ -233,6 +233,98 @@ def test_how_operators_compute_is_an_option(quantized, convert, opened, mixed, w
     assert np.linalg.norm(one - two) / np.linalg.norm(two) < 0.03
     stored = [read_blocks(m.model.path) for m in (made, mixed)]
     assert qdq.compare_blocks(*stored) == []
+
+
+# --- weights that a file holds in several forms -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shared(graphs, to_pivot, convert, tmp_path_factory):
+    """One weight for integer kernels, for hybrid ones and transposed; one turned over; one output.
+
+    Returns the recipe, its ONNX lowering and what the conversion gave.
+    """
+    rng = np.random.default_rng(0)
+    node, weight = graphs.node, graphs.weight
+    arrays = {
+        "turned": rng.normal(size=(3, 6, 5)).astype("f4"),
+        "w": (rng.normal(size=(72, 24)) / 8).astype("f4"),
+        "last": (rng.normal(size=(24, 1)) / 4).astype("f4"),
+    }
+    pivot = to_pivot(graphs.model(
+        [
+            node("ConvTranspose", ["x", "turned"], ["c"]),
+            node("Tanh", ["c"], ["ct"]),
+            node("Flatten", ["ct"], ["f"]),
+            node("MatMul", ["f", "w"], ["h"]),
+            node("Tanh", ["h"], ["t"]),
+            node("Transpose", ["w"], ["wt"], perm=[1, 0]),
+            node("MatMul", ["t", "wt"], ["u"]),
+            node("Tanh", ["u"], ["ut"]),
+            node("MatMul", ["ut", "w"], ["k"]),
+            node("MatMul", ["k", "last"], ["y"]),
+        ],
+        [graphs.value("x", ["batch", 3, 8])],
+        [graphs.value("y", ["batch", 1])],
+        [weight(name, array) for name, array in arrays.items()],
+    ))  # fmt: skip
+    tensors = {"f": activation(0.008, 0), "h": activation(0.03, 1)}
+    tensors |= {name: entry(array, 1) for name, array in arrays.items()}
+    for one in tensors.values():
+        one |= {"dtype": "int8", "rounding": "half-even"}
+        one.setdefault("estimator", "minmax")
+    layers = {
+        "c": layer("ConvTranspose", "c", "turned", "weight"),
+        "h": layer("MatMul", "h", "w", "static", inputs=["f"]),
+        "k": layer("MatMul", "k", "w", "dynamic", inputs=["ut"]),
+        "y": layer("MatMul", "y", "last", "dynamic", inputs=["k"]),
+    }
+    path = tmp_path_factory.mktemp("shared") / "recipe.json"
+    path.write_text(json.dumps({
+        "schema": 2, "rules": 1, "written_by": "test", "scheme": "mixed",
+        "pivot": {"digest": pivot.digest, "opset": 21}, "requires": {}, "calibration": None,
+        "sidecar": None, "notes": [], "kept_float": {}, "tensors": tensors, "blocks": {},
+        "layers": layers,
+    }))  # fmt: skip
+    recipe, proto = wanted_of((pivot, str(path)))
+    return recipe, proto, convert(pivot, recipe=str(path), options={"batch": 2})
+
+
+def test_a_weight_in_several_forms_has_the_recipes_numbers_in_each(shared):
+    recipe, proto, made = shared
+    integers = {name: stored.integers for name, stored in qdq.read_back(proto).items()}
+    assert qdq.compare(recipe, read_back(made.model.path), integers) == []
+    held = list(every_tensor(Path(made.model.path).read_bytes()))
+    assert len([name for name, _ in held if name == "w"]) == 2
+    for name, stored in held:
+        if name in integers and stored.integers is not None:
+            np.testing.assert_array_equal(stored.integers, integers[name])
+    assert made.facts["dynamic_weights"] == ["w", "last"]  # integer kernels do not speak for others
+    assert list(made.facts["unpacked_weights"]) == ["turned", "w"]
+
+
+@pytest.mark.parametrize("place_", [0, 1])
+@pytest.mark.parametrize("what", ["integers", "scale"])
+def test_a_file_does_not_pass_if_one_tensor_of_a_weight_differs(shared, place_, what):
+    recipe, proto, made = shared
+    model = flat.unpack(Path(made.model.path).read_bytes())
+    tensors = [t for t in model.subgraphs[0].tensors if flat.text(t.name) == "w/int8"]
+    tensor = tensors[place_]
+    codes = flat.array_of(model, tensor)
+    numbers = np.array(tensor.quantization.scale)
+    if what == "scale":
+        numbers[3] = np.nextafter(numbers[3], np.float32(1))
+        tensor.quantization.scale = numbers
+    else:
+        other = codes.copy()
+        other.reshape(-1)[5] ^= 1
+        flat.set_array(model, tensor, other)
+    integers = qdq.read_back(proto)["w"].integers
+    weight = Weight("w", integers, np.asarray(recipe.tensors["w"].scale, "f4"), 1, (0, 1))
+    check_weights(Path(made.model.path).read_bytes(), [weight])
+    with pytest.raises(ConversionError, match="other integers") as caught:
+        check_weights(flat.pack(model), [weight])
+    assert caught.value.code == "LPT-CONV-411"
 
 
 # --- each kernel that is said to be there -------------------------------------------------------

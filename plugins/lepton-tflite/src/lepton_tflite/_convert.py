@@ -27,6 +27,7 @@ from lepton_tflite._layout import take_nhwc
 from lepton_tflite._lower import LIMIT, lower
 from lepton_tflite._place import place
 from lepton_tflite._ports import EDGETPU, WEIGHTS, Ports, check_dtypes, parse_options
+from lepton_tflite._read import check_weights
 from lepton_tflite._reproduce import reproducer
 from lepton_tflite._words import silent
 from lepton_tflite.info import INFO
@@ -206,7 +207,10 @@ def _built_recipe(
 
     def put(model: Any, places: dict[str, int]) -> None:  # noqa: ANN401 - a generated class
         placed = place(model, places, lowered.weights, ports.weights)
-        facts["notes"]["weights"] |= placed.notes
+        notes = facts["notes"]["weights"]
+        for name, note in placed.notes.items():
+            again = [note, *note.pop("again")]  # behind the tensor that integer kernels read
+            notes[name] = {**(notes[name] if name in notes else again.pop(0)), "again": again}
         facts["dynamic_weights"] = placed.hybrid
         facts["unpacked_weights"] = placed.unpacked
         if not lowered.integer:
@@ -216,7 +220,9 @@ def _built_recipe(
     plan.integer, plan.edit = lowered.integer, edit
     plan.weights, plan.place = lowered.weights, put if lowered.weights else None
     plan.limit = LIMIT if lowered.integer else plan.limit
-    return build(plan), facts
+    built = build(plan)
+    check_weights(built.data, lowered.weights)
+    return built, facts
 
 
 def _sealed(

@@ -18,6 +18,7 @@ from lepton_tflite._execution import (
     sentence,
     storage_facts,
 )
+from lepton_tflite._finish import port_types
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +92,26 @@ def read_file(path: Path) -> File:
     return File(signature, batch, operators, facts, notes, graphs)
 
 
+def border_facts(path: Path, found: File) -> dict[str, Any]:
+    """Return how a file's own inputs and outputs differ from those of its signature.
+
+    Returns:
+        For a model's metadata, from which bundles are made: ``nhwc_inputs``, ``integer_ports`` and
+        ``port_grids`` (scale and zero point by name), each where there are any.
+
+    Raises:
+        SessionError: LPT-RUN-402, the file does not fit what stands in it.
+    """
+    facts: dict[str, Any] = {"nhwc_inputs": list(found.turned)} if found.turned else {}
+    if found.notes.get("integer_ports"):
+        try:
+            grids, _ = port_types(flat.unpack(path.read_bytes()), found.signature)
+        except (OSError, *flat.MALFORMED) as error:
+            raise _no_file(path, f"It is damaged: {error}") from error
+        facts |= {"integer_ports": list(grids), "port_grids": grids}
+    return facts
+
+
 def _no_file(path: Path, cause: str) -> SessionError:
     return SessionError(
         "LPT-RUN-402", f"{path} cannot be read as a LiteRT file", cause=cause, remedy=_NO_FILE
@@ -159,4 +180,4 @@ def _spec(graph: Any, name: str, index: int) -> TensorSpec:  # noqa: ANN401 - a 
     return TensorSpec(name, flat.DTYPES.get(tensor.Type(), "unknown"), shape)
 
 
-__all__ = ["File", "read_file", "signature_of"]
+__all__ = ["File", "border_facts", "read_file", "signature_of"]

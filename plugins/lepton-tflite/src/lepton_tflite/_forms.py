@@ -102,9 +102,15 @@ def why_not_hybrid(name: str, slot: int, form: Form, operator: Any) -> str:  # n
     axis = HYBRID[name][1] % form.codes.ndim
     block = weight.block if weight.by_block else None
     halves = weight.scale.astype(np.float16).astype(np.float32)
-    other = name == "BATCH_MATMUL" and (form.codes.ndim != 2 or bool(options and options.adjY))
+    matrix = name != "BATCH_MATMUL" or form.codes.ndim == 2
+    turned = name == "BATCH_MATMUL" and bool(options and options.adjY)
     reasons = (
-        (other or form.axis not in (None, axis), "its scales lie along another axis than outputs"),
+        (not matrix, f"{name} has kernels for matrices alone"),
+        (turned, f"{name} turns it as it runs"),
+        (
+            weight.scale.size > 1 and form.axis != axis,
+            "its scales lie along another axis than outputs",
+        ),
         ("CONV" in name and not _has_bias(operator, name), f"{name} has no bias"),  # LiteRT crashes
         (weight.zero_point is not None, "it has zero points"),
         (not bool((weight.scale > 0).all()), "a scale is negative"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from lepton_core.errors import SessionError, SourceError
 from lepton_core.files import digest_path
 from lepton_core.types import InspectRequest, InspectResult, Model, OperatorUse
-from lepton_tflite._file import read_file
+from lepton_tflite._file import border_facts, read_file
 
 _TRAINED = ("float", "int8", "int4")
 
@@ -21,6 +21,7 @@ def inspect(model: Model, request: InspectRequest) -> InspectResult:
     path = Path(model.path)
     try:
         found = read_file(path)
+        border = border_facts(path, found)
     except SessionError as error:
         raise SourceError(
             "LPT-SRC-401",
@@ -36,7 +37,11 @@ def inspect(model: Model, request: InspectRequest) -> InspectResult:
     )
     stored = found.facts["stored_values"]
     return InspectResult(
-        model=model.evolve(signature=found.signature, digest=digest_path(path)),
+        model=model.evolve(
+            signature=found.signature,
+            digest=digest_path(path),
+            metadata={**model.metadata, **border},
+        ),
         operators=uses,
         domain="tflite",
         parameters=sum(n for kind, n in stored.items() if kind.startswith(_TRAINED)),

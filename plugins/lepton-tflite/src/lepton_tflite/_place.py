@@ -9,6 +9,7 @@ weight, and the operator computes in float.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +37,8 @@ class Placed:
     """What became of the weights.
 
     Attributes:
-        notes: How each stands in the file, for reading it back.
+        notes: How each stands in the file, for reading it back; ``again`` has how it stands in
+            further tensors of the same name.
         hybrid: Those that hybrid kernels read.
         unpacked: Those that are unpacked to floats, with why where hybrid kernels were wanted.
     """
@@ -321,15 +323,29 @@ class _Writer:
         else:
             pivot = weight.codes
             own = {"block": weight.block, "offset": weight.offset}
-        codes = pivot if weight.by_block else form.codes
-        order = next(
-            (o for o in axis_orders(pivot.shape, codes.shape)
-             if np.array_equal(pivot.transpose(o).reshape(codes.shape), codes)), None,
-        )  # fmt: skip
-        if order is None:
+        stands = _as_it_stands(pivot, pivot if weight.by_block else form.codes)
+        if stands is None:
             raise differs(f"The weight {weight.name!r} does not stand in the file as it should.")
-        own |= {"order": list(order), "shape": list(pivot.shape)}
-        self.placed.notes.setdefault(weight.name, own)
+        note = self.placed.notes.get(weight.name)
+        if note is None:
+            own |= {"shape": list(pivot.shape), **stands, "again": []}
+            self.placed.notes[weight.name] = own
+        else:
+            note["again"].append(stands)
+
+
+def _as_it_stands(pivot: NDArray[np.int8], codes: NDArray[np.int8]) -> dict[str, list[int]] | None:
+    """Return the order of a weight's axes in a file, and which run backwards there.
+
+    The kernels of transposed convolutions are turned over where CONV_2D computes these.
+    """
+    axes = range(pivot.ndim)
+    for flipped in (some for n in range(pivot.ndim + 1) for some in combinations(axes, n)):
+        turned = np.flip(pivot, flipped)
+        for order in axis_orders(pivot.shape, codes.shape):
+            if np.array_equal(turned.transpose(order).reshape(codes.shape), codes):
+                return {"order": list(order), "flipped": list(flipped)}
+    return None
 
 
 __all__ = ["Placed", "detach_ports", "place"]

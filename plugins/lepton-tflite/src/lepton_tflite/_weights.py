@@ -39,7 +39,8 @@ class Weight:
         zero_point: int8, as *scale*; ``None`` where it is 0.
         offset: What integers and zero points of the recipe have been lowered by to be signed.
         bits: 8 or 4, in which an integer is stored.
-        dynamic: Whether the recipe wants the operator's input quantized at run time.
+        dynamic: Whether the recipe wants the inputs of its products quantized at run time, those
+            of all products that take floats.
     """
 
     name: str
@@ -100,9 +101,10 @@ class _Taker:
         self._before: list[NodeProto] = []
         modes: dict[str, set[str]] = {}
         for layer in recipe.layers.values():
-            if layer.weight:
+            if layer.weight and layer.mode != "static" and layer.op != "Gather":
                 modes.setdefault(layer.weight, set()).add(layer.mode)
         self._dynamic = {name for name, found in modes.items() if found == {"dynamic"}}
+        self._tensors = recipe.tensors
         self._axes = {name: entry.axis for name, entry in recipe.blocks.items()}
 
     def run(self) -> list[Weight]:
@@ -135,11 +137,12 @@ class _Taker:
         codes = cast.input[0] if cast is not None and cast.op_type == "Cast" else ""
         if codes not in self._constants or not codes.endswith("/int8"):
             return None
-        shaped = self._array(node.input[1])
-        axis = next((i for i, d in enumerate(shaped.shape) if d > 1), None)
+        name = codes.removesuffix("/int8")
+        if name not in self._tensors:  # the model's own integers
+            return None
+        shaped, axis = self._array(node.input[1]), self._tensors[name].axis
         looked_up = any(n.op_type == "Gather" and n.input[0] == codes for n in self._graph.node)
         turned = self._is_matrix_of_products(node.output[0]) and axis in (None, 1)
-        name = codes.removesuffix("/int8")
         self._take(
             name, self._array(codes), shaped.reshape(-1), axis, turned=turned and not looked_up
         )
