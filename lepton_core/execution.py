@@ -109,16 +109,12 @@ def execution_map(session: Session) -> ExecutionMap:
     """
     if isinstance(session, TellsExecution):
         return session.execution_map()
-    raise not_told(str(session.facts.get("runtime", "the runtime")))
-
-
-def not_told(runtime: str, cause: str | None = None) -> SessionError:
-    """Return what says that there is no execution map of a session."""
-    return SessionError(
+    runtime = session.facts.get("runtime", "its target")
+    raise SessionError(
         "LPT-RUN-004",
         f"There is no execution map of this session on {runtime}",
-        cause=cause or "The target's plugin does not tell which nodes run where.",
-        remedy="Ask a target that does: onnxruntime, openvino, tflite.",
+        cause="The target's plugin does not tell which nodes run where.",
+        remedy="Ask a target that does, such as onnxruntime, openvino or tflite.",
     )
 
 
@@ -128,5 +124,4 @@ __all__ = [
     "ExecutionMap",
     "TellsExecution",
     "execution_map",
-    "not_told",
 ]

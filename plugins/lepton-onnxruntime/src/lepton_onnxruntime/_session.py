@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import SessionError
-from lepton_core.execution import not_told
 from lepton_onnx import pivot
 from lepton_onnx.arrays import checked_inputs
 from lepton_onnx.external import verify_external
@@ -93,7 +92,12 @@ class OnnxRuntimeSession:
             SessionError: LPT-RUN-004, it was opened with ``execution_facts=False``.
         """
         if self._map is None:
-            raise not_told("ONNX Runtime", "It was opened with execution_facts=False.")
+            raise SessionError(
+                "LPT-RUN-004",
+                "There is no execution map of this session",
+                cause="It was opened with execution_facts=False.",
+                remedy="Open it again without the option execution_facts.",
+            )
         return self._map
 
     def close(self) -> None:
