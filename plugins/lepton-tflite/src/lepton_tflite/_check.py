@@ -44,6 +44,8 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
 
 def _file(found: InspectResult, *, edgetpu: bool) -> CheckResult:
     """Judge a .tflite file: for an Edge TPU, operator by operator."""
+    if found.problems:
+        return CheckResult("impossible", found.problems)
     precisions = (str(found.facts.get("storage_precision", "")),)
     if not edgetpu:
         return CheckResult("fits", precisions=precisions)

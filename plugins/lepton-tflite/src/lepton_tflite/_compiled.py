@@ -62,13 +62,21 @@ def compile_model(path: Path, wanted: Wanted) -> Any:  # noqa: ANN401 - a class 
             options = Options(hardware_accelerators=kind, cpu_options=cpu)
             made = CompiledModel.from_file(str(path), environment=_shared(), options=options)
     except RuntimeError as error:
+        cause = f"{_errors(printed)} {error}".strip()
         if wanted.accelerator == "cpu":
-            raise
-        raise _no_accelerator(wanted.accelerator, str(error)) from error
+            raise RuntimeError(cause) from error
+        raise _no_accelerator(wanted.accelerator, cause) from error
     absent = _ABSENT.get(wanted.accelerator)
     if absent and absent in "".join(printed):
         raise _no_accelerator(wanted.accelerator, f"{absent}.")
     return made
+
+
+def _errors(printed: list[str]) -> str:
+    """Return what the log calls errors; the exception names places in LiteRT's sources alone."""
+    begin = "ERROR: "
+    lines = "".join(printed).splitlines()
+    return " ".join(line.removeprefix(begin) for line in lines if line.startswith(begin))
 
 
 @cache
