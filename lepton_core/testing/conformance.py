@@ -143,7 +143,7 @@ class TargetConformance(PluginConformance):
     @pytest.fixture
     def source(self, tmp_path: Path) -> Model:
         """Return a small model in a format that leads to this target."""
-        raise NotImplementedError
+        raise NotImplementedError("Override the fixture source: a small model for this target.")
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> Context:

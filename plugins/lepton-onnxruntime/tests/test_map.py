@@ -69,6 +69,7 @@ def test_without_a_look_at_the_graph_there_is_no_map(integers, tmp_path):
         session.execution_map()
     assert caught.value.code == "LPT-RUN-004"
     assert "execution_facts=False" in caught.value.cause
+    assert "execution_facts=True" in caught.value.remedy
 
 
 def test_a_node_of_two_providers_is_told_apart_or_left_open():

@@ -326,6 +326,8 @@ BAD_OPTIONS = [
     {"spinning": True},
     {"inference_precision": "int8"},
     {"hint": "speed"},
+    {"cache": 5},
+    {"cache": __file__},
     {"streams": 0},
     {"streams": "many"},
     {"streams": True},

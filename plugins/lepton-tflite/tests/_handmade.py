@@ -17,7 +17,7 @@ def options(kind, **values):
     return made
 
 
-def file_of(tensors, operators, inputs, outputs):
+def file_of(tensors, operators, inputs, outputs, version=4):
     """Return a file's bytes.
 
     Args:
@@ -25,6 +25,7 @@ def file_of(tensors, operators, inputs, outputs):
         operators: Name, names of inputs and of outputs, and options if it has some.
         inputs: Names; the entry's ports have the tensors' names.
         outputs: Names.
+        version: Of the operators.
     """
     model = schema.ModelT()
     model.version, model.operatorCodes = 3, []
@@ -43,7 +44,7 @@ def file_of(tensors, operators, inputs, outputs):
             own.scale = np.atleast_1d(np.asarray(grid[0], "f4"))
             own.zeroPoint = np.broadcast_to(np.int64(grid[1]), own.scale.shape).copy()
     for operator, takes, gives, *more in operators:
-        code = flat.operator_code(model, getattr(schema.BuiltinOperator, operator), 4)
+        code = flat.operator_code(model, getattr(schema.BuiltinOperator, operator), version)
         made = flat.make_operator(
             code, [index.get(n, -1) for n in takes], [index[n] for n in gives]
         )

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("tflite")
 GRID = (0.1, 0)
 
 
-def one(handmade, operator, shapes, out, *, constants=(), more=None, kinds=None):
+def one(handmade, operator, shapes, out, *, constants=(), more=None, kinds=None, grid=GRID):
     """Return a file with one operator: int8 inputs of these shapes, constants after them."""
     kinds = kinds or {}
     tensors = {
@@ -30,7 +30,7 @@ def one(handmade, operator, shapes, out, *, constants=(), more=None, kinds=None)
     for i, values in enumerate(constants):
         array = np.asarray(values)
         kind = "int8" if array.dtype == np.int8 else "int32"
-        tensors[f"k{i}"] = (kind, array.shape, array, GRID if kind == "int8" else None)
+        tensors[f"k{i}"] = (kind, array.shape, array, grid if kind == "int8" else None)
     tensors["y"] = (kinds.get("y", "int8"), out, None, GRID)
     order = [f"k{i}" for i in range(len(constants))]
     takes = [*order, *names] if operator == "SPLIT" else [*names, *order]
@@ -45,7 +45,8 @@ def weights(*shape):
 IMAGE = (1, 8, 8, 4)
 
 CASES = {
-    # name: operator, shapes, output, constants, options, reason or "" if it is mapped
+    # name: operator, shapes, output, constants, options, reason or "" if it is mapped, and the
+    # scale and zero point of constants if they are others
     "add": ("ADD", [IMAGE, IMAGE], IMAGE, [], None, ""),
     "conv": ("CONV_2D", [IMAGE], IMAGE, [weights(4, 3, 3, 4)],
              ("Conv2DOptions", {"dilationHFactor": 2, "dilationWFactor": 2}), ""),
@@ -87,6 +88,10 @@ CASES = {
                       ("ConcatenationOptions", {"axis": 3}), ""),
     "concat, ones": ("CONCATENATION", [IMAGE], (1, 8, 8, 8), [weights(*IMAGE)],
                      ("ConcatenationOptions", {"axis": 3}), "constant"),
+    "concat, integers 0": ("CONCATENATION", [IMAGE], (1, 8, 8, 8), [0 * weights(*IMAGE)],
+                           ("ConcatenationOptions", {"axis": 3}), "constant", (0.1, 7)),
+    "concat, zeros at 7": ("CONCATENATION", [IMAGE], (1, 8, 8, 8), [7 * weights(*IMAGE)],
+                           ("ConcatenationOptions", {"axis": 3}), "", (0.1, 7)),
     "prelu": ("PRELU", [IMAGE], IMAGE, [weights(1, 1, 4)], None, ""),
     "prelu, places": ("PRELU", [IMAGE], IMAGE, [weights(8, 8, 4)], None, "innermost"),
     "squeeze": ("SQUEEZE", [(1, 1, 10)], (10,), [], ("SqueezeOptions", {"squeezeDims": [0, 1]}),
@@ -107,9 +112,10 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_limit_of_the_table(handmade, name):
-    operator, shapes, out, constants, more, reason = CASES[name]
+    operator, shapes, out, constants, more, reason, *grid = CASES[name]
     options = handmade.options(more[0], **more[1]) if more else None
-    model = one(handmade, operator, shapes, out, constants=constants, more=options)
+    how = {"constants": constants, "more": options, "grid": grid[0] if grid else GRID}
+    model = one(handmade, operator, shapes, out, **how)
     (found,) = placed(model)
     assert found.operator == operator
     assert bool(found.why_not) == bool(reason), found.why_not
@@ -142,7 +148,7 @@ def cut_file(handmade):
         ("RESHAPE", ["act;;b;1"], ["c;"]),
         ("GELU", ["c;"], ["y"]),
     ]
-    return handmade.file_of(tensors, operators, ["x"], ["y"])
+    return handmade.file_of(tensors, operators, ["x"], ["y"], version=1)
 
 
 def test_the_first_cut_takes_all_after_it(cut_file):
@@ -198,6 +204,37 @@ def test_check_says_it_of_a_file(cut_file, handmade, tmp_path):
     model, found = inspected(path)
     said = plugin.lepton_check(model, CheckRequest("tflite", found, "edgetpu"), None)
     assert (said.verdict, said.reasons) == ("fits", ())
+
+
+def test_check_says_it_of_operators_that_give_nothing(handmade, tmp_path):
+    tensors = {"x": ("int8", (1, 4), None, GRID), "v": ("resource", (1,), None, None)}
+    operators = [
+        ("VAR_HANDLE", [], ["v"], handmade.options("VarHandleOptions")),
+        ("ASSIGN_VARIABLE", ["v", "x"], [], handmade.options("AssignVariableOptions")),
+        ("RELU", ["x"], ["y"]),
+    ]
+    path = tmp_path / "state.tflite"
+    tensors["y"] = tensors["x"]
+    path.write_bytes(handmade.file_of(tensors, operators, ["x"], ["y"], version=1))
+    model, found = inspected(path)
+    said = plugin.lepton_check(model, CheckRequest("tflite", found, "edgetpu"), None)
+    assert said.verdict == "fits"
+    assert any(reason.startswith("ASSIGN_VARIABLE is not mapped") for reason in said.reasons)
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"), [(13, "Tensor 1 is invalidly specified"), (11, "is damaged")]
+)
+def test_check_refuses_what_only_a_closer_look_finds_damaged(handmade, tmp_path, columns, reason):
+    built = flat.unpack(handmade.int8_net())
+    # Of 60 values; the runtime lets it pass that there are more than the shape says.
+    built.subgraphs[0].tensors[1].shape = np.array([5, columns], np.int32)
+    path = tmp_path / "damaged.tflite"
+    path.write_bytes(flat.pack(built))
+    model, found = inspected(path)
+    said = plugin.lepton_check(model, CheckRequest("tflite", found, "edgetpu"), None)
+    assert said.verdict == "impossible"
+    assert reason in said.reasons[0]
 
 
 def test_check_refuses_a_file_of_floats(single):

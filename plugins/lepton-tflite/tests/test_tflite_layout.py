@@ -14,7 +14,7 @@ from lepton_core.errors import SessionError, UnsupportedOperationError
 from lepton_core.types import ConvertRequest, InspectRequest, Model
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
-from lepton_tflite._execution import operator_names
+from lepton_tflite._execution import file_nodes, operator_names
 from lepton_tflite._layout import take_nhwc
 from lepton_tflite.bundle_files import files
 
@@ -95,7 +95,7 @@ def test_integers_take_channels_last_too(graphs, to_pivot, convert, opened, cont
         found.append(opened(made.model).run({"image": x})["g"])
     np.testing.assert_array_equal(*found)
     root = flat.root_of(Path(made.model.path).read_bytes())
-    assert operator_names(root).get("TRANSPOSE", 0) == 0
+    assert operator_names(file_nodes(root)).get("TRANSPOSE", 0) == 0
     assert made.facts["integer_ports"] == ["image"]
     raw = opened(made.model, options={"layout": "nhwc", "io": "int8"})
     spec = raw.signature.inputs[0]

@@ -138,8 +138,9 @@ def test_every_layer_is_an_integer_kernel(lowered):
     root = flat.root_of(Path(lowered.model.path).read_bytes())
     from lepton_tflite._execution import computing_layers, file_nodes, operator_names
 
-    assert computing_layers(file_nodes(root)) == {"int8": 4}
-    names = operator_names(root)
+    graphs = file_nodes(root)
+    assert computing_layers(graphs) == {"int8": 4}
+    names = operator_names(graphs)
     assert names["QUANTIZE"] == names["DEQUANTIZE"] == 1  # at the border, and nowhere else
     assert set(names) <= {
         "QUANTIZE", "TRANSPOSE", "CONV_2D", "MAX_POOL_2D", "RESHAPE", "FULLY_CONNECTED",

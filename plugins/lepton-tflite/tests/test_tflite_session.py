@@ -13,7 +13,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from lepton_core.errors import SessionError, SourceError
-from lepton_core.types import InspectRequest, Model
+from lepton_core.types import CheckRequest, InspectRequest, Model
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import bundle_runtime, plugin
 from lepton_tflite._border import into_file
@@ -210,6 +210,23 @@ def test_custom_and_flex_operators_are_named(single, opened, tmp_path, name):
     assert caught.value.code == "LPT-RUN-403"
     assert name in caught.value.cause
     assert ("Flex" in caught.value.message) == name.startswith("Flex")
+
+
+@pytest.mark.parametrize("api", ["interpreter", "compiled"])
+def test_a_file_of_a_newer_version_is_named_before_it_is_opened(handmade, opened, tmp_path, api):
+    built = flat.unpack(handmade.int8_net())
+    built.operatorCodes[0].version = 99
+    path = tmp_path / "newer.tflite"
+    path.write_bytes(flat.pack(built))
+    source = Model("tflite", str(path))
+    found = plugin.lepton_inspect(source, InspectRequest(), None)
+    said = plugin.lepton_check(found.model, CheckRequest("tflite", found), None)
+    assert said.verdict == "impossible"
+    assert "'FULLY_CONNECTED' version '99'" in said.reasons[0]
+    with pytest.raises(SessionError) as caught:
+        opened(source, options={"api": api})
+    assert caught.value.code == "LPT-RUN-412"
+    assert "'FULLY_CONNECTED' version '99'" in caught.value.cause
 
 
 def test_a_file_without_our_notes_is_read_by_its_own_signature(single, opened, tmp_path, graphs):

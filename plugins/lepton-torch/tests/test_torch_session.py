@@ -120,6 +120,10 @@ def test_thread_count_must_be_positive(hooks, digits_program):
     refuse("LPT-RUN-102", hooks.open, digits_program.model, threads=0)
 
 
+def test_an_option_is_refused_and_not_dropped(hooks, digits_program):
+    refuse("LPT-RUN-109", hooks.open, digits_program.model, options={"precision": "fp16"})
+
+
 def test_other_formats_are_not_ours(hooks):
     assert hooks.open(Model("onnx", "model.onnx")) is None
 

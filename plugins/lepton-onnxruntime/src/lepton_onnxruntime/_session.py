@@ -95,8 +95,8 @@ class OnnxRuntimeSession:
             raise SessionError(
                 "LPT-RUN-004",
                 "There is no execution map of this session on ONNX Runtime",
-                cause="It was opened with execution_facts=False.",
-                remedy="Open it without that option.",
+                cause="It was opened with execution_facts=False, or without (OpenRequest.without).",
+                remedy="Open it again with the option execution_facts=True.",
             )
         return self._map
 

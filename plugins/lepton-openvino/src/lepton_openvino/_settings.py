@@ -57,6 +57,7 @@ def check_request(request: OpenRequest) -> None:
             f"The option pinning cannot be {request.options['pinning']!r}",
             remedy="It is true or false.",
         )
+    _check_cache(request.options.get("cache") or False)
     streams = request.options.get("streams", 1)
     if not isinstance(streams, int) or isinstance(streams, bool) or streams < 1:
         raise SessionError(
@@ -71,6 +72,17 @@ def check_request(request: OpenRequest) -> None:
             f"{request.threads} threads were asked for",
             remedy="Ask for 1 or more, or leave it out to use what the container allows.",
         )
+
+
+def _check_cache(given: object) -> None:
+    path = isinstance(given, str | Path)
+    if as_switch(given) is not None or (path and not Path(given).expanduser().is_file()):
+        return
+    raise SessionError(
+        "LPT-RUN-307",
+        f"The option cache cannot be {given!r}" + (", which is a file" if path else ""),
+        remedy="It is true, false, or the name of a folder.",
+    )
 
 
 def device_name(request: OpenRequest) -> str:

@@ -44,18 +44,22 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
 
 def _file(found: InspectResult, *, edgetpu: bool) -> CheckResult:
     """Judge a .tflite file: for an Edge TPU, operator by operator."""
+    if found.problems:
+        return CheckResult("impossible", found.problems)
     precisions = (str(found.facts.get("storage_precision", "")),)
     if not edgetpu:
         return CheckResult("fits", precisions=precisions)
     from lepton_tflite._edgetpu import placed, refuse_floats, sentences
-    from lepton_tflite._flatbuffer import unpack
+    from lepton_tflite._flatbuffer import MALFORMED, unpack
 
-    model = unpack(Path(found.model.path).read_bytes())
     try:
+        model = unpack(Path(found.model.path).read_bytes())
         refuse_floats(model)
+        return CheckResult("fits", tuple(sentences(placed(model))), precisions)
     except ConversionError as error:
         return CheckResult("impossible", (f"{error.message}. {error.cause}",))
-    return CheckResult("fits", tuple(sentences(placed(model))), precisions)
+    except MALFORMED as error:  # the inspection reads less of it
+        return CheckResult("impossible", (f"The file is damaged: {error}.",))
 
 
 def _kernel_reasons(found: InspectResult) -> Iterator[str]:

@@ -62,13 +62,21 @@ def compile_model(path: Path, wanted: Wanted) -> Any:  # noqa: ANN401 - a class 
             options = Options(hardware_accelerators=kind, cpu_options=cpu)
             made = CompiledModel.from_file(str(path), environment=_shared(), options=options)
     except RuntimeError as error:
+        cause = f"{_errors(printed)} {error}".strip()
         if wanted.accelerator == "cpu":
-            raise
-        raise _no_accelerator(wanted.accelerator, str(error)) from error
+            raise RuntimeError(cause) from error
+        raise _no_accelerator(wanted.accelerator, cause) from error
     absent = _ABSENT.get(wanted.accelerator)
     if absent and absent in "".join(printed):
         raise _no_accelerator(wanted.accelerator, f"{absent}.")
     return made
+
+
+def _errors(printed: list[str]) -> str:
+    """Return what the log calls errors; the exception names places in LiteRT's sources alone."""
+    begin = "ERROR: "
+    lines = "".join(printed).splitlines()
+    return " ".join(line.removeprefix(begin) for line in lines if line.startswith(begin))
 
 
 @cache
@@ -177,31 +185,6 @@ class CompiledCalls(Calls):
                 zeros = np.zeros(port["shape"], port["dtype"])
                 self._buffers[0][port["index"]].write(zeros)
 
-    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once.
-
-        Raises:
-            ValueError, RuntimeError: The runtime's own.
-        """
-        model = self._interpreter
-        shapes = {self.inputs[n]["index"]: a.shape for n, a in arrays.items()}
-        known, self._shapes = self._shapes, {}
-        self._resize(known, shapes)
-        if self._buffers is None:
-            self._buffers = self._made()
-        given, taken = self._buffers
-        for name, array in arrays.items():
-            given[self.inputs[name]["index"]].write(np.asarray(array, order="C"))
-        model.run_by_index(0, given, taken)
-        self._shapes = shapes
-        details = model.get_output_tensor_details(self._key)
-        return {
-            name: taken[port["index"]]
-            .read(int(np.prod(details[name]["shape"], dtype=np.int64)), port["dtype"])
-            .reshape(details[name]["shape"])
-            for name, port in self.outputs.items()
-        }
-
     def close(self) -> None:
         """Let go of the model, whose accelerators say that they end."""
         with quiet():
@@ -211,15 +194,26 @@ class CompiledCalls(Calls):
         model = self._interpreter
         return model.create_input_buffers(0), model.create_output_buffers(0)
 
-    def _resize(
-        self, known: Mapping[int, tuple[int, ...]], wanted: Mapping[int, tuple[int, ...]]
-    ) -> None:
-        if wanted == known:
-            return
+    def _resize(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
         self._buffers = None  # they have the size of the last call
-        for index, shape in wanted.items():
-            if known.get(index) != shape:
-                self._interpreter.resize_input_tensor(index, shape)
+        for index, shape in shapes.items():
+            self._interpreter.resize_input_tensor(index, shape)
+
+    def _invoke(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        model = self._interpreter
+        if self._buffers is None:
+            self._buffers = self._made()
+        given, taken = self._buffers
+        for name, array in arrays.items():
+            given[self.inputs[name]["index"]].write(array)
+        model.run_by_index(0, given, taken)
+        details = model.get_output_tensor_details(self._key)
+        return {
+            name: taken[port["index"]]
+            .read(int(np.prod(details[name]["shape"], dtype=np.int64)), port["dtype"])
+            .reshape(details[name]["shape"])
+            for name, port in self.outputs.items()
+        }
 
 
 __all__ = ["CompiledCalls", "compile_model", "compiled_ports"]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import ConversionError
-from lepton_tflite._edgetpu_rules import SOURCE, UNCERTAIN, has_a_way, see, why_not
+from lepton_tflite._edgetpu_rules import SOURCE, UNCERTAIN, Seen, has_a_way, see, why_not
 from lepton_tflite._execution import sources_of
-from lepton_tflite._flatbuffer import DTYPES, operator_name, text
+from lepton_tflite._flatbuffer import DTYPES, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,7 +52,8 @@ class Placed:
 
     def __str__(self) -> str:
         """Return the operator with its place in the model."""
-        return f"{self.operator} ({', '.join(self.sources) or self.node})"
+        place = ", ".join(self.sources) or self.node
+        return f"{self.operator} ({place})" if place else self.operator
 
 
 def placed(model: Any) -> tuple[Placed, ...]:  # noqa: ANN401 - a generated class
@@ -60,7 +61,7 @@ def placed(model: Any) -> tuple[Placed, ...]:  # noqa: ANN401 - a generated clas
     graph, found, cut = model.subgraphs[0], [], False
     for operator in graph.operators:
         seen = see(model, graph, operator)
-        node = text(seen.outputs[0].name) if seen.outputs else ""
+        node = _node(seen)
         reason = why_not(seen)
         found.append(
             Placed(
@@ -70,6 +71,11 @@ def placed(model: Any) -> tuple[Placed, ...]:  # noqa: ANN401 - a generated clas
         )  # fmt: skip
         cut = cut or bool(reason)
     return tuple(found)
+
+
+def _node(seen: Seen) -> str:
+    """Return the name of the first output; operators that write a variable have none."""
+    return text(seen.outputs[0].name) if seen.outputs else ""
 
 
 def fact(nodes: tuple[Placed, ...]) -> dict[str, Any]:
@@ -124,9 +130,9 @@ def refuse_floats(model: Any) -> None:  # noqa: ANN401 - a generated class
     graph = model.subgraphs[0]
     found, opened, places = [], [], []
     for operator in graph.operators:
-        ends = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
-        name = operator_name(model.operatorCodes[operator.opcodeIndex])
-        node = text(graph.tensors[operator.outputs[0]].name)
+        seen = see(model, graph, operator)
+        ends = [tensor for tensor in (*seen.inputs, *seen.outputs) if tensor is not None]
+        name, node = seen.name, _node(seen)
         floats = {DTYPES.get(tensor.type) for tensor in ends} & {"float32", "float16"}
         loose = any(t.shapeSignature is not None and -1 in t.shapeSignature for t in ends)
         found += [name] if floats else []

@@ -152,10 +152,21 @@ def _softmax(seen: Seen) -> str:
 
 def _concatenation(seen: Seen) -> str:
     found = [seen.constant(i) for i in range(len(seen.inputs))]
-    fixed = [values for values in found if values is not None]
-    if fixed and (len(found) != 2 or any(values.any() for values in fixed)):
+    fixed = [
+        (values, _zero_of(tensor))
+        for values, tensor in zip(found, seen.inputs, strict=True)
+        if values is not None
+    ]
+    if fixed and (len(found) != 2 or any((values != zero).any() for values, zero in fixed)):
         return "one of its inputs is a constant, which only zeros beside one other input may be"
     return _no_activation(seen)
+
+
+def _zero_of(tensor: Any) -> int:  # noqa: ANN401 - a generated class
+    """Return the integer that stands for 0."""
+    grid = tensor.quantization
+    points = None if grid is None else grid.zeroPoint
+    return 0 if points is None or not len(points) else int(points[0])
 
 
 def _axes(seen: Seen, number: int = 1) -> list[int] | None:

@@ -128,15 +128,9 @@ class _Code:
         self.customCode = code.CustomCode()
 
 
-def operator_names(root: Any) -> dict[str, int]:  # noqa: ANN401 - a generated class
-    """Return how often each operator is used in a file that is read in place."""
-    codes = [operator_name(_Code(root.OperatorCodes(i))) for i in range(root.OperatorCodesLength())]
-    counts: Counter[str] = Counter()
-    for number in range(root.SubgraphsLength()):
-        graph = root.Subgraphs(number)
-        for i in range(graph.OperatorsLength()):
-            counts[codes[graph.Operators(i).OpcodeIndex()]] += 1
-    return dict(counts)
+def operator_names(graphs: Iterable[Iterable[FileNode]]) -> dict[str, int]:
+    """Return how often each operator is used."""
+    return dict(Counter(node.operator for graph in graphs for node in graph))
 
 
 def custom_operators(root: Any) -> list[str]:  # noqa: ANN401 - a generated class

@@ -79,7 +79,7 @@ def read_file(path: Path) -> File:
         stored = storage_facts(flat.stored_values(root))
         graphs = file_nodes(root)
         layers = computing_layers(graphs)
-        operators = operator_names(root)
+        operators = operator_names(graphs)
     except flat.MALFORMED as error:
         raise _no_file(path, f"It is damaged: {error}") from error
     facts = {

@@ -124,12 +124,12 @@ class Calls:
         shapes = {self.inputs[n]["index"]: a.shape for n, a in arrays.items()}
         # A call that fails may leave tensors without memory: the next one sizes all of them again.
         known, self._shapes = self._shapes, {}
-        self._resize(known, shapes)
-        for name, array in arrays.items():
-            self._interpreter.set_tensor(self.inputs[name]["index"], np.asarray(array, order="C"))
-        self._interpreter.invoke()
+        if shapes != known:
+            self._resize({i: shape for i, shape in shapes.items() if known.get(i) != shape})
+        given = {n: np.asarray(array, order="C") for n, array in arrays.items()}
+        found = self._invoke(given)
         self._shapes = shapes
-        return {n: self._interpreter.get_tensor(d["index"]) for n, d in self.outputs.items()}
+        return found
 
     def run_rows(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once per row, and put the rows together; there has to be one."""
@@ -143,15 +143,18 @@ class Calls:
         """Let go of the interpreter."""
         self._interpreter = None
 
-    def _resize(
-        self, known: Mapping[int, tuple[int, ...]], wanted: Mapping[int, tuple[int, ...]]
-    ) -> None:
-        if wanted == known:
-            return
-        for index, shape in wanted.items():
-            if known.get(index) != shape:
-                self._interpreter.resize_tensor_input(index, shape)
+    def _resize(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
+        """Give inputs other sizes, by their index."""
+        for index, shape in shapes.items():
+            self._interpreter.resize_tensor_input(index, shape)
         self._interpreter.allocate_tensors()
+
+    def _invoke(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run on arrays of the sizes that the inputs have, contiguous; returns new arrays."""
+        for name, array in arrays.items():
+            self._interpreter.set_tensor(self.inputs[name]["index"], array)
+        self._interpreter.invoke()
+        return {n: self._interpreter.get_tensor(d["index"]) for n, d in self.outputs.items()}
 
 
 __all__ = [

@@ -42,10 +42,17 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> TorchS
 
     Raises:
         SourceError: The file cannot be read or trusted.
-        SessionError: The device is not there, or the thread count is not positive.
+        SessionError: The device is not there, the thread count is not positive, or an option was
+            given.
     """
     if model.format != "torch.export":
         return None
+    if request.options:
+        raise SessionError(
+            "LPT-RUN-109",
+            f"torch has no option {next(iter(request.options))!r} for opening",
+            remedy="Leave it out: a session on torch has none.",
+        )
     device = _device(request.device)
     threads = available_cpus() if request.threads is None else request.threads
     if threads < 1:
