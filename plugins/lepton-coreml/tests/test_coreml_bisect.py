@@ -125,6 +125,33 @@ def test_an_operator_that_fails_is_the_first_to_part(made, bad, bisect):
     assert found["parted"]["operator"] == "max_pool"
     assert found["parted"]["error"] is None, "infinite"
     assert found["parted"]["hint"].startswith("it does not run: ")
+    behind = [note for note in found["notes"] if "were not reached" in note]
+    assert behind and "no counterpart" not in " ".join(found["notes"])
+
+
+@pytest.fixture(scope="module")
+def stranger(pivots, made):
+    """A package of another model."""
+    given = ["convert", pivots("perceptron").path, "--to", "coreml", "--out", str(made / "other")]
+    assert main([*given, "--precision", "fp32", "-q"]) == 0
+    return made / "other"
+
+
+def test_artifacts_of_different_models_are_refused(made, stranger, bad, tmp_path, bisect):
+    bare = shutil.copytree(package_of(stranger), tmp_path / "shipped.mlpackage")
+    code, found = bisect(made / "good", bare)
+    assert (code, found["error"]["code"]) == (2, "LPT-BIS-007")
+    assert "x -> y" in found["error"]["cause"] and "logits" in found["error"]["cause"]
+    flip_weight(package_of(bad), "deep_weight")
+    code, found = bisect(stranger, bad)
+    assert (code, found["error"]["code"]) == (2, "LPT-BIS-004")
+
+
+def test_another_side_that_is_nothing_is_not_passed_over(made, bad, bisect):
+    flip_weight(package_of(bad), "deep_weight")
+    code, found = bisect(bad, made / "typo")
+    assert (code, found["ok"]) == (2, False)
+    assert "typo" in found["error"]["message"]
 
 
 def test_a_bare_package_is_either_side(made, tmp_path, bisect, capsys):
