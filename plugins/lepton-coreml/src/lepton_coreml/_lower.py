@@ -63,7 +63,7 @@ def lower(
     _refuse_what_the_device_has_not(facts, device)
     numbers = Numbers.of(lowered)
     if half:
-        _refuse_integer_values(numbers)
+        _refuse_integer_values(lowered)
     facts["restored_weights"] = _Rewriter(lowered).run()
     recipe = recipes.read(path)
     if recipe.pruned or recipe.palettes:
@@ -73,9 +73,12 @@ def lower(
     return lowered, facts, numbers
 
 
-def _refuse_integer_values(numbers: Numbers) -> None:
-    """Refuse float16 around layers of integers: their scales would be others than elsewhere."""
-    found = next((name for name, one in numbers.stored.items() if one.integers is None), None)
+def _refuse_integer_values(lowered: ModelProto) -> None:
+    """Refuse float16 around layers of integers: their scales would be others than elsewhere.
+
+    Rows of a table that are restored behind a lookup are weights, which nothing quantizes.
+    """
+    found = next((n.input[0] for n in lowered.graph.node if n.op_type == "QuantizeLinear"), None)
     if found is not None:
         raise UnsupportedOperationError(
             "LPT-CONV-502",
