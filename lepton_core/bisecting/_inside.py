@@ -2,8 +2,8 @@
 
 Bisecting lowers pivots again, so it never sees what happened to a file afterwards. Where a target's
 sessions show the inner values of an artifact (:class:`lepton_core.context.InnerSession`), that file
-is compared with a sound one: the other artifact if it is of the same target and precision, else
-its pivot, lowered again in the same way.
+is compared with a sound one: the other artifact if it was built in the same way, else its pivot,
+lowered again in that way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from lepton_core.artifacts import verify_artifact
 from lepton_core.bisecting._run import Errors
-from lepton_core.bisecting._sides import recipe_of, require_same_pivot, side_of
+from lepton_core.bisecting._sides import options_of, recipe_of, require_same_pivot, side_of
 from lepton_core.bisecting._types import Bisection, Parting, Side
 from lepton_core.capabilities import INNER
 from lepton_core.errors import LeptonError, SessionError, UsageError
@@ -171,8 +171,7 @@ class Inside:
             theirs = side_of(other) if beside is None else _known_side(other)
         if own is not None and theirs is not None:
             require_same_pivot(theirs, own)
-        same = beside is not None and beside.target.id == odd.target.id
-        if beside is not None and same and odd.precision in ("", beside.precision):
+        if beside is not None and _built_alike(odd, beside):
             none = Model("pivot", "")
             side = Side(beside.name, beside.target, beside.precision, none, artifact=beside.model)
             return beside.model, side
@@ -193,7 +192,8 @@ class Inside:
         recipe = recipe_of(odd.name, odd.model) if odd.model.metadata.get("recipe") else None
         if precision not in self.hooks.registry.target(odd.target.id).precisions and recipe is None:
             return None  # a recipe says what its integers are, and it is not known
-        return Side(odd.name, odd.target, precision, theirs.pivot, recipe)
+        options = options_of(odd.model)
+        return Side(odd.name, odd.target, precision, theirs.pivot, recipe, options=options)
 
     def _stored(self, odd: Artifact) -> str:
         with self._opened(odd.model, odd.target) as session:
@@ -221,6 +221,19 @@ class Inside:
         place = replace(self.context, workdir=folder)
         with self.hooks.open(model.evolve(digest=""), request, place) as session:
             yield cast("InnerSession", session)
+
+
+def _built_alike(odd: Artifact, beside: Artifact) -> bool:
+    """Tell whether two artifacts would be the same, as far as the card of the odd one says."""
+    if odd.target.id != beside.target.id or odd.precision not in ("", beside.precision):
+        return False
+    one, two = ((a.target.device, _recipe_digest(a.model), options_of(a.model))
+                for a in (odd, beside))  # fmt: skip
+    return not odd.precision or one == two
+
+
+def _recipe_digest(model: Model) -> str:
+    return str((model.metadata.get("recipe") or {}).get("digest", ""))
 
 
 def _known_side(text: str) -> Side | None:
