@@ -44,7 +44,7 @@ test: lint wheels ## lint, types, Rust tests, unit and integration tests (the la
 conformance: setup ## the long conformance run of every plugin that is installed
 	$(PYTEST) -m conformance
 
-bench: setup ## start-up times and kernel throughput, written to bench-out/
+bench: setup ## all benchmarks beside their peers (long), written to bench-out/
 	$(PY) .ci/bench.py --out bench-out
 
 soak: setup ## property and unit tests with fresh seeds for SOAK_MINUTES (30), stops at a failure
