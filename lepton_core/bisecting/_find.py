@@ -67,7 +67,8 @@ def bisect(
 
     Raises:
         UsageError: LPT-BIS-001 … 004 a variant cannot be lowered again, LPT-BIS-005 the pivot has
-            no float values, LPT-BIS-006 there is nothing to compare an artifact's own values with.
+            no float values, LPT-BIS-006, 007 there is nothing to compare an artifact's own
+            values with.
         SampleError: The samples do not fit.
         ConversionError, SessionError: The tapped pivot cannot be lowered or run.
     """

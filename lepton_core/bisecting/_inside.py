@@ -2,8 +2,8 @@
 
 Bisecting lowers pivots again, so it never sees what happened to a file afterwards. Where a target's
 sessions show the inner values of an artifact (:class:`lepton_core.context.InnerSession`), that file
-is compared with a sound one: the other artifact if it is of the same target and precision, else
-its pivot, lowered again in the same way.
+is compared with a sound one: the other artifact if it was built in the same way, else its pivot,
+lowered again in that way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from lepton_core.artifacts import verify_artifact
 from lepton_core.bisecting._run import Errors
-from lepton_core.bisecting._sides import recipe_of, side_of
+from lepton_core.bisecting._sides import options_of, recipe_of, require_same_pivot, side_of
 from lepton_core.bisecting._types import Bisection, Parting, Side
 from lepton_core.capabilities import INNER
 from lepton_core.errors import LeptonError, SessionError, UsageError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lepton_core.context import Context, InnerSession
     from lepton_core.dispatch import Hooks
     from lepton_core.samples import Samples
+    from lepton_core.types import Signature
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -129,16 +130,21 @@ class Inside:
             rows: How many of them to run.
 
         Raises:
-            UsageError: LPT-BIS-006, there is nothing to compare it with.
+            UsageError: LPT-BIS-001 … 003, the other one cannot be lowered again; 004, both were
+                lowered from different pivots; 006, there is nothing to compare it with; 007, their
+                inputs or outputs have other names.
             SessionError: One of them cannot be opened at all.
         """
         from lepton_core.bisecting._find import chosen_rows
 
         sound, side = self._sound(odd, other)
         with self._opened(sound, odd.target) as one, self._opened(odd.model, odd.target) as two:
+            _require_same_names(side.name, one.signature, odd.name, two.signature)
             used = chosen_rows(samples, one.signature, rows)
             measured = _Values(one, two, self.context)
             values = measured.run(used)
+            if not values:
+                raise _nothing(odd, f"no value of {side.name!r} has its name there")
             differences = tuple(two.differences(one))
         again = side.artifact is None
         first = replace(
@@ -159,43 +165,35 @@ class Inside:
 
         The side has no artifact where the pivot was lowered again.
         """
-        beside = None if other is None else artifact_of(other, self.hooks)
-        same = beside is not None and beside.target.id == odd.target.id
-        if beside is not None and same and odd.precision in ("", beside.precision):
+        own, beside, theirs = _known_side(odd.name), None, None
+        if other is not None:
+            beside = artifact_of(other, self.hooks)
+            theirs = side_of(other) if beside is None else _known_side(other)
+        if own is not None and theirs is not None:
+            require_same_pivot(theirs, own)
+        if beside is not None and _built_alike(odd, beside):
             none = Model("pivot", "")
             side = Side(beside.name, beside.target, beside.precision, none, artifact=beside.model)
             return beside.model, side
-        source = self._pivot(odd, other)
+        source = replace(own, artifact=None) if own is not None else self._as_built(odd, theirs)
         if source is None:
-            raise UsageError(
-                "LPT-BIS-006",
-                f"There is nothing to compare the inner values of {odd.name!r} with",
-                cause=f"{odd.strange or 'its pivot is not known'}; what it was lowered from, and "
+            raise _nothing(
+                odd,
+                f"{odd.strange or 'its pivot is not known'}; what it was lowered from, and "
                 "another artifact of its target and precision, are not named either",
-                remedy="Name a sound artifact of the same target and precision, or a variant that "
-                "was lowered from the same pivot, as the other one.",
             )
         return self._lowered(odd, source), source
 
-    def _pivot(self, odd: Artifact, other: str | None) -> Side | None:
-        """Return how to lower the pivot of an artifact again."""
-        try:
-            own = side_of(odd.name)
-        except LeptonError:
-            own = None
-        if own is not None:
-            return replace(own, artifact=None)
-        try:
-            theirs = None if other is None else side_of(other)
-        except LeptonError:
-            return None
+    def _as_built(self, odd: Artifact, theirs: Side | None) -> Side | None:
+        """Return how to lower the other side's pivot as an artifact says it was built."""
         if theirs is None:
             return None
         precision = odd.precision or self._stored(odd)
         recipe = recipe_of(odd.name, odd.model) if odd.model.metadata.get("recipe") else None
         if precision not in self.hooks.registry.target(odd.target.id).precisions and recipe is None:
             return None  # a recipe says what its integers are, and it is not known
-        return Side(odd.name, odd.target, precision, theirs.pivot, recipe)
+        options = options_of(odd.model)
+        return Side(odd.name, odd.target, precision, theirs.pivot, recipe, options=options)
 
     def _stored(self, odd: Artifact) -> str:
         with self._opened(odd.model, odd.target) as session:
@@ -225,6 +223,59 @@ class Inside:
             yield cast("InnerSession", session)
 
 
+def _built_alike(odd: Artifact, beside: Artifact) -> bool:
+    """Tell whether two artifacts would be the same, as far as the card of the odd one says."""
+    if odd.target.id != beside.target.id or odd.precision not in ("", beside.precision):
+        return False
+    one, two = ((a.target.device, _recipe_digest(a.model), options_of(a.model))
+                for a in (odd, beside))  # fmt: skip
+    return not odd.precision or one == two
+
+
+def _recipe_digest(model: Model) -> str:
+    return str((model.metadata.get("recipe") or {}).get("digest", ""))
+
+
+def _known_side(text: str) -> Side | None:
+    """Return how a variant was lowered, ``None`` where nothing says so."""
+    try:
+        return side_of(text)
+    except LeptonError:
+        return None
+
+
+def _nothing(odd: Artifact, cause: str) -> UsageError:
+    return UsageError(
+        "LPT-BIS-006",
+        f"There is nothing to compare the inner values of {odd.name!r} with",
+        cause=cause,
+        remedy="Name a sound artifact of the same target and precision, or a variant that "
+        "was lowered from the same pivot, as the other one.",
+    )
+
+
+def _require_same_names(first: str, one: Signature, second: str, two: Signature) -> None:
+    """Refuse artifacts that are called otherwise.
+
+    Raises:
+        UsageError: LPT-BIS-007.
+    """
+    ours, theirs = _names(one), _names(two)
+    if ours != theirs:
+        raise UsageError(
+            "LPT-BIS-007",
+            f"{first} and {second} have inputs or outputs of other names",
+            cause=f"{ours} and {theirs}",
+            remedy="Name artifacts of one model. If this is one, its interface was changed: take "
+            "the file that was built, or port the model again.",
+        )
+
+
+def _names(signature: Signature) -> str:
+    sides = (sorted(spec.name for spec in side) for side in (signature.inputs, signature.outputs))
+    return " -> ".join(", ".join(names) for names in sides)
+
+
 def _notes(
     odd: Artifact, parts: bool, differences: tuple[str, ...], measured: _Values
 ) -> Iterator[str]:
@@ -237,6 +288,8 @@ def _notes(
             f"{measured.alone} values of the sound artifact have no counterpart of their name and "
             "are left out."
         )
+    if measured.unreached:
+        yield f"{measured.unreached} values behind the operator that does not run were not reached."
 
 
 # --- value by value -----------------------------------------------------------------------------
@@ -251,7 +304,8 @@ class _Values:
         context: Progress and cancellation.
 
     Attributes:
-        alone: Values of the sound one without a counterpart; 0 if not all were made.
+        alone: Values of the sound one without a counterpart.
+        unreached: Values of the sound one behind an operator of the other that does not run.
         output_error: Largest relative L2 error of an output of a batch.
     """
 
@@ -261,7 +315,7 @@ class _Values:
         self._own: dict[str, Errors] = {}
         self._operators: dict[str, str] = {}
         self._failed: dict[str, str] = {}
-        self.alone = 0
+        self.alone = self.unreached = 0
         self.output_error = 0.0
 
     def run(self, samples: Samples) -> list[Parting]:
@@ -277,9 +331,11 @@ class _Values:
             self._measure(batch.inputs, held, None, self._whole)
             self._measure(batch.inputs, held, held, self._own)
             self._compare_outputs(batch.inputs)
-        known = [name for name in self._operators if name in self._whole or name in self._failed]
-        # Where an operator fails, nothing is known of the values behind it.
-        self.alone = 0 if self._failed else len(self._operators) - len(known)
+        order = list(self._operators)
+        known = [name for name in order if name in self._whole or name in self._failed]
+        reached = max(map(order.index, self._failed)) + 1 if self._failed else len(order)
+        self.unreached = sum(name not in known for name in order[reached:])
+        self.alone = len(order) - len(known) - self.unreached
         return [self._parting(name) for name in known]
 
     def _compare_outputs(self, inputs: Arrays) -> None:

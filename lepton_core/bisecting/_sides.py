@@ -45,7 +45,7 @@ def side_of(text: str) -> Side:
     precision = str(model.metadata.get("precision") or built.precision)
     return Side(
         text, Target.parse(built.target), precision, origin, recipe_of(text, model),
-        model if Path(model.path).exists() else None, _options(model),
+        model if Path(model.path).exists() else None, options_of(model),
     )  # fmt: skip
 
 
@@ -119,11 +119,11 @@ def require_same_pivot(first: Side, second: Side) -> None:
         )
 
 
-def _options(model: Model) -> dict[str, Any]:
+def options_of(model: Model) -> dict[str, Any]:
     """Return the options of the last conversion, as its lineage has them."""
     last = model.lineage[-1].request if model.lineage else {}
     options = last.get("options", {})
     return dict(options) if isinstance(options, dict) else {}
 
 
-__all__ = ["recipe_of", "require_same_pivot", "side_of", "yardstick_of"]
+__all__ = ["options_of", "recipe_of", "require_same_pivot", "side_of", "yardstick_of"]

@@ -66,8 +66,9 @@ def bisect(made, capsys):
     def call(*sides, **options):
         capsys.readouterr()
         given = [str(side) for side in sides]
+        options = {"data": made / "x.npz", **options}
         more = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        code = main(["bisect", *given, "--data", str(made / "x.npz"), "--json", *more])
+        code = main(["bisect", *given, "--json", *more])
         return code, json.loads(capsys.readouterr().out)
 
     return call
@@ -125,6 +126,52 @@ def test_an_operator_that_fails_is_the_first_to_part(made, bad, bisect):
     assert found["parted"]["operator"] == "max_pool"
     assert found["parted"]["error"] is None, "infinite"
     assert found["parted"]["hint"].startswith("it does not run: ")
+    behind = [note for note in found["notes"] if "were not reached" in note]
+    assert behind and "no counterpart" not in " ".join(found["notes"])
+
+
+@pytest.fixture(scope="module")
+def stranger(pivots, made):
+    """A package of another model."""
+    given = ["convert", pivots("perceptron").path, "--to", "coreml", "--out", str(made / "other")]
+    assert main([*given, "--precision", "fp32", "-q"]) == 0
+    return made / "other"
+
+
+def test_artifacts_of_different_models_are_refused(made, stranger, bad, tmp_path, bisect):
+    bare = shutil.copytree(package_of(stranger), tmp_path / "shipped.mlpackage")
+    code, found = bisect(made / "good", bare)
+    assert (code, found["error"]["code"]) == (2, "LPT-BIS-007")
+    assert "x -> y" in found["error"]["cause"] and "logits" in found["error"]["cause"]
+    flip_weight(package_of(bad), "deep_weight")
+    code, found = bisect(stranger, bad)
+    assert (code, found["error"]["code"]) == (2, "LPT-BIS-004")
+
+
+@LONG
+@pytest.mark.parametrize("pivot_gone", [False, True])
+def test_a_package_is_compared_with_one_that_was_built_alike(
+    pivot_gone, pivots, made, tmp_path, bisect
+):
+    """One of the same precision in which other operators stayed float32 is none."""
+    given = ["convert", pivots("perceptron").path, "--to", "coreml", "--precision", "fp16", "-q"]
+    for name, more in (("plain", []), ("kept", ["--option", 'keep=["linear", "relu"]'])):
+        assert main([*given, "--out", str(tmp_path / name), *more]) == 0
+    np.savez(made / "p.npz", x=np.random.default_rng(0).normal(size=(6, 8)).astype("f4"))
+    flip_weight(package_of(tmp_path / "kept"), "fc2_weight")
+    if pivot_gone:
+        shutil.rmtree(tmp_path / "kept" / "origin")
+    code, found = bisect(tmp_path / "plain", tmp_path / "kept", data=made / "p.npz")
+    assert (code, found["first"]["name"]) == (1, "the pivot, lowered again")
+    assert len(found["differences"]) == 1, found["differences"]
+    assert found["values"][0]["error"] == 0.0
+
+
+def test_another_side_that_is_nothing_is_not_passed_over(made, bad, bisect):
+    flip_weight(package_of(bad), "deep_weight")
+    code, found = bisect(bad, made / "typo")
+    assert (code, found["ok"]) == (2, False)
+    assert "typo" in found["error"]["message"]
 
 
 def test_a_bare_package_is_either_side(made, tmp_path, bisect, capsys):

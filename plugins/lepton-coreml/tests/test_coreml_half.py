@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from lepton_core.context import Context
 from lepton_core.errors import LeptonError
@@ -213,6 +214,24 @@ def test_integers_between_layers_need_float32(convert, pivots):
                 tensors=tensors, layers=layers)  # fmt: skip
     assert caught.value.code == "LPT-CONV-502"
     assert "int8-weight" in caught.value.remedy
+
+
+def test_a_table_of_integers_is_a_weight(graphs, convert, opened, tmp_path):
+    """Its rows are restored behind the lookup, and are no integers between layers."""
+    one = integers("t")
+    proto = graphs.model(
+        [graphs.node("Gather", ["t", "ids"], ["y"])],
+        [graphs.value("ids", ["n"], TensorProto.INT64)],
+        [graphs.value("y", ["n", COLUMNS])],
+        [graphs.weight("t", one.weight)],
+    )
+    parts = one.parts | {"layers": {"y": Layer("Gather", "y", (), "t", mode="weight")}}
+    result = convert(graphs.to_pivot(proto, tmp_path / "pivot"), "int8-weight-only", {},
+                     options={"compute": "fp16"}, **parts)  # fmt: skip
+    assert result.facts["integers"]["rounded"] == ["t"]
+    ids = np.array([3, 95, 3])
+    found = opened(result.model).run({"ids": ids})["y"]
+    np.testing.assert_allclose(found, one.values[ids], rtol=2e-3)
 
 
 @pytest.mark.parametrize("options", [{"compute": "fp8"}, {"compute": True}, {"keep": ["relu"]}])

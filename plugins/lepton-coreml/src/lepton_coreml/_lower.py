@@ -20,9 +20,9 @@ from lepton_coreml._integers import INTEGER_OPS
 from lepton_coreml._library import BITS, INPUTS
 from lepton_coreml._same import Numbers
 from lepton_coreml._small import write_small
-from lepton_onnx.editing import replace_items
+from lepton_onnx.editing import put_nodes
 from lepton_onnx.lowering import lower_recipe
-from lepton_onnx.qdq import unpack
+from lepton_onnx.qdq import reads_table, restored_weight, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ def lower(
     _refuse_what_the_device_has_not(facts, device)
     numbers = Numbers.of(lowered)
     if half:
-        _refuse_integer_values(numbers)
+        _refuse_integer_values(lowered)
     facts["restored_weights"] = _Rewriter(lowered).run()
     recipe = recipes.read(path)
     if recipe.pruned or recipe.palettes:
@@ -73,9 +73,12 @@ def lower(
     return lowered, facts, numbers
 
 
-def _refuse_integer_values(numbers: Numbers) -> None:
-    """Refuse float16 around layers of integers: their scales would be others than elsewhere."""
-    found = next((name for name, one in numbers.stored.items() if one.integers is None), None)
+def _refuse_integer_values(lowered: ModelProto) -> None:
+    """Refuse float16 around layers of integers: their scales would be others than elsewhere.
+
+    Rows of a table that are restored behind a lookup are weights, which nothing quantizes.
+    """
+    found = next((n.input[0] for n in lowered.graph.node if n.op_type == "QuantizeLinear"), None)
     if found is not None:
         raise UnsupportedOperationError(
             "LPT-CONV-502",
@@ -120,12 +123,7 @@ class _Rewriter:
             made = next((m for rule in rules if (m := rule(node)) is not None), None)
             nodes += [node] if made is None else made
             count += bool(made)
-        wanted = {n for node in nodes for n in node.input} | {v.name for v in self._graph.output}
-        kept = [n for n in nodes if n.op_type != "Cast" or set(n.output) & wanted]
-        replace_items(self._graph.node, kept)
-        used = {n for node in kept for n in node.input} | {v.name for v in self._graph.output}
-        constants = {**self._constants, **self._new}
-        replace_items(self._graph.initializer, [t for n, t in constants.items() if n in used])
+        put_nodes(self._graph, nodes, {**self._constants, **self._new})
         return count
 
     def _add(self, name: str, array: NDArray[Any]) -> str:
@@ -134,24 +132,17 @@ class _Rewriter:
 
     def _restored(self, node: NodeProto) -> list[NodeProto] | None:
         """Return a DequantizeLinear in the place of a Cast and a Mul of a constant."""
-        if node.op_type != "Mul" or len(node.input) != 2 or node.input[1] not in self._constants:
+        found = restored_weight(node, self._made_by, self._constants)
+        if found is None:
             return None
-        cast = self._made_by.get(node.input[0])
-        codes = cast.input[0] if cast is not None and cast.op_type == "Cast" else ""
-        if codes not in self._constants or not codes.endswith("/int8"):
-            return None
-        shaped = numpy_helper.to_array(self._constants[node.input[1]])
-        axis = next((i for i, d in enumerate(shaped.shape) if d > 1), None)
-        scale = shaped.reshape(-1) if axis is not None else shaped.reshape(())
-        name = codes.removesuffix("/int8")
-        parts = [codes, self._add(f"{name}/scale", scale)]
-        return [_dequantize(parts, node.output[0], axis)]
+        parts = [found.codes, self._add(f"{found.name}/scale", found.scale)]
+        return [_dequantize(parts, node.output[0], found.axis)]
 
     def _gathered(self, node: NodeProto) -> list[NodeProto] | None:
         """Return a table that is dequantized before the Gather that reads it."""
-        if node.op_type == "Gather" and node.input[0].endswith("/int8"):
+        if reads_table(node, self._constants):
             back = self._reader(node.output[0])
-            if back is None or node.input[0] not in self._constants:
+            if back is None:
                 return None
             table = node.input[0]
             scale = numpy_helper.to_array(self._constants[back.input[1]])
@@ -164,12 +155,9 @@ class _Rewriter:
             return [_dequantize([table, *back.input[1:]], whole, axis), gather]
         if node.op_type == "DequantizeLinear":
             source = self._made_by.get(node.input[0])
-            if source is not None and source.op_type == "Gather" and self._is_table(source):
+            if source is not None and reads_table(source, self._constants):
                 return []  # written in front of the Gather
         return None
-
-    def _is_table(self, node: NodeProto) -> bool:
-        return node.input[0].endswith("/int8") and node.input[0] in self._constants
 
     def _reader(self, value: str) -> NodeProto | None:
         readers = [n for n in self._graph.node if value in n.input]

@@ -107,8 +107,8 @@ def compare_small(program: Program, wanted: Small) -> list[str]:
 
     Returns:
         What differs in any bit, of floats once they are rounded to the package's type; nothing if
-        all is as it should be. Equal constants may be stored
-        once, and of a weight stored whole each channel may be multiplied: see :func:`folded`.
+        all is as it should be. Equal constants may be stored once, and of a weight stored whole
+        each channel may be multiplied: see :func:`folded`.
     """
     found = read_small(program)
     return [

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from lepton_onnx._protobuf import walk_nodes
+from lepton_onnx._restored import channel_axis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +93,7 @@ def _restored(name: str, codes: Any, constants: Mapping[str, Any]) -> Stored:  #
     axis = None
     if scale is None:
         shaped = constants[f"{name}/weight_scale"]
-        axis = next((i for i, d in enumerate(shaped.shape) if d > 1), None)
+        axis = channel_axis(shaped)
         scale = shaped.reshape(-1) if shaped.ndim else shaped
     return Stored(scale, np.zeros(scale.shape, np.int8), axis, codes)
 

@@ -12,11 +12,13 @@ from lepton_onnx._qdq import Lowered, lower
 from lepton_onnx._qdq_numbers import bias_integers, weight_integers, weight_scales
 from lepton_onnx._qdq_read import Stored, compare, is_quantized, read_back
 from lepton_onnx._rescale import Rescaling, correct, factors, rescale
+from lepton_onnx._restored import Restored, reads_table, restored_weight
 
 __all__ = [
     "Blocks",
     "Lowered",
     "Rescaling",
+    "Restored",
     "Stored",
     "bias_integers",
     "block_integers",
@@ -30,7 +32,9 @@ __all__ = [
     "means_as_products",
     "read_back",
     "read_blocks",
+    "reads_table",
     "rescale",
+    "restored_weight",
     "unpack",
     "weight_integers",
     "weight_scales",

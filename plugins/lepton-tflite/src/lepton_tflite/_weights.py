@@ -14,8 +14,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import lepton_kernels as lk
-from lepton_onnx.editing import replace_items
-from lepton_onnx.qdq import Blocks, unpack
+from lepton_onnx.editing import put_nodes, replace_items
+from lepton_onnx.qdq import Blocks, reads_table, restored_weight, unpack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,13 +113,8 @@ class _Taker:
             made = next((m for rule in (self._restored, self._gathered, self._product)
                          if (m := rule(node)) is not None), None)  # fmt: skip
             nodes += [node] if made is None else made
-        nodes = [*self._before, *nodes]
-        wanted = {n for node in nodes for n in node.input} | {v.name for v in self._graph.output}
-        nodes = [n for n in nodes if n.op_type != "Cast" or set(n.output) & wanted]
-        replace_items(self._graph.node, nodes)
-        used = {n for node in nodes for n in node.input} | {v.name for v in self._graph.output}
-        replace_items(self._graph.initializer, [t for n, t in self._constants.items() if n in used])
-        if all(node.domain != _DOMAIN for node in nodes):
+        put_nodes(self._graph, [*self._before, *nodes], self._constants)
+        if all(node.domain != _DOMAIN for node in self._graph.node):
             kept = [entry for entry in self._model.opset_import if entry.domain != _DOMAIN]
             replace_items(self._model.opset_import, kept)
         return list(self._weights.values())
@@ -131,36 +126,31 @@ class _Taker:
 
     def _restored(self, node: NodeProto) -> list[NodeProto] | None:
         """Take the weight of a Cast and a Mul, which all float operators read."""
-        if node.op_type != "Mul" or len(node.input) != 2 or node.input[1] not in self._constants:
+        found = restored_weight(node, self._made_by, self._constants)
+        if found is None:
             return None
-        cast = self._made_by.get(node.input[0])
-        codes = cast.input[0] if cast is not None and cast.op_type == "Cast" else ""
-        if codes not in self._constants or not codes.endswith("/int8"):
+        if found.name not in self._tensors:  # the model's own integers
             return None
-        name = codes.removesuffix("/int8")
-        if name not in self._tensors:  # the model's own integers
-            return None
-        shaped, axis = self._array(node.input[1]), self._tensors[name].axis
+        # The recipe's axis: that of a weight for a single output shows in no shape of scales.
+        name, codes, axis = found.name, found.codes, self._tensors[found.name].axis
         looked_up = any(n.op_type == "Gather" and n.input[0] == codes for n in self._graph.node)
         turned = self._is_matrix_of_products(node.output[0]) and axis in (None, 1)
-        self._take(
-            name, self._array(codes), shaped.reshape(-1), axis, turned=turned and not looked_up
-        )
+        self._take(name, self._array(codes), found.scale, axis, turned=turned and not looked_up)
         if self._weights[name].order == (1, 0):
             return [_node("Transpose", [_port(name)], node.output[0], perm=[1, 0])]
         return [_node("Identity", [_port(name)], node.output[0])]
 
     def _gathered(self, node: NodeProto) -> list[NodeProto] | None:
         """Take a table whose rows are restored behind the lookup."""
-        if node.op_type == "Gather" and self._is_table(node):
+        if reads_table(node, self._constants):
             return []  # written in the place of the DequantizeLinear behind it
         source = self._made_by.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if source is None or source.op_type != "Gather" or not self._is_table(source):
+        if source is None or not reads_table(source, self._constants):
             return None
         table = source.input[0]
         name, scale = table.removesuffix("/int8"), self._array(node.input[1])
         axis = self._array(table).ndim - 1 if scale.ndim else None
-        self._take(name, self._array(table), scale.reshape(-1), axis, turned=False)
+        self._take(name, self._array(table), scale, axis, turned=False)
         gather = helper.make_node(
             "Gather", [_port(name), source.input[1]], [node.output[0]], name=source.name
         )
@@ -193,9 +183,6 @@ class _Taker:
 
     # --- taking one ---------------------------------------------------------------------------
 
-    def _is_table(self, node: NodeProto) -> bool:
-        return node.input[0].endswith("/int8") and node.input[0] in self._constants
-
     def _is_matrix_of_products(self, value: str) -> bool:
         """Tell whether a value is the second factor of products, ``(inputs, outputs)``, alone."""
         readers = [n for n in self._graph.node if value in n.input]
@@ -216,7 +203,7 @@ class _Taker:
         turned = turned and codes.ndim == 2
         order = (1, 0) if turned else tuple(range(codes.ndim))
         self._add(Weight(
-            name, np.ascontiguousarray(codes.transpose(order)), scale,
+            name, np.ascontiguousarray(codes.transpose(order)), scale.reshape(-1),
             None if axis is None else order.index(axis), order, dynamic=name in self._dynamic,
         ))  # fmt: skip
 
