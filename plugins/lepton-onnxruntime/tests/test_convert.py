@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 from lepton_core.context import Context
 from lepton_core.errors import ConversionError, UnsupportedOperationError
@@ -73,6 +74,34 @@ def test_what_it_cannot_build(graphs, to_pivot, context):
     assert caught.value.code == "LPT-CONV-212"
     other = pivot.evolve(format="onnx")
     assert plugin.lepton_convert(other, ConvertRequest("onnxruntime"), context) is None
+
+
+def test_types_that_a_session_cannot_pass(graphs, to_pivot, context):
+    proto = graphs.model(
+        [graphs.node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)],
+        [graphs.value("x", [2])],
+        [graphs.value("y", [2], TensorProto.BFLOAT16)],
+    )
+    with pytest.raises(ConversionError) as caught:
+        convert(to_pivot(proto), context)
+    assert caught.value.code == "LPT-CONV-215"
+
+
+def test_an_operator_that_loads_and_never_runs(graphs, to_pivot, context):
+    weights = [
+        graphs.weight("w", np.ones((2, 1, 2, 2), "u1")),
+        graphs.weight("zero", np.zeros((), "u1")),
+        graphs.weight("zeros", np.zeros(2, "u1")),
+    ]
+    node = graphs.node("ConvInteger", ["x", "w", "zero", "zeros"], ["y"])
+    ports = [graphs.value("x", [1, 1, 4, 4], TensorProto.UINT8)]
+    proto = graphs.model([node], ports, [graphs.value("y", None, TensorProto.INT32)], weights)
+    with pytest.raises(ConversionError) as caught:
+        convert(to_pivot(proto), context)
+    assert caught.value.code == "LPT-CONV-216"
+    node.input[3] = "zero"
+    proto = graphs.model([node], ports, [graphs.value("y", None, TensorProto.INT32)], weights)
+    assert convert(to_pivot(proto, "again"), context).model.format == "onnxruntime"
 
 
 def test_a_graph_that_the_runtime_refuses(graphs, to_pivot, context):

@@ -41,7 +41,7 @@ def test_what_fits():
 @pytest.mark.parametrize(
     ("operator", "says"),
     [
-        ("ai.onnx::TopK", "sort"),
+        ("ai.onnx::Col2Im", "iota"),
         ("ai.onnx::NonZero", "depends on values"),
         ("ai.onnx::Loop", "no translation"),
         ("com.microsoft::Gelu", "com.microsoft"),
@@ -127,7 +127,7 @@ def test_constants_convert_as_the_check_says(kind, context, tmp_path):
 
 @pytest.mark.parametrize(
     ("operator", "says"),
-    [("topk.default", "sort"), ("logical_xor.default", "writes"), ("where.default", "on values")],
+    [("col2im.default", "iota"), ("logical_xor.default", "writes"), ("where.default", "on values")],
 )
 def test_torchs_operators_without_a_kernel_are_known_too(operator, says):
     use = OperatorUse(f"aten.{operator}", 1, where="net.py:9 in forward", convertible=True)

@@ -15,6 +15,7 @@ from lepton_onnxruntime import __version__
 from lepton_onnxruntime._execution import storage_facts
 from lepton_onnxruntime._half import write_half
 from lepton_onnxruntime._integers import INTEGER_OPS, separate_weights
+from lepton_onnxruntime._limits import check_nodes, check_ports
 from lepton_onnxruntime._runtime import accepts_opset, explain, onnxruntime
 from lepton_onnxruntime.info import DISTRIBUTIONS, INFO
 
@@ -40,12 +41,15 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         UnsupportedOperationError: LPT-CONV-211 (precision), 212 (a recipe and fp16).
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit the pivot.
         ConversionError: LPT-CONV-213, the installed runtime does not load the result, or 214,
-            it dies on it.
+            it dies on it, 215 (dtypes that cannot be passed), 216 (an operator that loads and never
+            runs).
         SourceError: The pivot cannot be read.
     """
     _refuse_what_is_not_done(request)
     source, out = Path(model.path), context.workdir / FILE_NAME
     proto = pivot.load(source)
+    check_ports(pivot.signature(proto))
+    check_nodes(proto)
     parent = model.digest or digest(source)
     context.checkpoint()
     facts: dict[str, Any] = {}

@@ -14,7 +14,6 @@ _NO_INTEGERS = "LiteRT has no kernel for it, only TensorFlow's (Flex)"
 _DOUBLE = "litert-torch fails on the float64 that its integers are multiplied in"
 
 NO_KERNEL = {
-    "TopK": "litert-torch writes it as a sort, for which the runtime has no kernel",
     "NonZero": _SIZES,
     "Compress": _SIZES,
     "Det": _NO_LOWERING,
@@ -31,9 +30,6 @@ NO_KERNEL = {
 """Why, by operator, for those that the bridge translates."""
 
 ATEN = {
-    "topk": "TopK",
-    "sort": "TopK",
-    "argsort": "TopK",
     "nonzero": "NonZero",
     "where.default": "NonZero",
     "det": "Det",
