@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
 
 from lepton_core.context import Context
 from lepton_core.errors import ConversionError, UnsupportedOperationError
@@ -74,6 +75,29 @@ def test_what_it_cannot_build(graphs, to_pivot, context):
     assert caught.value.code == "LPT-CONV-212"
     other = pivot.evolve(format="onnx")
     assert plugin.lepton_convert(other, ConvertRequest("onnxruntime"), context) is None
+
+
+def test_a_recurrent_layer_whose_batch_comes_first(graphs, to_pivot, context):
+    """The kernels have no such layout."""
+    rng = np.random.default_rng(0)
+    proto = graphs.model(
+        [graphs.node("GRU", ["x", "W", "R", "", "", "h"], ["y", "last"], hidden_size=4, layout=1)],
+        [graphs.value("x", [2, 3, 5]), graphs.value("h", [2, 1, 4])],
+        [graphs.value("y", [2, 3, 1, 4]), graphs.value("last", [2, 1, 4])],
+        [
+            graphs.weight("W", rng.normal(size=(1, 12, 5)).astype("f4")),
+            graphs.weight("R", rng.normal(size=(1, 12, 4)).astype("f4")),
+        ],
+    )
+    pivot = to_pivot(proto)
+    feed = {"x": rng.normal(size=(2, 3, 5)), "h": rng.normal(size=(2, 1, 4))}
+    feed = {name: array.astype("f4") for name, array in feed.items()}
+    made = convert(pivot, context).model
+    with plugin.lepton_open(made, OpenRequest("onnxruntime"), context) as session:
+        found = session.run(feed)
+    (wanted, *_) = ReferenceEvaluator(pivot.path).run(None, feed)
+    np.testing.assert_allclose(found["y"], wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["last"], found["y"][:, -1], rtol=1e-5)
 
 
 def test_types_that_a_session_cannot_pass(graphs, to_pivot, context):

@@ -9,6 +9,7 @@ from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
 from lepton_onnx import pivot
+from lepton_onnx.equivalents import put_time_first
 from lepton_onnx.external import digest, verify_external
 from lepton_onnx.lowering import lower_recipe
 from lepton_onnxruntime import __version__
@@ -50,6 +51,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     proto = pivot.load(source)
     check_ports(pivot.signature(proto))
     check_nodes(proto)
+    if not request.recipe:
+        put_time_first(proto)  # the kernels have no layout whose batch comes first
     parent = model.digest or digest(source)
     context.checkpoint()
     facts: dict[str, Any] = {}
@@ -63,6 +66,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         facts |= found
         precision = found["recipe"]["precision"]
         separate_weights(proto)
+        put_time_first(proto)
         pivot.save(proto, out)
     elif precision == "fp16":
         keep = (*request.options.get("keep", ()), *_without_half_kernels(proto))
