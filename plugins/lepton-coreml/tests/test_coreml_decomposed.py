@@ -39,6 +39,66 @@ def largest(g):
     return g.model([node], [g.value("x", [2, 3])], outputs, weights)
 
 
+def same(g):
+    """An output that is an input."""
+    node = g.node("Identity", ["x"], ["y"])
+    return g.model([node], [g.value("x", [2, 3])], [g.value("y", [2, 3])])
+
+
+def product(g):
+    node = g.node("ReduceProd", ["x", "axis"], ["y"], keepdims=0)
+    weights = [g.weight("axis", np.array([1]))]
+    return g.model([node], [g.value("x", [2, 3])], [g.value("y", [2])], weights)
+
+
+def rows(g):
+    """A product of two rows, which gives one number."""
+    weights = [g.weight("w", X.reshape(-1))]
+    node = g.node("MatMul", ["x", "w"], ["y"])
+    return g.model([node], [g.value("x", [6])], [g.value("y", [])], weights)
+
+
+def turned(g):
+    """Rotary embeddings take parts of a tensor, which torch calls aliases."""
+    proto = g.model(
+        [g.node("RotaryEmbedding", ["x", "c", "s"], ["y"])],
+        [g.value("x", [1, 2, 3, 4])],
+        [g.value("y", [1, 2, 3, 4])],
+        [g.weight(n, RNG.normal(size=(1, 3, 2)).astype("f4")) for n in "cs"],
+    )
+    proto.opset_import[0].version = 23
+    return proto
+
+
+def diagonal(g):
+    """An einsum that takes a diagonal."""
+    node = g.node("Einsum", ["x"], ["y"], equation="bii->bi")
+    return g.model([node], [g.value("x", [2, 3, 3])], [g.value("y", [2, 3])])
+
+
+def flags(g):
+    """Booleans: exclusive or, and the largest of a row."""
+    return g.model(
+        [
+            g.node("Greater", ["x", "two"], ["a"]),
+            g.node("Less", ["x", "three"], ["b"]),
+            g.node("Xor", ["a", "b"], ["y"]),
+            g.node("ReduceMax", ["y", "axis"], ["z"], keepdims=0),
+        ],
+        [g.value("x", [2, 3])],
+        [g.value("y", [2, 3], TensorProto.BOOL), g.value("z", [2], TensorProto.BOOL)],
+        [
+            g.weight("two", np.float32(2)), g.weight("three", np.float32(3)),
+            g.weight("axis", np.array([1])),
+        ],
+    )  # fmt: skip
+
+
+FORMS = {
+    "topk": largest, "same": same, "product": product, "rows": rows, "rotary": turned,
+    "einsum": diagonal, "flags": flags,
+}  # fmt: skip
+"""What is written otherwise for other reasons."""
 GRAPHS = {
     "acosh": lambda g: one(g, "Acosh"),
     "asinh": lambda g: one(g, "Asinh"),
@@ -53,14 +113,16 @@ def run(proto, folder, graphs, opened, feed):
     return source, opened(made, device="reference").run(feed)
 
 
+SHORT = ("celu", "topk", "same")
 LONG = pytest.mark.conformance
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "celu" else LONG) for n in GRAPHS] + ["topk"]
+    "name",
+    [pytest.param(n, marks=() if n in SHORT else LONG) for n in (*GRAPHS, *FORMS)],
 )
 def test_they_are_converted(name, graphs, tmp_path, opened, reference):
-    proto = (GRAPHS | {"topk": largest})[name](graphs)
+    proto = (GRAPHS | FORMS)[name](graphs)
     shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
     feed = {"x": np.resize(X, shape)}
     source, found = run(proto, tmp_path, graphs, opened, feed)

@@ -18,6 +18,8 @@ from lepton_coreml._shims import installed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_OPERANDS = 2
+"""Of an einsum that coremltools translates."""
 _ROUNDS = 4
 """How often what a decomposition leads to is decomposed again."""
 
@@ -31,10 +33,20 @@ def _asinh(x: torch.Tensor) -> torch.Tensor:
     return torch.sign(x) * torch.log(size + torch.sqrt(x * x + 1.0))
 
 
+def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> torch.Tensor:
+    """Take a diagonal by its step; coremltools knows the main one of the first two axes alone."""
+    rows = x.movedim((dim1, dim2), (-2, -1))
+    rows = rows[..., :, offset:] if offset > 0 else rows[..., -offset:, :]
+    columns = rows.shape[-1]
+    count = min(rows.shape[-2], columns)
+    return rows[..., :count, :].flatten(-2)[..., :: columns + 1][..., :count]
+
+
 _aten = torch.ops.aten
 OWN: dict[Any, Callable[..., torch.Tensor]] = {
     _aten.acosh.default: _acosh,
     _aten.asinh.default: _asinh,
+    _aten.diagonal.default: _diagonal,
 }
 """Our decompositions, used whether or not coremltools names a translation: it calls builders that
 MIL does not have."""
@@ -64,11 +76,21 @@ def _wanted(program: Any) -> dict[Any, Any]:  # noqa: ANN401 - as above
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
     }
     table: dict[Any, Any] = {op: OWN[op] for op in found & set(OWN)}
-    for op in found - set(OWN) - _translated(found - BROKEN):
+    broken = BROKEN | {node.target for node in program.graph.nodes if _odd_einsum(node)}
+    for op in found - set(OWN) - _translated(found - broken):
         way = _way(op)
         if way is not None:
             table[op] = way
     return table
+
+
+def _odd_einsum(node: Any) -> bool:  # noqa: ANN401 - torch's own class
+    """Tell whether an einsum takes a diagonal, or more than two operands."""
+    if node.target is not _aten.einsum.default:
+        return False
+    operands = str(node.args[0]).replace(" ", "").partition("->")[0].split(",")
+    diagonal = any(len(set(one) - {"."}) < len(one.replace(".", "")) for one in operands)
+    return diagonal or len(operands) > _OPERANDS
 
 
 def _way(op: Any) -> Any:  # noqa: ANN401 - as above

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lepton_coreml._translate import translations
+from lepton_coreml._translate_aten import aten_translations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,7 +247,7 @@ def installed(names: Names, without: tuple[str, ...] = ()) -> Iterator[None]:
         without: Names of shims to leave out, for the tests; others count for nothing here.
     """
     with contextlib.ExitStack() as stack:
-        stack.callback(_register(translations(names)))
+        stack.callback(_register(aten_translations(_registry()) | translations(names)))
         for shim in SHIMS:
             if shim.name not in without:
                 stack.callback(shim.install())

@@ -51,6 +51,8 @@ def check_nodes(proto: ModelProto) -> None:
         ConversionError: LPT-CONV-216.
     """
     sizes = {t.name: math.prod(t.dims) for t in proto.graph.initializer}
+    for value in (*proto.graph.input, *proto.graph.value_info):
+        sizes[value.name] = math.prod(d.dim_value for d in value.type.tensor_type.shape.dim)
     for node in proto.graph.node:
         if node.op_type == "ConvInteger" and sizes.get((*node.input, "", "")[3], 1) > 1:
             place = node.name or node.output[0]

@@ -141,11 +141,11 @@ class _Source:
         import torch
         from torch.nn import Module
 
-        from lepton_torch.bridge import TOP_K, load_module
+        from lepton_tflite import _own
+        from lepton_torch.bridge import load_module
 
         weights = tuple(torch.from_numpy(weight.values()) for weight in plan.weights)
         given = (*inputs, *weights)
-        own = {TOP_K.name: TOP_K}  # the runtime has a kernel for it, and none for a sort
         other: dict[str, Operator] = {}
         held = None
         if plan.integer:
@@ -153,11 +153,10 @@ class _Source:
 
             held = Module()
             other = overrides(held)
-        module = load_module(plan.proto, given, own | other, held)
-        sorts = any(node.op_type in own for node in plan.proto.graph.node)
-        return cls(
-            module, weights, load_module(plan.proto, given, other, held) if sorts else module
-        )
+        module = exact = load_module(plan.proto, given, _own.overrides() | other, held)
+        if any(node.op_type in _own.SORTS for node in plan.proto.graph.node):
+            exact = load_module(plan.proto, given, other, held)
+        return cls(module, weights, exact)
 
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run it on the model's inputs."""

@@ -25,7 +25,6 @@ NO_KERNEL = {
     "MatMulInteger": _DOUBLE,
     "QLinearConv": _DOUBLE,
     "QLinearMatMul": _DOUBLE,
-    "Xor": "litert-torch fails when it writes the file",
 }
 """Why, by operator, for those that the bridge translates."""
 
@@ -39,7 +38,6 @@ ATEN = {
     "__lshift__": "BitShift",
     "__rshift__": "BitShift",
     "col2im": "Col2Im",
-    "logical_xor": "Xor",
 }
 """What torch's operators become in the pivot. Left out is what a name does not tell: whether
 ``bitwise_and`` and ``bitwise_or`` take integers or booleans, and whether an index is a mask."""

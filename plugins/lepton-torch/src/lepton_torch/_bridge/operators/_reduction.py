@@ -88,7 +88,7 @@ def _reduction(
             if not over:
                 return function(x.unsqueeze(-1), [-1], False)
         if x.dtype == torch.bool:
-            return function(x.to(torch.uint8), over, bool(node.get("keepdims", 1))).to(torch.bool)
+            return function(x.to(torch.int32), over, bool(node.get("keepdims", 1))).to(torch.bool)
         return function(x, over, bool(node.get("keepdims", 1)))
 
     return compute
