@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from lepton_core.errors import ConversionError
+from lepton_core.errors import ConversionError, SessionError
 from lepton_core.types import CheckRequest, ConvertRequest, InspectRequest, Model
 from lepton_onnx import plugin as onnx_plugin
 from lepton_tflite import plugin
+from lepton_tflite._border import into_file
 from lepton_tflite._single import to_single
 
 pytestmark = pytest.mark.xdist_group("tflite")
@@ -80,6 +81,17 @@ def test_a_number_beyond_float32_is_refused(graphs):
     assert "'mask'" in caught.value.message
     fine = graphs.model([], [graphs.value("x", [2])], [graphs.value("x", [2])])
     assert to_single(fine) == (fine, ())
+
+
+def test_a_float64_beyond_float32_is_not_passed():
+    details = {"dtype": np.float32}
+    given = into_file("x", np.array([1.5, np.inf, np.nan]), details)
+    assert given.dtype == np.float32
+    assert np.array_equal(given, [1.5, np.inf, np.nan], equal_nan=True)
+    with pytest.raises(SessionError) as caught:
+        into_file("x", np.array([1.0, -1e300]), details)
+    assert caught.value.code == "LPT-RUN-405"
+    assert "-1e+300" in caught.value.message
 
 
 def test_mish_keeps_the_digits_of_small_results():
