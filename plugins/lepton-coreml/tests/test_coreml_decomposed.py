@@ -94,7 +94,21 @@ def flags(g):
     )  # fmt: skip
 
 
+def states(g):
+    """The last states of an LSTM."""
+    return g.model(
+        [g.node("LSTM", ["x", "W", "R"], ["y", "h", "c"], hidden_size=3)],
+        [g.value("x", [4, 2, 5])],
+        [g.value("y", [4, 1, 2, 3]), g.value("h", [1, 2, 3]), g.value("c", [1, 2, 3])],
+        [
+            g.weight("W", RNG.normal(size=(1, 12, 5)).astype("f4")),
+            g.weight("R", RNG.normal(size=(1, 12, 3)).astype("f4")),
+        ],
+    )
+
+
 FORMS = {
+    "states": states,
     "topk": largest, "same": same, "product": product, "rows": rows, "rotary": turned,
     "einsum": diagonal, "flags": flags,
 }  # fmt: skip
@@ -113,7 +127,7 @@ def run(proto, folder, graphs, opened, feed):
     return source, opened(made, device="reference").run(feed)
 
 
-SHORT = ("celu", "topk", "same")
+SHORT = ("states", "topk", "same")
 LONG = pytest.mark.conformance
 
 

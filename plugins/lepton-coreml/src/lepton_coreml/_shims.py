@@ -69,7 +69,16 @@ def _replace(module: Any, name: str, function: Any) -> Callable[[], None]:  # no
 
 
 def _lstm() -> Callable[[], None]:
-    return _register({"lstm.input": _registry()["lstm"]})
+    original = _registry()["lstm"]
+
+    def lstm(context: Any, node: Any) -> None:  # noqa: ANN401
+        names = [f"{node.name}_{part}" for part in ("rows", "hidden", "cell")]
+        node.outputs = names  # an exported program names none but the whole
+        original(context, node)
+        node.outputs = [node.name]
+        context.add([context[name] for name in names], torch_name=node.name)
+
+    return _register({"lstm.input": lstm})
 
 
 def _scalars() -> Callable[[], None]:
@@ -168,7 +177,8 @@ SHIMS: tuple[Shim, ...] = (
     Shim(
         "lstm.input",
         "Unsupported fx node lstm, kind lstm.input",
-        "torch.export names the overload, and only the bare name is registered",
+        "torch.export names the overload, only the bare name is registered, and that gives the rows "
+        "alone, without the last states",
         _lstm,
     ),
     Shim(

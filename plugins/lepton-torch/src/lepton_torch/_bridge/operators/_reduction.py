@@ -88,7 +88,9 @@ def _reduction(
             if not over:
                 return function(x.unsqueeze(-1), [-1], False)
         if x.dtype == torch.bool:
-            return function(x.to(torch.int32), over, bool(node.get("keepdims", 1))).to(torch.bool)
+            # Converters take no smaller integers; of no value there is the least or the largest.
+            found = function(x.to(torch.int32), over, bool(node.get("keepdims", 1)))
+            return found.clamp(0, 1).to(torch.bool)
         return function(x, over, bool(node.get("keepdims", 1)))
 
     return compute
