@@ -35,6 +35,14 @@ def padded(g):
     return proto, {"x": RNG.normal(size=(2, 3)).astype("f4"), "v": np.float32(1.5).reshape(())}
 
 
+def test_a_largest_of_one(graphs, to_pivot, convert, opened):
+    """OpenVINO leaves the operator out, and the name of its input with it."""
+    ports = [graphs.value("x", [3])], [graphs.value("y", [3])]
+    pivot = to_pivot(graphs.model([graphs.node("Max", ["x"], ["y"])], *ports))
+    x = RNG.normal(size=3).astype("f4")
+    assert np.array_equal(opened(convert(pivot).model).run({"x": x})["y"], x)
+
+
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "Pad"])
 def test_it_gives_what_onnx_says(kind, graphs, to_pivot, convert, opened):
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}

@@ -177,8 +177,8 @@ SHIMS: tuple[Shim, ...] = (
     Shim(
         "lstm.input",
         "Unsupported fx node lstm, kind lstm.input",
-        "torch.export names the overload, only the bare name is registered, and that gives the rows "
-        "alone, without the last states",
+        "torch.export names the overload, and only the bare name is registered; that gives no more "
+        "than the rows, without the last states",
         _lstm,
     ),
     Shim(

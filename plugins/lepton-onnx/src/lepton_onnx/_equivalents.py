@@ -86,4 +86,20 @@ def pad_with_zero(model: ModelProto) -> bool:
     return changed
 
 
-__all__ = ["pad_with_zero", "put_time_first"]
+def pass_one_on(model: ModelProto) -> bool:
+    """Write a Max, Min, Mean or Sum of one input as an Identity.
+
+    Args:
+        model: The graph with its weights; it is changed.
+
+    Returns:
+        Whether there was such a node.
+    """
+    changed = False
+    for node in model.graph.node:
+        if node.op_type in ("Max", "Min", "Mean", "Sum") and len(node.input) == 1:
+            node.op_type, changed = "Identity", True
+    return changed
+
+
+__all__ = ["pad_with_zero", "pass_one_on", "put_time_first"]

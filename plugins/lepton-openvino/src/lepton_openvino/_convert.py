@@ -12,7 +12,7 @@ from lepton_core.errors import ConversionError, StorageError, UnsupportedOperati
 from lepton_core.files import digest_path, disk_errors
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model, Signature
 from lepton_onnx import pivot
-from lepton_onnx.equivalents import pad_with_zero, put_time_first
+from lepton_onnx.equivalents import pad_with_zero, pass_one_on, put_time_first
 from lepton_onnx.external import digest, verify_external
 from lepton_onnx.lowering import lower_recipe
 from lepton_openvino import __version__
@@ -177,17 +177,17 @@ def _read_whole(source: Path, proto: ModelProto, signature: Signature, folder: P
     return _read_lowered(whole, signature, folder)
 
 
-_REWRITTEN = ("LSTM", "GRU", "RNN", "Pad")
+_REWRITTEN = ("LSTM", "GRU", "RNN", "Pad", "Max", "Min", "Mean", "Sum")
 
 
 def _equivalent(proto: ModelProto) -> bool:
     """Write what OpenVINO computes otherwise than ONNX in forms that it does not; in place.
 
-    It ignores that a recurrent layer's batch comes first, and pads with 0 where the value is
-    computed.
+    It ignores that a recurrent layer's batch comes first, pads with 0 where the value is computed,
+    and lets the input go that a Max of it alone gives on.
     """
-    turned = put_time_first(proto)
-    return pad_with_zero(proto) or turned
+    changed = [rewrite(proto) for rewrite in (put_time_first, pad_with_zero, pass_one_on)]
+    return any(changed)
 
 
 def _read_lowered(proto: ModelProto, signature: Signature, folder: Path) -> Any:  # noqa: ANN401
