@@ -189,7 +189,7 @@ def make_passport(
         "worst": worst(rows, measured, held_out),
         "picture": picture(choice.output, reference, actual, rows, measured),
         "environment": dict(environment or machine.describe()),
-        "warnings": [*held_out.notes, *warnings],
+        "warnings": [*held_out.notes, *filter(None, [choice.warning]), *warnings],
     }
     encoded: dict[str, Any] = encode(passport)
     return encoded

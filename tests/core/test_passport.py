@@ -101,6 +101,16 @@ def test_calibration_and_held_out_are_told_apart():
     assert samples["n"] + len(calibration) == 1797
 
 
+def test_labels_that_are_not_used_are_warned_of():
+    rows = np.eye(40, dtype=np.float32)
+    beyond = Samples({"image": rows}, np.arange(40) + 1)
+    made = passport(held_out=beyond, calibration=None, reference={"y": rows}, actual={"y": rows})
+    assert [w for w in made["warnings"] if "labels" in w] == [
+        "the labels fit no output and are not used: "
+        "for 'y' they have class 40 in row 39; the output has shape [40, 40]"
+    ]
+
+
 def test_equal_rows_are_counted_once_by_the_bound():
     rows = np.repeat(np.eye(40, dtype=np.float32), 10, axis=0)
     made = passport(
