@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lepton_core.metrics import Measurement
+    from lepton_core.metrics import Choice, Measurement
     from lepton_core.samples import Samples
     from lepton_core.types import Model
 
@@ -189,7 +189,7 @@ def make_passport(
         "worst": worst(rows, measured, held_out),
         "picture": picture(choice.output, reference, actual, rows, measured),
         "environment": dict(environment or machine.describe()),
-        "warnings": [*held_out.notes, *filter(None, [choice.warning]), *warnings],
+        "warnings": [*held_out.notes, *_doubts(choice, errors), *warnings],
     }
     encoded: dict[str, Any] = encode(passport)
     return encoded
@@ -320,6 +320,17 @@ def _samples(
         "split": {"seed": seed, "calibration": used},
         "coverage": facts.coverage,
     }
+
+
+def _doubts(choice: Choice, errors: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what the user should know of labels and of the source's own outputs."""
+    broken = [
+        f"the source's output {name!r} has {found['nan_reference']} NaN of {found['count']} "
+        "values; that the variant has the same proves nothing about them"
+        for name, found in errors.items()
+        if found.get("nan_reference")
+    ]
+    return [*filter(None, [choice.warning]), *broken]
 
 
 def _metric(measured: Measurement | None, n: int) -> dict[str, Any] | None:

@@ -111,6 +111,16 @@ def test_labels_that_are_not_used_are_warned_of():
     ]
 
 
+def test_a_source_that_yields_nan_is_warned_of():
+    rows = np.eye(40, dtype=np.float32)
+    broken = np.where(rows == 1, np.float32(np.nan), rows)
+    made = passport(
+        held_out=Samples({"image": rows}), calibration=None, metric="rel_l2",
+        reference={"y": broken}, actual={"y": broken},
+    )  # fmt: skip
+    assert any("output 'y' has 40 NaN of 1600 values" in text for text in made["warnings"])
+
+
 def test_equal_rows_are_counted_once_by_the_bound():
     rows = np.repeat(np.eye(40, dtype=np.float32), 10, axis=0)
     made = passport(
