@@ -182,6 +182,24 @@ def test_weights_beyond_float16_are_counted_and_told(graphs, to_pivot, convert):
     assert "2 weights" in made.warnings[0]
 
 
+def test_weights_that_openvino_leaves_in_float32_are_not_called_cut(graphs, to_pivot, convert):
+    values = {"most": [1e6, 1e6, 1e-9, 4], "half": [1e6, 1e6, 1, 4]}  # from three quarters on
+    proto = graphs.model(
+        [graphs.node("Mul", ["x", "most"], ["h"]), graphs.node("Add", ["h", "half"], ["y"])],
+        [graphs.value("x", ["batch", 4])],
+        [graphs.value("y", ["batch", 4])],
+        [graphs.weight(name, np.array(array, "f4")) for name, array in values.items()],
+    )
+    made = convert(to_pivot(proto), "fp16")
+    assert made.facts["out_of_fp16_range"] == {"half": 2}
+    stored = {
+        node.get_friendly_name().partition("_")[0]: node.get_element_type().get_type_name()
+        for node in openvino().Core().read_model(made.model.path).get_ops()
+        if node.get_type_name() == "Constant"
+    }
+    assert stored == {"most": "f32", "half": "f16"}
+
+
 def test_a_pivot_with_external_data(graphs, to_pivot, convert, opened, tmp_path):
     from lepton_onnx.pivot import freeze
 
