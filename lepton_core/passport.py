@@ -43,6 +43,8 @@ import numpy as np
 from lepton_core import environment as machine
 from lepton_core._passport_parts import compare, picture, worst
 from lepton_core._passport_schema import decode_number, encode, validate_passport
+from lepton_core.artifacts import artifact_files
+from lepton_core.files import digest_path
 from lepton_core.metrics import choose_metric, measure, row_errors
 from lepton_core.samples import is_constant
 from lepton_core.verdicts import Limits, MetricFacts, SampleFacts, judge
@@ -284,7 +286,10 @@ def _metric_facts(measured: Measurement | None, first: NDArray[np.bool_]) -> Met
 
 
 def _model(model: Model, size: int | None) -> dict[str, Any]:
+    main, *others = artifact_files(model) if Path(model.path).is_file() else (Path(),)
+    beside = {path.relative_to(main.parent).as_posix(): digest_path(path) for path in others}
     return {
+        **({"files": beside} if beside else {}),
         "format": model.format,
         "path": model.path,
         "entry": model.entry,

@@ -101,6 +101,35 @@ def test_calibration_and_held_out_are_told_apart():
     assert samples["n"] + len(calibration) == 1797
 
 
+def test_files_beside_an_artifact_are_verified_too(tmp_path):
+    from lepton_core.built import Built
+    from lepton_core.cli._reverify import check_digests
+    from lepton_core.files import digest_path
+    from lepton_core.types import Model
+
+    (tmp_path / "model.xml").write_bytes(b"graph")
+    (tmp_path / "model.bin").write_bytes(b"values")
+    digest = digest_path(tmp_path / "model.xml")
+    model = Model(
+        "ir", str(tmp_path / "model.xml"), digest=digest,
+        metadata={"external_files": ["model.bin"]},
+    )  # fmt: skip
+    made = passport(variant=model)
+    assert made["variant"]["files"] == {"model.bin": digest_path(tmp_path / "model.bin")}
+    assert "files" not in made["source"]
+    validate_passport(made)
+    assert check_digests(Built(model, "ir", "fp32", made)).digest == digest
+    older = copy.deepcopy(made)
+    del older["variant"]["files"]
+    for change in (lambda path: path.write_bytes(b"valueS"), lambda path: path.unlink()):
+        change(tmp_path / "model.bin")
+        with pytest.raises(LeptonError, match=r"model\.bin is not what was proved") as caught:
+            check_digests(Built(model, "ir", "fp32", made))
+        assert caught.value.code == "LPT-CLI-003"
+    with pytest.raises(LeptonError, match=r"model\.bin"):
+        check_digests(Built(model, "ir", "fp32", older))
+
+
 def test_labels_that_are_not_used_are_warned_of():
     rows = np.eye(40, dtype=np.float32)
     beyond = Samples({"image": rows}, np.arange(40) + 1)
