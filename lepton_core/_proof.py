@@ -128,7 +128,7 @@ class Prover:
         yardstick = self.yardstick
         data = make_passport(
             source=self._source_model(),
-            variant=self._final(one.model),
+            variant=one.model,
             target=str(one.target),
             precision=one.precision,
             reference=self._reference,
@@ -148,6 +148,7 @@ class Prover:
             warnings=one.warnings,
             created=self._created,
         )
+        data["variant"]["path"] = self._final(one.model).path  # digests are of where it stands now
         return Passport(data)
 
     def _source_model(self) -> Model:

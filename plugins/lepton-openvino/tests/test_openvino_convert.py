@@ -114,6 +114,28 @@ def test_only_two_files_are_written_and_the_digest_covers_both(graphs, to_pivot,
     assert notes.find("weights").get("value") == digest_path(folder / "model.bin")
 
 
+def test_values_that_changed_after_a_port_are_not_what_was_proved(graphs, tmp_path, capsys):
+    import lepton_core as lepton
+    from lepton_core.cli import main as run
+
+    proto = graphs.model(
+        [graphs.node("MatMul", ["x", "w"], ["y"])],
+        [graphs.value("x", ["batch", 6])],
+        [graphs.value("y", ["batch", 6])],
+        [graphs.weight("w", np.eye(6, dtype="f4"))],
+    )
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    built = lepton.port(
+        tmp_path / "net.onnx", targets=["openvino"], out=tmp_path / "out", latency_seconds=0
+    )
+    graph = Path(built["openvino"].best.model.path)
+    assert run(["verify", str(graph)]) == 0
+    values = graph.with_name("model.bin")
+    values.write_bytes(values.read_bytes()[::-1])
+    assert run(["verify", str(graph)]) == 1
+    assert "model.bin is not what was proved" in capsys.readouterr().err
+
+
 @pytest.mark.xdist_group("openvino-networks")
 def test_the_graph_tells_no_version_path_or_counter(networks, convert):
     for name in ("digits", "encoder", "lstm", "tokens"):
