@@ -101,6 +101,7 @@ class PortJob:
         self._lock = threading.Lock()
         self._recipes = RecipeStep(hooks, options)
         self._adaptations = AdaptStep(hooks)
+        self._built: list[Built] = []
         self._scratch = Path()
         self._number = 0
         self._cancelled = threading.Event()
@@ -115,7 +116,6 @@ class PortJob:
             for precision in self.options.precisions
         ]
         self._check_request(asked)
-        self._recipes.targets = [target for target, _ in asked]
         staging.check_replaceable(self.options.out, force=self.options.force)
         named = resolve(source, self.hooks.registry) if isinstance(source, str) else source
         unread = source_of(self.hooks, named)
@@ -278,7 +278,7 @@ class PortJob:
         advance: Any,  # noqa: ANN401 - a bar's advance
     ) -> list[Built]:
         """Build every combination: targets side by side, each target's precisions in turn."""
-        built = [Built(target, precision) for target, precision in asked]
+        self._built = built = [Built(target, precision) for target, precision in asked]
         self._share_prefix(yardstick, model, built)
         groups: dict[str, list[Built]] = {}
         for one in built:
@@ -298,7 +298,9 @@ class PortJob:
         for one in built:
             try:
                 one.start = self._start(yardstick, model, one)
-                self._walk(one.start.model, one.start.steps[:-1], ConvertRequest(one.target.id))
+                request = ConvertRequest(one.target.id)
+                before, *_ = self._walk(one.start.model, one.start.steps[:-1], request)
+                one.origin = before if one.start.steps else None
             except FATAL:
                 raise
             except LeptonError as error:
@@ -343,7 +345,6 @@ class PortJob:
             folder = stage / str(one.target).replace(":", "-") / one.precision
             folder.mkdir(parents=True)
             if steps:
-                one.origin = before
                 part = self.hooks.convert_step(before, steps[-1], request, self._context_at(folder))
                 one.model, one.facts = part.model, {**facts, **part.facts}
                 one.warnings = (*warned, *part.warnings)
@@ -362,7 +363,17 @@ class PortJob:
     ) -> tuple[ConvertRequest, tuple[str, ...]]:
         """Return the request that lowers the pivot's recipe, calibrating it if it is not there."""
         context = self._context("recipe")
-        made = self._recipes.make(pivot, one.target, one.precision, yardstick, context)
+        sharing = [
+            other.target
+            for other in self._built
+            if other.precision == one.precision
+            and other.origin is not None
+            and other.origin.digest == pivot.digest
+            and self._recipes.applies(other.target.id, one.precision)
+        ]
+        made = self._recipes.make(
+            pivot, one.target, one.precision, yardstick, context, sharing=sharing
+        )
         one.coverage = made.facts.get("coverage")
         request = ConvertRequest(one.target.id, device=one.target.device, recipe=made.recipe)
         found, back = losses(made.facts)

@@ -30,7 +30,7 @@ from lepton_core import recipe as recipes
 from lepton_core.capabilities import Support, scheme_of
 from lepton_core.errors import OptimizeError
 from lepton_core.remaining import Remaining, expect
-from lepton_core.types import ConvertRequest, Model, OptimizeResult
+from lepton_core.types import ConvertRequest, Model, OptimizeResult, Target
 from lepton_onnx import pivot, qdq
 from lepton_onnx.external import digest
 
@@ -124,13 +124,17 @@ def _check_runtime(name: str, context: Context) -> None:
 
 
 def _for_target(options: Options, request: OptimizeRequest, context: Context) -> Options:
-    """Return options with scales as the target's kernels of 4 bits want them, unless given."""
+    """Return options with scales as kernels of 4 bits want them, unless given.
+
+    One target of those that share the recipe is enough: the others take such scales as well.
+    """
     fits = options.symmetric and options.method != "awq" and request.precision in ("int4", MIXED)
     if options.scales or not fits or context.hooks is None:
         return options
-    info = context.hooks.registry.target(request.target)
-    wanted = info.capability("scales.float16").support is Support.FULL
-    return replace(options, scales="float16") if wanted else options
+    registry = context.hooks.registry
+    ids = (request.target, *(Target.parse(text).id for text in request.shared_with))
+    wanted = (registry.target(one).capability("scales.float16").support for one in ids)
+    return replace(options, scales="float16") if Support.FULL in wanted else options
 
 
 def _options_beside_recipe(request: OptimizeRequest) -> Options:

@@ -56,8 +56,8 @@ class Options:
             without.
         symmetric: Whether integers have no zero points.
         scales: ``"float32"``, or ``"float16"`` for scales of blocks that are above 0 and that
-            float16 holds, which LiteRT's kernels of 4 bits want; one integer less is used then.
-            By default float16 for 4 bits if the target declares ``scales.float16``, else float32.
+            float16 holds, which LiteRT's kernels of 4 bits want. By default float16 for 4 bits if
+            a target that lowers the recipe declares ``scales.float16``, else float32.
         ends: Least bits of the first and the last matrix.
         recover: Ways to get accuracy back without labels that may be tried, of
             :data:`RECOVERIES`. By default all of them if rows are there to verify them on, which

@@ -88,6 +88,7 @@ def key_of_operator(graph: Graph, one: Planned, options: Options) -> str:
     if one.product is not None:
         length = int(graph.shapes[one.product.weight][one.product.axis] or 0)
         words += [str(options.block), str(options.symmetric), f"rest={length % options.block > 0}"]
+        words += [options.scales]
     return "|".join(words)
 
 
