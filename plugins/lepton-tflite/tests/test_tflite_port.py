@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ from lepton_core.dispatch import Hooks
 from lepton_core.registry import Registry
 from lepton_onnx import pivot as pivots
 from lepton_onnx import qdq
+from lepton_onnx._narrow import _OF_INPUTS
+from lepton_tflite._ports import OPTIONS
 from lepton_tflite._read import read_blocks
+from lepton_tflite.info import INFO
 
 pytestmark = pytest.mark.xdist_group("tflite")
 
@@ -25,6 +29,77 @@ def port(source, out, targets, **more):
         source, targets=targets, out=out, latency_seconds=0, hooks=Hooks(Registry()), **more
     )
     return {(one.target, one.precision): one for one in found.variants}
+
+
+def test_every_option_of_a_conversion_is_declared():
+    (edge,) = INFO.edges
+    assert edge.options == OPTIONS
+    assert set(edge.input_options) == set(_OF_INPUTS)
+
+
+def images(graphs):
+    rng = np.random.default_rng(0)
+    nodes = [
+        graphs.node("Conv", ["image", "w0"], ["c"], pads=[1, 1, 1, 1]),
+        graphs.node("Relu", ["c"], ["r"]), graphs.node("Conv", ["r", "w1"], ["d"]),
+        graphs.node("Sigmoid", ["d"], ["y"]),
+    ]  # fmt: skip
+    shapes = {"w0": (8, 3, 3, 3), "w1": (4, 8, 1, 1)}
+    weights = [graphs.weight(n, rng.normal(size=s).astype("f4") / 4) for n, s in shapes.items()]
+    return graphs.model(nodes, [graphs.value("image", ["batch", 3, 8, 8])],
+                        [graphs.value("y", ["batch", 4, 8, 8])], weights)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def channels_last(graphs, tmp_path_factory):
+    """A network on images on two runtimes, with options for one of them."""
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("port")
+    (folder / "net.onnx").write_bytes(images(graphs).SerializeToString())
+    rows = np.random.default_rng(1).normal(size=(60, 3, 8, 8)).astype("f4")
+    np.savez(folder / "rows.npz", image=rows)
+    return folder, port(
+        folder / "net.onnx", folder / "out", ["onnxruntime", "tflite"],
+        precisions=["fp16"], samples=folder / "rows.npz",
+        options={"tflite": {"layout": "nhwc", "batch": 2}},
+    )  # fmt: skip
+
+
+def test_options_reach_the_conversion_and_the_passport(channels_last, opened):
+    """The proof is on rows in the source's order; the file has the other one."""
+    litert, onnx = (channels_last[1][name, "fp16"] for name in ("tflite", "onnxruntime"))
+    assert litert.verdict == "pass", litert.why
+    assert litert.model.metadata["nhwc_inputs"] == ["image"]
+    (image,) = opened(litert.model, options={"layout": "nhwc"}).signature.inputs
+    assert image.shape == (2, 8, 8, 3)
+    lineage = litert.passport["variant"]["lineage"]
+    assert lineage[-1]["request"]["options"] == {"layout": "nhwc", "batch": 2}
+    assert not onnx.model.lineage[-1].request.get("options")
+
+
+@pytest.mark.conformance
+def test_bisect_lowers_it_with_the_same_options(channels_last, context, monkeypatch):
+    """Parts of it have other inputs, of which such options do not speak."""
+    from lepton_core.bisecting import bisect
+
+    folder, made = channels_last
+    hooks, asked = Hooks(Registry()), []
+    step = hooks.convert_step
+
+    def convert_step(model, one, request, where):
+        asked.append((one.edge.result, dict(request.options)))
+        return step(model, one, request, where)
+
+    monkeypatch.setattr(hooks, "convert_step", convert_step)
+    variant = str(Path(made["tflite", "fp16"].model.path).parent)
+    found = bisect(
+        variant, None, str(folder / "rows.npz"), hooks=hooks,
+        context=replace(context, hooks=hooks), tolerance=1e-6, rows=6,
+    )  # fmt: skip
+    assert found.culprit is not None, found.notes
+    given = [options for result, options in asked if result == "tflite"]
+    assert given[0] == {"layout": "nhwc", "batch": 2}
+    assert {} in given
 
 
 def products(graphs):
