@@ -11,11 +11,13 @@ import pytest
 import lepton_core as lepton
 from lepton_core import recipe as recipes
 from lepton_core.dispatch import Hooks
+from lepton_core.errors import ConversionError
 from lepton_core.registry import Registry
+from lepton_core.types import ConvertRequest, Signature, TensorSpec
 from lepton_onnx import pivot as pivots
 from lepton_onnx import qdq
 from lepton_onnx._narrow import _OF_INPUTS
-from lepton_tflite._ports import OPTIONS
+from lepton_tflite._ports import OPTIONS, parse_options
 from lepton_tflite._read import read_blocks
 from lepton_tflite.info import INFO
 
@@ -35,6 +37,15 @@ def test_every_option_of_a_conversion_is_declared():
     (edge,) = INFO.edges
     assert edge.options == OPTIONS
     assert set(edge.input_options) == set(_OF_INPUTS)
+
+
+def test_a_dimension_without_a_name_is_refused_where_the_batch_has_none_either():
+    """A part of a model, cut where shapes are not known, has such inputs."""
+    fixed, unnamed = TensorSpec("a", "float32", (2, 4)), TensorSpec("b", "float32", (None, 4))
+    options = parse_options(ConvertRequest("tflite"))
+    with pytest.raises(ConversionError) as caught:
+        options.settle(Signature((fixed, unnamed), (fixed,)), dynamic=True)
+    assert caught.value.code == "LPT-CONV-410"
 
 
 def images(graphs):

@@ -23,6 +23,7 @@ from lepton_compress._job import (
 )
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_options
 from lepton_compress._plan import without_refused
+from lepton_compress._probe import loads_of, with_reasons
 from lepton_compress._runtime import AUTO, FASTEST, Scratch, candidates, runtimes_of
 from lepton_compress._sparse_options import SPARSE_PRECISIONS, refuse
 from lepton_compress._steps import steps_of
@@ -256,10 +257,11 @@ def _search(job: Job) -> OptimizeResult:
         job = replace(job, graph=pruning.graph, pruning=pruning)
         warnings += pruning.warnings
     result = with_gain(job, _searched(job, samples), samples)
-    if job.prober is not None:
-        result = replace(result, facts={**result.facts, "loads": job.prober.facts()})
-        kept = [one for one in job.prober.refusals if job.refused.keys() & {*one.names}]
-        warnings += tuple(one.warning for one in kept)
+    if job.probers:
+        result = replace(result, facts={**result.facts, "loads": loads_of(job.probers)})
+        every = [one for prober in job.probers for one in prober.refusals]
+        warnings += tuple(one.warning for one in every if one.why in job.refused.values())
+        result = replace(result, facts=with_reasons(result.facts, job.refused))
     runtimes = runtimes_of(job.scratch)
     if runtimes.owner and job.context.hooks is not None:
         forward = runtimes.facts(job.context.hooks)
