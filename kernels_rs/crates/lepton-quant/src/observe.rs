@@ -218,7 +218,7 @@ impl Counter {
         if self.total.min > self.total.max {
             return 0;
         }
-        if self.pending + CHUNK / LANES + GROUP > usize::from(u16::MAX) {
+        if self.pending + CHUNK / LANES + GROUP > u32::MAX as usize {
             self.flush();
         }
         self.pending += CHUNK / LANES + GROUP;

@@ -98,3 +98,19 @@ pub(crate) fn prefetch(x: &[f32]) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = x;
 }
+
+/// Has the processor fetch as many values as a slice has, `ahead` values behind its first, if they
+/// are there.
+#[inline(always)]
+pub(crate) fn prefetch_later(x: &[f32], ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for start in (0..x.len()).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let line = x.as_ptr().wrapping_add(ahead + start);
+        // SAFETY: a hint, which changes nothing that the program computes, and which processors
+        // ignore for an address that is not valid.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, ahead);
+}

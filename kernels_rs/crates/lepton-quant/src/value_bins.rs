@@ -1,18 +1,22 @@
 //! The bins of values, found and counted in one go.
 
+use std::hint::black_box;
+
 use crate::Grid;
-use crate::simd::multiversion;
+use crate::simd::{multiversion, prefetch_later};
 
 /// Neighbouring values often share a bin; four counters for each spare one the wait for the other.
 pub(crate) const LANES: usize = 4;
 
-/// Values whose bins are found before they are counted: few, so that the processor finds those of
-/// the next group while it counts.
+/// Values whose bins are found while those before them are counted.
 pub(crate) const GROUP: usize = 32;
 
+/// Values between one that is counted and one that is fetched from memory: those of a page.
+const AHEAD: usize = 1024;
+
 /// As many entries as an index of 16 bits can name, so that none needs a check; memory that is
-/// never touched costs nothing.
-pub(crate) type Table = [[u16; LANES]; 1 << 16];
+/// never touched costs nothing. Counters of 32 bits are counted up faster than those of 16.
+pub(crate) type Table = [[u32; LANES]; 1 << 16];
 
 /// Where values go.
 #[derive(Clone, Copy)]
@@ -36,19 +40,25 @@ multiversion! {
 fn count_groups_body(x: &[f32], bins: Bins, table: &mut Table) -> (usize, u32) {
     let mut zeros = 0_u32;
     let (groups, tail) = x.as_chunks::<GROUP>();
+    // The processor finds the bins of a group while it counts those of the one before.
+    let mut before: Option<[u16; GROUP]> = None;
     for (i, group) in groups.iter().enumerate() {
+        prefetch_later(group, AHEAD);
         let mut index = [0; GROUP];
         let (beyond, has_zero) = find_bins(group, bins, &mut index);
+        if let Some(found) = &before {
+            count(found, table);
+        }
         if beyond {
             return (i * GROUP, zeros);
         }
         if has_zero {
             zeros = zeros.wrapping_add(count_zeros(group));
         }
-        for (i, &index) in index.iter().enumerate() {
-            let count = &mut table[usize::from(index)][i % LANES];
-            *count = count.wrapping_add(1);
-        }
+        before = Some(index);
+    }
+    if let Some(found) = &before {
+        count(found, table);
     }
     let mut index = [0; GROUP];
     let (beyond, _) = find_bins(tail, bins, &mut index);
@@ -56,10 +66,23 @@ fn count_groups_body(x: &[f32], bins: Bins, table: &mut Table) -> (usize, u32) {
         return (x.len() - tail.len(), zeros);
     }
     for &index in &index[..tail.len()] {
-        let count = &mut table[usize::from(index)][0];
-        *count = count.wrapping_add(1);
+        add(&mut table[usize::from(index)][0]);
     }
     (x.len(), zeros.wrapping_add(count_zeros(tail)))
+}
+
+/// Counts the values of a group.
+#[inline(always)]
+fn count(found: &[u16; GROUP], table: &mut Table) {
+    // Read from memory one by one, which costs less than taking a vector apart.
+    for (i, &index) in black_box(found).iter().enumerate() {
+        add(&mut table[usize::from(index)][i % LANES]);
+    }
+}
+
+#[inline(always)]
+fn add(count: &mut u32) {
+    *count = count.wrapping_add(1);
 }
 
 fn count_zeros(x: &[f32]) -> u32 {
