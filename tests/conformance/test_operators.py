@@ -117,7 +117,7 @@ def test_a_process_that_ends_is_an_outcome(tmp_path, monkeypatch):
 def test_what_differs_from_the_reference_is_found():
     from types import SimpleNamespace
 
-    difference = module("campaign").difference
+    difference = module("compare").difference
     case = SimpleNamespace(rtol=1e-3, atol=1e-7)
     one = np.array([1.0, 2.0], np.float32)
     assert difference([one], [one], case) is None

@@ -11,12 +11,11 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from lepton_core.environment import version_of
 from lepton_core.errors import LeptonError
 
 from . import corpus
+from .compare import difference
 
 TARGETS = ("onnxruntime", "openvino", "tflite", "coreml")
 VERSIONS = (
@@ -27,9 +26,6 @@ PASS, CHECK, CONVERT, RUN, NUMBERS, CRASH = (
 )  # fmt: skip
 REFUSED = (CHECK, CONVERT)
 _CRASHES = ("LPT-CONV-001", "LPT-PLUG-010", "LPT-PLUG-011", "LPT-WORK-")
-_UNITS = 2
-"""Units in the last place that half precision may differ by, if that is more than the test allows:
-the reference rounds after each step where runtimes compute in float32."""
 _TESTS_OF_A_PROCESS = 150
 _PLACE = re.compile(r"/\S*/(?=\w+\.onnx)")
 """Folder of a model, which is another one each time."""
@@ -122,32 +118,6 @@ def _failed(outcome, error):
     parts = (error.message, error.cause)
     reason = " ".join(" ".join(p for p in parts if p).split())
     return {"outcome": outcome, "code": error.code, "reason": reason[:300]}
-
-
-def difference(outputs, expected, case):
-    """Return in words how outputs differ from those that a test expects, ``None`` if they do not.
-
-    The tolerance is the test's own; half precision may differ by two units in the last place.
-    """
-    if len(outputs) != len(expected):
-        return f"{len(outputs)} outputs, not {len(expected)}"
-    for index, (found, wanted) in enumerate(zip(outputs, expected, strict=True)):
-        if found.dtype != wanted.dtype:
-            return f"output {index} is {found.dtype}, not {wanted.dtype}"
-        if found.shape != wanted.shape:
-            return f"output {index} has the shape {found.shape}, not {wanted.shape}"
-        rtol = case.rtol
-        if found.dtype.itemsize == 2 and found.dtype.kind not in "iub":
-            digits = 10 if found.dtype == np.float16 else 7
-            rtol = max(rtol, _UNITS * 2.0**-digits)
-        pair = (found, wanted)
-        if found.dtype.kind not in "biuc":
-            pair = (found.astype(np.float64), wanted.astype(np.float64))
-        try:
-            np.testing.assert_allclose(*pair, rtol=rtol, atol=case.atol)
-        except AssertionError as error:
-            return f"output {index}: {' '.join(str(error).split())}"[:300]
-    return None
 
 
 def _serve(connection, folder):

@@ -152,12 +152,15 @@ def _operators(results):
 
 
 _CONVERTERS = re.compile(r"(coremltools|litert-torch|OpenVINO|ONNX Runtime) [\d.]+")
-_KIND = re.compile(r": (\w+)\[[^]]*\] is of a kind that")
+_KIND = re.compile(r": (\w+)\[([^]]*)\] is of a kind that")
 _UNKNOWN = re.compile(r"(coremltools|OpenVINO) has no (?:translation|conversion rule) (?:of|for) "
                       r"(?:the operator )?'?([\w.:]+)'?")  # fmt: skip
 _STOPS = re.compile(r"(coremltools|litert-torch|OpenVINO) cannot convert '?([\w.:]+)'?")
+_HELD = re.compile(r"takes (\w+) constants, which litert-torch cannot hold")
 _BECAUSE = {
     "LPT-CONV-115": "a size or an axis follows from the values of the inputs",
+    "LPT-CONV-216": "no kernel takes a zero point for each output of the weight",
+    "LPT-CONV-306": "its one open input has no values, and OpenVINO lets it go",
     "LPT-CONV-406": "the converter gives a file with other numbers",
     "LPT-RUN-408": "LiteRT does not run a batch without rows",
 }
@@ -174,17 +177,21 @@ def in_words(outcome, code, reason):
     """
     said = _CONVERTERS.sub(r"\1", reason)
     if kinds := _KIND.findall(said):
-        why = f"sessions do not pass {', '.join(sorted(set(kinds)))}"
+        named = {"arrays without values" if "0" in d.split(", ") else k for k, d in kinds}
+        why = f"sessions do not pass {', '.join(sorted(named))}"
     elif outcome == "numbers":
         why = f"other numbers: {_numbers(said)}"
     elif "cannot be run: " in said:
         why = said.partition("cannot be run: ")[2].partition(".;")[0]
+    elif found := _HELD.search(said):
+        why = f"litert-torch holds no constants of {found[1]}"
     elif "has no conversion rule" in said and outcome == "check":
         why = "OpenVINO has no conversion rule"
     elif found := _UNKNOWN.search(said):
         why = f"{found[1]} has no translation of `{found[2]}`"
     elif found := _STOPS.search(said):
-        why = f"{found[1]} cannot convert `{found[2]}`{_detail(said)}"
+        what = "the model" if found[2] == "the" else f"`{found[2]}`"
+        why = f"{found[1]} cannot convert {what}{_detail(said)}"
     else:
         why = said[:_LONGEST]
     why = _BECAUSE.get(code, why)
@@ -205,6 +212,10 @@ def _numbers(said):
 def _detail(said):
     """Return the point of a converter's own message, as far as it is one of a few."""
     for found, words in (
+        (r"rank <= 5", ", which has tensors of more than five axes"),
+        (r"dilation > 1", " with dilations"),
+        (r"only supported for 4D", " of volumes"),
+        (r"Training mode", " as in training"),
         (r"uint8|int8|int16|uint16", " of integers of 8 or 16 bits"),
         (r"of integers", " of integers"),
         (r"scales", ": it takes scales that are constants"),
