@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import multiprocessing
+import multiprocessing.resource_tracker
 import sys
 from pathlib import Path
 
@@ -112,6 +112,7 @@ def test_a_process_that_ends_is_an_outcome(tmp_path, monkeypatch):
         campaign.run([("test_abs", "onnxruntime")], journal)
     monkeypatch.undo()
     assert campaign.run([("test_relu", "onnxruntime")], journal) == first
+    multiprocessing.resource_tracker._resource_tracker._stop()  # a process that spawning leaves
 
 
 def test_what_differs_from_the_reference_is_found():
