@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton_core.artifacts import EXTERNAL_FILES
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_core.files import digest_path, write_atomic
@@ -305,7 +306,7 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
         digest=digest_path(out),
         lineage=(*model.lineage, step),
         metadata={
-            **model.metadata,
+            **{k: v for k, v in model.metadata.items() if k != EXTERNAL_FILES},  # the pivot's
             "precision": precision,
             **{key: facts[key] for key in kept if key in facts},
         },
