@@ -17,10 +17,10 @@ _ANY = "anything"
 _FORM: dict[str, Any] = {
     "schema": _COUNT,
     "created?": _TEXT,
-    "source": {"format": _TEXT, "path": _TEXT, "digest": _TEXT, "size_bytes?": _COUNT,
+    "source": {"format": _TEXT, "path": _TEXT, "digest": _TEXT, "files?": {}, "size_bytes?": _COUNT,
                "lineage": [{"step": _TEXT, "owner": _TEXT}]},
     "variant": {"target": _TEXT, "precision": _TEXT, "format": _TEXT, "path": _TEXT,
-                "digest": _TEXT, "size_bytes?": _COUNT, "storage_precision?": _TEXT,
+                "digest": _TEXT, "files?": {}, "size_bytes?": _COUNT, "storage_precision?": _TEXT,
                 "execution_precision?": _TEXT, "session": {},
                 "lineage": [{"step": _TEXT, "owner": _TEXT}]},
     "samples": {"origin": _TEXT, "source": _TEXT, "n": _COUNT, "distinct": _COUNT,

@@ -128,7 +128,7 @@ class Prover:
         yardstick = self.yardstick
         data = make_passport(
             source=self._source_model(),
-            variant=self._final(one.model),
+            variant=one.model,
             target=str(one.target),
             precision=one.precision,
             reference=self._reference,
@@ -148,6 +148,7 @@ class Prover:
             warnings=one.warnings,
             created=self._created,
         )
+        data["variant"]["path"] = self._final(one.model).path  # digests are of where it stands now
         return Passport(data)
 
     def _source_model(self) -> Model:
@@ -200,7 +201,7 @@ class Prover:
         gain = None if yard is None else self._gain(one, passport, yard)
         if gain is not None:
             passport["gain"] = gain.to_dict()
-        kept, why = _decide(passport, gain)
+        kept, why = _decide(passport, gain, yard)
         why = "; ".join((why, *one.recovered)) if kept else why
         folder = Path(one.model.path).parent
         model: Model | None = self._final(one.model)
@@ -262,18 +263,23 @@ def _reason(one: Built) -> str:
     return f"{text}; {folder}/convert.py does it again" if folder else text
 
 
-def _decide(passport: Passport, gain: Gain | None) -> tuple[bool, str]:
+def _decide(
+    passport: Passport, gain: Gain | None, yard: Passport | None = None
+) -> tuple[bool, str]:
     """Keep what does not fail and, for a compressed variant, is smaller or faster than fp32.
 
     Args:
         passport: Of the variant.
         gain: Over the fp32 variant of its target; ``None`` if there is none, or it is that one.
+        yard: The passport of that fp32 variant.
     """
     if passport.verdict == "fail":
         return False, passport.why
     stored = passport["variant"]["storage_precision"]
     if precision_class(passport["variant"]["precision"]) == "half" and stored == "fp32":
         return False, "nothing in it is stored in half precision, so it is the fp32 variant again"
+    if yard is not None and passport["variant"]["digest"] == yard["variant"]["digest"]:
+        return False, "nothing in it is stored in another way, so it is the fp32 variant again"
     if gain is None:
         return True, passport.why
     gains = [f"{gain.size_text} than fp32"] if gain.smaller else []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import SessionError
-from lepton_core.files import digest_path, write_atomic
+from lepton_core.files import digest_files, digest_path, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,9 @@ def artifact_size(model: Model) -> int:
 def verify_artifact(model: Model) -> None:
     """Make sure that an artifact is still the one that its digest was taken of.
 
-    A model without a digest (not read yet), or without a file of its own, is not judged.
+    A model without a digest (not read yet), or without a file of its own, is not judged. The
+    digest is that of its main file, which then names those of the files beside it, or one over
+    all of them (:func:`~lepton_core.files.digest_files`).
 
     Raises:
         SessionError: The file is gone or its bytes are not those of the digest.
@@ -44,6 +46,8 @@ def verify_artifact(model: Model) -> None:
     if not model.digest or not path.is_absolute():
         return
     found = digest_path(path) if path.exists() else "nothing"
+    if found != model.digest and (beside := artifact_files(model)[1:]):
+        found = digest_files(path, beside)
     if found != model.digest:
         raise SessionError(
             "LPT-RUN-003",

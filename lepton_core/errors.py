@@ -17,7 +17,9 @@
     ├── UnsupportedOperationError   the owner declares that it cannot           exit 4
     ├── PlanError                   no safe path of declared edges              exit 4
     ├── VerbError                   a verb was tried and failed                 exit 1
-    │   ├── AdaptError · ConversionError · OptimizeError
+    │   ├── AdaptError · ConversionError
+    │   ├── OptimizeError
+    │   │   └── OptimizeRequestError    no such precision, option or value      exit 2
     │   └── DeployError · AdjustError · MigrateError
     ├── SessionError                a session cannot open or run                exit 1
     ├── WorkerError                 a worker process ended                      exit 1
@@ -178,6 +180,12 @@ class ConversionError(VerbError):
 
 class OptimizeError(VerbError):
     """The model could not be compressed."""
+
+
+class OptimizeRequestError(OptimizeError):
+    """The engine was asked for a precision, an option or a value that it does not have."""
+
+    exit_code = 2
 
 
 class DeployError(VerbError):

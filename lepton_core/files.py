@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lepton_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 def digest_path(path: str | Path) -> str:
@@ -36,6 +36,23 @@ def digest_path(path: str | Path) -> str:
     for name in sorted(members):  # as text: paths sort differently on Windows
         tree.update(f"{len(name)}:{name}={digest_path(members[name])}\n".encode())
     return f"sha256:{tree.hexdigest()}"
+
+
+def digest_files(main: str | Path, beside: Iterable[str | Path]) -> str:
+    """Return a digest over the digests of a file and of those that belong to it, in this order.
+
+    Args:
+        main: The main file.
+        beside: Files whose bytes it names, as an ONNX model names its external data.
+
+    Returns:
+        ``"sha256:<hex>"``.
+
+    Raises:
+        OSError: One of them cannot be read.
+    """
+    others = (f"{Path(file).name}={digest_path(file)}\n" for file in beside)
+    return digest_bytes("".join([f"{digest_path(main)}\n", *others]).encode())
 
 
 def digest_bytes(data: bytes) -> str:
@@ -131,4 +148,12 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
             raise
 
 
-__all__ = ["digest_bytes", "digest_path", "disk_errors", "is_disk_error", "reserve", "write_atomic"]
+__all__ = [
+    "digest_bytes",
+    "digest_files",
+    "digest_path",
+    "disk_errors",
+    "is_disk_error",
+    "reserve",
+    "write_atomic",
+]

@@ -43,6 +43,8 @@ import numpy as np
 from lepton_core import environment as machine
 from lepton_core._passport_parts import compare, picture, worst
 from lepton_core._passport_schema import decode_number, encode, validate_passport
+from lepton_core.artifacts import artifact_files
+from lepton_core.files import digest_path
 from lepton_core.metrics import choose_metric, measure, row_errors
 from lepton_core.samples import is_constant
 from lepton_core.verdicts import Limits, MetricFacts, SampleFacts, judge
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lepton_core.metrics import Measurement
+    from lepton_core.metrics import Choice, Measurement
     from lepton_core.samples import Samples
     from lepton_core.types import Model
 
@@ -189,7 +191,7 @@ def make_passport(
         "worst": worst(rows, measured, held_out),
         "picture": picture(choice.output, reference, actual, rows, measured),
         "environment": dict(environment or machine.describe()),
-        "warnings": [*held_out.notes, *warnings],
+        "warnings": [*held_out.notes, *_doubts(choice, errors), *warnings],
     }
     encoded: dict[str, Any] = encode(passport)
     return encoded
@@ -284,7 +286,10 @@ def _metric_facts(measured: Measurement | None, first: NDArray[np.bool_]) -> Met
 
 
 def _model(model: Model, size: int | None) -> dict[str, Any]:
+    main, *others = artifact_files(model) if Path(model.path).is_file() else (Path(),)
+    beside = {path.relative_to(main.parent).as_posix(): digest_path(path) for path in others}
     return {
+        **({"files": beside} if beside else {}),
         "format": model.format,
         "path": model.path,
         "entry": model.entry,
@@ -320,6 +325,17 @@ def _samples(
         "split": {"seed": seed, "calibration": used},
         "coverage": facts.coverage,
     }
+
+
+def _doubts(choice: Choice, errors: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what the user should know of labels and of the source's own outputs."""
+    broken = [
+        f"the source's output {name!r} has {found['nan_reference']} NaN of {found['count']} "
+        "values; that the variant has the same proves nothing about them"
+        for name, found in errors.items()
+        if found.get("nan_reference")
+    ]
+    return [*filter(None, [choice.warning]), *broken]
 
 
 def _metric(measured: Measurement | None, n: int) -> dict[str, Any] | None:

@@ -165,11 +165,16 @@ def plan_for_target(
         note = target.capability(f"precision.{precision}").note
         if error.code != "LPT-PLAN-002" or not note:
             raise
+        by_recipe = precision in target.offered
         raise PlanError(
             "LPT-PLAN-002",
-            f"{target.title} cannot be built at {precision}",
+            f"{target.title} cannot be built at {precision}"
+            + (" without a recipe" if by_recipe else ""),
             cause=f"{note}; precisions offered: {', '.join(target.offered)}",
-            remedy=error.remedy,
+            remedy=f"`lepton optimize --precision {precision}` makes a recipe and lowers it; "
+            "`lepton convert --recipe FILE` lowers one that there is."
+            if by_recipe
+            else error.remedy,
             details=error.details,
         ) from error
 

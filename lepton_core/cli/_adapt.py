@@ -141,9 +141,11 @@ def adapt_command(
     )
     with work.stage() as (stage, context, scratch):
         source = work.load(model, scratch)
-        if data is not None:
-            request = replace(request, samples=prepared(data, source, scratch.workdir))
+        samples, notes = prepared(data, source, scratch.workdir)
+        if samples is not None:
+            request = replace(request, samples=samples)
         result = work.hooks.adapt(source, request, context)
+        result = replace(result, warnings=(*notes, *result.warnings))
         adapted = work.close(stage, result.model, "adapt", "")
     if app.json:
         shown = ("changes", "considered", "facts", "warnings")

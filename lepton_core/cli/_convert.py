@@ -11,6 +11,7 @@ from lepton_core.cli._verb import VerbWork, verb_options
 
 if TYPE_CHECKING:
     from lepton_core.cli._app import App
+    from lepton_core.types import Model
 
 
 @command(
@@ -55,8 +56,21 @@ def convert_command(app: App, model: str, **given: Any) -> int:  # noqa: ANN401
     way = " -> ".join(
         (steps[0].edge.source if steps else source.format, *(step.edge.result for step in steps))
     )
-    work.show(made, way=way, facts=found.facts, warnings=found.warnings)
+    warnings = (*found.warnings, *([] if request.dynamic_batch else _still_open(made)))
+    work.show(made, way=way, facts=found.facts, warnings=warnings)
     return 0
+
+
+def _still_open(made: Model) -> list[str]:
+    """Say so if the batch is open in a result that was asked to have a fixed one."""
+    inputs = made.signature.inputs if made.signature is not None else ()
+    named = [str(spec) for spec in inputs if spec.shape and not isinstance(spec.shape[0], int)]
+    if not named:
+        return []
+    return [
+        f"--static-batch left the batch open: {', '.join(named)}. It fixes what is exported from "
+        "torch, and what LiteRT stores; export an ONNX file with a batch of a fixed size."
+    ]
 
 
 __all__ = ["convert_command"]

@@ -122,7 +122,7 @@ def optimize_command(
     work.hooks.engine_owner("optimize", given["engine"])
     with work.stage() as (stage, context, scratch):
         source = work.load(model, scratch)
-        samples = None if data is None else prepared(data, source, scratch.workdir)
+        samples, notes = prepared(data, source, scratch.workdir)
         request = OptimizeRequest(
             work.target.id, samples=samples, options=work.options, device=work.target.device,
             **given,
@@ -140,7 +140,7 @@ def optimize_command(
         more |= zip(("diagnosis", "recovered"), losses(result.facts), strict=True)
     work.show(
         model_there, recipe=recipe or "", why=result.why, **more, facts=result.facts,
-        warnings=result.warnings,
+        warnings=(*notes, *result.warnings),
     )  # fmt: skip
     return 0
 

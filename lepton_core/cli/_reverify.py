@@ -161,25 +161,41 @@ def check_digests(built: Built) -> Outcome:
     Raises:
         LeptonError: LPT-CLI-003, it is not.
     """
-    from lepton_core.files import digest_path
+    from lepton_core.artifacts import EXTERNAL_FILES
 
-    found, recorded = digest_path(built.model.path), built.model.digest
-    if found != recorded:
-        raise LeptonError(
-            "LPT-CLI-003",
-            f"{built.model.path} is not what was proved",
-            cause=f"its digest is {found}, the passport records {recorded}",
-            remedy="Do not use it; build it again with `lepton port`.",
-            details={"recorded": recorded, "found": found},
-        )
     passport = built.passport or {}
+    main = Path(built.model.path)
+    digest = _compare(main, built.model.digest)
+    beside = dict.fromkeys(built.model.metadata.get(EXTERNAL_FILES, ()))  # an older passport's
+    for name, recorded in {**beside, **passport.get("variant", {}).get("files", {})}.items():
+        _compare(main.parent / name, recorded)
     return Outcome(
         built.model.path,
         built.target,
         built.precision,
-        found,
+        digest,
         passport["verdict"]["verdict"],
         proof=str(passport["variant"]["session"].get("proof", "")),
+    )
+
+
+def _compare(path: Path, recorded: str | None) -> str:
+    """Return a file's digest, or a folder's, if it is the recorded one; that it is there, if none.
+
+    Raises:
+        LeptonError: LPT-CLI-003, it is not.
+    """
+    from lepton_core.files import digest_path
+
+    found = digest_path(path) if path.exists() else "nothing"
+    if found == recorded or (recorded is None and path.exists()):
+        return found
+    raise LeptonError(
+        "LPT-CLI-003",
+        f"{path} is not what was proved",
+        cause=f"its digest is {found}, the passport records {recorded or 'that it belongs there'}",
+        remedy="Do not use it; build it again with `lepton port`.",
+        details={"recorded": recorded, "found": found},
     )
 
 

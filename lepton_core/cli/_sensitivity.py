@@ -97,11 +97,14 @@ def sensitivity_command(
         if page is not None:
             _write(page, source, result)
     if app.json:
-        app.emit({"ok": True, "why": result.why, **result.facts, "page": page and str(page)})
+        told = {"why": result.why, "warnings": list(result.warnings)}
+        app.emit({"ok": True, **told, **result.facts, "page": page and str(page)})
     else:
         _show(app, result)
         if page is not None:
             app.line(f"page: {page.absolute()}")
+        for warning in result.warnings:
+            app.warn(warning)
     return 0
 
 
@@ -127,11 +130,12 @@ def _measured(
     for folder in (work, scratch):
         folder.mkdir()
     source = api.load(text, context=context) if built is None else built.model
+    samples, notes = prepared(given["data"], source, scratch)
     request = OptimizeRequest(
-        target.id, precision="mixed", samples=prepared(given["data"], source, scratch),
-        options=options, device=target.device,
-    )  # fmt: skip
-    return source, hooks.optimize(source, request, replace(context, workdir=work))
+        target.id, precision="mixed", samples=samples, options=options, device=target.device
+    )
+    result = hooks.optimize(source, request, replace(context, workdir=work))
+    return source, replace(result, warnings=(*notes, *result.warnings))
 
 
 def _show(app: App, result: OptimizeResult) -> None:

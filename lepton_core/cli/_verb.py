@@ -159,15 +159,21 @@ def value_lines(value: Any) -> list[str]:  # noqa: ANN401 - plain data
     return [str(inner) for inner in value or ()]
 
 
-def prepared(data: str, model: Model, scratch: Path) -> str:
-    """Load samples, fit them to the model, and write them as one file for the engine."""
+def prepared(data: str | None, model: Model, scratch: Path) -> tuple[str | None, tuple[str, ...]]:
+    """Load samples, fit them to the model, and write them as one file for the engine.
+
+    Returns:
+        The file, and what was done to the samples on the way, for the user to read.
+    """
     from lepton_core.cli._arrays import save_samples
     from lepton_core.samples import load_samples, match
 
+    if data is None:
+        return None, ()
     samples = load_samples(data)
     if model.signature is not None:
         samples = match(samples, model.signature)
-    return save_samples(samples, scratch / "samples.npz")
+    return save_samples(samples, scratch / "samples.npz"), samples.notes
 
 
 __all__ = ["VerbWork", "prepared", "value_lines", "verb_options"]

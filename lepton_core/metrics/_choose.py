@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _CLASSIFIER = re.compile(r"logit|prob|softmax|score|(^|[^a-z])class", re.IGNORECASE)
 _EMBEDDING = re.compile(r"embed|pool|feature|hidden", re.IGNORECASE)
 _EMBEDDING_TASKS = ("feature-extraction", "sentence-similarity", "embedding")
+_UNUSED = "the labels fit no output and are not used"
 _LOOK_AT = 256
 """Rows whose values are looked at to tell what an output is."""
 
@@ -43,11 +44,13 @@ class Choice:
         metric: The metric.
         output: Name of the output.
         why: Why these, in one sentence.
+        warning: What the user should know: labels that were given and cannot be used, and why.
     """
 
     metric: Metric
     output: str
     why: str
+    warning: str = ""
 
 
 def choose_metric(
@@ -148,26 +151,41 @@ def _check_applies(metric: Metric, name: str, output: Array) -> None:
 def _by_rule(
     outputs: Mapping[str, Array], labels: Array | None, facts: Mapping[str, Any]
 ) -> Choice:
-    note = ""
+    note = warning = ""
     if labels is not None:
         if (name := _labelled_output(outputs, labels)) is not None:
             return Choice(METRICS["top1"], name, "labels are class indices of this output")
         if (name := _valued_output(outputs, labels)) is not None:
             return Choice(METRICS["mae"], name, "labels are values of this output")
-        note = "; the labels fit no output and were not used"
+        note = f"; {_UNUSED}"
+        warning = _misfit(outputs, labels)
     first: Choice | None = None
     for name, output in outputs.items():
         kind, why = _kind(name, output, facts)
         if kind == "classifier":
-            return Choice(METRICS["agreement"], name, f"no labels; {why}{note}")
+            return Choice(METRICS["agreement"], name, f"no labels; {why}{note}", warning)
         if kind == "embedding" and (first is None or first.metric.name != "cosine"):
-            first = Choice(METRICS["cosine"], name, f"no labels; {why}{note}")
+            first = Choice(METRICS["cosine"], name, f"no labels; {why}{note}", warning)
         if first is None and kind == "values":
-            first = Choice(METRICS["rel_l2"], name, f"no labels; {why}{note}")
+            first = Choice(METRICS["rel_l2"], name, f"no labels; {why}{note}", warning)
     if first is None:  # every output is text
         name = next(iter(outputs))
-        return Choice(METRICS["agreement"], name, f"output {name!r} is equal or not{note}")
+        return Choice(METRICS["agreement"], name, f"output {name!r} is equal or not{note}", warning)
     return first
+
+
+def _misfit(outputs: Mapping[str, Array], labels: Array) -> str:
+    """Say that labels are not used, and what speaks against the likeliest output."""
+    names = [n for n in outputs if _has_classes(outputs[n])]
+    name = next((n for n in names if _CLASSIFIER.search(n)), names[0] if names else None)
+    if name is None:
+        shapes = ", ".join(f"{n!r} {list(array.shape)}" for n, array in outputs.items())
+        return f"{_UNUSED}: they have shape {list(labels.shape)}, the outputs {shapes}"
+    try:
+        class_labels(labels, outputs[name])
+    except SampleError as error:
+        return f"{_UNUSED}: for {name!r} they {error.message.removeprefix('The labels ')}"
+    return _UNUSED
 
 
 def _labelled_output(outputs: Mapping[str, Array], labels: Array) -> str | None:

@@ -36,8 +36,9 @@ def match(samples: Samples, signature: Signature) -> Samples:
 
     Raises:
         SampleError: ``LPT-DATA-010`` … ``LPT-DATA-018``: empty, names, dtypes, shapes, symbolic
-            sizes, NaN or infinity, labels.
+            sizes, NaN or infinity, labels; ``LPT-DATA-023``, the model takes nothing.
     """
+    require_inputs(signature)
     samples = check_rows(_labels_as_input(samples, signature))
     notes = _check_names(samples, signature)
     inputs: dict[str, Array] = {}
@@ -50,6 +51,21 @@ def match(samples: Samples, signature: Signature) -> Samples:
         notes += [note] if note else []
     _check_labels(samples)
     return replace(samples, inputs=inputs, notes=(*samples.notes, *notes))
+
+
+def require_inputs(signature: Signature) -> None:
+    """Refuse a model that has no inputs: there is nothing to compare it on.
+
+    Raises:
+        SampleError: ``LPT-DATA-023``.
+    """
+    if not signature.inputs:
+        raise SampleError(
+            "LPT-DATA-023",
+            "The model has no inputs, so there is nothing to run it on",
+            cause=f"its outputs are always the same: {', '.join(map(str, signature.outputs))}",
+            remedy="Export it with the values that change as inputs.",
+        )
 
 
 def is_batched(array: Array, spec: TensorSpec) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_core.errors import SampleError
+from lepton_core.samples._match import require_inputs
 from lepton_core.samples._types import Samples
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ def random_samples(
 
     Raises:
         SampleError: ``LPT-DATA-010`` no rows asked for, ``LPT-DATA-013`` an input of a type that
-            noise cannot be made for.
+            noise cannot be made for, ``LPT-DATA-023`` there are no inputs.
     """
     if n < 1:
         raise SampleError(
             "LPT-DATA-010", f"{n} random samples were asked for", remedy="Ask for at least 1."
         )
+    require_inputs(signature)
     generator = np.random.Generator(np.random.PCG64(seed))
     inputs = {s.name: _noise(s, n, generator, sizes or {}) for s in signature.inputs}
     note = f"{n} random rows (seed {seed}), because no samples were given"

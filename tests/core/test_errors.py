@@ -23,6 +23,8 @@ EXIT_CODES = {
     "UnsupportedOperationError": 4,
     "PlanError": 4,
     "ConversionError": 1,
+    "OptimizeError": 1,
+    "OptimizeRequestError": 2,
     "WorkerTimeoutError": 1,
     "StorageError": 5,
     "OperationCancelledError": 130,

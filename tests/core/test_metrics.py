@@ -62,7 +62,13 @@ def test_choice_by_rule(outputs, labels, metadata, expected):
 
 
 def test_labels_that_fit_nothing_are_named():
-    assert "labels fit no output" in choose_metric(None, {"y": SCORES}, LABELS + 5).why
+    beyond = choose_metric(None, {"y": SCORES}, LABELS + 5)
+    assert "labels fit no output" in beyond.why
+    assert f"for 'y' they have class {(LABELS + 5)[LABELS >= 5][0]}" in beyond.warning
+    odd = choose_metric(None, {"y": SCORES[:, 0]}, np.stack([LABELS] * 3, axis=1))
+    assert "they have shape [40, 3], the outputs 'y' [40]" in odd.warning
+    assert not choose_metric(None, {"y": SCORES}, LABELS).warning
+    assert not choose_metric(None, {"y": SCORES}).warning
 
 
 def test_asking_overrides_the_rule():

@@ -101,6 +101,55 @@ def test_calibration_and_held_out_are_told_apart():
     assert samples["n"] + len(calibration) == 1797
 
 
+def test_files_beside_an_artifact_are_verified_too(tmp_path):
+    from lepton_core.built import Built
+    from lepton_core.cli._reverify import check_digests
+    from lepton_core.files import digest_path
+    from lepton_core.types import Model
+
+    (tmp_path / "model.xml").write_bytes(b"graph")
+    (tmp_path / "model.bin").write_bytes(b"values")
+    digest = digest_path(tmp_path / "model.xml")
+    model = Model(
+        "ir", str(tmp_path / "model.xml"), digest=digest,
+        metadata={"external_files": ["model.bin"]},
+    )  # fmt: skip
+    made = passport(variant=model)
+    assert made["variant"]["files"] == {"model.bin": digest_path(tmp_path / "model.bin")}
+    assert "files" not in made["source"]
+    validate_passport(made)
+    assert check_digests(Built(model, "ir", "fp32", made)).digest == digest
+    older = copy.deepcopy(made)
+    del older["variant"]["files"]
+    for change in (lambda path: path.write_bytes(b"valueS"), lambda path: path.unlink()):
+        change(tmp_path / "model.bin")
+        with pytest.raises(LeptonError, match=r"model\.bin is not what was proved") as caught:
+            check_digests(Built(model, "ir", "fp32", made))
+        assert caught.value.code == "LPT-CLI-003"
+    with pytest.raises(LeptonError, match=r"model\.bin"):
+        check_digests(Built(model, "ir", "fp32", older))
+
+
+def test_labels_that_are_not_used_are_warned_of():
+    rows = np.eye(40, dtype=np.float32)
+    beyond = Samples({"image": rows}, np.arange(40) + 1)
+    made = passport(held_out=beyond, calibration=None, reference={"y": rows}, actual={"y": rows})
+    assert [w for w in made["warnings"] if "labels" in w] == [
+        "the labels fit no output and are not used: "
+        "for 'y' they have class 40 in row 39; the output has shape [40, 40]"
+    ]
+
+
+def test_a_source_that_yields_nan_is_warned_of():
+    rows = np.eye(40, dtype=np.float32)
+    broken = np.where(rows == 1, np.float32(np.nan), rows)
+    made = passport(
+        held_out=Samples({"image": rows}), calibration=None, metric="rel_l2",
+        reference={"y": broken}, actual={"y": broken},
+    )  # fmt: skip
+    assert any("output 'y' has 40 NaN of 1600 values" in text for text in made["warnings"])
+
+
 def test_equal_rows_are_counted_once_by_the_bound():
     rows = np.repeat(np.eye(40, dtype=np.float32), 10, axis=0)
     made = passport(

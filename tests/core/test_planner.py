@@ -84,7 +84,7 @@ def test_no_path_lists_what_there_is():
 def test_a_target_says_itself_why_it_does_not_offer_a_precision():
     declared = {
         "precision.sparse": Capability(Support.UNSUPPORTED, note="zeros take as much"),
-        "precision.int8": Capability(Support.FULL),
+        "precision.int8": Capability(Support.FULL, note="from a recipe"),
     }
     target = TargetInfo(
         "t", "The Target", "lepton-t", edges=(Edge("a", "b"),), artifact="b", capabilities=declared
@@ -94,6 +94,9 @@ def test_a_target_says_itself_why_it_does_not_offer_a_precision():
     assert caught.value.code == "LPT-PLAN-002"
     assert caught.value.message == "The Target cannot be built at sparse"
     assert caught.value.cause == "zeros take as much; precisions offered: fp32, int8"
+    with pytest.raises(PlanError, match="int8 without a recipe") as caught:
+        plan_for_target("a", target, {"t": target}, "int8")
+    assert "`lepton optimize --precision int8`" in caught.value.remedy
     with pytest.raises(PlanError, match="not declared by the plugin"):
         plan_for_target("a", target, {"t": target}, "int4")
 

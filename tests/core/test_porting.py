@@ -335,6 +335,17 @@ def test_a_compressed_variant_must_be_smaller_or_faster(variant, race, kept, wor
     assert words in why
 
 
+def test_a_variant_of_the_same_bytes_is_not_called_faster():
+    from lepton_core._proof import _decide
+    from lepton_core.gains import Gain
+
+    plain, again = a_passport(), a_passport()
+    plain["variant"]["digest"] = again["variant"]["digest"] = "sha256:0"
+    kept, why = _decide(again, Gain(100, 100, raced(1.03, 1.001, 1.07)), plain)
+    assert not kept
+    assert "the fp32 variant again" in why
+
+
 def variant(target, *, kept, verdict):
     return Variant(target, "fp32", types.Model("fake", "x"), None, verdict, kept, "why")
 

@@ -489,6 +489,12 @@ def test_random_samples_fit_and_repeat():
     fails("LPT-DATA-013", random_samples, signature(TensorSpec("s", "str", ("n",))), 1, 0)
 
 
+def test_a_model_without_inputs_cannot_be_compared():
+    constant = signature()
+    fails("LPT-DATA-023", match, from_arrays({"x": np.zeros((40, 2), np.float32)}), constant)
+    fails("LPT-DATA-023", random_samples, constant, 3, 0)
+
+
 # --- feeding ----------------------------------------------------------------------------------
 
 

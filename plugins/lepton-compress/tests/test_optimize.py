@@ -251,6 +251,7 @@ def test_requests_that_cannot_be_met(trained, held_npz, context, request_, code)
         optimize(trained("cnn"), context, samples=held_npz, **request_)
     assert caught.value.code == code
     assert caught.value.remedy
+    assert caught.value.exit_code == (1 if code == "LPT-OPT-012" else 2)  # 2: correct the request
 
 
 def test_a_target_that_lowers_no_recipes(trained, context):

@@ -246,6 +246,13 @@ def test_a_budget_that_is_not_met_names_what_was_closest(wide, held_npz, context
         assert not list(context_of(f"{precision}-after").workdir.iterdir())
 
 
+def test_a_result_that_does_not_hold_is_warned_of(wide, held_npz, context):
+    result = optimized(wide, context, "sparse", samples=held_npz, options={"sparsity": 0.97})
+    assert result.facts["verdict"] == "fail"
+    rows = result.facts["measured_on"]
+    assert result.warnings[0].startswith(f"It does not hold on {rows} rows held out: ")
+
+
 @pytest.mark.parametrize("precision", ["int8", "int16", "int4", "int8-weight"])
 def test_zeros_stay_zeros_as_integers(wide, held_npz, context, precision):
     """And weights are those of the pruned model: scales of its rows, integers of its values."""

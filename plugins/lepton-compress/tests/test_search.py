@@ -258,8 +258,19 @@ def test_the_commands_show_it_and_write_a_page(mlp, held_npz, tmp_path, capsys):
     assert "Size against error" in (out / "search.html").read_text()
     assert {p.name for p in out.iterdir()} >= {"lepton.json", "model.onnx", "recipe.json"}
     asked = ["--to", "onnxruntime:cpu", "--json", "--cache", "none"]
-    assert run(["sensitivity", mlp.path, "--data", held_npz, *asked]) == 0
-    assert json.loads(capsys.readouterr().out)["from_cache"] == 0
+    with np.load(held_npz) as rows:
+        odd = {"image": rows["image"].astype("f8"), "labels": rows["labels"] + 5}
+    np.savez(tmp_path / "odd.npz", **odd)
+    given = [mlp.path, "--data", str(tmp_path / "odd.npz")]
+    assert run(["sensitivity", *given, *asked]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["from_cache"] == 0
+    cast, labels = data["warnings"]
+    assert cast == "input 'image' was cast from float64 to float32"
+    assert "labels fit no output" in labels
+    asked = ["--to", "onnxruntime", "--timing", "0", "--out", str(tmp_path / "int8")]
+    assert run(["optimize", *given, *asked]) == 0
+    assert f"warning: {cast}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from lepton_compress._build import static_recipe
+from lepton_compress._build import choose_layers, static_recipe
 from lepton_compress._graph import Graph
 from lepton_compress._select import equal_scales, select
 from lepton_core import recipe as recipes
+from lepton_core.errors import OptimizeError
 from lepton_core.samples import Samples
 from lepton_core.types import ConvertRequest
 from lepton_onnx import pivot, qdq
@@ -183,6 +184,22 @@ def test_what_stays_float_has_a_reason(graphs, nodes, weights, reason):
     chosen = select(Graph(pivot.load(model.path)))
     assert not chosen.layers
     assert reason in chosen.kept_float["y"]
+
+
+def test_weights_of_other_floats_are_named(graphs):
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    made = [
+        graphs.node("Cast", ["x"], ["h"], to=half),
+        graphs.node("MatMul", ["h", "w"], ["m"]),
+        graphs.node("Cast", ["m"], ["y"], to=single),
+    ]
+    model = graphs.build(made, {"w": graphs.rand(8, 4).astype("f2")}, shape=("n", 8))
+    graph = Graph(pivot.load(model.path))
+    assert select(graph).kept_float == {"m": "its weight is not float32"}
+    with pytest.raises(OptimizeError, match="LPT-OPT-012") as caught:
+        choose_layers(graph)
+    assert caught.value.cause.endswith("can be: its weight is not float32")
+    assert "float32 weights" in caught.value.remedy
 
 
 def test_keep_by_value_node_or_operator(graphs):

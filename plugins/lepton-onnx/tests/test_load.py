@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, external_data_helper
 
-from lepton_core.errors import LeptonError, SourceError
-from lepton_onnx import pivot, signature
+from lepton_core.artifacts import artifact_files, verify_artifact
+from lepton_core.errors import LeptonError, SessionError, SourceError
+from lepton_core.types import ConvertRequest, InspectRequest, Model
+from lepton_onnx import pivot, plugin, signature
 from lepton_onnx.external import digest, external_files
 
 
@@ -146,6 +149,20 @@ def test_external_data_is_read_and_digested(external):
     data[7] ^= 1
     (path.parent / "w.bin").write_bytes(bytes(data))
     assert digest(path) != before
+
+
+def test_a_model_with_external_data_is_the_one_that_was_read(external, context):
+    path = external()
+    read = plugin.lepton_inspect(Model("onnx", str(path)), InspectRequest(), context).model
+    assert [file.name for file in artifact_files(read)] == ["m.onnx", "w.bin"]
+    verify_artifact(read)  # what every session does before it opens a file
+    made = plugin.lepton_convert(read, ConvertRequest("any", "pivot"), context).model
+    assert artifact_files(made) == (Path(made.path),)
+    data = bytearray((path.parent / "w.bin").read_bytes())
+    data[7] ^= 1
+    (path.parent / "w.bin").write_bytes(bytes(data))
+    with pytest.raises(SessionError, match="LPT-RUN-003"):
+        verify_artifact(read)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from lepton_core.context import Context
-from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.errors import ConversionError, UnsupportedOperationError, UsageError
 from lepton_core.types import ConvertRequest, OpenRequest
 from lepton_onnxruntime import plugin
 
@@ -60,6 +60,16 @@ def test_values_to_keep_are_kept_and_recorded(graphs, to_pivot, context):
     result = convert(to_pivot(graphs.mlp()), context, "fp16", keep=["last"])
     assert result.facts["kept_in_fp32"] == {"last": "asked for"}
     assert result.model.lineage[-1].request["options"] == {"keep": ["last"]}
+
+
+def test_options_as_the_command_line_gives_them(graphs, to_pivot, context):
+    pivot = to_pivot(graphs.mlp())
+    kept = convert(pivot, context, "fp16", keep="last, fc1.weight").facts["kept_in_fp32"]
+    assert kept["last"] == "asked for"
+    assert not kept.keys() & set("last")
+    with pytest.raises(UsageError, match="no option 'batch'") as caught:
+        convert(pivot, context, batch="2")
+    assert caught.value.code == "LPT-CONV-217"
 
 
 def test_what_it_cannot_build(graphs, to_pivot, context):

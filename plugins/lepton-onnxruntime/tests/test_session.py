@@ -81,6 +81,36 @@ def test_no_weights_are_rounded_that_the_file_holds_as_float(graphs, to_pivot, c
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_weights_that_share_a_zero_point_are_opened(graphs, to_pivot, context, monkeypatch):
+    """ONNX Runtime 1.32 fails on them when it is told to choose the kernels that are exact."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "a": rng.integers(-127, 128, (8, 8)).astype("i1"),
+        "b": rng.integers(-127, 128, (8, 8)).astype("i1"),
+        "scale": np.float32(0.01), "zero": np.int8(0),
+    }  # fmt: skip
+    node = graphs.node
+    proto = graphs.model(
+        [
+            node("DequantizeLinear", ["a", "scale", "zero"], ["af"]),
+            node("DequantizeLinear", ["b", "scale", "zero"], ["bf"]),
+            node("MatMul", ["x", "af"], ["h"]),
+            node("MatMul", ["h", "bf"], ["y"]),
+        ],
+        [graphs.value("x", ["n", 8])],
+        [graphs.value("y", ["n", 8])],
+        [graphs.weight(name, array) for name, array in constants.items()],
+    )
+    monkeypatch.setattr(_runtime, "sums_may_saturate", lambda: True)
+    pivot = to_pivot(proto)
+    x = rng.normal(size=(3, 8)).astype("f4")
+    expected = x @ (constants["a"] * np.float32(0.01)) @ (constants["b"] * np.float32(0.01))
+    with opened(pivot, context) as session:
+        np.testing.assert_allclose(session.run({"x": x})["y"], expected, rtol=1e-4, atol=1e-5)
+    bundled = bundle_runtime.load(pivot.path)
+    np.testing.assert_allclose(bundled({"x": x})["y"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_storage_and_execution_are_two_facts(pivot, half, context):
     with opened(pivot, context) as session:
         facts = session.facts

@@ -114,6 +114,28 @@ def test_only_two_files_are_written_and_the_digest_covers_both(graphs, to_pivot,
     assert notes.find("weights").get("value") == digest_path(folder / "model.bin")
 
 
+def test_values_that_changed_after_a_port_are_not_what_was_proved(graphs, tmp_path, capsys):
+    import lepton_core as lepton
+    from lepton_core.cli import main as run
+
+    proto = graphs.model(
+        [graphs.node("MatMul", ["x", "w"], ["y"])],
+        [graphs.value("x", ["batch", 6])],
+        [graphs.value("y", ["batch", 6])],
+        [graphs.weight("w", np.eye(6, dtype="f4"))],
+    )
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    built = lepton.port(
+        tmp_path / "net.onnx", targets=["openvino"], out=tmp_path / "out", latency_seconds=0
+    )
+    graph = Path(built["openvino"].best.model.path)
+    assert run(["verify", str(graph)]) == 0
+    values = graph.with_name("model.bin")
+    values.write_bytes(values.read_bytes()[::-1])
+    assert run(["verify", str(graph)]) == 1
+    assert "model.bin is not what was proved" in capsys.readouterr().err
+
+
 @pytest.mark.xdist_group("openvino-networks")
 def test_the_graph_tells_no_version_path_or_counter(networks, convert):
     for name in ("digits", "encoder", "lstm", "tokens"):
@@ -180,6 +202,24 @@ def test_weights_beyond_float16_are_counted_and_told(graphs, to_pivot, convert):
     made = convert(pivot, "fp16")
     assert sum(made.facts["out_of_fp16_range"].values()) == 2
     assert "2 weights" in made.warnings[0]
+
+
+def test_weights_that_openvino_leaves_in_float32_are_not_called_cut(graphs, to_pivot, convert):
+    values = {"most": [1e6, 1e6, 1e-9, 4], "half": [1e6, 1e6, 1, 4]}  # from three quarters on
+    proto = graphs.model(
+        [graphs.node("Mul", ["x", "most"], ["h"]), graphs.node("Add", ["h", "half"], ["y"])],
+        [graphs.value("x", ["batch", 4])],
+        [graphs.value("y", ["batch", 4])],
+        [graphs.weight(name, np.array(array, "f4")) for name, array in values.items()],
+    )
+    made = convert(to_pivot(proto), "fp16")
+    assert made.facts["out_of_fp16_range"] == {"half": 2}
+    stored = {
+        node.get_friendly_name().partition("_")[0]: node.get_element_type().get_type_name()
+        for node in openvino().Core().read_model(made.model.path).get_ops()
+        if node.get_type_name() == "Constant"
+    }
+    assert stored == {"most": "f32", "half": "f16"}
 
 
 def test_a_pivot_with_external_data(graphs, to_pivot, convert, opened, tmp_path):

@@ -6,11 +6,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
+from torch import nn
 
 from lepton_core.errors import ConversionError, SourceError, UnsupportedOperationError
 from lepton_core.files import digest_path
 from lepton_core.types import ConvertRequest, Model
 from lepton_torch import plugin
+from lepton_torch._operators import random_operators
 
 
 def run(model, inputs):
@@ -192,6 +195,21 @@ def test_custom_operator_is_named(hooks, factory):
         hooks.pivot(hooks.materialise(model).model)
     assert caught.value.details["operators"] == ["lepton_test_ops.twice.default"]
     assert caught.value.details["where"] == "user_net.py:12 in forward"
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch's, about its own layers
+@pytest.mark.parametrize(
+    ("make", "train", "told"),
+    [
+        (lambda: nn.LSTM(4, 4), True, False),
+        (lambda: nn.GRU(4, 4, 2, dropout=0.5), False, False),
+        (lambda: nn.GRU(4, 4, 2, dropout=0.5), True, True),
+        (lambda: nn.Dropout(0.5), True, True),
+    ],
+)
+def test_recurrent_layers_draw_numbers_only_to_drop_some(make, train, told):
+    exported = torch.export.export(make().train(train), (torch.zeros(3, 2, 4),))
+    assert bool(random_operators(exported)) is told
 
 
 @pytest.mark.parametrize(("dropout", "told"), [("", False), ("0.0", False), ("0.5", True)])

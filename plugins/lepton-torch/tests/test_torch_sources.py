@@ -110,6 +110,7 @@ def test_factory_must_need_no_arguments(hooks, factory):
 def test_failure_inside_the_factory_names_its_line(hooks, factory):
     error = refuse(hooks, factory("def net():\n    return {}['weights']"), "LPT-SRC-106")
     assert error.details["where"] == "user_net.py:4 in net"
+    assert "run_path('user_net.py')['net']()" in error.remedy
 
 
 @pytest.mark.parametrize(
@@ -146,6 +147,7 @@ def test_module_that_cannot_run_its_example_names_the_line(hooks, factory):
     """)
     error = refuse(hooks, model, "LPT-SRC-109")
     assert error.details["where"] == "user_net.py:6 in forward"
+    assert "x: [2, 8] of torch.float32" in error.remedy
 
 
 def test_helpers_beside_the_file_do_not_leak_into_the_next_source(hooks, tmp_path):

@@ -260,6 +260,12 @@ def test_convert_writes_an_artifact_that_can_be_opened_and_moved(lepton, net, tm
     assert data["size_bytes"] == Path(data["model"]["path"]).stat().st_size
 
 
+def test_a_batch_that_stays_open_is_said(lepton, net, tmp_path):
+    asked = ("convert", net, "--to", "fake", "--out", tmp_path / "out")
+    assert "left the batch open: x: float32[batch, 8]" in lepton(*asked, "--static-batch").err
+    assert "left the batch open" not in lepton(*asked).err
+
+
 def test_convert_to_the_format_it_has_is_a_copy(lepton, net, tmp_path):
     out = tmp_path / "same"
     ended = lepton("convert", net, "--to", "fake", "--format", "fake-graph", "--out", out)

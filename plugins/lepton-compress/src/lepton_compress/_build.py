@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_compress import __version__
 from lepton_compress._calibrate import observe
 from lepton_compress._scales import activations, observed_values, same_axis, weights
-from lepton_compress._select import Selection, select
+from lepton_compress._select import NOT_FLOAT32, Selection, select
 from lepton_core.errors import OptimizeError
 from lepton_core.recipe import Calibration, Layer, PivotId, Recipe
 from lepton_onnx.qdq import is_quantized
@@ -201,9 +201,11 @@ def require_layers(chosen: Selection, graph: Graph) -> None:
     raise OptimizeError(
         "LPT-OPT-012",
         "Nothing in the model can be quantized",
-        cause=f"of {len(graph.nodes)} operators none is a product with a constant weight; "
-        + "; ".join(reasons),
-        remedy="Use fp16, which needs no such operators.",
+        cause=f"no product with a constant weight among {len(graph.nodes)} operators can be"
+        + (f": {'; '.join(reasons)}" if reasons else ""),
+        remedy="Export it again with float32 weights."
+        if NOT_FLOAT32 in reasons
+        else "Use fp16, which needs no such operators.",
     )
 
 

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 import lepton_kernels as lk
 from lepton_compress._runtime import Watched, opening, runtimes_of
 from lepton_core import memory
-from lepton_core.errors import OptimizeError
+from lepton_core.errors import OptimizeError, OptimizeRequestError
 from lepton_core.samples import batches, release_pages
 from lepton_core.types import Model
 from lepton_onnx import pivot
@@ -225,7 +225,7 @@ def check_estimator(estimator: str) -> str:
         with contextlib.suppress(ValueError):
             if 50 < float(value or "99.99") <= 100:
                 return f"percentile:{float(value or '99.99'):g}"
-    raise OptimizeError(
+    raise OptimizeRequestError(
         "LPT-OPT-015",
         f"There is no range estimator {estimator!r}",
         cause="known are minmax, percentile:P (50 < P <= 100), mse and entropy",

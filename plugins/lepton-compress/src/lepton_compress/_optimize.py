@@ -29,7 +29,7 @@ from lepton_compress._sparse_options import SPARSE_PRECISIONS, refuse
 from lepton_compress._steps import steps_of
 from lepton_core import recipe as recipes
 from lepton_core.capabilities import Support, scheme_of
-from lepton_core.errors import OptimizeError
+from lepton_core.errors import OptimizeError, OptimizeRequestError
 from lepton_core.remaining import Remaining, expect
 from lepton_core.types import ConvertRequest, Model, OptimizeResult, Target
 from lepton_onnx import pivot, qdq
@@ -71,7 +71,7 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
     else:
         options = _options_beside_recipe(request)
     if request.recipe is None and request.precision not in PRECISIONS:
-        raise OptimizeError(
+        raise OptimizeRequestError(
             "LPT-OPT-011",
             f"The engine does not offer the precision {request.precision!r}",
             cause=f"it offers {', '.join(PRECISIONS)}",
@@ -79,7 +79,7 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         )
     searches = request.precision == MIXED or bool(options.sparsities)
     if request.max_size is not None and not searches:
-        raise OptimizeError(
+        raise OptimizeRequestError(
             "LPT-OPT-036",
             f"The precision {request.precision} takes no --max-size",
             cause="it has one size; only a choice for each weight, or of a sparsity, can be made "

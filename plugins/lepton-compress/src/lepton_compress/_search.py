@@ -302,7 +302,8 @@ def _result(
         facts["recovery"] = {**facts["recovery"], **_compared(made, tried)}
     lowered = lower(job, place)
     why = why_of(made, kept, kept.point.mix)
-    return OptimizeResult(lowered, str(place), why, facts, tuple(made.space.refused))
+    warnings = (*made.space.refused, *made.meter.warnings)
+    return OptimizeResult(lowered, str(place), why, facts, warnings)
 
 
 def _compared(made: Search[Space], tried: Sequence[Search[Space]]) -> dict[str, Any]:

@@ -208,6 +208,11 @@ class Meter:
         assert self._metric is not None  # noqa: S101 - set by _prepare
         return self._metric
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of the metric, such as labels that fit no output."""
+        return tuple(filter(None, [self.metric.warning]))
+
     # --- one choice ---------------------------------------------------------------------------
 
     def _prepare(self) -> None:

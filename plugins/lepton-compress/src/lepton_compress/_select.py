@@ -29,6 +29,8 @@ LOGISTIC = ("Sigmoid",)
 FIXED = ("Softmax", "Sigmoid")
 """Operators whose output lies in 0..1 and has the scale 1/256 and the zero point -128."""
 
+NOT_FLOAT32 = "its weight is not float32"
+
 _YIELDS_FLOAT = ("Gemm", "MatMul")
 """Operators whose integer kernels can yield float."""
 
@@ -65,6 +67,8 @@ def select(graph: Graph, keep: Collection[str] = ()) -> Selection:
     reasons: dict[str, str] = {}
     for name, node in graph.nodes.items():
         if not any(graph.is_float(n) for n in node.output):
+            if node.op_type in PRODUCTS and _stored_otherwise(graph, node.input[1]):
+                reasons[name] = NOT_FLOAT32
             continue
         asked = {name, node.name, node.op_type, *node.output} & set(keep)
         found = "asked for" if asked else _candidate(graph, node)
@@ -80,6 +84,13 @@ def select(graph: Graph, keep: Collection[str] = ()) -> Selection:
         if name not in quiet and graph.nodes[name].op_type not in _MOVES
     }
     return Selection(_with_optional_order(graph, layers), kept)
+
+
+def _stored_otherwise(graph: Graph, name: str) -> bool:
+    from onnx import TensorProto
+
+    floats = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    return name in graph.weights and graph.types.get(name) in floats
 
 
 def _with_optional_order(graph: Graph, layers: dict[str, Layer]) -> dict[str, Layer]:
@@ -139,7 +150,7 @@ def why_no_product(graph: Graph, node: NodeProto) -> str:
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("its left operand is a constant", lambda: node.input[0] in graph.weights),
         ("its weight is computed", lambda: weight not in graph.weights),
-        ("its weight is not float32", lambda: not graph.is_float(weight)),
+        (NOT_FLOAT32, lambda: not graph.is_float(weight)),
         ("its weight is an output of the model", lambda: weight in graph.outputs),
         ("a Gemm with transA, alpha or beta has no integer rule", lambda: bool(scaled)),
         (

@@ -202,7 +202,7 @@ def analyse(job: Job, samples: Samples) -> OptimizeResult:
         f"{worst.unit} costs most: alone at {worst.precision} it makes a relative error of "
         f"{worst.only.error:.3g}"
     )
-    return OptimizeResult(job.base, None, why, facts, tuple(space.refused))
+    return OptimizeResult(job.base, None, why, facts, (*space.refused, *meter.warnings))
 
 
 def facts_of(

@@ -26,7 +26,7 @@ from lepton_compress._palettes import Palettes, palettize_weights
 from lepton_compress._powers import input_powers
 from lepton_compress._prunable import find_sites
 from lepton_compress._sparse_options import AUTO, PALETTE
-from lepton_core.errors import OptimizeError
+from lepton_core.errors import OptimizeError, OptimizeRequestError
 from lepton_core.recipe import Calibration, PivotId, Recipe
 from lepton_core.samples import split
 from lepton_core.types import OptimizeResult
@@ -95,6 +95,8 @@ def compress_sparse(job: Job, samples: Samples | None) -> OptimizeResult:
             raise _unmet(job, trial, made)
         why = f"{made.name}: {trial.gains or 'no gain'}; {trial.why}"
         warnings = () if trial.gains else (f"{NO_GAIN}.",)
+        if not trial.passes:
+            warnings = (f"It does not hold on {bench.rows} rows held out: {trial.why}.", *warnings)
     else:
         facts["verdict"] = "weak" if samples is None else "unmeasured"
         made = variants[0]
@@ -119,7 +121,7 @@ def _to_search_by(job: Job, samples: Samples | None) -> Samples:
     if samples is not None and goal:
         return samples
     missing = "there are no samples" if goal else "there is no budget"
-    raise OptimizeError(
+    raise OptimizeRequestError(
         "LPT-OPT-015",
         "Nothing says how much is pruned",
         cause=f"sparsity (a share) or pattern (N:M) does; it cannot be searched for: {missing}",

@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from lepton_core.errors import OptimizeError
+from lepton_core.errors import OptimizeRequestError
 from lepton_core.recipe import LARGEST_GROUP, PRUNINGS, SCOPES
 
 if TYPE_CHECKING:
@@ -176,9 +176,9 @@ def _whole(name: str, value: object, high: int) -> int:
     return number
 
 
-def refuse(message: str, cause: str) -> OptimizeError:
+def refuse(message: str, cause: str) -> OptimizeRequestError:
     """Return the error of an option."""
-    return OptimizeError(
+    return OptimizeRequestError(
         "LPT-OPT-015", message, cause=cause, remedy="Correct the option or leave it out."
     )
 

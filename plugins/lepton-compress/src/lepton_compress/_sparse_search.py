@@ -167,7 +167,8 @@ def search_sparsity(job: Job, samples: Samples) -> OptimizeResult:
     share = 100 * pruning.facts["sparsity"]
     how = f"{share:.3g} % pruned by {job.options.prune} ({name.split()[0]})"
     lowered = lower(job, place)
-    return OptimizeResult(lowered, str(place), why_of(made, kept, how), facts, pruning.warnings)
+    warnings = (*pruning.warnings, *made.meter.warnings)
+    return OptimizeResult(lowered, str(place), why_of(made, kept, how), facts, warnings)
 
 
 def _prepare(job: Job, space: Levels, rows: Rows, cache: Cache) -> Search[Levels]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lepton_core.artifacts import EXTERNAL_FILES
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, LeptonError
 from lepton_core.files import digest_path
@@ -62,7 +63,10 @@ def to_pivot(model: Model, request: ConvertRequest, context: Context) -> Convert
         signature=facts.signature,
         digest=digest(out) if facts.external_files else digest_path(out),
         lineage=(*model.lineage, step),
-        metadata={**model.metadata, **pivot_metadata(facts)},
+        metadata={
+            **{k: v for k, v in model.metadata.items() if k != EXTERNAL_FILES},  # the source's
+            **pivot_metadata(facts),
+        },
     )
     return ConvertResult(result, facts=facts.as_dict(), warnings=_warnings(facts, request))
 
@@ -87,7 +91,7 @@ def pivot_metadata(facts: FreezeFacts) -> dict[str, object]:
     """Return what a pivot's :class:`~lepton_core.types.Model` records about its file."""
     metadata: dict[str, object] = {"opset": facts.opset, "ir_version": facts.ir_version}
     if facts.external_files:
-        metadata["external_files"] = list(facts.external_files)
+        metadata[EXTERNAL_FILES] = list(facts.external_files)
     if facts.locations:
         metadata[LOCATIONS] = dict(facts.locations)
     return metadata

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_core.errors import SourceError
-from lepton_core.files import digest_bytes, digest_path
+from lepton_core.files import digest_files, digest_path
 from lepton_onnx._external import verify_external
 from lepton_onnx._load import read
 from lepton_onnx._strip import EXTERNAL_KEY
@@ -49,8 +49,7 @@ def digest(path: str | Path, *, verify: bool = False, proto: ModelProto | None =
         return own
     recorded = next((p.value for p in proto.metadata_props if p.key == EXTERNAL_KEY), "")
     if not recorded:
-        parts = [f"{own}\n", *(f"{f.name}={digest_path(f)}\n" for f in files)]
-        return digest_bytes("".join(parts).encode())
+        return digest_files(path, files)
     if verify:
         _compare(path, files[0], recorded)
     return own

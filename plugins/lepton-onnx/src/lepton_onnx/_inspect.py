@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lepton_core.artifacts import EXTERNAL_FILES
 from lepton_core.types import InspectRequest, InspectResult, Model
+from lepton_onnx._external import verify_external
 from lepton_onnx._facts import digest
 from lepton_onnx._freeze import graph_facts
 from lepton_onnx._load import check
@@ -34,10 +36,16 @@ def inspect(model: Model, request: InspectRequest, context: Context) -> InspectR
     if unsigned := unsigned_constants(proto):
         facts["unsigned_constants"] = unsigned
     facts["producer"] = f"{proto.producer_name} {proto.producer_version}".strip()
+    beside = [file.relative_to(path.parent).as_posix() for file in verify_external(proto, path)]
     read = model.evolve(
         signature=signature(proto),
         digest=digest(path, proto=proto),
-        metadata={**user_metadata(proto), **model.metadata, "opset": facts["opset"]},
+        metadata={
+            **user_metadata(proto),
+            **model.metadata,
+            "opset": facts["opset"],
+            **({EXTERNAL_FILES: beside} if beside else {}),
+        },
     )
     uses = inventory(path) if request.operators else ()
     problems = tuple(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.environment import versions_of
-from lepton_core.errors import ConversionError, UnsupportedOperationError
+from lepton_core.errors import ConversionError, UnsupportedOperationError, UsageError
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
 from lepton_onnx import pivot
 from lepton_onnx.external import digest, verify_external
@@ -38,6 +38,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
 
     Raises:
         UnsupportedOperationError: LPT-CONV-211 (precision), 212 (a recipe and fp16).
+        UsageError: LPT-CONV-217, an option that there is not.
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit the pivot.
         ConversionError: LPT-CONV-213, the installed runtime does not load the result, or 214,
             it dies on it.
@@ -61,7 +62,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         separate_weights(proto)
         pivot.save(proto, out)
     elif precision == "fp16":
-        keep = (*request.options.get("keep", ()), *_without_half_kernels(proto))
+        keep = (*_kept(request), *_without_half_kernels(proto))
         proto, facts, warnings = write_half(proto, out, keep)
     else:
         pivot.save(proto, out)
@@ -113,6 +114,20 @@ def _refuse_what_is_not_done(request: ConvertRequest) -> None:
             cause=f"It is built as {' or '.join(INFO.precisions)}, or from a recipe.",
             remedy="Choose one of these; int8 and int4 are made by `lepton optimize`.",
         )
+    unknown = [name for name in request.options if name != "keep"]
+    if unknown:
+        raise UsageError(
+            "LPT-CONV-217",
+            f"onnxruntime has no option {unknown[0]!r} for converting",
+            remedy="The one option is keep=NAME,NAME: values, nodes or operators that stay float32 "
+            "in fp16.",
+        )
+
+
+def _kept(request: ConvertRequest) -> list[str]:
+    """Return the names that stay float32, also of a text as a command line gives it."""
+    keep = request.options.get("keep", ())
+    return [name.strip() for name in keep.split(",")] if isinstance(keep, str) else list(keep)
 
 
 def _without_half_kernels(proto: ModelProto) -> list[str]:

@@ -108,6 +108,10 @@ runs is no longer what the file holds."""
 EXACT = "exact: the CPU sums products of 8-bit integers in 32 bits"
 SLOWER_EXACT = "exact, by slower kernels: the CPU has no VNNI, and its 16-bit sums could saturate"
 
+FLOAT_EXACT = (
+    "exact, in float: the runtime fails to choose the integer kernels that do not saturate"
+)
+
 
 def integer_kernels() -> str:
     """Say how products of uint8 and int8 are kept exact on this CPU.

@@ -14,6 +14,7 @@ from lepton_onnxruntime._execution import execution_of, storage_facts
 from lepton_onnxruntime._map import RECORD, assigned, graph_nodes, map_of
 from lepton_onnxruntime._runtime import (
     DISABLED_OPTIMIZERS,
+    FLOAT_EXACT,
     SLOWER_EXACT,
     accepts_opset,
     check_options,
@@ -141,7 +142,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OnnxRu
     if facts.get("integers") == SLOWER_EXACT:
         options.add_session_config_entry("session.x64quantprecision", "1")
     if not switched_on(request, "execution_facts"):
-        return _wrap(_create(path, options, wanted, request), proto, facts, None)
+        return _wrap(_start(path, options, wanted, request, facts), proto, facts, None)
     with tempfile.TemporaryDirectory(dir=context.workdir, prefix="optimized-") as folder:
         optimized = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(optimized)
@@ -151,7 +152,7 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OnnxRu
         ):
             options.add_session_config_entry(key, str(value))
         options.add_session_config_entry(RECORD, "1")
-        session = _create(path, options, wanted, request)
+        session = _start(path, options, wanted, request, facts)
         execution = execution_of(optimized)
     takers, given = assigned(session), session.get_providers()
     executed = map_of(execution, graph_nodes(proto.graph), takers, given)
@@ -199,6 +200,26 @@ def _static_facts(proto: Any, request: OpenRequest) -> dict[str, Any]:  # noqa: 
     if conflict:
         facts["conflict"] = conflict
     return facts
+
+
+def _start(
+    path: Path,
+    options: Any,  # noqa: ANN401 - a class of the runtime
+    wanted: list[Any],
+    request: OpenRequest,
+    facts: dict[str, Any],
+) -> Any:  # noqa: ANN401
+    """Create a session; without integer kernels where the exact ones cannot be had."""
+    try:
+        return _create(path, options, wanted, request)
+    except SessionError:
+        if facts.get("integers") != SLOWER_EXACT or request.reference:
+            raise
+        # ONNX Runtime 1.32 fails to choose them where weights share one zero point.
+        options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_ENABLE_BASIC
+        session = _create(path, options, wanted, request)
+    facts.update(optimizations="basic", integers=FLOAT_EXACT)
+    return session
 
 
 def _create(path: Path, options: Any, wanted: list[Any], request: OpenRequest) -> Any:  # noqa: ANN401

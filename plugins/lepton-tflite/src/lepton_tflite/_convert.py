@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton_core.artifacts import EXTERNAL_FILES
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, UnsupportedOperationError
 from lepton_core.files import digest_path, write_atomic
@@ -17,6 +18,7 @@ from lepton_tflite import __version__
 from lepton_tflite._build import ROWS, Built, Plan, build
 from lepton_tflite._edgetpu import fact as edgetpu_fact
 from lepton_tflite._edgetpu import placed, refuse_floats, sentences
+from lepton_tflite._edgetpu_products import as_convolutions
 from lepton_tflite._execution import storage_facts
 from lepton_tflite._finish import finish, float_ports, integer_ports, port_types
 from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
@@ -249,8 +251,10 @@ def _sealed(
         facts["float_ports"] = floats
     if request.device == EDGETPU:
         refuse_floats(model)
+        written = as_convolutions(model)
         nodes = placed(model)
-        facts |= {"edgetpu": edgetpu_fact(nodes), "edgetpu_says": list(sentences(nodes))}
+        facts["edgetpu"] = {**edgetpu_fact(nodes), "products_as_convolutions": written}
+        facts["edgetpu_says"] = list(sentences(nodes))
     notes = {"batch": batch, "border": facts["border"], "precision": _precision(request, facts)}
     notes |= {"integer_ports": list(grids)} if grids else {}
     if task.ports.turned:
@@ -302,7 +306,7 @@ def _written(model: Model, request: ConvertRequest, context: Context, made: _Mad
         digest=digest_path(out),
         lineage=(*model.lineage, step),
         metadata={
-            **model.metadata,
+            **{k: v for k, v in model.metadata.items() if k != EXTERNAL_FILES},  # the pivot's
             "precision": precision,
             **{key: facts[key] for key in kept if key in facts},
         },

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from torch.export import ExportedProgram
 
-_DROPOUT = 4  # position of dropout_p
 _RANDOM = torch.Tag.nondeterministic_seeded
 
 
@@ -148,17 +147,18 @@ def random_operators(exported: ExportedProgram, root: Path | None = None) -> lis
         for node in all_calls(exported)
         if isinstance(node.target, torch._ops.OpOverload)
         and _RANDOM in node.target.tags
-        and not ("dropout" in str(node.target) and False in node.args)
-        and not _is_exact_attention(node)
+        and not _leaves_nothing_out(node)
     ]
 
 
-def _is_exact_attention(node: torch.fx.Node) -> bool:
-    """Tell whether a node is attention without dropout: its operator only may draw numbers."""
-    if "scaled_dot_product_attention" not in str(node.target):
-        return False
-    dropout = node.args[_DROPOUT] if len(node.args) > _DROPOUT else node.kwargs.get("dropout_p")
-    return not dropout
+def _leaves_nothing_out(node: torch.fx.Node) -> bool:
+    """Tell whether an operator that may drop values out drops none, as when it does not train."""
+    given = dict(node.kwargs)
+    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        value = node.args[place] if place < len(node.args) else argument.default_value
+        given.setdefault(argument.name, value)
+    rates = [given[name] for name in ("dropout", "dropout_p") if name in given]
+    return given.get("train") is False or rates == [0]
 
 
 def refuse_state(exported: ExportedProgram, root: Path | None = None) -> None:

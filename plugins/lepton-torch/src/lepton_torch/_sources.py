@@ -16,7 +16,7 @@ from torch import nn
 from lepton_core.environment import available_cpus
 from lepton_core.errors import SourceError
 from lepton_core.files import digest_path
-from lepton_torch._usercode import call_user_code, near, user_module
+from lepton_torch._usercode import call_user_code, near, try_alone, user_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -116,7 +116,13 @@ def _seeded(seed: int) -> Iterator[None]:
 def _from_factory(user: ModuleType, path: Path, entry: str | None) -> LiveSource:
     factory = _find_factory(user, path, entry)
     _check_parameters(factory, path, entry)
-    returned = call_user_code(f"{path.name}:{entry} failed", factory, path=path, code="LPT-SRC-106")
+    returned = call_user_code(
+        f"{path.name}:{entry} failed",
+        factory,
+        path=path,
+        code="LPT-SRC-106",
+        remedy=try_alone(path, entry),
+    )
     if not (isinstance(returned, tuple) and len(returned) == 2):
         raise _wrong_return(path, entry, f"It returned {_describe(returned)}.")
     module, example = returned
@@ -319,5 +325,8 @@ def prepare(source: LiveSource) -> LiveSource:
         {name: value.clone() for name, value in source.inputs.items()},  # forward may write
         path=(root or Path()) / source.origin.get("file", "config.json"),
         code="LPT-SRC-109",
+        remedy="Give example inputs that forward takes; these are "
+        + ", ".join(f"{n}: {list(t.shape)} of {t.dtype}" for n, t in source.inputs.items())
+        + ".",
     )
     return source

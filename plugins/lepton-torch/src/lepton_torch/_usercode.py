@@ -156,6 +156,7 @@ def call_user_code(
     *args: object,
     path: Path,
     code: str = "LPT-SRC-102",
+    remedy: str = "",
 ) -> Any:  # noqa: ANN401 - whatever the user's function returns
     """Call a user's function; its failure becomes a :class:`SourceError` with its line.
 
@@ -171,14 +172,20 @@ def call_user_code(
             code,
             f"{message}: {type(error).__name__}" + (f" at {place}" if place else ""),
             cause=str(error) or repr(error),
-            remedy=_remedy(error, path),
+            remedy=_remedy(error, path, remedy),
             details={"where": place, "error": type(error).__name__},
         ) from error
 
 
-def _remedy(error: BaseException, path: Path) -> str:
+def _remedy(error: BaseException, path: Path, usual: str) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"Install {error.name!r} in this environment, or remove the import."
     if isinstance(error, SystemExit):
         return f"Put the script part of {path.name} under `if __name__ == '__main__':`."
-    return f"Try it alone: python -c \"import runpy; runpy.run_path('{path.name}')\"."
+    return usual or try_alone(path)
+
+
+def try_alone(path: Path, entry: str | None = None) -> str:
+    """Return a remedy: how to run a user's file, or call a function in it, without lepton."""
+    called = f"['{entry}']()" if entry else ""
+    return f"Try it alone: python -c \"import runpy; runpy.run_path('{path.name}'){called}\"."
