@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core import staging
 from lepton_core._adapt_step import AdaptStep
+from lepton_core._port_options import TargetOptions, for_step
+from lepton_core._port_parts import Built, Start
 from lepton_core._port_timing import FATAL, Timer
 from lepton_core._proof import Prover, Yardstick, choose_rows
 from lepton_core._recipe_step import RecipeStep, check_compression, keep_recipe, losses
@@ -18,7 +21,7 @@ from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
 from lepton_core.conversion import source_of
-from lepton_core.errors import LeptonError, UsageError
+from lepton_core.errors import LeptonError, PlanError, PluginError, UsageError
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.executor import LocalExecutor
 from lepton_core.planner import Step, plan_for_target, reachable
@@ -34,8 +37,6 @@ from lepton_core.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lepton_core.context import Reporter
     from lepton_core.dispatch import Hooks
     from lepton_core.porting import PortOptions
@@ -45,43 +46,6 @@ PRECISIONS = (
     "fp32", "fp16", "bf16", "int16", "int8", "int8-weight", "int4", "mixed", "sparse", "palette",
     "auto",
 )  # fmt: skip
-
-
-@dataclass(slots=True)
-class Built:
-    """One requested combination on its way to a variant."""
-
-    target: Target
-    precision: str
-    model: Model | None = None
-    origin: Model | None = None
-    facts: dict[str, Any] | None = None
-    warnings: tuple[str, ...] = ()
-    coverage: float | None = None
-    recovered: tuple[str, ...] = ()
-    outputs: EvaluateResult | None = None
-    latency: dict[str, float] | None = None
-    race: Mapping[str, Any] = field(default_factory=dict)
-    untimed: str = ""
-    error: LeptonError | None = None
-    start: Start | None = None
-
-
-@dataclass(slots=True)
-class Start:
-    """What a target's way starts from: the source, or a form of it fitted to the target.
-
-    Attributes:
-        model: The model.
-        steps: The conversions from there to the target's artifact.
-        facts: What the conversions before it found out.
-        warnings: What the user should know about the way so far.
-    """
-
-    model: Model
-    steps: tuple[Step, ...]
-    facts: dict[str, Any]
-    warnings: tuple[str, ...] = ()
 
 
 class PortJob:
@@ -98,9 +62,11 @@ class PortJob:
         self.reporter = reporter
         self.options = options
         self._steps: dict[tuple[str, ...], tuple[Model, dict[str, Any], tuple[str, ...]]] = {}
+        self._of_targets = TargetOptions({}, ())
         self._lock = threading.Lock()
         self._recipes = RecipeStep(hooks, options)
         self._adaptations = AdaptStep(hooks)
+        self._built: list[Built] = []
         self._scratch = Path()
         self._number = 0
         self._cancelled = threading.Event()
@@ -115,10 +81,11 @@ class PortJob:
             for precision in self.options.precisions
         ]
         self._check_request(asked)
-        self._recipes.targets = [target for target, _ in asked]
+        self._of_targets = TargetOptions(self.options.conversion, asked)
         staging.check_replaceable(self.options.out, force=self.options.force)
         named = resolve(source, self.hooks.registry) if isinstance(source, str) else source
         unread = source_of(self.hooks, named)
+        self._check_options(unread.format, asked)
         given = self._given_samples()
         model = self._inspect(unread)
         if given is not None and model.signature is not None:
@@ -183,6 +150,13 @@ class PortJob:
                     remedy=f"Write {target.id}, or {target.id}:{info.devices[0]}.",
                 )
 
+    def _check_options(self, source: str, asked: list[tuple[Target, str]]) -> None:
+        """Refuse options that nothing on the way takes; a way that is not there says so itself."""
+        for target, precision in asked:
+            with contextlib.suppress(PlanError, PluginError):
+                path = self._plan(source, Built(target, precision))
+                self._of_targets.check(target, precision, path)
+
     # --- the source ---------------------------------------------------------------------------
 
     def _context(self, name: str) -> Context:
@@ -243,24 +217,37 @@ class PortJob:
             except LeptonError as error:
                 problem = problem or error
                 continue
-            return owner, self._walk(model, steps, ConvertRequest(owner))[0]
+            return owner, self._walk(model, steps, ConvertRequest(owner), steps)[0]
         raise problem or RuntimeError("a source format reaches at least itself")
 
     # --- building -----------------------------------------------------------------------------
 
     def _walk(
-        self, model: Model, steps: tuple[Step, ...], request: ConvertRequest
+        self,
+        model: Model,
+        steps: tuple[Step, ...],
+        request: ConvertRequest,
+        path: tuple[Step, ...],
     ) -> tuple[Model, dict[str, Any], tuple[str, ...]]:
-        """Walk edges that several targets share; each is walked once."""
+        """Walk edges that several targets share; each is walked once with the same options.
+
+        Args:
+            model: Where they begin.
+            steps: The edges.
+            request: With the options of the whole path.
+            path: The whole path, from the source to the artifact.
+        """
         facts: dict[str, Any] = {}
         warned: tuple[str, ...] = ()
         for step in steps:
-            key = (model.digest, step.edge.source, step.edge.result, step.precision)
+            options, said = for_step(step, path, request.options)
+            key = (model.digest, step.edge.source, step.edge.result, step.precision, said)
             with self._lock:
                 known = self._steps.get(key)
             if known is None:
                 context = self._context(step.edge.result.replace("/", "-"))
-                part = self.hooks.convert_step(model, step, request, context)
+                asked = replace(request, options=options)
+                part = self.hooks.convert_step(model, step, asked, context)
                 known = (part.model, dict(part.facts), part.warnings)
                 with self._lock:
                     self._steps[key] = known
@@ -278,7 +265,7 @@ class PortJob:
         advance: Any,  # noqa: ANN401 - a bar's advance
     ) -> list[Built]:
         """Build every combination: targets side by side, each target's precisions in turn."""
-        built = [Built(target, precision) for target, precision in asked]
+        self._built = built = [Built(target, precision) for target, precision in asked]
         self._share_prefix(yardstick, model, built)
         groups: dict[str, list[Built]] = {}
         for one in built:
@@ -298,7 +285,11 @@ class PortJob:
         for one in built:
             try:
                 one.start = self._start(yardstick, model, one)
-                self._walk(one.start.model, one.start.steps[:-1], ConvertRequest(one.target.id))
+                start = one.start
+                before, *_ = self._walk(
+                    start.model, start.steps[:-1], self._request(one), start.path
+                )
+                one.origin = before if start.steps else None
             except FATAL:
                 raise
             except LeptonError as error:
@@ -308,67 +299,82 @@ class PortJob:
 
     def _start(self, yardstick: Yardstick, model: Model, one: Built) -> Start:
         """Return what a target's way starts from; the source is adapted where the target asks."""
-        steps = self._plan(model, one)
+        steps = self._plan(model.format, one)
         formats = [model.format, *(step.edge.result for step in steps)]
         signature = yardstick.model.signature or model.signature
         place = self._adaptations.place(formats, one.target.id, signature)
         if place is None:
             return Start(model, steps, {})
-        before, facts, warned = self._walk(model, steps[:place], ConvertRequest(one.target.id))
+        walked = steps[:place]
+        before, facts, warned = self._walk(model, walked, self._request(one), steps)
         made = self._adaptations.make(before, one.target.id, yardstick.held_out, self._context)
         if made.changes:
             facts = {**facts, "adapted": list(made.changes)}
             names = dict.fromkeys(line.partition(":")[0] for line in made.changes)
             self.reporter.note(f"adapted for {one.target}: {', '.join(names)}")
-        return Start(made.model, self._plan(made.model, one), facts, (*warned, *made.warnings))
+        rest = self._plan(made.model.format, one)
+        return Start(made.model, rest, facts, (*warned, *made.warnings), walked)
 
-    def _plan(self, model: Model, one: Built) -> tuple[Step, ...]:
+    def _request(self, one: Built) -> ConvertRequest:
+        """Return the request for the path of a combination, with the options of all its steps."""
+        options = self._of_targets.of(one.target, one.precision)
+        return ConvertRequest(one.target.id, options=options)
+
+    def _plan(self, source: str, one: Built) -> tuple[Step, ...]:
         info = self.hooks.registry.target(one.target.id)
         by_recipe = self._recipes.applies(one.target.id, one.precision)
         precision = "fp32" if by_recipe else one.precision
-        return plan_for_target(model.format, info, self.hooks.registry.infos(), precision).steps
+        return plan_for_target(source, info, self.hooks.registry.infos(), precision).steps
 
     def _build(self, stage: Path, yardstick: Yardstick, one: Built) -> None:
         if one.error is not None or one.start is None:
             return
         try:
-            steps = one.start.steps
-            request = ConvertRequest(
-                one.target.id, precision=one.precision, device=one.target.device
-            )
-            before, facts, warned = self._walk(one.start.model, steps[:-1], request)
-            facts, warned = {**one.start.facts, **facts}, (*one.start.warnings, *warned)
+            start, steps, request = one.start, one.start.steps, self._request(one)
+            before, facts, warned = self._walk(start.model, steps[:-1], request, start.path)
+            facts, warned = {**start.facts, **facts}, (*start.warnings, *warned)
+            recipe = None
             if self._recipes.applies(one.target.id, one.precision):
-                request, warned = self._with_recipe(yardstick, before, one, warned)
+                recipe, said = self._recipe(yardstick, before, one)
+                warned = (*warned, *said)
             folder = stage / str(one.target).replace(":", "-") / one.precision
             folder.mkdir(parents=True)
             if steps:
-                one.origin = before
+                own, _ = for_step(steps[-1], start.path, request.options)
+                request = replace(request, device=one.target.device, recipe=recipe, options=own)
                 part = self.hooks.convert_step(before, steps[-1], request, self._context_at(folder))
                 one.model, one.facts = part.model, {**facts, **part.facts}
                 one.warnings = (*warned, *part.warnings)
             else:
                 one.model, one.facts = copy_artifact(before, folder), facts
-            if request.recipe:
-                keep_recipe(request.recipe, folder)
+            if recipe:
+                keep_recipe(recipe, folder)
             one.outputs = self._evaluate(yardstick, one)
         except FATAL:
             raise
         except LeptonError as error:
             one.error = error
 
-    def _with_recipe(
-        self, yardstick: Yardstick, pivot: Model, one: Built, warned: tuple[str, ...]
-    ) -> tuple[ConvertRequest, tuple[str, ...]]:
-        """Return the request that lowers the pivot's recipe, calibrating it if it is not there."""
+    def _recipe(
+        self, yardstick: Yardstick, pivot: Model, one: Built
+    ) -> tuple[str | None, tuple[str, ...]]:
+        """Return the pivot's recipe, calibrated if it is not there, and what is to be said."""
         context = self._context("recipe")
-        made = self._recipes.make(pivot, one.target, one.precision, yardstick, context)
+        sharing = [
+            other.target
+            for other in self._built
+            if other.precision == one.precision
+            and other.origin is not None
+            and other.origin.digest == pivot.digest
+            and self._recipes.applies(other.target.id, one.precision)
+        ]
+        made = self._recipes.make(
+            pivot, one.target, one.precision, yardstick, context, sharing=sharing
+        )
         one.coverage = made.facts.get("coverage")
-        request = ConvertRequest(one.target.id, device=one.target.device, recipe=made.recipe)
         found, back = losses(made.facts)
         one.recovered = tuple(back)
-        said = (*made.warnings, *found, *(() if made.recipe else (made.why,)))
-        return request, (*warned, *said)
+        return made.recipe, (*made.warnings, *found, *(() if made.recipe else (made.why,)))
 
     def _evaluate(self, yardstick: Yardstick, one: Built) -> EvaluateResult:
         context = self._context(f"outputs-{one.target.id}-{one.precision}")

@@ -13,7 +13,7 @@ from lepton_core.verdicts import precision_class
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from lepton_core._port_job import Built
+    from lepton_core._port_parts import Built
     from lepton_core._proof import Yardstick
     from lepton_core.context import Context, Reporter
     from lepton_core.dispatch import Hooks

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from lepton_core._port_job import Built
+    from lepton_core._port_parts import Built
     from lepton_core.dispatch import Hooks
     from lepton_core.porting import PortOptions, PortResult
     from lepton_core.samples import Samples
@@ -217,14 +217,17 @@ class Prover:
         return Variant(target, precision, model, placed, passport.verdict, kept, why)
 
     def keep_origins(self, built: Sequence[Built], variants: Sequence[Variant]) -> None:
-        """Keep what the kept variants were lowered from: the pivot once, others beside them."""
+        """Keep what the kept variants were lowered from: one pivot once, others beside them."""
+        shared: Model | None = None
         for one, variant in zip(built, variants, strict=True):
-            if not variant.kept or one.model is None or one.origin is None:
+            origin = one.origin
+            if not variant.kept or one.model is None or origin is None or not can_be_origin(origin):
                 continue
-            shared = one.origin.format == PIVOT
-            place = self.stage / PIVOT if shared else Path(one.model.path).parent / ORIGIN
-            if can_be_origin(one.origin) and not place.exists():
-                keep_origin(one.origin, place)
+            if origin.format == PIVOT and shared is None:
+                shared = origin
+                keep_origin(origin, self.stage / PIVOT)
+            elif shared is None or origin.digest != shared.digest:
+                keep_origin(origin, Path(one.model.path).parent / ORIGIN)
 
     # --- pages --------------------------------------------------------------------------------
 

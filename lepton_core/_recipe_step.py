@@ -75,13 +75,10 @@ class RecipeStep:
     Args:
         hooks: Calls the engine.
         options: What was asked for.
-        targets: All targets, in the order asked for. What a recipe that they share has to be
-            measured on is the first that lowers it.
     """
 
-    def __init__(self, hooks: Hooks, options: PortOptions, targets: Sequence[Target] = ()) -> None:
+    def __init__(self, hooks: Hooks, options: PortOptions) -> None:
         self._hooks = hooks
-        self.targets = targets
         self._options = options
         self._made: dict[tuple[str, ...], OptimizeResult] = {}
         self._lock = threading.Lock()
@@ -112,20 +109,36 @@ class RecipeStep:
         return bool(engine.capability(f"precision.{precision}").support)
 
     def make(
-        self, model: Model, target: Target, precision: str, yardstick: Yardstick, context: Context
+        self,
+        model: Model,
+        target: Target,
+        precision: str,
+        yardstick: Yardstick,
+        context: Context,
+        *,
+        sharing: Sequence[Target],
     ) -> OptimizeResult:
         """Return the recipe for a pivot, calibrated on the rows set aside for that.
 
-        Only a choice (``auto``, ``mixed``, a sparsity that is searched) depends on the target; the
-        held-out rows are used for nothing but to say how much of the calibrated ranges they reach.
+        The held-out rows are used for nothing but to say how much of the calibrated ranges they
+        reach.
+
+        Args:
+            model: The pivot.
+            target: Who wants it. A choice (``auto``, ``mixed``, a sparsity that is searched) is
+                made for that one alone; any other recipe is shared.
+            precision: The precision.
+            yardstick: Rows to calibrate on.
+            context: Where to write.
+            sharing: All that lower this pivot at the precision, in the order asked for. What has
+                to be measured on a runtime is measured on the first.
         """
         chosen = self._is_chosen(precision)
-        if not chosen:
-            target = next((t for t in self.targets if self.applies(t.id, precision)), target)
+        targets = [target] if chosen else list(dict.fromkeys(sharing)) or [target]
         key = (model.digest, precision, *([str(target)] if chosen else []))
         with self._lock:
             if key not in self._made:
-                request = self._request(target, precision, yardstick, context)
+                request = self._request(targets, precision, yardstick, context)
                 self._made[key] = self._hooks.optimize(model, request, context)
             return self._made[key]
 
@@ -135,11 +148,13 @@ class RecipeStep:
         return precision in CHOSEN or searched
 
     def _request(
-        self, target: Target, precision: str, yardstick: Yardstick, context: Context
+        self, targets: Sequence[Target], precision: str, yardstick: Yardstick, context: Context
     ) -> OptimizeRequest:
         from lepton_core.samples import save
 
         options: dict[str, Any] = {"recipe_only": True, "threads": self._options.threads}
+        # Asking brings the runtimes into the engine's process, which a limit may have no room for.
+        options["ask"] = self._options.limits.memory_bytes is None
         options["metric"] = self._options.metric
         options |= heeded_by(precision, self._options.compression)
         samples = None
@@ -149,13 +164,14 @@ class RecipeStep:
             if precision in ("int8", "int16") and self._options.max_drop is not None:
                 options["recover"] = "auto"
         return OptimizeRequest(
-            target.id,
+            targets[0].id,
             ENGINE,
             precision,
             self._options.max_drop if self._is_chosen(precision) else None,
             samples,
             options=options,
-            device=target.device,
+            device=targets[0].device,
+            shared_with=tuple(str(target) for target in targets[1:]),
         )
 
 

@@ -64,8 +64,10 @@ class Edge:
         precisions: Precisions it can produce.
         cost: Relative cost; the planner takes the cheapest path.
         isolated: Whether it runs in the plugin's worker process, one at a time.
-        options: Options that it takes where another step ends the path; the last step of a path
-            gets all that no other one names so, and refuses what it does not know.
+        options: Options that it takes. ``port`` gives it no others. In ``convert`` the last step
+            of a path also gets those that no step names, and refuses what it does not know.
+        input_options: Those of them that speak of the inputs of the whole model; where a part of a
+            model is converted alone, they are left out.
     """
 
     source: str
@@ -74,6 +76,7 @@ class Edge:
     cost: int = 1
     isolated: bool = True
     options: tuple[str, ...] = ()
+    input_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

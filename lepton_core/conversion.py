@@ -7,15 +7,17 @@ converted from what it was lowered from, and a result directory holds that again
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import PlanError
+from lepton_core.origins import LOCATIONS, PIVOT
 from lepton_core.planner import options_of
 from lepton_core.types import ConvertResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from lepton_core.context import Context
     from lepton_core.dispatch import Hooks
@@ -115,6 +117,34 @@ def start(hooks: Hooks, model: Model, request: ConvertRequest) -> tuple[Model, C
     return origin, request
 
 
+def finished(
+    result: ConvertResult, before: Model, step: Step, options: Mapping[str, Any]
+) -> ConvertResult:
+    """Return what a step made, with what holds for all plugins alike.
+
+    Places of values in the source's code are the pivot's, which is kept; artifacts would only
+    repeat them. The options that the step was asked for are in the lineage, so that the same can
+    be built again, whatever the plugin writes down.
+    """
+    model = result.model
+    if step.edge.result != PIVOT and LOCATIONS in model.metadata:
+        model = model.evolve(metadata={k: v for k, v in model.metadata.items() if k != LOCATIONS})
+    if options and len(model.lineage) > len(before.lineage):
+        *steps, last = model.lineage
+        if "options" not in last.request:
+            plain = json.loads(json.dumps(dict(options), default=list))
+            last = replace(last, request={**last.request, "options": plain})
+            model = model.evolve(lineage=(*steps, last))
+    return result if model is result.model else replace(result, model=model)
+
+
+def options_asked(model: Model) -> dict[str, Any]:
+    """Return the options of the conversion that made a model, as its lineage has them."""
+    last = model.lineage[-1].request if model.lineage else {}
+    options = last.get("options", {})
+    return dict(options) if isinstance(options, dict) else {}
+
+
 def source_of(hooks: Hooks, model: Model) -> Model:
     """Return what stands for a model as a source: for an artifact, what it was lowered from.
 
@@ -203,4 +233,13 @@ def convert_into(
     return walked
 
 
-__all__ = ["Walked", "convert_into", "convert_under", "source_of", "start", "walk"]
+__all__ = [
+    "Walked",
+    "convert_into",
+    "convert_under",
+    "finished",
+    "options_asked",
+    "source_of",
+    "start",
+    "walk",
+]

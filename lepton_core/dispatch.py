@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 from lepton_core import types
 from lepton_core._plugin_checks import check_backends
 from lepton_core._stages import Stage
+from lepton_core._turns import one_at_a_time
 from lepton_core.artifacts import verify_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Session
+from lepton_core.conversion import finished
 from lepton_core.crashes import crashes_named
 from lepton_core.errors import (
     LeptonError,
@@ -28,7 +30,6 @@ from lepton_core.errors import (
     WorkerCrashError,
 )
 from lepton_core.files import disk_errors, is_disk_error
-from lepton_core.origins import LOCATIONS, PIVOT
 from lepton_core.planner import Plan, Step, plan_for_target
 from lepton_core.rewrites import completed
 
@@ -51,11 +52,6 @@ RESULTS: Mapping[str, type] = {
     "adjust": types.AdjustResult,
     "migrate": types.MigrateResult,
 }
-
-_conversions = threading.RLock()
-"""Held by conversions that are declared isolated and have no worker, as in a worker of another
-plugin: their packages keep state of the whole process (streams, tracers), and count on being
-called one at a time, as a worker's pool does."""
 
 
 class Hooks:
@@ -136,12 +132,7 @@ class Hooks:
         """Walk one edge of a plan."""
         part = replace(request, to_format=step.edge.result, precision=step.precision)
         found = self.call("convert", step.owner, model, part, context, isolated=step.edge.isolated)
-        result = cast("types.ConvertResult", found)
-        if step.edge.result != PIVOT and LOCATIONS in result.model.metadata:
-            # They are the pivot's, which is kept; each artifact would only repeat them.
-            kept = {k: v for k, v in result.model.metadata.items() if k != LOCATIONS}
-            result = replace(result, model=result.model.evolve(metadata=kept))
-        return result
+        return finished(cast("types.ConvertResult", found), model, step, request.options)
 
     def optimize(
         self, model: Model, request: types.OptimizeRequest, context: Context
@@ -300,7 +291,7 @@ class Hooks:
         event = types.StageEvent(verb, owner, getattr(request, "target", ""), model.digest)
         named = crashes_named(verb, info, model, request, context)
         shared = verb == "convert" and isolated and not remote
-        alone = _one_at_a_time(context) if shared else contextlib.nullcontext()
+        alone = one_at_a_time(context) if shared else contextlib.nullcontext()
         with alone, self.stage(event), named, disk_errors(f"the files of `{verb}`"):
             if remote:
                 result = self._call_worker(verb, owner, model, request, context)
@@ -447,19 +438,6 @@ class Hooks:
     def stage(self, event: types.StageEvent) -> Stage:
         """Announce a stage to observers around a ``with`` block."""
         return Stage(self.registry, event)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(context: Context) -> Iterator[None]:
-    """Hold :data:`_conversions`; a job that is cancelled while it waits stops."""
-    from lepton_core.workers.process import POLL_SECONDS
-
-    while not _conversions.acquire(timeout=POLL_SECONDS):
-        context.checkpoint()
-    try:
-        yield
-    finally:
-        _conversions.release()
 
 
 __all__ = ["RESULTS", "Hooks"]

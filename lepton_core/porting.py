@@ -39,6 +39,9 @@ class PortOptions:
         force: Replace what is at ``out`` even if lepton did not write it.
         compression: Options of the compression engine for the precisions ``sparse``, ``palette``
             and ``mixed``: ``sparsity``, ``pattern``, ``prune``, ``scope``, ``palette``, ``group``.
+        conversion: Options of the conversions on the way, by what they are for: a target as it is
+            asked for, its id for all its devices, or either with a precision
+            (``{"tflite": {"layout": "nhwc"}, "tflite/int8": {"weights": "dynamic"}}``).
     """
 
     samples: str | None = None
@@ -53,6 +56,7 @@ class PortOptions:
     show_samples: bool = False
     force: bool = False
     compression: Mapping[str, Any] = field(default_factory=dict)
+    conversion: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,7 @@ def port(
     show_samples: bool = False,
     force: bool = False,
     compression: Mapping[str, Any] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     reporter: Reporter | None = None,
     hooks: Hooks | None = None,
 ) -> PortResult:
@@ -231,6 +236,7 @@ def port(
         show_samples: Store pictures of the worst samples.
         force: Replace foreign content of ``out``.
         compression: Options of the compression engine.
+        options: Options of conversions, by target; ``conversion`` of :class:`PortOptions`.
         reporter: Where progress goes; nowhere by default.
         hooks: Hooks to call; the process's own by default.
 
@@ -238,8 +244,9 @@ def port(
         Every requested combination with its verdict, kept or not.
 
     Raises:
-        UsageError: A target, precision or metric is not known, or no precision that is asked for
-            heeds an option of the compression engine.
+        UsageError: A target, precision or metric is not known, no precision that is asked for
+            heeds an option of the compression engine, or options of conversions are for something
+            that is not asked for (``LPT-USE-015``) or not known on the way there (``016``).
         SourceError: The source cannot be found or read.
         SampleError: The samples do not fit it.
         PluginError: A target's plugin is not installed or cannot be used.
@@ -250,7 +257,7 @@ def port(
     from lepton_core.context import SilentReporter
     from lepton_core.hooks import default
 
-    options = PortOptions(
+    asked = PortOptions(
         samples=None if samples is None else str(samples),
         precisions=tuple(dict.fromkeys(precisions)),
         metric=metric,
@@ -263,8 +270,9 @@ def port(
         show_samples=show_samples,
         force=force,
         compression=dict(compression or {}),
+        conversion={target: dict(own) for target, own in (options or {}).items()},
     )
-    job = PortJob(hooks or default(), reporter or SilentReporter(), options)
+    job = PortJob(hooks or default(), reporter or SilentReporter(), asked)
     named = source if isinstance(source, Model) else str(source)
     return job.run(named, tuple(dict.fromkeys(targets)))
 

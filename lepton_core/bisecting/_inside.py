@@ -17,9 +17,10 @@ import numpy as np
 
 from lepton_core.artifacts import verify_artifact
 from lepton_core.bisecting._run import Errors
-from lepton_core.bisecting._sides import options_of, recipe_of, require_same_pivot, side_of
+from lepton_core.bisecting._sides import recipe_of, require_same_pivot, side_of
 from lepton_core.bisecting._types import Bisection, Parting, Side
 from lepton_core.capabilities import INNER
+from lepton_core.conversion import options_asked
 from lepton_core.errors import LeptonError, SessionError, UsageError
 from lepton_core.types import ConvertRequest, Model, OpenRequest, Target
 
@@ -192,7 +193,7 @@ class Inside:
         recipe = recipe_of(odd.name, odd.model) if odd.model.metadata.get("recipe") else None
         if precision not in self.hooks.registry.target(odd.target.id).precisions and recipe is None:
             return None  # a recipe says what its integers are, and it is not known
-        options = options_of(odd.model)
+        options = options_asked(odd.model)
         return Side(odd.name, odd.target, precision, theirs.pivot, recipe, options=options)
 
     def _stored(self, odd: Artifact) -> str:
@@ -227,7 +228,7 @@ def _built_alike(odd: Artifact, beside: Artifact) -> bool:
     """Tell whether two artifacts would be the same, as far as the card of the odd one says."""
     if odd.target.id != beside.target.id or odd.precision not in ("", beside.precision):
         return False
-    one, two = ((a.target.device, _recipe_digest(a.model), options_of(a.model))
+    one, two = ((a.target.device, _recipe_digest(a.model), options_asked(a.model))
                 for a in (odd, beside))  # fmt: skip
     return not odd.precision or one == two
 

@@ -72,6 +72,11 @@ def _aligned(
             yield whole[:rows], parts[:rows]
 
 
+def _is_fixed(session: Session) -> bool:
+    """Tell whether a session takes batches of one size, as an option of its conversion may ask."""
+    return any(spec.shape and isinstance(spec.shape[0], int) for spec in session.signature.inputs)
+
+
 @dataclass
 class Runner:
     """Runs groups of values on both sides.
@@ -114,7 +119,7 @@ class Runner:
             one = stack.enter_context(part._opened(self.first, pivot))
             two = stack.enter_context(part._opened(self.second, pivot))
             self.facts = two.facts
-            for inputs in self._batches(one):
+            for inputs in self._batches(one if _is_fixed(one) else two):
                 a, b = one.run(inputs), two.run(inputs)
                 kept.append([{name: out[name] for name in self.outputs} for out in (a, b)])
                 for name, errors in found.items():
@@ -214,12 +219,20 @@ class Runner:
             precision="fp32" if recipe else side.precision,
             device=side.target.device,
             recipe=recipe,
-            options=side.options,
+            options=self._options(side.options, side.target) if cuts else side.options,
         )
         made = self.hooks.convert(pivot, asked, self._place("lowered")).model
         request = OpenRequest(side.target.id, side.target.device, self.threads)
         with self.hooks.open(made, request, place) as session:
             yield session
+
+    def _options(self, options: Mapping[str, Any], target: Target) -> dict[str, Any]:
+        """Return options for a part of a pivot, whose inputs are not those of the whole."""
+        infos = self.hooks.registry.infos()
+        artifact = self.hooks.registry.target(target.id).artifact
+        edges = [edge for info in infos.values() for edge in info.edges if edge.result == artifact]
+        odd = {name for edge in edges for name in edge.input_options}
+        return {name: value for name, value in options.items() if name not in odd}
 
     def _recipe(
         self,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lepton_core.bisecting._types import Side
+from lepton_core.conversion import options_asked
 from lepton_core.errors import LeptonError, UsageError
 from lepton_core.types import Model, Target
 
@@ -45,7 +46,7 @@ def side_of(text: str) -> Side:
     precision = str(model.metadata.get("precision") or built.precision)
     return Side(
         text, Target.parse(built.target), precision, origin, recipe_of(text, model),
-        model if Path(model.path).exists() else None, options_of(model),
+        model if Path(model.path).exists() else None, options_asked(model),
     )  # fmt: skip
 
 
@@ -119,11 +120,4 @@ def require_same_pivot(first: Side, second: Side) -> None:
         )
 
 
-def options_of(model: Model) -> dict[str, Any]:
-    """Return the options of the last conversion, as its lineage has them."""
-    last = model.lineage[-1].request if model.lineage else {}
-    options = last.get("options", {})
-    return dict(options) if isinstance(options, dict) else {}
-
-
-__all__ = ["options_of", "recipe_of", "require_same_pivot", "side_of", "yardstick_of"]
+__all__ = ["recipe_of", "require_same_pivot", "side_of", "yardstick_of"]

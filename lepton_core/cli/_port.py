@@ -15,7 +15,7 @@ from lepton_core.cli._sparse_options import (
     take_sparse_options,
 )
 from lepton_core.cli._table import Column, Row
-from lepton_core.cli._types import DURATION, SIZE, FiniteType, TargetType, split_list
+from lepton_core.cli._types import DURATION, SIZE, FiniteType, TargetType, split_list, target_pairs
 from lepton_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ COLUMNS = (
     lepton port digits.py:net --to onnxruntime --precision fp32,fp16 --data digits.npz
     # fail the build if accuracy drops by more than half a point
     lepton port model.pt2 --to onnxruntime,torch --data val.npz --metric top1 --max-drop 0.005
+    lepton port net.pt2 --to onnxruntime,tflite --option tflite.layout=nhwc --data val.npz
     # for programs
     lepton port model.onnx --to onnxruntime --data samples.npz --json > result.json
     """,
@@ -69,6 +70,15 @@ COLUMNS = (
     metavar="PRECISION[,...]",
     help="Precisions to build for each target: fp32, fp16, int8, int4, mixed, sparse, palette, …; "
     "with --sparsity, --pattern or --palette fp32 and sparse or palette if not given.",
+)
+@option(
+    "--option",
+    "options",
+    group="What to build",
+    multiple=True,
+    metavar="TARGET.KEY=VALUE",
+    help="Setting of the conversions to one target, as `lepton convert --option` takes it: "
+    "tflite.layout=nhwc, or tflite/int8.weights=dynamic for one precision; may be repeated.",
 )
 @sparse_options("of sparse, palette and mixed, other precisions stay whole", "What to build")
 @option(
@@ -159,6 +169,7 @@ def port_command(app: App, model: str, *, strict: bool, allow_weak: bool, **give
 
     limits = Limits(given.pop("time_limit"), given.pop("mem_limit"))
     targets = split_list(given.pop("targets"))
+    options = target_pairs(given.pop("options"), "--option")
     compression = take_sparse_options(given)
     precisions = split_list(given.pop("precisions"))
     source = click.get_current_context().get_parameter_source("precisions")
@@ -176,6 +187,7 @@ def port_command(app: App, model: str, *, strict: bool, allow_weak: bool, **give
             reporter=reporter,
             hooks=app.hooks(),
             compression=compression,
+            options=options,
             **given,
         )
     if app.json:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from lepton_core.types import Model
 
 
+_TIMING = 0.25
+"""Seconds, about, for timing a variant in turns with the fp32 one beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What was found out.
@@ -62,12 +66,13 @@ class Outcome:
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
             "metrics": None,
             "errors": None,
+            "gain": None,
         }
         if self.passport is not None:
             from lepton_core.passport import variant_summary
 
             summary = variant_summary(self.passport)
-            data |= {"metrics": summary["metrics"], "errors": summary["errors"]}
+            data |= {name: summary[name] for name in ("metrics", "errors", "gain")}
         return data
 
 
@@ -287,11 +292,40 @@ def _prove_again(
         limits=_recorded_limits(recorded),
         session_facts=actual.facts,
     )
+    plain = _plain_of(built)
+    if plain is not None:
+        from lepton_core.gains import measure_gain
+
+        pair = plain.model, built.model
+        gain = measure_gain(
+            hooks, pair, target, work("gain"), samples=held_out, seconds=_TIMING, threads=threads
+        )
+        passport["gain"] = gain.to_dict()
     if recorded.get("devices"):  # they ran this very artifact
         from lepton_core._device_proof import with_devices
 
         passport = with_devices(passport, recorded["devices"])
     return passport, held_out.digest == recorded["samples"]["digest"]
+
+
+def _plain_of(built: Built) -> Built | None:
+    """Return the fp32 variant beside a compressed one in the same result, if it is as recorded."""
+    from lepton_core.built import find_built
+    from lepton_core.files import digest_path
+    from lepton_core.verdicts import precision_class
+
+    if built.place is None or precision_class(built.precision) == "fp32":
+        return None
+    try:
+        plain = find_built(built.place.parent.parent / "fp32")
+    except LeptonError:  # it was not kept, or is damaged
+        return None
+    if plain is None or plain.passport is None or built.passport is None:
+        return None
+    alike = plain.target == built.target and plain.precision == "fp32"
+    same = plain.passport["source"]["digest"] == built.passport["source"]["digest"]
+    intact = alike and same and digest_path(plain.model.path) == plain.model.digest
+    return plain if intact else None
 
 
 def _recorded_metric(recorded: Mapping[str, Any]) -> str | None:

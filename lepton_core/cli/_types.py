@@ -212,6 +212,27 @@ def pairs(values: tuple[str, ...], name: str) -> dict[str, Any]:
     return found
 
 
+def target_pairs(values: tuple[str, ...], name: str) -> dict[str, dict[str, Any]]:
+    """Return ``target.key=value`` options by target, which may have a device and a precision.
+
+    Raises:
+        UsageError: A value names no target, has no ``=``, or a key comes twice.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path, value in pairs(values, name).items():
+        target, dot, key = path.rpartition(".")  # devices have dots, as openvino:gpu.1 has
+        if not (target and dot and key):
+            raise UsageError(
+                "LPT-USE-107",
+                f"{path!r} is not a setting that {name} takes here",
+                cause="a port has several targets, and it says for none of them",
+                remedy=f"Write {name} TARGET.KEY=VALUE, such as tflite.layout=nhwc, or "
+                "TARGET/PRECISION.KEY=VALUE for one precision.",
+            )
+        found.setdefault(target, {})[key] = value
+    return found
+
+
 _RANGE = re.compile(r"^\s*(\d+)\s*\.\.\s*(\d+)\s*$")
 
 
@@ -255,4 +276,5 @@ __all__ = [
     "pairs",
     "shapes",
     "split_list",
+    "target_pairs",
 ]

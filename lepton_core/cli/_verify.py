@@ -74,7 +74,8 @@ def verify_command(
     """Re-check VARIANT against the digests in its passport and against its source.
 
     VARIANT is an artifact that lepton built, its directory, its passport, or a bundle. With --data,
-    source and variant are run again and a new verdict is given. With --merge, the passport is
+    source and variant are run again and a new verdict is given, with what a compressed one gains
+    over the fp32 variant beside it in the result of `lepton port`. With --merge, the passport is
     written again with what a device measured; its golden pairs are those of the deployment in the
     store.
 
@@ -158,6 +159,7 @@ def _show(app: App, outcome: Outcome, out: Path | None) -> None:
     data = outcome.to_dict()
     for name, text in (
         ("metric", metric_text(data["metrics"])),
+        ("gain", (data["gain"] or {}).get("text", "")),
         ("rows", "the recorded held-out rows" if outcome.same_rows else "other rows than recorded"),
         ("passport", str(out) if out else ""),
     ):

@@ -86,6 +86,7 @@ def built(
             plan.target.id,
             device=plan.target.device,
             recipe=None if recipe is None else str(recipe),
+            options=_options(hooks, plan),
         )
         if recipe is None:
             request = replace(request, precision=plan.precision)
@@ -103,6 +104,17 @@ def built(
         yield Candidate(
             done.model, plan.precision, tuple(files), golden, origin, done.facts, done.warnings
         )
+
+
+def _options(hooks: Hooks, plan: Plan) -> dict[str, Any]:
+    """Return the options of the old version's conversion where they mean something: to its runtime.
+
+    Another runtime's options are others, and those of the way before are in the origin.
+    """
+    from lepton_core.conversion import options_asked
+
+    same = plan.old.model.format == hooks.registry.target(plan.target.id).artifact
+    return options_asked(plan.old.model) if same else {}
 
 
 def _check_recipe(plan: Plan, model: Model) -> None:

@@ -169,6 +169,8 @@ class OptimizeRequest:
         device: Device of the target, if one is meant: what it cannot hold is refused.
         timing_seconds: Time to spend, about, on timing the result in turns with the float model;
             0 leaves out what it gains, sizes included.
+        shared_with: Further targets, written as users do, that will lower the same recipe. What
+            their kernels want of it counts as much as what those of ``target`` want.
     """
 
     target: str
@@ -181,6 +183,7 @@ class OptimizeRequest:
     max_size: float | None = None
     device: str | None = None
     timing_seconds: float = 0.25
+    shared_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.precision and self.recipe is None:

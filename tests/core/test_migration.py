@@ -154,6 +154,32 @@ def test_the_golden_inputs_and_the_real_ones_of_the_old_version_go_along(
     assert store.resolve("N").version.role("golden")
 
 
+@pytest.mark.parametrize(("target", "kept"), [("fake:cpu", {"tidy": 1}), ("faulty", None)])
+def test_options_of_a_conversion_go_along_to_the_same_runtime(
+    hooks, source, context, data, place, store, target, kept
+):
+    """They say how its file is; those of another runtime are others."""
+    from lepton_core.conversion import convert_into
+
+    folders = [context.workdir / name for name in ("built", "scratch")]
+    for folder in folders:
+        folder.mkdir()
+    asked = types.ConvertRequest("fake", options={"tidy": 1})
+    made = convert_into(hooks, source, asked, *(Context(folder) for folder in folders))
+    options = {"store": str(place)}
+    request = types.DeployRequest("tidy", "fake", "production", options=options)
+    hooks.deploy(made.result.model, request, context)
+    options |= {"watch": 0, "latency_seconds": 0, "data": data}
+    moved = hooks.migrate(
+        types.Model("deployment", "tidy"), types.MigrateRequest("tidy", target, options=options),
+        context,
+    )  # fmt: skip
+    assert moved.outcome == "done", moved.why
+    version = store.resolve("tidy@production").version
+    assert version.target == target
+    assert version.model.lineage[-1].request.get("options") == kept
+
+
 def test_half_precision_stays_half(migrate, store, hooks, source, context, data, place):
     options = {"store": str(place), "precision": "fp16"}
     hooks.deploy(source, types.DeployRequest("N", "fake", "production", options=options), context)

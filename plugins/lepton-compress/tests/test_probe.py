@@ -18,7 +18,7 @@ from lepton_compress._plan import planned, without_refused
 from lepton_compress._probe import Prober
 from lepton_compress._probe_graph import key_of_operator, small_model, small_recipe
 from lepton_core import recipe as recipes
-from lepton_core.errors import OptimizeError, SessionError
+from lepton_core.errors import OptimizeError, PluginDependencyError, SessionError
 from lepton_core.types import OptimizeRequest
 from lepton_onnx import pivot
 
@@ -64,6 +64,8 @@ def many(graphs):
         pytest.param("openvino", "int8", {}, 7, marks=pytest.mark.conformance),
         # OpenVINO 2026.4 refuses a pooling of 16 bits alone, and loads it where it will stand.
         ("openvino", "int16", {}, 7),
+        ("onnxruntime", "palette", {"palette": 3, "sparsity": 0.5}, 3),
+        ("onnxruntime", "sparse", {"sparsity": 0.6}, 3),
     ],
 )  # fmt: skip
 def test_a_runtime_loads_a_small_copy_of_each_kind(
@@ -73,7 +75,7 @@ def test_a_runtime_loads_a_small_copy_of_each_kind(
     wanted = planned(job, sampled=True)
     assert len(wanted) >= layers
     made = without_refused(job, sampled=True)
-    facts = made.prober.facts()
+    facts = made.probers[0].facts()
     assert facts["refused"] == []
     assert facts["asked"] >= min(layers, 2)
     assert facts["known"] == 0
@@ -107,7 +109,7 @@ def test_answers_are_kept_for_one_version_of_the_runtime(graphs, context_of, mon
     base = many(graphs)
 
     def ask(name):
-        return without_refused(job_of(base, context_of(name)), sampled=True).prober.facts()
+        return without_refused(job_of(base, context_of(name)), sampled=True).probers[0].facts()
 
     first = ask("first")
     again = ask("again")
@@ -207,7 +209,7 @@ def test_nothing_is_written_where_everything_is_refused(graphs, samples, context
 def test_what_float_is_refused_for_says_nothing_about_integers(graphs, context):
     job = job_of(small_cnn(graphs), picky(context, "Conv", always=True))
     made = without_refused(job, sampled=True)
-    assert made.prober.facts()["refused"] == []
+    assert made.probers[0].facts()["refused"] == []
     assert made.options.keep == ()
 
 
@@ -279,3 +281,122 @@ def test_a_search_leaves_the_precision_out_for_units_that_refuse_it(graphs, samp
     assert "int8" not in choices.get("Conv", [])
     assert "int8" in choices["Gemm"]
     assert any("does not load Conv" in text for text in made.warnings)
+
+
+class Lacking:
+    """Hooks that tell two targets of one runtime apart: one of them refuses operators.
+
+    Args:
+        hooks: Everything else.
+        target: The target that refuses.
+        refuses: Tells of a model whether it is refused.
+    """
+
+    def __init__(self, hooks, target, refuses):
+        self._hooks, self._target, self._refuses = hooks, target, refuses
+        self.asked = []
+
+    def __getattr__(self, name):
+        return getattr(self._hooks, name)
+
+    def open(self, model, request, context):
+        self.asked.append(str(request.target))
+        if request.target == self._target and self._refuses(model):
+            raise SessionError("LPT-RUN-001", "The model does not load", cause="no kernel here")
+        return self._hooks.open(model, request, context)
+
+
+def integer_convolutions(model):
+    """Tell whether an IR of OpenVINO has a convolution behind a FakeQuantize."""
+    text = Path(model.path).read_text()
+    return 'type="Convolution"' in text and 'type="FakeQuantize"' in text
+
+
+def shared(graphs, samples, context, target, refuses, **more):
+    from lepton_compress._optimize import optimize
+
+    pytest.importorskip("lepton_openvino")
+    hooks = Lacking(context.hooks, target, refuses)
+    request = OptimizeRequest(
+        "onnxruntime", samples=samples, shared_with=("openvino",), timing_seconds=0.0,
+        options={"recipe_only": True, **more},
+    )  # fmt: skip
+    return optimize(small_cnn(graphs), request, replace(context, hooks=hooks)), hooks
+
+
+def test_what_one_target_of_a_shared_recipe_refuses_stays_float_for_all(graphs, samples, context):
+    made, hooks = shared(graphs, samples, context, "openvino", integer_convolutions, ask=True)
+    assert {"onnxruntime", "openvino"} <= set(hooks.asked)
+    recipe = recipes.read(made.recipe)
+    assert "Conv" not in {layer.op for layer in recipe.layers.values()}
+    why = recipe.kept_float["c"]
+    assert why.startswith("openvino shares the recipe, and openvino ")
+    assert "does not load Conv with int8 inputs and int8 weights" in why
+    (refused,) = made.facts["loads"]["refused"]
+    assert refused["target"] == "openvino"
+    assert ";" in made.facts["loads"]["runtime"]
+    assert any("openvino shares the recipe" in text for text in made.warnings)
+
+
+def test_a_target_that_takes_nothing_is_no_reason_to_have_no_recipe(graphs, samples, context):
+    made, _ = shared(
+        graphs, samples, context, "openvino",
+        lambda model: 'type="FakeQuantize"' in Path(model.path).read_text(), ask=True,
+    )  # fmt: skip
+    recipe = recipes.read(made.recipe)
+    assert {"Conv", "Gemm"} <= {layer.op for layer in recipe.layers.values()}
+    assert not recipe.kept_float
+
+
+def test_a_target_that_cannot_be_asked_is_passed_over(graphs, samples, context):
+    """Its converter may not be installed; it says so when it lowers the recipe."""
+
+    def broken(model):
+        raise PluginDependencyError("LPT-PLUG-002", "It is not installed", remedy="Install it.")
+
+    made, hooks = shared(graphs, samples, context, "openvino", broken, ask=True)
+    assert "openvino" in hooks.asked
+    assert not recipes.read(made.recipe).kept_float
+
+
+def test_who_lowers_a_recipe_himself_is_asked_only_if_he_says_so(graphs, samples, context):
+    made, hooks = shared(graphs, samples, context, "openvino", integer_convolutions)
+    assert "openvino" not in hooks.asked
+    assert "loads" not in made.facts
+    assert not recipes.read(made.recipe).kept_float
+
+
+def test_weights_that_stay_float_are_asked_for_as_well(graphs, context_of):
+    from lepton_compress._optimize import optimize
+
+    class Plain(Picky):
+        """Refuses tables in front of an operator."""
+
+        def open(self, model, request, context):
+            graph = onnx.load(model.path).graph
+            made = {name: node.op_type for node in graph.node for name in node.output}
+            for node in graph.node:
+                if node.op_type in self._ops and any(made.get(n) for n in node.input[1:]):
+                    raise SessionError("LPT-RUN-001", "It does not load", cause="no tables here")
+            return self._hooks.open(model, request, context)
+
+    asked = OptimizeRequest(
+        "onnxruntime", precision="palette", options={"palette": 3}, timing_seconds=0.0
+    )
+    node, rand = graphs.node, graphs.rand
+    base = graphs.build(
+        [node("Conv", ["x", "w1"], ["c"], pads=[1, 1, 1, 1]), node("Flatten", ["c"], ["f"]),
+         node("Gemm", ["f", "w2"], ["y"])],
+        {"w1": rand(64, 3, 3, 3), "w2": rand(4096, 64)}, shape=("n", 3, 8, 8),
+    )  # fmt: skip
+    context = context_of("one")
+    with pytest.raises(OptimizeError) as failed:
+        optimize(base, asked, replace(context, hooks=Plain(context.hooks, ["Conv", "Gemm"])))
+    assert failed.value.code == "LPT-OPT-040"
+    context = context_of("two")
+    made = optimize(base, asked, replace(context, hooks=Plain(context.hooks, ["Conv"])))
+    recipe = recipes.read(made.recipe)
+    assert set(recipe.palettes) == {"w2"}
+    (refused,) = made.facts["loads"]["refused"]
+    assert (refused["op"], refused["dtype"]) == ("Conv", "palettes of 3 bits")
+    assert "no tables here" in made.facts["palettes"]["whole"]["w1"]

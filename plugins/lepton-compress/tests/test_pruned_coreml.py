@@ -145,4 +145,6 @@ def test_groups_are_refused_for_ios_17(trained, context_of):
             trained("mlp"), target="coreml", device="ios17", precision="palette",
             options={"palette": 4, "group": 16}, timing_seconds=0.0, context=context_of("made"),
         )  # fmt: skip
-    assert caught.value.code == "LPT-CONV-508"
+    assert caught.value.code == "LPT-OPT-040"
+    assert "palettes of 4 bits for every 16 channels" in caught.value.cause
+    assert "iOS 18" in caught.value.cause, caught.value.cause

@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lepton_kernels as lk
 from lepton_compress import _inputs
 from lepton_compress._graph import Graph
 from lepton_compress._options import read_options
+from lepton_compress._positive import round_blocks, round_gptq
 from lepton_compress._products import choose_products
 from lepton_compress._rounding import Rounded, round_group
 from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError
 from lepton_core.types import ConvertRequest, OpenRequest, OptimizeRequest
 from lepton_onnx import pivot, qdq
+from lepton_onnx.qdq import Blocks
 
 
 def run(model, images, context, target="onnxruntime"):
@@ -83,11 +86,46 @@ def test_scales_that_float16_holds(graphs, context_of, tmp_path, method):
         entry = recipe.blocks[name]
         assert (blocks.scale > 0).all()
         np.testing.assert_array_equal(blocks.scale, blocks.scale.astype("f2").astype("f4"))
-        assert np.abs(blocks.codes).max() == 7
+        assert (blocks.codes.min(), blocks.codes.max()) == (-8, 7)
         np.testing.assert_array_equal(arrays[entry.scale], blocks.scale)
         values = Graph(pivot.load(base.path)).array(name)
         error = np.linalg.norm(np.moveaxis(blocks.values(), 1, entry.axis) - values)
         assert error / np.linalg.norm(values) < 0.15
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(("inputs", "block"), [(256, 32), (200, 64), (80, 128)])
+def test_scales_above_0_lose_no_more_than_absmax_in_any_block(bits, inputs, block):
+    rng = np.random.default_rng(bits)
+    weight = rng.standard_normal((48, inputs)).astype("f4")
+    weight[3] = 0  # no range
+    starts = np.arange(0, inputs, block)
+    for clip in ("range", "mse"):
+        made = round_blocks(weight, block, bits, clip)
+        plain = lk.quantize_blocks(weight, block, bits=bits, scheme="absmax", clip=clip)
+        own, theirs = (
+            np.add.reduceat((f.values() - weight.astype("f8")) ** 2, starts, axis=1)
+            for f in (made, Blocks.of(plain, block))
+        )
+        assert (made.scale > 0).all()
+        assert (own <= theirs).all()
+        assert own.sum() < 0.999 * theirs.sum()
+
+
+@pytest.mark.parametrize(("bits", "block", "gain"), [(4, 32, 0.97), (3, 64, 0.99), (2, 256, 1)])
+def test_gptq_under_scales_above_0_loses_no_more_than_under_absmax(bits, block, gain):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 200)).astype("f4")
+    rows = rng.standard_normal((900, 200)) @ rng.standard_normal((200, 200))
+    hessian = rows.T @ rows / len(rows)
+    made = round_gptq(weight, hessian, block, bits)
+    rule = {"bits": bits, "scheme": "absmax", "clip": "mse", "act_order": True}
+    plain = Blocks.of(lk.gptq(weight, hessian, block, **rule), block)
+    own, theirs = (((f.values() - weight) @ rows.T).std(axis=1) for f in (made, plain))
+    assert (made.scale > 0).all()
+    assert made.codes.shape == weight.shape
+    assert (own <= theirs * 1.000001).all()
+    assert np.square(own).sum() <= gain**2 * np.square(theirs).sum()
 
 
 @pytest.mark.parametrize(("by", "halves"), [(1.0, True), (4e-6, False), (1e-9, False)])
@@ -109,12 +147,23 @@ def test_scales_that_float16_rounds_too_far_stay_float32(graphs, by, halves):
     assert error < 0.12
 
 
-@pytest.mark.parametrize(("options", "halves"), [({}, True), ({"scales": "float32"}, False)])
-def test_a_target_whose_kernels_want_such_scales_gets_them(graphs, context_of, options, halves):
+@pytest.mark.parametrize(
+    ("target", "shared_with", "options", "halves"),
+    [
+        ("tflite", (), {}, True),
+        ("tflite", (), {"scales": "float32"}, False),
+        ("onnxruntime", ("openvino",), {}, False),
+        ("onnxruntime", ("openvino", "tflite:android-arm64"), {}, True),
+        ("onnxruntime", ("tflite",), {"scales": "float32"}, False),
+    ],
+)
+def test_targets_whose_kernels_want_such_scales_get_them(
+    graphs, context_of, target, shared_with, options, halves
+):
     pytest.importorskip("lepton_tflite")
     base = deep(graphs, (64, 80))
     asked = {"recipe_only": True, "ends": 4, **options}
-    made = optimize(base, context_of("run"), target="tflite", options=asked)
+    made = optimize(base, context_of("run"), target=target, options=asked, shared_with=shared_with)
     recipe = recipes.read(made.recipe)
     arrays = recipes.load_arrays(recipe, made.recipe)
     assert recipe.blocks

@@ -1,10 +1,10 @@
 """A bundle for Core ML: what it ships, its program for a Mac, and the merge of what that writes.
 
-There is neither a Mac nor Apple's runtime here, and no compiler of Swift. The program runs in a
-process of its own with a *stand-in* for coremltools, whose ``MLModel`` computes with this plugin's
-reference interpreter, on a machine that says it is a Mac. That tests the program's logic: digests,
-names and types, errors, verdicts, the file. It does not show what Core ML makes of a package. Of
-the Swift text only names and structure are checked.
+There is neither a Mac nor Apple's runtime here. The program runs in a process of its own with a
+*stand-in* for coremltools, whose ``MLModel`` computes with this plugin's reference interpreter, on
+a machine that says it is a Mac. That tests the program's logic: digests, names and types, errors,
+verdicts, the file. It does not show what Core ML makes of a package. Of the Swift text only names
+and structure are checked; test_coreml_swift.py compiles and runs it.
 """
 
 from __future__ import annotations

@@ -285,3 +285,11 @@ def test_check_judges_without_converting():
     assert "Loop" in refused.reasons[0]
     assert judge("aten.relu.default", "aten").verdict == "fits"
     assert "cond (1 times)" in judge("cond", "aten").reasons[0]
+
+
+def test_every_option_of_a_conversion_is_declared():
+    from lepton_coreml._convert import _OPTIONS
+    from lepton_coreml.info import INFO
+
+    (edge,) = INFO.edges
+    assert set(edge.options) == set(_OPTIONS)

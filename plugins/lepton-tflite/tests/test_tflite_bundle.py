@@ -101,3 +101,15 @@ def test_names_are_quoted_as_kotlin_wants():
     (name, text), *_ = files(model, "3-net v2").items()
     assert name == "Model3NetV2.kt"
     assert '"a\\"\\$b" to buffer(4)' in text
+
+
+def test_what_kotlin_gives_a_meaning_is_no_name_and_no_comment():
+    spec = TensorSpec("a/*\nb*/", "float32", (1,))
+    model = Model("tflite", "/x/$m.tflite", signature=Signature((spec,), (spec,)))
+    ((name, text),) = files(model, "fun").items()
+    assert (name, "package lepton.fun_\n" in text) == ("Fun.kt", True)
+    assert '"a/*\\u000ab*/" to buffer(4),  // float32, a/ * b* /: float32[1]\n' in text
+    assert 'asset: String = "\\$m.tflite"' in text
+    bare = text.replace('"a/*\\u000ab*/"', "")
+    assert bare.count("/*") == bare.count("*/") == 4
+    assert list(files(model, "interpreter")) == ["ModelInterpreter.kt"]

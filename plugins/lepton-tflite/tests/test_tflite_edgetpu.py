@@ -13,6 +13,7 @@ from lepton_core.types import CheckRequest, InspectRequest, InspectResult, Model
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import info, plugin
 from lepton_tflite._edgetpu import fact, placed, refuse_floats, sentences
+from lepton_tflite._edgetpu_products import as_convolutions
 from lepton_tflite._edgetpu_rules import KNOWN, SOURCE, why_not
 
 pytestmark = pytest.mark.xdist_group("tflite")
@@ -20,7 +21,9 @@ pytestmark = pytest.mark.xdist_group("tflite")
 GRID = (0.1, 0)
 
 
-def one(handmade, operator, shapes, out, *, constants=(), more=None, kinds=None, grid=GRID):
+def one(
+    handmade, operator, shapes, out, *, constants=(), more=None, kinds=None, grid=GRID, version=2
+):
     """Return a file with one operator: int8 inputs of these shapes, constants after them."""
     kinds = kinds or {}
     tensors = {
@@ -35,7 +38,7 @@ def one(handmade, operator, shapes, out, *, constants=(), more=None, kinds=None,
     order = [f"k{i}" for i in range(len(constants))]
     takes = [*order, *names] if operator == "SPLIT" else [*names, *order]
     entry = [(operator, takes, ["y"], *([more] if more else []))]
-    return flat.unpack(handmade.file_of(tensors, entry, names, ["y"]))
+    return flat.unpack(handmade.file_of(tensors, entry, names, ["y"], version))
 
 
 def weights(*shape):
@@ -93,6 +96,7 @@ CASES = {
     "concat, zeros at 7": ("CONCATENATION", [IMAGE], (1, 8, 8, 8), [7 * weights(*IMAGE)],
                            ("ConcatenationOptions", {"axis": 3}), "", (0.1, 7)),
     "prelu": ("PRELU", [IMAGE], IMAGE, [weights(1, 1, 4)], None, ""),
+    "prelu, computed": ("PRELU", [IMAGE, (1, 1, 4)], IMAGE, [], None, "'x1' is computed"),
     "prelu, places": ("PRELU", [IMAGE], IMAGE, [weights(8, 8, 4)], None, "innermost"),
     "squeeze": ("SQUEEZE", [(1, 1, 10)], (10,), [], ("SqueezeOptions", {"squeezeDims": [0, 1]}),
                 ""),
@@ -129,6 +133,100 @@ def test_tensors_have_to_be_of_8_bits(handmade):
         assert "8 bits" in found.why_not
     (found,) = placed(one(handmade, "RELU", [(1, 4)], (1, 4), kinds={"x0": "uint8", "y": "uint8"}))
     assert found.mapped
+
+
+@pytest.mark.parametrize(("operator", "first"), [("CONV_2D", 6), ("TRANSPOSE_CONV", 4)])
+def test_versions_that_came_after_the_compiler_are_refused_by_it(handmade, operator, first):
+    """As reported: "Didn't find op for builtin opcode 'CONV_2D' version '6'"."""
+    constants = [weights(4, 3, 3, 4)]
+    for version in (first - 1, first):
+        (found,) = placed(
+            one(handmade, operator, [IMAGE], IMAGE, constants=constants, version=version)
+        )
+        assert bool(found.why_not) == (version == first)
+    assert f"version {first} is newer than the compiler" in found.why_not
+
+
+def lstm(handmade, *, computed=False):
+    """A layer of int8 as LiteRT's converter writes it: its cell has 16 bits, and is a variable."""
+    names = [f"w{i}" for i in range(1, 16)]
+    kind = "UNIDIRECTIONAL_SEQUENCE_LSTM"
+    tensors = {"x": ("int8", (1, 5, 4), None, GRID)}
+    tensors |= {n: ("int8", (4, 4), None if computed else weights(4, 4), GRID) for n in names}
+    tensors |= {"h": ("int8", (1, 4), None, GRID), "c": ("int16", (1, 4), None, (2**-11, 0))}
+    tensors["y"] = ("int8", (1, 5, 4), None, GRID)
+    takes = ["x", *names, "", "", "h", "c"]
+    model = flat.unpack(
+        handmade.file_of(tensors, [(kind, takes, ["y"])], ["x", *names] if computed else ["x"],
+                         ["y"], version=3)
+    )  # fmt: skip
+    for tensor in model.subgraphs[0].tensors:
+        tensor.isVariable = flat.text(tensor.name) in ("h", "c")
+    return model
+
+
+def test_an_lstm_of_int8_is_mapped_with_its_state_of_16_bits(handmade):
+    (found,) = placed(lstm(handmade))
+    assert found.mapped, found.why_not
+    (found,) = placed(lstm(handmade, computed=True))
+    assert "'w1' is computed" in found.why_not
+
+
+def products(handmade, rows, *, bias=True, scales=5, shared=False, relu=False):
+    """A product of int8 with a scale for each output, behind another operator or not."""
+    rng = np.random.default_rng(0)
+    scale = np.linspace(0.002, 0.02, scales).astype("f4") if scales > 1 else np.float32(0.01)
+    tensors = {
+        "x": ("int8", (*rows, 12), None, (0.05, 3)),
+        "w": ("int8", (5, 12), rng.integers(-127, 128, (5, 12)), (scale, 0)),
+        "b": ("int32", (5,), rng.integers(-500, 500, 5), (np.float32(0.05) * scale, 0)),
+        "m": ("int8", (*rows, 5), None, (0.11, -4)),
+        "y": ("int8", (*rows, 5), None, (0.11, -4)),
+    }
+    code = {"fusedActivationFunction": int(relu), "keepNumDims": len(rows) > 1}
+    options = handmade.options("FullyConnectedOptions", **code)
+    takes = ["x", "w", "b"] if bias else ["x", "w"]
+    operators = [("FULLY_CONNECTED", takes, ["y"], options)]
+    if shared:
+        tensors["z"] = ("int8", (5, 12), None, (0.01, 0))
+        operators.append(("RELU", ["w"], ["z"]))
+    outputs = ["y", "z"] if shared else ["y"]
+    return flat.unpack(handmade.file_of(tensors, operators, ["x"], outputs, version=5))
+
+
+def run_of(model, x):
+    from ai_edge_litert.interpreter import Interpreter
+
+    found = Interpreter(model_content=flat.pack(model))
+    found.allocate_tensors()
+    found.set_tensor(found.get_input_details()[0]["index"], x)
+    found.invoke()
+    return found.get_tensor(found.get_output_details()[0]["index"])
+
+
+@pytest.mark.parametrize("rows", [(1,), (7,), (1, 7), (1, 1, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_with_a_scale_for_each_output_becomes_a_convolution(handmade, rows, bias):
+    """Interpreters as old as the compiler give zero points for such a product, whatever comes."""
+    x = np.random.default_rng(1).integers(-128, 128, (*rows, 12)).astype(np.int8)
+    model = products(handmade, rows, bias=bias, relu=bias)
+    assert "a scale for each output" in placed(model)[0].why_not
+    wanted = run_of(model, x)
+    assert len(np.unique(wanted)) > 2
+    assert as_convolutions(model) == 1
+    nodes = placed(model)
+    assert all(node.mapped for node in nodes)
+    computing = [node for node in nodes if node.operator != "RESHAPE"]
+    assert [(node.operator, node.sources) for node in computing] == [("CONV_2D", ("y",))]
+    assert len(nodes) == (1 if len(rows) == 3 else 3)
+    np.testing.assert_array_equal(run_of(model, x), wanted)
+
+
+def test_other_products_stay_as_they_are(handmade):
+    for more in ({"scales": 1}, {"shared": True}):
+        model = products(handmade, (1,), **more)
+        assert as_convolutions(model) == 0
+        assert placed(model)[0].operator == "FULLY_CONNECTED"
 
 
 def test_the_table_names_forty_operators_and_its_source():

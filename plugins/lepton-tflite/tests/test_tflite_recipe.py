@@ -17,6 +17,7 @@ from lepton_onnx import pivot as pivots
 from lepton_onnx import qdq
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite import plugin
+from lepton_tflite._execution import file_nodes, operator_names
 from lepton_tflite._finish import float_ports, integer_ports, port_types
 from lepton_tflite._integers import INTEGER_OPS, check_border, check_integers
 from lepton_tflite._read import read_back
@@ -416,6 +417,12 @@ def test_an_edge_tpu_gets_integers_alone(quantized, convert, context, single, pi
     assert set(flat.stored_values(root)) == {"int8", "int32"}
     profile = made.facts["edgetpu"]
     assert profile["mapped"] == profile["of"] > 4
+    assert profile["products_as_convolutions"] == 2
+    assert "FULLY_CONNECTED" not in operator_names(file_nodes(root))
+    recipe = recipes.read(path)  # and its integers stand in them as they do in a product
+    held = read_back(made.model.path)
+    for name in ("mix.weight", "fc.weight"):
+        np.testing.assert_array_equal(held[name].scale, np.float32(recipe.tensors[name].scale))
     assert profile["first_cut"] is None
     assert not any("Edge TPU" in said for said in made.warnings)
     with pytest.raises(UnsupportedOperationError) as caught:

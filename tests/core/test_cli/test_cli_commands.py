@@ -71,6 +71,42 @@ def test_verify_writes_a_new_passport(built, lepton, samples, tmp_path):
     assert str(new) in ended.out
 
 
+def test_verify_states_the_gain_over_the_fp32_variant_beside_it(built, lepton, samples):
+    recorded = json.loads((built / "fake" / "fp16" / "passport.json").read_text())["gain"]
+
+    def verified(precision):
+        ended = lepton("verify", built / "fake" / precision, "--data", samples, "--json")
+        assert ended.code == 0, ended.err
+        assert ended.data["gain"] == ended.data["passport"].get("gain")
+        return ended.data["gain"]
+
+    found = verified("fp16")
+    assert found["size_bytes"] == recorded["size_bytes"]
+    assert found["smaller"] is True
+    assert found["time"]["speedup"] > 0
+    assert found["inputs"] == "samples"
+    text = lepton("verify", built / "fake" / "fp16", "--data", samples).out
+    assert "smaller than the float model" in text
+    assert verified("fp32") is None
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed", "of another source"])
+def test_verify_says_nothing_of_a_gain_over_what_is_not_as_recorded(built, lepton, samples, harm):
+    plain = built / "fake" / "fp32"
+    if harm == "gone":
+        shutil.rmtree(plain)
+    elif harm == "changed":
+        (plain / "model.json").write_text((plain / "model.json").read_text() + " ")
+    else:
+        passport = json.loads((plain / "passport.json").read_text())
+        passport["source"]["digest"] = "sha256:0"
+        (plain / "passport.json").write_text(json.dumps(passport))
+    ended = lepton("verify", built / "fake" / "fp16", "--data", samples, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.data["gain"] is None
+    assert "gain" not in ended.data["passport"]
+
+
 def test_verify_on_other_rows_says_so(built, lepton, tmp_path):
     other = tmp_path / "other.npz"
     np.savez(other, x=np.random.default_rng(9).normal(size=(90, 8)).astype(np.float32))

@@ -61,6 +61,7 @@ def test_options_reach_the_job(lepton, fake_hooks, monkeypatch):
         "--precision", "fp32,fp16", "--precision", "int8", "--metric", "top1",
         "--max-drop", "0.005", "--out", "o", "--seed", "7", "--threads", "2",
         "--time-limit", "1h30m", "--mem-limit", "1.5G", "--show-samples", "--force",
+        "--option", "fake.layout=nhwc", "--option", "fake/int8.rows=[1]",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     reporter = seen.pop("reporter")
@@ -80,6 +81,7 @@ def test_options_reach_the_job(lepton, fake_hooks, monkeypatch):
         "force": True,
         "hooks": fake_hooks,
         "compression": {},
+        "options": {"fake": {"layout": "nhwc"}, "fake/int8": {"rows": [1]}},
     }
 
 

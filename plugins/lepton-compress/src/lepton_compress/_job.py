@@ -54,7 +54,8 @@ class Job:
         scratch: Where everything else goes.
         pruning: What was pruned before anything else is done; ``None`` if nothing is.
         refused: Why the runtime does not load a layer that stays float, by first output.
-        prober: Who asks the runtime what it loads; ``None`` if nobody does.
+        probers: Who asks runtimes what they load, that of the request's target first; empty if
+            nobody does.
     """
 
     graph: Graph
@@ -65,7 +66,7 @@ class Job:
     scratch: Context
     pruning: Pruning | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
-    prober: Prober | None = None
+    probers: tuple[Prober, ...] = ()
 
     def write(
         self, recipe: Recipe, path: Path, arrays: Mapping[str, NDArray[Any]] | None = None

@@ -23,6 +23,7 @@ from lepton_compress._job import (
 )
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED, Options, read_options
 from lepton_compress._plan import without_refused
+from lepton_compress._probe import loads_of, with_reasons
 from lepton_compress._runtime import AUTO, FASTEST, Scratch, candidates, runtimes_of
 from lepton_compress._sparse_options import SPARSE_PRECISIONS, refuse
 from lepton_compress._steps import steps_of
@@ -30,7 +31,7 @@ from lepton_core import recipe as recipes
 from lepton_core.capabilities import Support, scheme_of
 from lepton_core.errors import OptimizeError, OptimizeRequestError
 from lepton_core.remaining import Remaining, expect
-from lepton_core.types import ConvertRequest, Model, OptimizeResult
+from lepton_core.types import ConvertRequest, Model, OptimizeResult, Target
 from lepton_onnx import pivot, qdq
 from lepton_onnx.external import digest
 
@@ -124,13 +125,17 @@ def _check_runtime(name: str, context: Context) -> None:
 
 
 def _for_target(options: Options, request: OptimizeRequest, context: Context) -> Options:
-    """Return options with scales as the target's kernels of 4 bits want them, unless given."""
+    """Return options with scales as kernels of 4 bits want them, unless given.
+
+    One target of those that share the recipe is enough: the others take such scales as well.
+    """
     fits = options.symmetric and options.method != "awq" and request.precision in ("int4", MIXED)
     if options.scales or not fits or context.hooks is None:
         return options
-    info = context.hooks.registry.target(request.target)
-    wanted = info.capability("scales.float16").support is Support.FULL
-    return replace(options, scales="float16") if wanted else options
+    registry = context.hooks.registry
+    ids = (request.target, *(Target.parse(text).id for text in request.shared_with))
+    wanted = (registry.target(one).capability("scales.float16").support for one in ids)
+    return replace(options, scales="float16") if Support.FULL in wanted else options
 
 
 def _options_beside_recipe(request: OptimizeRequest) -> Options:
@@ -252,10 +257,11 @@ def _search(job: Job) -> OptimizeResult:
         job = replace(job, graph=pruning.graph, pruning=pruning)
         warnings += pruning.warnings
     result = with_gain(job, _searched(job, samples), samples)
-    if job.prober is not None:
-        result = replace(result, facts={**result.facts, "loads": job.prober.facts()})
-        kept = [one for one in job.prober.refusals if job.refused.keys() & {*one.names}]
-        warnings += tuple(one.warning for one in kept)
+    if job.probers:
+        result = replace(result, facts={**result.facts, "loads": loads_of(job.probers)})
+        every = [one for prober in job.probers for one in prober.refusals]
+        warnings += tuple(one.warning for one in every if one.why in job.refused.values())
+        result = replace(result, facts=with_reasons(result.facts, job.refused))
     runtimes = runtimes_of(job.scratch)
     if runtimes.owner and job.context.hooks is not None:
         forward = runtimes.facts(job.context.hooks)

@@ -50,14 +50,16 @@ class Options:
         held_out: Directory of saved samples that the caller holds out; only how much of the
             calibrated ranges they reach is found out, nothing is chosen by them.
         recipe_only: Write the recipe and lower nothing.
+        ask: Whether the runtimes of all targets that lower the recipe are asked what they load; by
+            default unless the caller lowers it (``recipe_only``).
         bits: Of weights stored by block: 2 to 4 for int4, 5 to 8 for int8-weight; 0 for 4 and 8.
         block: Inputs that share a scale, a power of two of at least 16.
         method: ``"rtn"``, ``"mse"``, ``"awq"`` or ``"gptq"``; by default gptq with samples and mse
             without.
         symmetric: Whether integers have no zero points.
         scales: ``"float32"``, or ``"float16"`` for scales of blocks that are above 0 and that
-            float16 holds, which LiteRT's kernels of 4 bits want; one integer less is used then.
-            By default float16 for 4 bits if the target declares ``scales.float16``, else float32.
+            float16 holds, which LiteRT's kernels of 4 bits want. By default float16 for 4 bits if
+            a target that lowers the recipe declares ``scales.float16``, else float32.
         ends: Least bits of the first and the last matrix.
         recover: Ways to get accuracy back without labels that may be tried, of
             :data:`RECOVERIES`. By default all of them if rows are there to verify them on, which
@@ -94,6 +96,7 @@ class Options:
     threads: int | None = None
     held_out: str | None = None
     recipe_only: bool = False
+    ask: bool | None = None
     bits: int = 0
     block: int = 32
     method: str = ""
@@ -156,8 +159,8 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
         values["estimator"] = check_estimator(str(values["estimator"]))
     if "recover" in values:
         values["recover"] = _recoveries(values["recover"], values.get("scheme", ""))
-    for name in ("symmetric", "analyse"):
-        if name in values:
+    for name in ("symmetric", "analyse", "ask"):
+        if values.get(name) is not None:
             values[name] = _flag(name, values[name])
     options = Options(**values)
     if mixed:

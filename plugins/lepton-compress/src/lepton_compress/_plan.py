@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from lepton_compress._build import choose_layers, unsampled_recipe
 from lepton_compress._options import BLOCK_PRECISIONS, MIXED
 from lepton_compress._probe import Prober, nothing_left
+from lepton_compress._probe_float import planned_floats
 from lepton_compress._probe_graph import Planned
 from lepton_compress._products import choose_products
 from lepton_compress._search_forms import BLOCK_BITS, INT8, PALETTE
 from lepton_compress._select import is_optional
 from lepton_compress._sparse_options import SPARSE_PRECISIONS
-from lepton_core.errors import OptimizeError
+from lepton_core.errors import OptimizeError, PlanError, PluginError
 from lepton_core.recipe import Layer
+from lepton_core.types import Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,22 +35,59 @@ def without_refused(job: Job, *, sampled: bool) -> Job:
         sampled: Whether there are samples.
 
     Returns:
-        The job, with who asked, and refused layers kept float. Nobody is asked where nothing is
-        read from integers, and where the caller lowers the recipe itself, for other targets too.
+        The job, with who asked, and refused layers kept float, or whole where their weights are to
+        be pruned or palettized. Nobody is asked, unless told so, where the caller lowers the recipe
+        itself. Where several targets share the recipe each is asked; one that would leave nothing
+        to compress is passed over, for it is no reason to leave the others without a recipe: it
+        says so when it lowers the recipe.
 
     Raises:
         OptimizeError: ``LPT-OPT-040``, nothing is left to compress.
     """
-    precision = job.request.precision
-    if precision in SPARSE_PRECISIONS or job.options.recipe_only:
+    precision, asks = job.request.precision, job.options.ask
+    if not (asks or (asks is None and not job.options.recipe_only)):
         return job
-    prober = Prober(job)
-    job = replace(job, prober=prober)
+    sharing = [Target.parse(text) for text in job.request.shared_with]
+    targets = dict.fromkeys((Target(job.request.target, job.request.device), *sharing))
+    probers = tuple(Prober(job, target, named=len(targets) > 1) for target in targets)
+    job = replace(job, probers=probers)
     if precision == MIXED:
-        return _without_moves(job, prober)
+        return _without_moves(job, probers[0])
+    failed: list[OptimizeError] = []
+    left = list(probers)
+    while left:
+        before = job.options.keep
+        for prober in list(left):
+            try:
+                job = _without(job, prober, sampled=sampled)
+            except OptimizeError as error:
+                if error.code != "LPT-OPT-040":
+                    raise
+                failed.append(error)
+                left.remove(prober)
+            except (PluginError, PlanError):
+                if not asks:
+                    raise
+                left.remove(prober)  # it cannot be asked, nor lower what its own turn will bring
+        if job.options.keep == before or len(left) < 2:
+            break
+    if len(failed) == len(probers):
+        raise failed[0]
+    return job
+
+
+def _without(job: Job, prober: Prober, *, sampled: bool) -> Job:
+    """Keep what one runtime refuses float.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-040``.
+    """
     try:
-        while refused := prober.ask(planned(job, sampled=sampled)):
+        while refused := prober.ask(wanted := planned(job, sampled=sampled)):
             reasons = {name: one.why for one in refused for name in one.names}
+            if job.request.precision in SPARSE_PRECISIONS:  # others may read the same weight
+                weights = {p.name: str(p.layer.weight) for p in wanted}
+                reasons = {weights[name]: why for name, why in reasons.items()}
             keep = tuple(dict.fromkeys((*job.options.keep, *reasons)))
             options = replace(job.options, keep=keep)
             job = replace(job, options=options, refused={**job.refused, **reasons})
@@ -66,6 +105,8 @@ def planned(job: Job, *, sampled: bool) -> list[Planned]:
         OptimizeError: ``LPT-OPT-012``, there are none.
     """
     graph, options = job.graph, job.options
+    if job.request.precision in SPARSE_PRECISIONS:
+        return planned_floats(graph, job.request.precision, options)
     if job.request.precision in BLOCK_PRECISIONS:
         chosen = choose_products(graph, options)
         blocks = [of_product(one) for one in chosen.products]
@@ -112,9 +153,9 @@ def leave_out_refused(space: Space) -> None:
     Raises:
         OptimizeError: ``LPT-OPT-040``, nothing is left to choose.
     """
-    prober = space.job.prober
-    if prober is None:
+    if not space.job.probers:
         return
+    prober = space.job.probers[0]
     for form, every in space.alike():
         names = [name for name in every if name in space.units]
         if form.level is not None or form.base == PALETTE or not names:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_compress import __version__
+from lepton_compress._probe_float import small_float_recipe
 from lepton_compress._probe_graph import (
     Planned,
     key_of_operator,
@@ -40,7 +41,7 @@ from lepton_onnx import pivot
 from lepton_onnx.external import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lepton_compress._job import Job
     from lepton_core.errors import LeptonError
@@ -59,6 +60,7 @@ class Refusal:
         runtime: The runtime with its version.
         names: First outputs of the layers that are like it.
         cause: What the runtime said.
+        target: The target, where several share the recipe.
     """
 
     op: str
@@ -66,11 +68,13 @@ class Refusal:
     runtime: str
     names: tuple[str, ...]
     cause: str
+    target: str = ""
 
     @property
     def why(self) -> str:
         """The reason that a recipe gives for a layer that stays float."""
-        return f"{self.runtime} does not load {self.op} with {self.dtype}: {self.cause}"
+        whose = f"{self.target} shares the recipe, and " if self.target else ""
+        return f"{whose}{self.runtime} does not load {self.op} with {self.dtype}: {self.cause}"
 
     @property
     def warning(self) -> str:
@@ -81,15 +85,18 @@ class Refusal:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
+        target = {"target": self.target} if self.target else {}
         return {"op": self.op, "dtype": self.dtype, "runtime": self.runtime,
-                "layers": list(self.names), "cause": self.cause}  # fmt: skip
+                "layers": list(self.names), "cause": self.cause, **target}  # fmt: skip
 
 
 class Prober:
-    """Asks for one job.
+    """Asks one target for one job.
 
     Args:
         job: The request; its scratch folder is written to.
+        target: Who is asked; the request's by default.
+        named: Whether refusals name the target.
 
     Attributes:
         asked: Kinds of operators that were looked up.
@@ -98,14 +105,15 @@ class Prober:
         refusals: What was refused, so far.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, target: Target | None = None, *, named: bool = False) -> None:
         import platformdirs
 
         self._job = job
         hooks = job.context.hooks
         assert hooks is not None  # noqa: S101 - checked by the engine
         self._hooks = hooks
-        self._target = Target(job.request.target, job.request.device)
+        self._target = target or Target(job.request.target, job.request.device)
+        self._named = str(self._target) if named else ""
         info = hooks.registry.info(self._target.id)
         names = [name for backend in info.backends for name in backend.distributions]
         found = versions_of(*names)
@@ -151,7 +159,7 @@ class Prober:
         left = {key: self._unfit(kinds[key], around) for key in refused}
         found = [
             Refusal(unfit[0].layer.op, unfit[0].dtype, self.runtime,
-                    tuple(one.name for one in unfit), refused[key])
+                    tuple(one.name for one in unfit), refused[key], self._named)
             for key, unfit in left.items() if unfit
         ]  # fmt: skip
         self.refusals += found
@@ -235,7 +243,7 @@ class Prober:
         """Lower small copies and open what comes out; return what the target raised."""
         self._job.context.checkpoint()
         self._number += 1
-        folder = self._job.scratch.workdir / f"probe-{self._number:03d}"
+        folder = self._job.scratch.workdir / f"probe-{self._target.id}-{self._number:03d}"
         out = folder / "model"
         out.mkdir(parents=True)
         inside = replace(self._job.scratch, workdir=out)
@@ -249,9 +257,8 @@ class Prober:
             )  # fmt: skip
             place = None
             if compressed:
-                recipe, arrays = small_recipe(
-                    model, own, base.digest, self._job.opset, self._job.options
-                )
+                small = small_float_recipe if planned[0].form else small_recipe
+                recipe, arrays = small(model, own, base.digest, self._job.opset, self._job.options)
                 place = str(recipes.write(recipe, folder / "recipe.json", integers=arrays))
             asked = ConvertRequest(self._target.id, device=self._target.device, recipe=place)
             made = self._hooks.convert(base, asked, inside).model
@@ -264,6 +271,29 @@ class Prober:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return None
+
+
+def loads_of(probers: Sequence[Prober]) -> dict[str, Any]:
+    """Return what the record of a result says about all that were asked, JSON types."""
+    first, *more = (prober.facts() for prober in probers)
+    for one in more:
+        first = {
+            "runtime": f"{first['runtime']}; {one['runtime']}",
+            **{key: round(first[key] + one[key], 3) for key in ("asked", "known", "seconds")},
+            "refused": [*first["refused"], *one["refused"]],
+        }
+    return first
+
+
+def with_reasons(facts: Mapping[str, Any], refused: Mapping[str, str]) -> dict[str, Any]:
+    """Return facts in which weights that stay whole have what a runtime said as the reason."""
+    found = dict(facts)
+    for name in ("pruning", "palettes"):
+        part = found.get(name)
+        if part and refused.keys() & part["whole"].keys():
+            whole = {weight: refused.get(weight, why) for weight, why in part["whole"].items()}
+            found[name] = {**part, "whole": whole}
+    return found
 
 
 def _cause(error: LeptonError) -> str:
@@ -284,4 +314,4 @@ def nothing_left(refusals: Sequence[Refusal]) -> OptimizeError:
     )
 
 
-__all__ = ["REFUSED", "Prober", "Refusal", "nothing_left"]
+__all__ = ["REFUSED", "Prober", "Refusal", "loads_of", "nothing_left", "with_reasons"]

@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper, sh
 
 from lepton_compress._calibrate import Range
 from lepton_compress._graph import Graph, attribute
+from lepton_compress._prunable import SMALLEST
 from lepton_compress._rounding import Rounded, round_group
 from lepton_compress._scales import activations, weights
 from lepton_core.recipe import Layer, PivotId, Recipe
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 CHANNELS = 8
 """Output channels that a weight keeps."""
 
+_FLOAT_CHANNELS = 64
+"""The same where the weight stays float: tables may belong to groups of channels, and small
+weights stay whole."""
+
 _ROWS = 16
 _RANGE = Range(-1.0, 1.0, -1.0, 1.0)
 
@@ -44,6 +49,7 @@ class Planned:
         wide: Whether its activations have 16 bits.
         optional: Whether only float operators read what it yields.
         product: How its weight is stored by block, if it is.
+        form: What becomes of its weight where that stays float, for people: pruned, a palette.
     """
 
     name: str
@@ -51,10 +57,13 @@ class Planned:
     wide: bool = False
     optional: bool = False
     product: Product | None = None
+    form: str = ""
 
     @property
     def dtype(self) -> str:
         """What it computes with or stores, for people."""
+        if self.form:
+            return self.form
         if self.product is not None:
             return f"weights of {self.product.bits} bits by block"
         if self.layer.mode == "weight":
@@ -88,6 +97,7 @@ def key_of_operator(graph: Graph, one: Planned, options: Options) -> str:
     if one.product is not None:
         length = int(graph.shapes[one.product.weight][one.product.axis] or 0)
         words += [str(options.block), str(options.symmetric), f"rest={length % options.block > 0}"]
+        words += [options.scales]
     return "|".join(words)
 
 
@@ -215,10 +225,13 @@ def _kept_channels(graph: Graph, node: NodeProto, one: Planned) -> int:
         return 0
     groups = int(attribute(node, "group", 1)) if node.op_type in ("Conv", "ConvTranspose") else 1
     shape = graph.shapes[one.layer.weight]
-    if node.op_type == "ConvTranspose":
-        return min(CHANNELS, int(shape[1] or 1)) if groups == 1 else int(shape[1] or 1) * groups
     total = int(shape[_output_axis(node, len(shape))] or 1)
-    return min(max(CHANNELS // groups, 1) * groups, total)
+    channels = CHANNELS
+    if one.form:
+        channels = max(_FLOAT_CHANNELS, -(-SMALLEST * total // size_of_weight(graph, one)))
+    if node.op_type == "ConvTranspose":
+        return min(channels, int(shape[1] or 1)) if groups == 1 else int(shape[1] or 1) * groups
+    return min(max(channels // groups, 1) * groups, total)
 
 
 def _output_axis(node: NodeProto, rank: int) -> int:
@@ -231,7 +244,7 @@ def _cut(array: NDArray[Any], node: NodeProto, one: Planned, name: str, width: i
     """Return a constant of the small copy: what follows output channels is as long as they are."""
     if name == one.layer.weight:
         if node.op_type == "Gather":
-            return array[:_ROWS]
+            return array[: max(_ROWS, -(-SMALLEST * len(array) // array.size) if one.form else 0)]
         if node.op_type == "ConvTranspose" and int(attribute(node, "group", 1)) > 1:
             return array
         axis = _output_axis(node, array.ndim)

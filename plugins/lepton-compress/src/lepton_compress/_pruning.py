@@ -79,7 +79,7 @@ def prune_weights(
     graph: Graph,
     options: Options,
     samples: Samples | None,
-    context: Context,
+    context: Context | None,
     *,
     powers: Powers | None = None,
 ) -> Pruning:
@@ -89,7 +89,7 @@ def prune_weights(
         graph: The pivot; it is not changed.
         options: How much, by what, and what is ranked together.
         samples: Rows that Wanda observes inputs on.
-        context: Opens the session; cancellation.
+        context: Opens the session; cancellation. Magnitudes need none.
         powers: What Wanda would observe, where it is known.
 
     Raises:
@@ -101,7 +101,7 @@ def prune_weights(
     if options.pattern is not None:
         sites, kept = _divisible(graph, sites, kept, options.pattern)
     scores = {name: graph.array(name) for name in sites}
-    if options.prune == "wanda":
+    if options.prune == "wanda" and context is not None:
         scores = _wanda(graph, sites, samples, context, options, powers=powers)
     scope = options.scope or ("row" if options.prune == "wanda" or options.pattern else "layer")
     masks = _masks(sites, scores, options, scope)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import lepton_kernels as lk
+from lepton_compress._positive import round_blocks, round_gptq
 from lepton_core.recipe import BlockWeight
 from lepton_onnx.qdq import Blocks, block_integers, by_output
 
@@ -97,7 +98,7 @@ def round_group(
         if plain == "gptq" and inputs is not None:
             entry = _gptq(graph, name, entry, inputs, rounded, halves=halves)
         elif halves:
-            entry = _absmax(graph, name, entry, rounded)
+            entry = _positive(graph, name, entry, rounded)
         rounded.entries[name] = entry
         if seen and inputs is not None:
             rounded.errors[name] = _error(graph, name, inputs, rounded)
@@ -145,31 +146,28 @@ def _factors(
 def _gptq(
     graph: Graph, name: str, entry: BlockWeight, inputs: Inputs, rounded: Rounded, *, halves: bool
 ) -> BlockWeight:
-    found = Blocks.of(
-        lk.gptq(
-            by_output(graph.array(name), entry.axis),
-            inputs.hessian.result(),
+    rows, hessian = by_output(graph.array(name), entry.axis), inputs.hessian.result()
+    if halves:
+        found = round_gptq(rows, hessian, entry.block, entry.bits)
+    else:
+        made = lk.gptq(
+            rows,
+            hessian,
             entry.block,
             bits=entry.bits,
-            scheme="absmax" if halves else entry.scheme,  # type: ignore[arg-type]
+            scheme=entry.scheme,  # type: ignore[arg-type]
             clip="mse",
             act_order=True,
-        ),
-        entry.block,
-    )
+        )
+        found = Blocks.of(made, entry.block)
     return _stored(name, entry, found, rounded, halves=halves)
 
 
-def _absmax(graph: Graph, name: str, entry: BlockWeight, rounded: Rounded) -> BlockWeight:
+def _positive(graph: Graph, name: str, entry: BlockWeight, rounded: Rounded) -> BlockWeight:
     """Return integers under scales above 0, which no rule of a recipe gives."""
-    found = lk.quantize_blocks(
-        by_output(graph.array(name), entry.axis),
-        entry.block,
-        bits=entry.bits,
-        scheme="absmax",
-        clip=entry.clip,  # type: ignore[arg-type]
-    )
-    return _stored(name, entry, Blocks.of(found, entry.block), rounded, halves=True)
+    rows = by_output(graph.array(name), entry.axis)
+    found = round_blocks(rows, entry.block, entry.bits, entry.clip)
+    return _stored(name, entry, found, rounded, halves=True)
 
 
 def _stored(

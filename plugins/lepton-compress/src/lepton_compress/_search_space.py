@@ -397,8 +397,7 @@ class Space:
         """Add what a unit needs beside the static part."""
         if form.level is not None:
             pruning = self._parts.prunings[form.level]
-            entry = pruning.entries[unit.weight]
-            made.pruned[unit.weight] = entry
+            made.pruned[unit.weight] = entry = pruning.entries[unit.weight]
             made.arrays[entry.mask] = pruning.arrays[entry.mask]
         if form.base == PALETTE:
             palettes = self._parts.palettes[form.bits, form.level]
@@ -409,9 +408,8 @@ class Space:
             self._add_weight(unit, form, made)
 
     def _add_weight(self, unit: Unit, form: Form, made: _Made) -> None:
-        graph = self.graph
         mine = {
-            name: Layer(graph.nodes[name].op_type, name, (), unit.weight, mode="weight")
+            name: Layer(self.graph.nodes[name].op_type, name, (), unit.weight, mode="weight")
             for name in unit.layers
         }
         made.layers |= mine

@@ -30,7 +30,7 @@ _TAKEN = frozenset(
         "Int", "Int8", "Int16", "Int32", "Int64", "JSONSerialization", "MLComputeUnits",
         "MLDictionaryFeatureProvider", "MLFeatureProvider", "MLFeatureValue", "MLModel",
         "MLModelConfiguration", "MLMultiArray", "MLMultiArrayDataType", "NSNumber", "Port", "Self",
-        "String", "Type", "UInt8", "UInt16", "UInt32", "UInt64", "URL",
+        "Sendable", "String", "Type", "UInt8", "UInt16", "UInt32", "UInt64", "URL",
     }
 )  # fmt: skip
 """Names that the class itself uses."""

@@ -20,7 +20,14 @@ INFO = TargetInfo(
     title="Core ML",
     distribution="lepton-coreml",
     summary="ML Programs for iOS 17 and 18 and macOS 14 and 15, proved without a Mac.",
-    edges=(Edge(source="pivot", result="coreml", precisions=("fp32", "fp16")),),
+    edges=(
+        Edge(
+            source="pivot",
+            result="coreml",
+            precisions=("fp32", "fp16"),
+            options=("max_batch", "max_size", "keep", "compute"),
+        ),
+    ),
     opens=(Opens("coreml", suffixes=(".mlpackage", ".mlmodel")),),
     capabilities={
         "convert": FULL,

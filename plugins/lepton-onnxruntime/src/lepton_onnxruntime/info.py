@@ -28,7 +28,13 @@ INFO = TargetInfo(
     distribution="lepton-onnxruntime",
     summary="ONNX Runtime on CPU, and on CUDA with the gpu extra.",
     edges=(
-        Edge(source="pivot", result="onnxruntime", precisions=("fp32", "fp16"), isolated=False),
+        Edge(
+            source="pivot",
+            result="onnxruntime",
+            precisions=("fp32", "fp16"),
+            isolated=False,
+            options=("keep",),
+        ),
     ),
     opens=(
         Opens("onnxruntime"),

@@ -18,6 +18,7 @@ from lepton_tflite import __version__
 from lepton_tflite._build import ROWS, Built, Plan, build
 from lepton_tflite._edgetpu import fact as edgetpu_fact
 from lepton_tflite._edgetpu import placed, refuse_floats, sentences
+from lepton_tflite._edgetpu_products import as_convolutions
 from lepton_tflite._execution import storage_facts
 from lepton_tflite._finish import finish, float_ports, integer_ports, port_types
 from lepton_tflite._flatbuffer import FILE, pack, root_of, stored_values
@@ -250,8 +251,10 @@ def _sealed(
         facts["float_ports"] = floats
     if request.device == EDGETPU:
         refuse_floats(model)
+        written = as_convolutions(model)
         nodes = placed(model)
-        facts |= {"edgetpu": edgetpu_fact(nodes), "edgetpu_says": list(sentences(nodes))}
+        facts["edgetpu"] = {**edgetpu_fact(nodes), "products_as_convolutions": written}
+        facts["edgetpu_says"] = list(sentences(nodes))
     notes = {"batch": batch, "border": facts["border"], "precision": _precision(request, facts)}
     notes |= {"integer_ports": list(grids)} if grids else {}
     if task.ports.turned:

@@ -2,9 +2,17 @@
 
 The source is Google's own table: "TensorFlow models on the Edge TPU", section "Supported
 operations" (:data:`SOURCE`), with the limits that it states for the newest runtime (14, compiler
-16). Where it speaks of the batch dimension, that is the first of a tensor of two or more
-dimensions here. Where it says that an operator "might not be mapped", for sizes that it does not
-state, that is kept apart (:data:`UNCERTAIN`). The compiler has not been run on what stands here.
+16). It was compared in November 2026 with the copies of it that could be read: the table that Axis
+has for ARTPEC-7, whose unit is an Edge TPU (operators and limits up to ``ResizeBilinear``), a list
+of all 40 operators, and a copy of 2019 (the limits of the others, as they were then). That
+splitting and summing keep off the batch is in none of these. Where the table speaks of the batch
+dimension, that is the first of a tensor of two or more dimensions here. Where it says that an
+operator "might not be mapped", for sizes that it does not state, that is kept apart
+(:data:`UNCERTAIN`).
+
+Beyond the table stand what reports on the compiler say and what was seen in TensorFlow Lite 2.6,
+which is as old as compiler 16: see :data:`_TOO_NEW` and :func:`_fully_connected`. The compiler has
+not been run on what stands here.
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_tflite._edgetpu_products import scales_of
 from lepton_tflite._flatbuffer import DTYPES, array_of, operator_name, text
 from lepton_tflite._schema import schema
 
@@ -24,7 +33,23 @@ SOURCE = "https://coral.ai/docs/edgetpu/models-intro/#supported-operations"
 
 _LONGEST_SOFTMAX = 16_000
 _WEIGHTED = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
-_RESIZED = "depending on its sizes it is not mapped, to avoid loss in precision"
+_PARAMETERS = {"UNIDIRECTIONAL_SEQUENCE_LSTM": (*range(1, 18), *range(20, 24)), "PRELU": (1,)}
+"""Inputs beside weights and biases that have to be constants."""
+
+_TOO_NEW = {
+    "ADD": 5, "CONCATENATION": 4, "CONV_2D": 6, "DEPTHWISE_CONV_2D": 7, "FULLY_CONNECTED": 10,
+    "MUL": 6, "PACK": 4, "RSQRT": 3, "SLICE": 6, "STRIDED_SLICE": 7, "TRANSPOSE": 6,
+    "TRANSPOSE_CONV": 4, "UNIDIRECTIONAL_SEQUENCE_LSTM": 4,
+}  # fmt: skip
+"""The first version of an operator that came after compiler 16 (July 2021): with TensorFlow Lite
+2.9 or later, by LiteRT's own list (tflite/tools/versioning/runtime_version.cc). The compiler
+refuses a file that has one: reported for CONV_2D 6 (google-coral/edgetpu issue 631) and
+TRANSPOSE_CONV 4 (issue 845)."""
+
+_RESIZED = (
+    "depending on its sizes it is not mapped, to avoid loss in precision; and compilers 14 and 15 "
+    "are reported to leave it to the CPU in versions that have half pixel centers"
+)
 UNCERTAIN = {
     "RESHAPE": "certain reshapes are not mapped for large tensors",
     "RESIZE_BILINEAR": _RESIZED,
@@ -53,6 +78,11 @@ class Seen:
     def name(self) -> str:
         """The format's name of the operator."""
         return operator_name(self.model.operatorCodes[self.operator.opcodeIndex])
+
+    @property
+    def version(self) -> int:
+        """The operator's version."""
+        return int(self.model.operatorCodes[self.operator.opcodeIndex].version)
 
     def constant(self, number: int) -> np.ndarray | None:
         """Return an input's values if the file holds them."""
@@ -84,11 +114,22 @@ def why_not(seen: Seen) -> str:
     rule = _RULES.get(seen.name)
     if rule is None:
         return "the compiler does not know the operator"
-    return _types(seen) or _ranks(seen) or _parameters(seen) or rule(seen)
+    return _too_new(seen) or _types(seen) or _ranks(seen) or _parameters(seen) or rule(seen)
+
+
+def _too_new(seen: Seen) -> str:
+    if seen.version < _TOO_NEW.get(seen.name, seen.version + 1):
+        return ""
+    return f"its version {seen.version} is newer than the compiler, which refuses such a file"
 
 
 def _types(seen: Seen) -> str:
-    moving = [t for i, t in enumerate(seen.inputs) if t is not None and seen.constant(i) is None]
+    moving = [
+        tensor
+        for i, tensor in enumerate(seen.inputs)
+        # The state that an LSTM keeps is its own matter; LiteRT has 16 bits for it.
+        if tensor is not None and seen.constant(i) is None and not tensor.isVariable
+    ]
     for tensor in (*moving, *seen.outputs):
         kind = DTYPES.get(tensor.type, "unknown")
         if kind not in ("int8", "uint8"):
@@ -97,10 +138,10 @@ def _types(seen: Seen) -> str:
 
 
 def _ranks(seen: Seen) -> str:
-    for tensor in (*filter(None, seen.inputs), *seen.outputs):
+    moving = (t for i, t in enumerate(seen.inputs) if seen.constant(i) is None)
+    for tensor in (*filter(None, moving), *seen.outputs):
         shape = shape_of(tensor)
-        weight = any(tensor is t for t in seen.inputs[1:])
-        if len(shape) > 3 and not weight and any(size != 1 for size in shape[:-3]):
+        if len(shape) > 3 and any(size != 1 for size in shape[:-3]):
             return (
                 f"{text(tensor.name)!r} has the shape {list(shape)}, where only the three "
                 "innermost dimensions may be larger than 1"
@@ -112,6 +153,10 @@ def _parameters(seen: Seen) -> str:
     number = _WEIGHTED.get(seen.name)
     if number is not None and seen.constant(number) is None:
         return "its weights are computed, and parameters have to be constants"
+    for other in _PARAMETERS.get(seen.name, ()):
+        tensor = seen.inputs[other] if other < len(seen.inputs) else None
+        if tensor is not None and seen.constant(other) is None:
+            return f"{text(tensor.name)!r} is computed, and parameters have to be constants"
     return ""
 
 
@@ -134,6 +179,11 @@ def _fully_connected(seen: Seen) -> str:
     plain = schema.FullyConnectedOptionsWeightsFormat.DEFAULT
     if seen.option("weightsFormat", plain) != plain:
         return "its weights are not of the default format"
+    if len(scales_of(seen.inputs[1])) > 1:
+        return (
+            "its weights have a scale for each output, and interpreters of the compiler's age give "
+            "wrong values for such a product"
+        )
     return _one_dimension(seen.outputs[0], "output")
 
 

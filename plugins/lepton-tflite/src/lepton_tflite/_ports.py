@@ -183,7 +183,7 @@ def _sized(spec: TensorSpec, sizes: Mapping[str, int]) -> TensorSpec:
 def _refuse_symbols(signature: Signature, symbol: str | None) -> None:
     for spec in signature.inputs:
         for dim in spec.shape:
-            if isinstance(dim, int) or dim == symbol:
+            if isinstance(dim, int) or (dim is not None and dim == symbol):
                 continue
             raise ConversionError(
                 "LPT-CONV-410",

@@ -27,7 +27,15 @@ INFO = TargetInfo(
             example="model.tflite",
         ),
     ),
-    edges=(Edge(source="pivot", result="tflite", precisions=("fp32", "fp16")),),
+    edges=(
+        Edge(
+            source="pivot",
+            result="tflite",
+            precisions=("fp32", "fp16"),
+            options=("batch", "shapes", "io", "weights", "layout"),
+            input_options=("batch", "shapes", "layout"),
+        ),
+    ),
     opens=(Opens("tflite", reference_rank=0),),
     capabilities={
         "convert": Capability(Support.FULL, note="pip install 'lepton-tflite[convert]'"),
