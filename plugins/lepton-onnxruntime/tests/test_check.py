@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from onnx import TensorProto
 
 from lepton_core.types import CheckRequest, InspectRequest, InspectResult, Model, OperatorUse
 from lepton_onnx import plugin as onnx_plugin
@@ -43,6 +44,18 @@ def test_a_custom_operator_is_impossible_and_named(
     assert result.verdict == "impossible"
     assert "acme::Foo" in result.reasons[0]
     assert "'here'" in result.reasons[0]
+
+
+def test_types_that_a_session_cannot_pass_are_impossible(graphs, tmp_path, context):
+    """ONNX Runtime loads such a model, and then takes no array for it."""
+    proto = graphs.model(
+        [graphs.node("Cast", ["x"], ["y"], to=1)],
+        [graphs.value("x", [2], TensorProto.BFLOAT16)],
+        [graphs.value("y", [2])],
+    )
+    result = judged(inspected(proto, tmp_path, context), context)
+    assert result.verdict == "impossible"
+    assert "x: bfloat16[2] is of a kind" in result.reasons[0]
 
 
 def test_an_opset_that_the_runtime_does_not_load_is_impossible(context, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
 
 from lepton_core.context import Context
 from lepton_core.errors import ConversionError, UnsupportedOperationError, UsageError
@@ -83,6 +85,57 @@ def test_what_it_cannot_build(graphs, to_pivot, context):
     assert caught.value.code == "LPT-CONV-212"
     other = pivot.evolve(format="onnx")
     assert plugin.lepton_convert(other, ConvertRequest("onnxruntime"), context) is None
+
+
+def test_a_recurrent_layer_whose_batch_comes_first(graphs, to_pivot, context):
+    """The kernels have no such layout."""
+    rng = np.random.default_rng(0)
+    proto = graphs.model(
+        [graphs.node("GRU", ["x", "W", "R", "", "", "h"], ["y", "last"], hidden_size=4, layout=1)],
+        [graphs.value("x", [2, 3, 5]), graphs.value("h", [2, 1, 4])],
+        [graphs.value("y", [2, 3, 1, 4]), graphs.value("last", [2, 1, 4])],
+        [
+            graphs.weight("W", rng.normal(size=(1, 12, 5)).astype("f4")),
+            graphs.weight("R", rng.normal(size=(1, 12, 4)).astype("f4")),
+        ],
+    )
+    pivot = to_pivot(proto)
+    feed = {"x": rng.normal(size=(2, 3, 5)), "h": rng.normal(size=(2, 1, 4))}
+    feed = {name: array.astype("f4") for name, array in feed.items()}
+    made = convert(pivot, context).model
+    with plugin.lepton_open(made, OpenRequest("onnxruntime"), context) as session:
+        found = session.run(feed)
+    (wanted, *_) = ReferenceEvaluator(pivot.path).run(None, feed)
+    np.testing.assert_allclose(found["y"], wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["last"], found["y"][:, -1], rtol=1e-5)
+
+
+def test_types_that_a_session_cannot_pass(graphs, to_pivot, context):
+    proto = graphs.model(
+        [graphs.node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)],
+        [graphs.value("x", [2])],
+        [graphs.value("y", [2], TensorProto.BFLOAT16)],
+    )
+    with pytest.raises(ConversionError) as caught:
+        convert(to_pivot(proto), context)
+    assert caught.value.code == "LPT-CONV-215"
+
+
+def test_an_operator_that_loads_and_never_runs(graphs, to_pivot, context):
+    weights = [
+        graphs.weight("w", np.ones((2, 1, 2, 2), "u1")),
+        graphs.weight("zero", np.zeros((), "u1")),
+        graphs.weight("zeros", np.zeros(2, "u1")),
+    ]
+    node = graphs.node("ConvInteger", ["x", "w", "zero", "zeros"], ["y"])
+    ports = [graphs.value("x", [1, 1, 4, 4], TensorProto.UINT8)]
+    proto = graphs.model([node], ports, [graphs.value("y", None, TensorProto.INT32)], weights)
+    with pytest.raises(ConversionError) as caught:
+        convert(to_pivot(proto), context)
+    assert caught.value.code == "LPT-CONV-216"
+    node.input[3] = "zero"
+    proto = graphs.model([node], ports, [graphs.value("y", None, TensorProto.INT32)], weights)
+    assert convert(to_pivot(proto, "again"), context).model.format == "onnxruntime"
 
 
 def test_a_graph_that_the_runtime_refuses(graphs, to_pivot, context):

@@ -41,7 +41,7 @@ def test_what_fits():
 @pytest.mark.parametrize(
     ("operator", "says"),
     [
-        ("ai.onnx::TopK", "sort"),
+        ("ai.onnx::Col2Im", "iota"),
         ("ai.onnx::NonZero", "depends on values"),
         ("ai.onnx::Loop", "no translation"),
         ("com.microsoft::Gelu", "com.microsoft"),
@@ -127,7 +127,7 @@ def test_constants_convert_as_the_check_says(kind, context, tmp_path):
 
 @pytest.mark.parametrize(
     ("operator", "says"),
-    [("topk.default", "sort"), ("logical_xor.default", "writes"), ("where.default", "on values")],
+    [("col2im.default", "iota"), ("det.default", "lower"), ("where.default", "on values")],
 )
 def test_torchs_operators_without_a_kernel_are_known_too(operator, says):
     use = OperatorUse(f"aten.{operator}", 1, where="net.py:9 in forward", convertible=True)
@@ -143,6 +143,8 @@ def test_types_that_cannot_be_passed():
     found = judge(spec=TensorSpec("s", "string", ("n",)))
     assert found.verdict == "impossible"
     assert "s: string[n]" in found.reasons[0]
+    found = judge(spec=TensorSpec("e", "float32", (0, 3)))
+    assert "e: float32[0, 3]" in found.reasons[0]
 
 
 def test_a_litert_file_fits():

@@ -271,21 +271,45 @@ def test_other_edges_are_not_ours(context):
     assert plugin.lepton_convert(Model("onnx", "x"), ConvertRequest("tflite"), context) is None
 
 
+@pytest.mark.conformance
+def test_the_largest_values_and_their_places(graphs, to_pivot, context, opened, expected):
+    """By the runtime's own kernel, the first of equal values first."""
+    pivot = to_pivot(
+        graphs.model(
+            [
+                graphs.node("TopK", ["x", "k"], ["y", "i"]),
+                graphs.node("TopK", ["x", "k"], ["z", "j"], largest=0, axis=0),
+            ],
+            [graphs.value("x", [4, 9])],
+            [
+                graphs.value("y", [4, 3]), graphs.value("i", [4, 3], TensorProto.INT64),
+                graphs.value("z", [3, 9]), graphs.value("j", [3, 9], TensorProto.INT64),
+            ],
+            [graphs.weight("k", np.array([3]))],
+        )
+    )  # fmt: skip
+    inputs = {"x": np.random.default_rng(0).integers(0, 5, (4, 9)).astype("f4")}
+    made = plugin.lepton_convert(pivot, ConvertRequest("tflite"), context).model
+    found = opened(made).run(inputs)
+    for name, array in expected(pivot, inputs).items():
+        assert np.array_equal(found[name], array), name
+
+
 def test_an_operator_that_the_runtime_lacks_is_named_and_leaves_a_reproducer(
     graphs, to_pivot, context
 ):
     pivot = to_pivot(
         graphs.model(
-            [graphs.node("TopK", ["x", "k"], ["y", "i"])],
-            [graphs.value("x", [2, 9])],
-            [graphs.value("y", [2, 3])],
-            [graphs.weight("k", np.array([3]))],
+            [graphs.node("Col2Im", ["x", "size", "block"], ["y"])],
+            [graphs.value("x", [1, 5, 5])],
+            [graphs.value("y", [1, 1, 5, 5])],
+            [graphs.weight("size", np.array([5, 5])), graphs.weight("block", np.array([1, 5]))],
         )
     )
     with pytest.raises(ConversionError) as caught:
         plugin.lepton_convert(pivot, ConvertRequest("tflite"), context)
     assert caught.value.code == "LPT-CONV-404"
-    assert "STABLEHLO_SORT" in caught.value.cause
+    assert "STABLEHLO_IOTA" in caught.value.cause
     assert not list(context.workdir.iterdir())
     folder = Path(caught.value.details["reproducer"])
     assert sorted(p.name for p in folder.iterdir()) == ["convert.py", "model.onnx"]
@@ -293,7 +317,7 @@ def test_an_operator_that_the_runtime_lacks_is_named_and_leaves_a_reproducer(
     done = again(folder)
     assert done.returncode
     assert "LPT-CONV-404" in done.stderr
-    assert "STABLEHLO_SORT" in done.stderr
+    assert "STABLEHLO_IOTA" in done.stderr
 
 
 def test_what_the_converter_refuses_is_named(graphs, to_pivot, context):

@@ -171,6 +171,20 @@ def test_a_foreign_operator_beside_a_loss_is_refused_by_name(hooks, tmp_path, lo
     assert caught.value.details["operators"] == ["com.microsoft::Odd"]
 
 
+def test_a_loss_whose_labels_are_constants_is_expanded():
+    """ONNX's inliner finds the type of a constant only where it is declared."""
+    node = helper.make_node("NegativeLogLikelihoodLoss", ["x", "t"], ["y"], reduction="mean")
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+        [onnx.numpy_helper.from_array(np.array([1, 0, 4]), "t")],
+    )
+    read = read_graph(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
+    assert "NegativeLogLikelihoodLoss" not in {node.operator for node in read.nodes}
+
+
 def test_shape_that_follows_from_values_is_refused(hooks, tmp_path):
     nodes = [
         helper.make_node("Cast", ["s"], ["i"], to=TensorProto.INT64),

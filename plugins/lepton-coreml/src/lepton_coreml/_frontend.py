@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import ModelProto, TensorProto, helper
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from lepton_coreml._decompose import decomposed
 from lepton_coreml._library import overrides
 from lepton_onnx import pivot
 from lepton_onnx.editing import replace_items
@@ -68,7 +69,7 @@ def export(
     module = BridgeModule(graph, overrides())
     found, warnings = capture_graph(module, graph.signature, dynamic)
     with captured():  # torch warns about its own pytrees
-        program = found.exported.run_decompositions({})
+        program = decomposed(found.exported.run_decompositions({}))
     batch = {s.shape[0] for s in graph.signature.inputs if s.shape}
     bounds: dict[str, tuple[int, int]] = {}
     lower: dict[str, int] = {}

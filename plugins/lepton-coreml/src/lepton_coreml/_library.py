@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from onnx import TensorProto
 
-from lepton_torch.bridge import Node, Operator
+from lepton_torch.bridge import TOP_K, Node, Operator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,11 +142,14 @@ def _sparse(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def overrides() -> Mapping[str, Operator]:
-    """Return translations of the two operators, to use in the place of the bridge's own."""
+    """Return translations to use in the place of the bridge's own.
+
+    They are those of the two operators, and TopK, whose stable sort MIL does not have.
+    """
     library()
     quantize = Operator("QuantizeLinear", _quantize_node, (), (), "quantization")
     back = replace(quantize, name="DequantizeLinear", compute=_dequantize_node)
-    return {quantize.name: quantize, back.name: back}
+    return {quantize.name: quantize, back.name: back, TOP_K.name: TOP_K}
 
 
 def _quantize_node(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lepton_coreml._translate import translations
+from lepton_coreml._translate_aten import aten_translations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,7 +69,16 @@ def _replace(module: Any, name: str, function: Any) -> Callable[[], None]:  # no
 
 
 def _lstm() -> Callable[[], None]:
-    return _register({"lstm.input": _registry()["lstm"]})
+    original = _registry()["lstm"]
+
+    def lstm(context: Any, node: Any) -> None:  # noqa: ANN401
+        names = [f"{node.name}_{part}" for part in ("rows", "hidden", "cell")]
+        node.outputs = names  # an exported program names none but the whole
+        original(context, node)
+        node.outputs = [node.name]
+        context.add([context[name] for name in names], torch_name=node.name)
+
+    return _register({"lstm.input": lstm})
 
 
 def _scalars() -> Callable[[], None]:
@@ -167,7 +177,8 @@ SHIMS: tuple[Shim, ...] = (
     Shim(
         "lstm.input",
         "Unsupported fx node lstm, kind lstm.input",
-        "torch.export names the overload, and only the bare name is registered",
+        "torch.export names the overload, and only the bare name is registered; that gives no more "
+        "than the rows, without the last states",
         _lstm,
     ),
     Shim(
@@ -246,7 +257,7 @@ def installed(names: Names, without: tuple[str, ...] = ()) -> Iterator[None]:
         without: Names of shims to leave out, for the tests; others count for nothing here.
     """
     with contextlib.ExitStack() as stack:
-        stack.callback(_register(translations(names)))
+        stack.callback(_register(aten_translations(_registry()) | translations(names)))
         for shim in SHIMS:
             if shim.name not in without:
                 stack.callback(shim.install())

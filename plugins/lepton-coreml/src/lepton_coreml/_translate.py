@@ -62,6 +62,9 @@ def _plain(values: Any) -> Any:  # noqa: ANN401 - an array
 
 def _quantize(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 - coremltools has no types
     x, scale, zero, axis = _inputs(context, node)
+    if scale.val is None or zero.val is None:
+        msg = "Core ML quantizes with scales and zero points that are constants"
+        raise ValueError(msg)
     factor, point = _plain(scale.val), _plain(zero.val)
     result = _builder().quantize(
         input=x,
@@ -79,6 +82,9 @@ def _dequantize(names: Names, context: Any, node: Any) -> None:  # noqa: ANN401 
     mb = _builder()
     place, values = _scalar(axis), codes.val
     mask = None if marked is None else marked.val
+    if scale.val is None:
+        msg = "Core ML dequantizes with scales that are constants"
+        raise ValueError(msg)
     points = None if zero is None else np.asarray(zero.val)
     if values is None:
         factor = _plain(scale.val).astype(np.float32)

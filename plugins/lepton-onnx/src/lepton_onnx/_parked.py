@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, inliner
 
 from lepton_core.errors import SourceError
 from lepton_onnx._external import Slice, fill, locate
-from lepton_onnx._protobuf import raw_bytes, storage_bytes, walk_tensors
+from lepton_onnx._protobuf import DEFAULT_DOMAINS, raw_bytes, storage_bytes, walk_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,7 @@ PARKED_ABOVE = 4096
 """Initializers of more bytes than this are parked; shapes and axes are far smaller."""
 
 _PREFIX = "parked:"
+_MVN_AXES = (0, 2, 3)
 
 
 @dataclass
@@ -86,7 +87,19 @@ def park(model: ModelProto, path: Path | None = None) -> Parked:
     for tensor in walk_tensors(light):
         if tensor.data_location == TensorProto.EXTERNAL and not _is_stub(tensor):
             fill(tensor, _locate(tensor, path).read())
+    _state_defaults(light)
     return parked
+
+
+def _state_defaults(model: ModelProto) -> None:
+    """Write down the axes that MeanVarianceNormalization has if it names none.
+
+    ONNX's body for it refers to the attribute, and its checker finds none there.
+    """
+    for node in model.graph.node:
+        found = node.op_type == "MeanVarianceNormalization" and node.domain in DEFAULT_DOMAINS
+        if found and not any(a.name == "axes" for a in node.attribute):
+            node.attribute.append(helper.make_attribute("axes", _MVN_AXES))
 
 
 def _is_stub(tensor: TensorProto) -> bool:

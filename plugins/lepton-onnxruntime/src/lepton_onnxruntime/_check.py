@@ -8,6 +8,7 @@ from lepton_core.errors import PluginDependencyError
 from lepton_core.reasons import without_a_way
 from lepton_core.types import CheckRequest, CheckResult, InspectResult, Model
 from lepton_onnxruntime import _runtime
+from lepton_onnxruntime._limits import unsupported
 from lepton_onnxruntime.info import INFO
 
 if TYPE_CHECKING:
@@ -19,10 +20,12 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
 
     An ONNX source is judged by the operators and opsets that the installed runtime knows (by the
     declared ones if none is installed); any other source by whether each operator has a way to
-    the pivot. Symbolic dimensions fit.
+    the pivot. Inputs and outputs must be of types that NumPy has. Symbolic dimensions fit.
     """
     found = request.inspection
-    reasons = _onnx_reasons(found) if found.domain == "onnx" else without_a_way(found)
+    reasons = list(_onnx_reasons(found) if found.domain == "onnx" else without_a_way(found))
+    for spec in unsupported(found.model.signature or model.signature):
+        reasons.append(f"{spec} is of a kind that ONNX Runtime's session cannot pass.")
     if reasons:
         return CheckResult("impossible", tuple(reasons))
     return CheckResult("fits", precisions=INFO.precisions)

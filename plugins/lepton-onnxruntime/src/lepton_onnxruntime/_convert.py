@@ -9,12 +9,14 @@ from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, UnsupportedOperationError, UsageError
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model
 from lepton_onnx import pivot
+from lepton_onnx.equivalents import put_time_first
 from lepton_onnx.external import digest, verify_external
 from lepton_onnx.lowering import lower_recipe
 from lepton_onnxruntime import __version__
 from lepton_onnxruntime._execution import storage_facts
 from lepton_onnxruntime._half import write_half
 from lepton_onnxruntime._integers import INTEGER_OPS, separate_weights
+from lepton_onnxruntime._limits import check_nodes, check_ports
 from lepton_onnxruntime._runtime import accepts_opset, explain, onnxruntime
 from lepton_onnxruntime.info import DISTRIBUTIONS, INFO
 
@@ -41,12 +43,17 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         UsageError: LPT-CONV-217, an option that there is not.
         OptimizeError: LPT-OPT-001 … 008, the recipe cannot be read or does not fit the pivot.
         ConversionError: LPT-CONV-213, the installed runtime does not load the result, or 214,
-            it dies on it.
+            it dies on it, 215 (dtypes that cannot be passed), 216 (an operator that loads and never
+            runs).
         SourceError: The pivot cannot be read.
     """
     _refuse_what_is_not_done(request)
     source, out = Path(model.path), context.workdir / FILE_NAME
     proto = pivot.load(source)
+    check_ports(pivot.signature(proto))
+    check_nodes(proto)
+    if not request.recipe:
+        put_time_first(proto)  # the kernels have no layout whose batch comes first
     parent = model.digest or digest(source)
     context.checkpoint()
     facts: dict[str, Any] = {}
@@ -60,6 +67,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         facts |= found
         precision = found["recipe"]["precision"]
         separate_weights(proto)
+        put_time_first(proto)
         pivot.save(proto, out)
     elif precision == "fp16":
         keep = (*_kept(request), *_without_half_kernels(proto))

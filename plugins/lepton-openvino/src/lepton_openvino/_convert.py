@@ -12,6 +12,7 @@ from lepton_core.errors import ConversionError, StorageError, UnsupportedOperati
 from lepton_core.files import digest_path, disk_errors
 from lepton_core.types import ConvertRequest, ConvertResult, LineageStep, Model, Signature
 from lepton_onnx import pivot
+from lepton_onnx.equivalents import pad_with_zero, pass_one_on, put_time_first
 from lepton_onnx.external import digest, verify_external
 from lepton_onnx.lowering import lower_recipe
 from lepton_openvino import __version__
@@ -73,9 +74,10 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         )  # fmt: skip
         facts |= lowered
         precision = lowered["recipe"]["precision"]
+        _equivalent(proto)
         converted = _read_lowered(proto, signature, context.workdir)
     else:
-        converted = _read(source, proto, signature)
+        converted = _read_whole(source, proto, signature, context.workdir)
     if request.precision == "fp16" and (lost := out_of_range(converted)):
         facts["out_of_fp16_range"] = lost
         warnings.append(_range_warning(lost))
@@ -164,6 +166,28 @@ def _read(source: Path, proto: ModelProto, signature: Signature) -> Any:  # noqa
                 remedy="Report this model as a bug.",
             )
     return converted
+
+
+def _read_whole(source: Path, proto: ModelProto, signature: Signature, folder: Path) -> Any:  # noqa: ANN401
+    if not any(node.op_type in _REWRITTEN for node in proto.graph.node):
+        return _read(source, proto, signature)
+    whole = pivot.load(source)
+    if not _equivalent(whole):
+        return _read(source, proto, signature)
+    return _read_lowered(whole, signature, folder)
+
+
+_REWRITTEN = ("LSTM", "GRU", "RNN", "Pad", "Max", "Min", "Mean", "Sum")
+
+
+def _equivalent(proto: ModelProto) -> bool:
+    """Write what OpenVINO computes otherwise than ONNX in forms that it does not; in place.
+
+    It ignores that a recurrent layer's batch comes first, pads with 0 where the value is computed,
+    and lets the input go that a Max of it alone gives on.
+    """
+    changed = [rewrite(proto) for rewrite in (put_time_first, pad_with_zero, pass_one_on)]
+    return any(changed)
 
 
 def _read_lowered(proto: ModelProto, signature: Signature, folder: Path) -> Any:  # noqa: ANN401

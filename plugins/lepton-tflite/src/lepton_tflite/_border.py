@@ -21,7 +21,7 @@ def into_file(name: str, array: np.ndarray, details: dict[str, Any]) -> np.ndarr
     """Return an array in the file's own type: integers exactly, floats on the port's grid.
 
     Raises:
-        SessionError: LPT-RUN-405, an integer needs more bits than the file has; 414, a float on
+        SessionError: LPT-RUN-405, a number needs more bits than the file has; 414, a float on
             its way to integers is NaN or infinite.
     """
     wanted = np.dtype(details["dtype"])
@@ -34,7 +34,12 @@ def into_file(name: str, array: np.ndarray, details: dict[str, Any]) -> np.ndarr
         return np.asarray(np.clip(grid, limits.min, limits.max).astype(wanted))
     if wanted.kind in "iu" and array.size:
         _check_range(name, array, wanted)
-    return array.astype(wanted)
+    with np.errstate(over="ignore"):
+        given = array.astype(wanted)
+    beyond = np.isinf(given) & np.isfinite(array) if wanted.kind == array.dtype.kind == "f" else ()
+    if np.any(beyond):
+        raise _beyond(name, array[beyond].flat[0], array, wanted)
+    return given
 
 
 def _refuse_not_finite(name: str, array: np.ndarray, wanted: np.dtype[Any]) -> None:
@@ -52,13 +57,16 @@ def _check_range(name: str, array: np.ndarray, wanted: np.dtype[Any]) -> None:
     limits = np.iinfo(wanted)
     low, high = int(array.min()), int(array.max())
     if low < limits.min or high > limits.max:
-        raise SessionError(
-            "LPT-RUN-405",
-            f"Input {name!r} holds {low if low < limits.min else high}, which does not fit "
-            f"into {wanted.name}",
-            cause=f"The file computes {array.dtype.name} with {8 * wanted.itemsize} bits.",
-            remedy="Map such values into that range before the model.",
-        )
+        raise _beyond(name, low if low < limits.min else high, array, wanted)
+
+
+def _beyond(name: str, value: float, array: np.ndarray, wanted: np.dtype[Any]) -> SessionError:
+    return SessionError(
+        "LPT-RUN-405",
+        f"Input {name!r} holds {value}, which does not fit into {wanted.name}",
+        cause=f"The file computes {array.dtype.name} with {8 * wanted.itemsize} bits.",
+        remedy="Map such values into that range before the model.",
+    )
 
 
 def out_of_file(array: np.ndarray, details: dict[str, Any], dtype: str) -> np.ndarray:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lepton_core.types import Signature
     from lepton_tflite._weights import Weight
     from lepton_tflite._words import Tell
-    from lepton_torch.bridge import BridgeModule
+    from lepton_torch.bridge import BridgeModule, Operator
 
 OPEN, ROWS, FIXED = "open", "rows", "fixed"
 """How a file takes a batch: of any size, one row at a time, or as its shapes say."""
@@ -125,12 +125,15 @@ class _Source:
     """The torch module of a graph.
 
     Attributes:
-        module: The module.
+        module: The module that is converted.
         weights: What it takes behind the model's inputs.
+        exact: What the file is held against: the same, but that equal values of a TopK come in
+            ONNX's order, which is the runtime's too.
     """
 
     module: BridgeModule
     weights: tuple[torch.Tensor, ...]
+    exact: BridgeModule
 
     @classmethod
     def of(cls, plan: Plan, inputs: tuple[torch.Tensor, ...]) -> _Source:
@@ -138,20 +141,26 @@ class _Source:
         import torch
         from torch.nn import Module
 
+        from lepton_tflite import _own
         from lepton_torch.bridge import load_module
 
         weights = tuple(torch.from_numpy(weight.values()) for weight in plan.weights)
         given = (*inputs, *weights)
-        if not plan.integer:
-            return cls(load_module(plan.proto, given), weights)
-        from lepton_tflite._decomposed import overrides
+        other: dict[str, Operator] = {}
+        held = None
+        if plan.integer:
+            from lepton_tflite._decomposed import overrides
 
-        held = Module()
-        return cls(load_module(plan.proto, given, overrides(held), held), weights)
+            held = Module()
+            other = overrides(held)
+        module = exact = load_module(plan.proto, given, _own.overrides() | other, held)
+        if any(node.op_type in _own.SORTS for node in plan.proto.graph.node):
+            exact = load_module(plan.proto, given, other, held)
+        return cls(module, weights, exact)
 
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run it on the model's inputs."""
-        return self.module(*inputs, *self.weights)  # type: ignore[no-any-return]
+        return self.exact(*inputs, *self.weights)  # type: ignore[no-any-return]
 
 
 def _open(plan: Plan, module: _Source) -> tuple[Built | None, tuple[str, ...]]:

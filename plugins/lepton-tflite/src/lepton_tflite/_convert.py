@@ -31,6 +31,7 @@ from lepton_tflite._place import place
 from lepton_tflite._ports import EDGETPU, WEIGHTS, Ports, check_dtypes, parse_options
 from lepton_tflite._read import check_weights
 from lepton_tflite._reproduce import reproducer
+from lepton_tflite._single import to_single
 from lepton_tflite._words import silent
 from lepton_tflite.info import INFO
 
@@ -104,7 +105,8 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
             recipe's scheme), 413 (a recipe and fp16), 414 (an Edge TPU without a recipe).
         ConversionError: LPT-CONV-402 … 406 (:func:`._build.build`), 409 (dtypes that cannot be
             passed), 410 (a symbolic dimension without a size), 411 (other integers than the
-            recipe's), 415 (floats in a file for an Edge TPU), 416 (too large); LPT-CONV-111 …
+            recipe's), 415 (floats in a file for an Edge TPU), 416 (too large), 417 (a constant is
+            beyond float32); LPT-CONV-111 …
             116, the graph has no translation to torch.
         PluginDependencyError: LPT-CONV-401, the converter is not installed.
         SourceError: The pivot cannot be read.
@@ -139,6 +141,8 @@ def _read(model: Model, request: ConvertRequest) -> _Task:
     check_dtypes(signature)
     dynamic = request.dynamic_batch and request.device != EDGETPU
     ports = options.settle(signature, dynamic=dynamic)
+    proto, said = to_single(proto)
+    ports = replace(ports, warnings=(*ports.warnings, *said))
     return _Task(proto, model.digest or digest(source), ports)
 
 

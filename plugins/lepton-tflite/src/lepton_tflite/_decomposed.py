@@ -8,7 +8,7 @@ an integer and its scale is nearer to that integer than to any other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed
@@ -16,9 +16,6 @@ from onnx import TensorProto
 from torch import nn
 
 from lepton_torch.bridge import Known, Node, Operator, Value
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _LIMITS = {torch.int8: (-128, 127), torch.int16: (-32768, 32767)}
 _ops = torch.ops.quantized_decomposed
@@ -86,7 +83,7 @@ def _hold(held: nn.Module, key: str, x: Known, scale: Known, *, axis: int, turne
     held.register_buffer(f"{key}_zeros", torch.zeros(scales.numel(), dtype=torch.int64))
 
 
-def overrides(held: nn.Module) -> Mapping[str, Operator]:
+def overrides(held: nn.Module) -> dict[str, Operator]:
     """Return translations that take the place of the bridge's own.
 
     Args:

@@ -23,12 +23,12 @@ from lepton_tflite._schema import schema
 if TYPE_CHECKING:
     from lepton_core.types import Signature
 
-_NARROWED = {"int64": "int32", "uint64": "uint32", "float64": "float32"}
+_NARROWED = {"int64": "int32", "uint64": "uint32", "float64": "float32", "float16": "float32"}
 KEY = "serving_default"
 
 
 def file_dtype(dtype: str) -> str:
-    """Return the type that an input or output has in the file; 64 bits become 32."""
+    """Return the type that an input or output has in the file, which is one of 32 bits or fewer."""
     return _NARROWED.get(dtype, dtype)
 
 
@@ -164,7 +164,7 @@ def float_ports(model: Any, signature: Signature) -> int:  # noqa: ANN401 - a ge
         for entry, spec in zip(maps, specs, strict=True):
             inner = int(entry.tensorIndex)
             tensor = graph.tensors[inner]
-            if spec.dtype != "float32" or DTYPES.get(tensor.type) != "int8":
+            if file_dtype(spec.dtype) != "float32" or DTYPES.get(tensor.type) != "int8":
                 continue
             outer = add_tensor(graph, spec.name, "float32", tensor.shape, tensor.shapeSignature)
             tensor.name = f"{spec.name}/int8".encode()
@@ -223,11 +223,11 @@ def port_types(model: Any, signature: Signature) -> tuple[dict[str, dict[str, An
     floats = []
     for entry, spec in sides:
         tensor = graph.tensors[entry.tensorIndex]
-        if spec.dtype == "float32" and DTYPES.get(tensor.type) == "int8":
+        if file_dtype(spec.dtype) == "float32" and DTYPES.get(tensor.type) == "int8":
             own = tensor.quantization
             zero = int(own.zeroPoint[0]) if own.zeroPoint is not None else 0
             integers[spec.name] = {"scale": float(own.scale[0]), "zero_point": zero}
-        elif spec.dtype == "float32":
+        elif file_dtype(spec.dtype) == "float32":
             floats.append(spec.name)
     return integers, floats
 

@@ -14,7 +14,6 @@ _NO_INTEGERS = "LiteRT has no kernel for it, only TensorFlow's (Flex)"
 _DOUBLE = "litert-torch fails on the float64 that its integers are multiplied in"
 
 NO_KERNEL = {
-    "TopK": "litert-torch writes it as a sort, for which the runtime has no kernel",
     "NonZero": _SIZES,
     "Compress": _SIZES,
     "Det": _NO_LOWERING,
@@ -26,14 +25,10 @@ NO_KERNEL = {
     "MatMulInteger": _DOUBLE,
     "QLinearConv": _DOUBLE,
     "QLinearMatMul": _DOUBLE,
-    "Xor": "litert-torch fails when it writes the file",
 }
 """Why, by operator, for those that the bridge translates."""
 
 ATEN = {
-    "topk": "TopK",
-    "sort": "TopK",
-    "argsort": "TopK",
     "nonzero": "NonZero",
     "where.default": "NonZero",
     "det": "Det",
@@ -43,7 +38,6 @@ ATEN = {
     "__lshift__": "BitShift",
     "__rshift__": "BitShift",
     "col2im": "Col2Im",
-    "logical_xor": "Xor",
 }
 """What torch's operators become in the pivot. Left out is what a name does not tell: whether
 ``bitwise_and`` and ``bitwise_or`` take integers or booleans, and whether an index is a mask."""

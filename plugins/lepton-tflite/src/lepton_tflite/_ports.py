@@ -25,8 +25,10 @@ WEIGHTS = ("auto", "dynamic", "float")
 """How operators with integer weights and float inputs compute: as the recipe says, with inputs
 quantized at run time wherever there is a kernel for it, or in float."""
 
+FLOATS = ("float16", "float64")
+"""Types of inputs and outputs that are float32 in the file; sessions cast."""
 _PASSABLE = {
-    "float32", "int8", "uint8", "int16", "int32", "int64", "bool",
+    "float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool",
 }  # fmt: skip
 
 
@@ -54,8 +56,14 @@ class Ports:
 
     @property
     def stored(self) -> Signature:
-        """The signature with the shapes that the file has."""
-        return turned_signature(self.signature, self.turned)
+        """The signature with the shapes and the floats that the file has."""
+        found = turned_signature(self.signature, self.turned)
+        sides = (found.inputs, found.outputs)
+        return Signature(*(tuple(_single(spec) for spec in specs) for specs in sides))
+
+
+def _single(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, dtype="float32") if spec.dtype in FLOATS else spec
 
 
 @dataclass(frozen=True)
@@ -253,10 +261,11 @@ def _wrong(message: str, remedy: str) -> UnsupportedOperationError:
 
 
 def unsupported(signature: Signature | None) -> list[TensorSpec]:
-    """Return the inputs and outputs that a session cannot pass."""
+    """Return the inputs and outputs that a session cannot pass: by type, or without any value."""
     if signature is None:
         return []
-    return [s for s in (*signature.inputs, *signature.outputs) if s.dtype not in _PASSABLE]
+    ports = (*signature.inputs, *signature.outputs)
+    return [s for s in ports if s.dtype not in _PASSABLE or 0 in s.shape]
 
 
 def check_dtypes(signature: Signature) -> None:

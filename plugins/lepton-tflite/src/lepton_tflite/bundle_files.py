@@ -146,7 +146,9 @@ def _entry(spec: TensorSpec, model: Model) -> str:
     count = 1
     for dim in spec.shape:
         count *= dim if isinstance(dim, int) else 1
-    kind = {"int64": "int32"}.get(spec.dtype, spec.dtype)
+    kind = {"int64": "int32", "float16": "float32", "float64": "float32"}.get(
+        spec.dtype, spec.dtype
+    )
     if spec.name in model.metadata.get("integer_ports", ()):
         kind = "int8"
     size = count * _BYTES.get(kind, 4)

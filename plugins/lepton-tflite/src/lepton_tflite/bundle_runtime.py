@@ -106,6 +106,12 @@ def _into_file(array: Any, details: Any) -> Any:  # noqa: ANN401 - arrays
         limits = np.iinfo(wanted)
         grid = np.rint(array / np.float32(own["scales"][0])) + int(own["zero_points"][0])
         return np.clip(grid, limits.min, limits.max).astype(wanted)
+    if array.dtype.kind == wanted.kind == "f":  # rounded, as long as it stays finite
+        with np.errstate(over="ignore"):
+            given = array.astype(wanted)
+        if np.any(np.isinf(given) & np.isfinite(array)):
+            raise ValueError(f"{details['name']!r} does not fit into {wanted}")
+        return given
     with np.errstate(invalid="ignore"):  # NaN to an integer, which the comparison finds
         same = np.array_equal(array, array.astype(wanted), equal_nan=True)
     if not same:

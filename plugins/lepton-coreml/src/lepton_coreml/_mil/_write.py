@@ -26,6 +26,8 @@ WEIGHTS = Path("Data") / _AUTHOR / "weights" / "weight.bin"
 MODEL = Path("Data") / _AUTHOR / "model.mlmodel"
 DIGEST_NOTE = "lepton.weights"
 """Note of the program that holds the SHA-256 of the file of weights."""
+_TEXT = 2
+"""Type of text in a program."""
 
 
 def feature_names(wanted: Sequence[str]) -> list[str]:
@@ -119,6 +121,7 @@ def _rename(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None: 
     function = model.mlProgram.functions["main"]
     block = function.blocks[function.opset]
     described = model.description
+    _own_outputs(function, block)
     changes = dict(zip((v.name for v in function.inputs), inputs, strict=True))
     changes |= dict(zip(block.outputs, outputs, strict=True))
     changes = _without_clashes(block, changes)
@@ -129,6 +132,25 @@ def _rename(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None: 
         value.name = changes.get(value.name, value.name)
     block.outputs[:] = [changes.get(name, name) for name in block.outputs]
     _rename_operations(block, changes)
+
+
+def _own_outputs(function: Any, block: Any) -> None:  # noqa: ANN401 - protobuf
+    """Give outputs that are inputs as well, or one another, a value of their own."""
+    kinds = {v.name: v.type for v in function.inputs}
+    taken = set(kinds)
+    kinds |= {v.name: v.type for op in block.operations for v in op.outputs}
+    for place, name in enumerate(block.outputs):
+        if name not in taken:
+            taken.add(name)
+            continue
+        own = f"{name}_output_{place}"
+        operation = block.operations.add(type="identity")
+        operation.inputs["x"].arguments.add().name = name
+        operation.outputs.add(name=own).type.CopyFrom(kinds[name])
+        note = operation.attributes["name"]
+        note.type.tensorType.dataType = _TEXT
+        note.immediateValue.tensor.strings.values.append(own)
+        block.outputs[place] = own
 
 
 def _without_clashes(block: Any, changes: dict[str, str]) -> dict[str, str]:  # noqa: ANN401

@@ -113,6 +113,12 @@ def _expanded(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         del copy.opset_import[:]  # the inliner knows ONNX's domain by its short name alone
         copy.opset_import.extend(o for o in model.opset_import if o.domain not in _OWN)
         copy.opset_import.append(onnx.helper.make_opsetid("", opset))
+        typed = {v.name for v in (*copy.graph.input, *copy.graph.value_info)}
+        copy.graph.value_info.extend(  # it looks for the type of a constant there, too
+            onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
+            for t in copy.graph.initializer
+            if t.name not in typed
+        )
         for node in _with_bodies(copy):  # bodies refer to attributes, not to defaults
             node.domain = ""
             node.attribute.extend(_defaults(node, opset))

@@ -68,6 +68,15 @@ def _mask(
     return torch.where(allowed, given, -math.inf)
 
 
+def _only_seeing(result: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Give zeros to a query that sees no key, as ONNX and torch do.
+
+    The runtimes that torch's operator is lowered to give NaN there, or a mean of all values.
+    """
+    seen = mask if mask.dtype == torch.bool else mask > -math.inf
+    return torch.where(seen.to(result.dtype).amax(-1, keepdim=True) > 0, result, 0.0)
+
+
 @operator("Attention")
 def attention(
     node: Node,
@@ -103,6 +112,8 @@ def attention(
         result = functional.scaled_dot_product_attention(
             q, k, v, joined, is_causal=alone, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
+        if joined is not None:
+            result = _only_seeing(result, joined)
     else:
         joined = _mask(mask, _allowed(q.shape[2], total, causal, past, valid), total)
         result, scores = _explicit(node, (q, k, v), joined, scale, inner)

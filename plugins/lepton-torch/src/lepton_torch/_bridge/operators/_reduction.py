@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lepton_torch._bridge._registry import operator
+from lepton_torch._bridge._registry import Operator, operator
 from lepton_torch._bridge.operators._support import axes_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ def _reduction(
             if not over:
                 return function(x.unsqueeze(-1), [-1], False)
         if x.dtype == torch.bool:
-            return function(x.to(torch.uint8), over, bool(node.get("keepdims", 1))).to(torch.bool)
+            # Converters take no smaller integers; of no value there is the least or the largest.
+            found = function(x.to(torch.int32), over, bool(node.get("keepdims", 1)))
+            return found.clamp(0, 1).to(torch.bool)
         return function(x, over, bool(node.get("keepdims", 1)))
 
     return compute
@@ -125,3 +127,14 @@ def top_k(node: Node, x: torch.Tensor, count: Known) -> tuple[torch.Tensor, torc
     values, places = torch.sort(x, dim=axis, descending=largest, stable=True)
     k = count.ints()[0]
     return values.narrow(axis, 0, k), places.narrow(axis, 0, k)
+
+
+def _own_top_k(node: Node, x: torch.Tensor, count: Known) -> tuple[torch.Tensor, torch.Tensor]:
+    axis, largest = node.get("axis", -1), bool(node.get("largest", 1))
+    values, places = torch.topk(x, count.ints()[0], dim=axis, largest=largest)
+    return values, places
+
+
+TOP_K = Operator("TopK", _own_top_k, (1,), (), "reduction")
+"""TopK as torch's own operator, for converters that have a kernel for it and none for a sort. Which
+of equal values comes first is theirs to say."""

@@ -1,0 +1,173 @@
+"""Operators of torch that coremltools does not translate are written in others that it does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from lepton_core.context import Context
+from lepton_core.errors import ConversionError
+from lepton_core.types import ConvertRequest
+from lepton_coreml import _decompose, plugin
+from lepton_coreml._build import build
+from lepton_coreml._frontend import boundary, export
+from lepton_onnx import pivot
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(1.1, 4, (2, 3)).astype("f4")
+
+
+def one(g, kind, **attributes):
+    """Return a graph of one operator from float to float."""
+    node = g.node(kind, ["x"], ["y"], **attributes)
+    return g.model([node], [g.value("x", [2, 3])], [g.value("y", [2, 3])])
+
+
+def grid(g):
+    """The sizes of AffineGrid are known."""
+    weights = [g.weight("size", np.array([1, 1, 2, 3]))]
+    node = g.node("AffineGrid", ["x", "size"], ["y"], align_corners=1)
+    return g.model([node], [g.value("x", [1, 2, 3])], [g.value("y", [1, 2, 3, 2])], weights)
+
+
+def largest(g):
+    """Values and places, of equal values the first one first."""
+    weights = [g.weight("k", np.array([2]))]
+    node = g.node("TopK", ["x", "k"], ["y", "i"], largest=0)
+    outputs = [g.value("y", [2, 2]), g.value("i", [2, 2], TensorProto.INT64)]
+    return g.model([node], [g.value("x", [2, 3])], outputs, weights)
+
+
+def same(g):
+    """An output that is an input."""
+    node = g.node("Identity", ["x"], ["y"])
+    return g.model([node], [g.value("x", [2, 3])], [g.value("y", [2, 3])])
+
+
+def product(g):
+    node = g.node("ReduceProd", ["x", "axis"], ["y"], keepdims=0)
+    weights = [g.weight("axis", np.array([1]))]
+    return g.model([node], [g.value("x", [2, 3])], [g.value("y", [2])], weights)
+
+
+def rows(g):
+    """A product of two rows, which gives one number."""
+    weights = [g.weight("w", X.reshape(-1))]
+    node = g.node("MatMul", ["x", "w"], ["y"])
+    return g.model([node], [g.value("x", [6])], [g.value("y", [])], weights)
+
+
+def turned(g):
+    """Rotary embeddings take parts of a tensor, which torch calls aliases."""
+    proto = g.model(
+        [g.node("RotaryEmbedding", ["x", "c", "s"], ["y"])],
+        [g.value("x", [1, 2, 3, 4])],
+        [g.value("y", [1, 2, 3, 4])],
+        [g.weight(n, RNG.normal(size=(1, 3, 2)).astype("f4")) for n in "cs"],
+    )
+    proto.opset_import[0].version = 23
+    return proto
+
+
+def diagonal(g):
+    """An einsum that takes a diagonal."""
+    node = g.node("Einsum", ["x"], ["y"], equation="bii->bi")
+    return g.model([node], [g.value("x", [2, 3, 3])], [g.value("y", [2, 3])])
+
+
+def flags(g):
+    """Booleans: exclusive or, and the largest of a row."""
+    return g.model(
+        [
+            g.node("Greater", ["x", "two"], ["a"]),
+            g.node("Less", ["x", "three"], ["b"]),
+            g.node("Xor", ["a", "b"], ["y"]),
+            g.node("ReduceMax", ["y", "axis"], ["z"], keepdims=0),
+        ],
+        [g.value("x", [2, 3])],
+        [g.value("y", [2, 3], TensorProto.BOOL), g.value("z", [2], TensorProto.BOOL)],
+        [
+            g.weight("two", np.float32(2)), g.weight("three", np.float32(3)),
+            g.weight("axis", np.array([1])),
+        ],
+    )  # fmt: skip
+
+
+def states(g):
+    """The last states of an LSTM."""
+    return g.model(
+        [g.node("LSTM", ["x", "W", "R"], ["y", "h", "c"], hidden_size=3)],
+        [g.value("x", [4, 2, 5])],
+        [g.value("y", [4, 1, 2, 3]), g.value("h", [1, 2, 3]), g.value("c", [1, 2, 3])],
+        [
+            g.weight("W", RNG.normal(size=(1, 12, 5)).astype("f4")),
+            g.weight("R", RNG.normal(size=(1, 12, 3)).astype("f4")),
+        ],
+    )
+
+
+FORMS = {
+    "states": states,
+    "topk": largest, "same": same, "product": product, "rows": rows, "rotary": turned,
+    "einsum": diagonal, "flags": flags,
+}  # fmt: skip
+"""What is written otherwise for other reasons."""
+GRAPHS = {
+    "acosh": lambda g: one(g, "Acosh"),
+    "asinh": lambda g: one(g, "Asinh"),
+    "celu": lambda g: one(g, "Celu", alpha=2.0),
+    "affine_grid_generator": grid,
+}
+
+
+def run(proto, folder, graphs, opened, feed):
+    source = graphs.to_pivot(proto, folder / "pivot")
+    made = plugin.lepton_convert(source, ConvertRequest("coreml"), Context(folder)).model
+    return source, opened(made, device="reference").run(feed)
+
+
+SHORT = ("states", "topk", "same")
+LONG = pytest.mark.conformance
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in SHORT else LONG) for n in (*GRAPHS, *FORMS)],
+)
+def test_they_are_converted(name, graphs, tmp_path, opened, reference):
+    proto = (GRAPHS | FORMS)[name](graphs)
+    shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    feed = {"x": np.resize(X, shape)}
+    source, found = run(proto, tmp_path, graphs, opened, feed)
+    for key, array in reference(source, feed).items():
+        assert found[key].dtype == array.dtype
+        np.testing.assert_allclose(found[key], array, rtol=1e-5, atol=1e-6)
+
+
+@LONG
+@pytest.mark.parametrize("name", GRAPHS)
+def test_coremltools_still_has_no_translation(name, graphs, tmp_path, monkeypatch):
+    """If this fails, the decomposition may go: take it out of OWN or BROKEN."""
+    proto = pivot.load(graphs.to_pivot(GRAPHS[name](graphs), tmp_path / "pivot").path)
+    monkeypatch.setattr(_decompose, "_ROUNDS", 0)
+    exported = export(boundary(proto), dynamic=True, max_batch=8, max_size=8)
+    with pytest.raises(ConversionError) as caught:
+        build(exported, tmp_path / "raw.mlpackage", device="ios18", half=False)
+    assert caught.value.code in ("LPT-CONV-504", "LPT-CONV-505")
+
+
+def test_a_query_that_sees_no_key_gives_zeros(graphs, tmp_path, opened):
+    """Core ML's attention would give it a mean of all values."""
+    shape = [1, 1, 2, 4]
+    proto = graphs.model(
+        [graphs.node("Attention", ["q", "k", "v", "m"], ["y"])],
+        [graphs.value(n, shape) for n in "qkv"] + [graphs.value("m", [2, 2], TensorProto.BOOL)],
+        [graphs.value("y", shape)],
+    )
+    proto.opset_import[0].version = 23
+    feed = {n: RNG.normal(size=shape).astype("f4") for n in "qkv"}
+    feed["m"] = np.array([[False, False], [True, False]])
+    _, found = run(proto, tmp_path, graphs, opened, feed)
+    assert not found["y"][0, 0, 0].any()
+    np.testing.assert_allclose(found["y"][0, 0, 1], feed["v"][0, 0, 0], rtol=1e-5)

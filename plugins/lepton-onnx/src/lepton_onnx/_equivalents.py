@@ -1,0 +1,105 @@
+"""Forms of operators that a runtime lacks or gets wrong, in forms that it has.
+
+Each function changes a graph in place, and says whether it had to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx import helper
+
+from lepton_onnx._cleanup import replace_items
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+_SWAPPED = [1, 0, 2]
+_BATCH_FIRST = [2, 0, 1, 3]
+"""From ``(steps, directions, batch, size)`` to ``(batch, steps, directions, size)``."""
+
+
+def put_time_first(model: ModelProto) -> bool:
+    """Write recurrent layers of the layout 1 (batch first) as those of the layout 0 in Transposes.
+
+    Args:
+        model: The graph with its weights; it is changed.
+
+    Returns:
+        Whether there was such a layer.
+    """
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        layout = [a for a in node.attribute if a.name == "layout"]
+        if node.op_type not in ("LSTM", "GRU", "RNN") or not layout or layout[0].i != 1:
+            nodes.append(node)
+            continue
+        node.attribute.remove(layout[0])
+        place = node.name or next(name for name in node.output if name)
+        for slot in (0, 5, 6):
+            if slot < len(node.input) and node.input[slot]:
+                given, node.input[slot] = node.input[slot], f"{place}/time_first_{slot}"
+                nodes.append(_turned(given, node.input[slot], _SWAPPED))
+        nodes.append(node)
+        for slot, name in enumerate(node.output):
+            if name:
+                node.output[slot] = f"{place}/time_first_y{slot}"
+                perm = _SWAPPED if slot else _BATCH_FIRST
+                nodes.append(_turned(node.output[slot], name, perm))
+    changed = len(nodes) != len(model.graph.node)
+    if changed:
+        replace_items(model.graph.node, nodes)
+    return changed
+
+
+def _turned(source: str, result: str, perm: list[int]) -> NodeProto:
+    return helper.make_node("Transpose", [source], [result], name=f"{result}/turned", perm=perm)
+
+
+def pad_with_zero(model: ModelProto) -> bool:
+    """Write a Pad whose value is computed as one with zeros, between a Sub and an Add of the value.
+
+    Args:
+        model: The graph with its weights; it is changed.
+
+    Returns:
+        Whether there was such a Pad.
+    """
+    known = {t.name for t in model.graph.initializer}
+    known |= {name for n in model.graph.node if n.op_type == "Constant" for name in n.output}
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
+        value = node.input[2] if node.op_type == "Pad" and len(node.input) > 2 else ""
+        if not value or value in known or mode != b"constant":
+            nodes.append(node)
+            continue
+        (result,), place = node.output, node.name or node.output[0]
+        less, padded = f"{place}/less", f"{place}/padded"
+        nodes.append(helper.make_node("Sub", [node.input[0], value], [less], name=less))
+        node.input[0], node.input[2], node.output[0] = less, "", padded
+        nodes.append(node)
+        nodes.append(helper.make_node("Add", [padded, value], [result], name=f"{place}/sum"))
+    changed = len(nodes) != len(model.graph.node)
+    if changed:
+        replace_items(model.graph.node, nodes)
+    return changed
+
+
+def pass_one_on(model: ModelProto) -> bool:
+    """Write a Max, Min, Mean or Sum of one input as an Identity.
+
+    Args:
+        model: The graph with its weights; it is changed.
+
+    Returns:
+        Whether there was such a node.
+    """
+    changed = False
+    for node in model.graph.node:
+        if node.op_type in ("Max", "Min", "Mean", "Sum") and len(node.input) == 1:
+            node.op_type, changed = "Identity", True
+    return changed
+
+
+__all__ = ["pad_with_zero", "pass_one_on", "put_time_first"]
