@@ -154,7 +154,7 @@ class RecipeStep:
 
         options: dict[str, Any] = {"recipe_only": True, "threads": self._options.threads}
         # Asking brings the runtimes into the engine's process, which a limit may have no room for.
-        options["ask"] = self._options.limits.memory_bytes is None
+        options["ask"] = "quick" if self._options.limits.memory_bytes is None else "no"
         options["metric"] = self._options.metric
         options |= heeded_by(precision, self._options.compression)
         samples = None

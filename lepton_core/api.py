@@ -15,7 +15,7 @@ from lepton_core import hooks, types
 from lepton_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lepton_core.capabilities import Constraints, TargetInfo
     from lepton_core.context import Context, Session
@@ -138,6 +138,7 @@ def optimize(
     max_size: float | None = None,
     device: str | None = None,
     timing_seconds: float = 0.25,
+    shared_with: Sequence[str] = (),
     context: Context | None = None,
 ) -> types.OptimizeResult:
     """Compress a model under a budget; see :class:`~lepton_core.types.OptimizeRequest`.
@@ -147,7 +148,7 @@ def optimize(
     context = _context(context)
     request = types.OptimizeRequest(
         target, engine, precision, max_drop, samples, recipe, options or {}, max_size, device,
-        timing_seconds,
+        timing_seconds, tuple(shared_with),
     )  # fmt: skip
     return hooks.optimize(load(model, context=context), request, context)
 

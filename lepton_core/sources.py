@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lepton_core.built import find_built
+from lepton_core.built import find_built, find_stored
 from lepton_core.catalogue import KNOWN
 from lepton_core.errors import LeptonError, PluginNotInstalledError, SourceError
 from lepton_core.types import Model
@@ -129,6 +129,14 @@ _FILE_SUFFIXES = {".onnx", ".pt2", ".pt", ".pth", ".py", ".tflite", ".xml", ".ml
 def _missing(text: str, path: Path) -> LeptonError:
     folder = path.parent if path.parent.is_dir() else Path()
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    if find_stored(text) is not None:
+        return SourceError(
+            "LPT-SRC-001",
+            f"There is no model {text!r}",
+            cause=f"{path} does not exist; a version of the store is no model of this command",
+            remedy=f"A program runs it with lepton_core.deployment({text!r}); `lepton deploy "
+            f"{text} --kind bundle` writes it into a directory, which every command takes.",
+        )
     near = difflib.get_close_matches(path.name, names, n=2, cutoff=0.6)
     hint = f"Did you mean {' or '.join(str(folder / n) for n in near)}? " if near else ""
     return SourceError(

@@ -79,8 +79,8 @@ def verify_command(
     written again with what a device measured; its golden pairs are those of the deployment in the
     store.
 
-    Exit code: 0 the digests hold and the verdict is pass; 1 something is not what was proved, the
-    proof does not belong to it, or the verdict is fail; 3 it is only weak.
+    Exit code: 0 the digests hold and the new verdict, if there is one, is pass; 1 something is
+    not what was proved, the proof does not belong to it, or the verdict is fail; 3 it is only weak.
     """
     if merge is not None:
         return _merge(app, variant, merge, out=out, store=place, **given)

@@ -43,12 +43,12 @@ def test_a_recipe_is_made_once_for_all_that_share_it(step, tmp_path):
     (request,) = step.asked
     assert (request.target, request.device) == ("one", None)
     assert request.shared_with == ("two:phone", "three")
-    assert request.options["ask"] is True
+    assert request.options["ask"] == "quick"
 
 
 def test_a_limit_of_memory_leaves_no_room_for_all_runtimes_in_one_process(step, tmp_path):
     make(step.of(limits=Limits(memory_bytes=1 << 30)), "int8", ONE, [ONE, TWO], tmp_path)
-    assert step.asked[0].options["ask"] is False
+    assert step.asked[0].options["ask"] == "no"
 
 
 def test_a_choice_is_made_for_each_target_alone(step, tmp_path):

@@ -76,6 +76,13 @@ def test_a_file_whose_name_has_a_colon(formats, tmp_path):
     assert resolve(str(tmp_path / "net:x.alpha"), formats).entry is None
 
 
+def test_a_version_of_the_store_is_no_file(fake_registry):
+    with pytest.raises(SourceError) as caught:
+        resolve("digits@production", fake_registry)
+    assert caught.value.code == "LPT-SRC-001"
+    assert "lepton_core.deployment('digits@production')" in caught.value.remedy
+
+
 def test_a_missing_file_suggests_its_neighbours(formats, tmp_path):
     (tmp_path / "digits.alpha").write_text("")
     with pytest.raises(SourceError) as caught:

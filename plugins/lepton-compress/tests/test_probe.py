@@ -14,12 +14,12 @@ from lepton_compress import _probe
 from lepton_compress._graph import Graph
 from lepton_compress._job import Job
 from lepton_compress._options import read_options
-from lepton_compress._plan import planned, without_refused
+from lepton_compress._plan import _is_asked, planned, without_refused
 from lepton_compress._probe import Prober
 from lepton_compress._probe_graph import key_of_operator, small_model, small_recipe
 from lepton_core import recipe as recipes
 from lepton_core.errors import OptimizeError, PluginDependencyError, SessionError
-from lepton_core.types import OptimizeRequest
+from lepton_core.types import OptimizeRequest, Target
 from lepton_onnx import pivot
 
 
@@ -325,7 +325,7 @@ def shared(graphs, samples, context, target, refuses, **more):
 
 
 def test_what_one_target_of_a_shared_recipe_refuses_stays_float_for_all(graphs, samples, context):
-    made, hooks = shared(graphs, samples, context, "openvino", integer_convolutions, ask=True)
+    made, hooks = shared(graphs, samples, context, "openvino", integer_convolutions, ask="quick")
     assert {"onnxruntime", "openvino"} <= set(hooks.asked)
     recipe = recipes.read(made.recipe)
     assert "Conv" not in {layer.op for layer in recipe.layers.values()}
@@ -341,7 +341,7 @@ def test_what_one_target_of_a_shared_recipe_refuses_stays_float_for_all(graphs, 
 def test_a_target_that_takes_nothing_is_no_reason_to_have_no_recipe(graphs, samples, context):
     made, _ = shared(
         graphs, samples, context, "openvino",
-        lambda model: 'type="FakeQuantize"' in Path(model.path).read_text(), ask=True,
+        lambda model: 'type="FakeQuantize"' in Path(model.path).read_text(), ask="quick",
     )  # fmt: skip
     recipe = recipes.read(made.recipe)
     assert {"Conv", "Gemm"} <= {layer.op for layer in recipe.layers.values()}
@@ -354,7 +354,7 @@ def test_a_target_that_cannot_be_asked_is_passed_over(graphs, samples, context):
     def broken(model):
         raise PluginDependencyError("LPT-PLUG-002", "It is not installed", remedy="Install it.")
 
-    made, hooks = shared(graphs, samples, context, "openvino", broken, ask=True)
+    made, hooks = shared(graphs, samples, context, "openvino", broken, ask="quick")
     assert "openvino" in hooks.asked
     assert not recipes.read(made.recipe).kept_float
 
@@ -364,6 +364,23 @@ def test_who_lowers_a_recipe_himself_is_asked_only_if_he_says_so(graphs, samples
     assert "openvino" not in hooks.asked
     assert "loads" not in made.facts
     assert not recipes.read(made.recipe).kept_float
+
+
+@pytest.mark.parametrize(
+    ("ask", "targets"),
+    [("all", ["onnxruntime", "openvino", "tflite"]), ("quick", ["onnxruntime", "openvino"]),
+     ("no", []), ("", [])],
+)  # fmt: skip
+def test_slow_converters_are_asked_only_by_name(graphs, context, ask, targets):
+    pytest.importorskip("lepton_tflite")
+    job = job_of(small_cnn(graphs), context)
+    request = replace(job.request, shared_with=("openvino", "tflite"))
+    options = read_options({"recipe_only": True, **({"ask": ask} if ask else {})}, "int8")
+    job = replace(job, request=request, options=options)
+    every = [Target("onnxruntime"), Target("openvino"), Target("tflite")]
+    assert [t.id for t in every if _is_asked(job, t)] == targets
+    with pytest.raises(OptimizeError):
+        read_options({"ask": "some"}, "int8")
 
 
 def test_weights_that_stay_float_are_asked_for_as_well(graphs, context_of):

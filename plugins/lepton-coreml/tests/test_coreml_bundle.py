@@ -512,6 +512,18 @@ def swift_lines(model):
     return bundle_files.files(model, "data")["ModelData.swift"].count("\n")
 
 
+def test_what_is_shipped_runs_on_python_3_9(shipped):
+    """Xcode brings it; `strict` of zip and unions of types are of 3.10."""
+    for name in ("run.py", "runtime.py", "prove_on_mac.py"):
+        tree = ast.parse(
+            (shipped("perceptron") / name).read_text(encoding="utf-8"), feature_version=(3, 9)
+        )
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            assert not any(keyword.arg == "strict" for keyword in call.keywords), call.lineno
+            assert not any(isinstance(given, ast.BinOp) and isinstance(given.op, ast.BitOr)
+                           for given in call.args), call.lineno  # fmt: skip
+
+
 # --- merging --------------------------------------------------------------------------------------
 
 

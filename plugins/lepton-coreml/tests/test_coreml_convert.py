@@ -275,14 +275,16 @@ def test_check_judges_without_converting():
 
     source = Model("onnx", "model.onnx")
 
-    def judge(name):
-        found = InspectResult(source, operators=(OperatorUse(name, 1),), domain="onnx")
+    def judge(name, domain="onnx"):
+        found = InspectResult(source, operators=(OperatorUse(name, 1),), domain=domain)
         return plugin.lepton_check(source, CheckRequest("coreml", inspection=found), None)
 
     assert judge("ai.onnx::Conv").verdict == "fits"
     refused = judge("ai.onnx::Loop")
     assert refused.verdict == "impossible"
     assert "Loop" in refused.reasons[0]
+    assert judge("aten.relu.default", "aten").verdict == "fits"
+    assert "cond (1 times)" in judge("cond", "aten").reasons[0]
 
 
 def test_every_option_of_a_conversion_is_declared():

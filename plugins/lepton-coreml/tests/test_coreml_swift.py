@@ -9,6 +9,7 @@ the package's names and types and judges what it gets; not what Core ML makes of
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -22,6 +23,7 @@ from lepton_core.types import Signature
 from lepton_coreml import bundle_files
 
 HERE = Path(__file__).with_name("swift")
+GUIDE = Path(__file__).parents[3] / "docs/how-to/ship-to-ios.md"
 TYPES = {"float32": 65568, "float16": 65552, "int32": 131104}
 NAMES = ["class", "3d", "a b", 'say "x"', "\\(it)", "größe/µ", "😀", "back\\slash", "line\nbreak",
          "*/", "/*", "//", "`tick`", "#", "self", "@CLASS@", "\u2028", "\x00"]  # fmt: skip
@@ -82,10 +84,22 @@ def odd_classes(model):
     return made
 
 
+def guide_snippet():
+    """The call that the guide shows, which is to compile as it stands."""
+    (snippet,) = re.findall(r"```swift\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
+    return (
+        "import CoreML\nimport Foundation\n@available(iOS 18, macOS 15, *)\n"
+        f"func shown(pixels: [Float]) throws -> MLMultiArray {{\n{snippet}return logits\n}}\n"
+    )
+
+
 @pytest.mark.parametrize("version", ["5", "6"])
 def test_every_class_is_right_swift(converted, coreml, tmp_path, version):
-    for file, text in odd_classes(converted("perceptron").model).items():
+    model = converted("perceptron").model
+    for file, text in odd_classes(model).items():
         (tmp_path / file).write_text(text, encoding="utf-8")
+    (tmp_path / "Digits.swift").write_text(bundle_files.files(model, "digits")["Digits.swift"])
+    (tmp_path / "Guide.swift").write_text(guide_snippet())
     files = sorted(tmp_path.glob("*.swift"))
     assert len(files) > 30
     swiftc("-swift-version", version, "-typecheck", "-parse-as-library", "-module-name", "App",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import runpy
 import subprocess
@@ -113,3 +114,13 @@ def test_what_kotlin_gives_a_meaning_is_no_name_and_no_comment():
     bare = text.replace('"a/*\\u000ab*/"', "")
     assert bare.count("/*") == bare.count("*/") == 4
     assert list(files(model, "interpreter")) == ["ModelInterpreter.kt"]
+
+
+def test_what_is_shipped_runs_on_python_3_9(bundle):
+    """tflite-runtime is there for it; `strict` of zip and unions of types are of 3.10."""
+    for name in ("run.py", "runtime.py"):
+        tree = ast.parse((bundle / name).read_text(encoding="utf-8"), feature_version=(3, 9))
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            assert not any(keyword.arg == "strict" for keyword in call.keywords), call.lineno
+            assert not any(isinstance(given, ast.BinOp) and isinstance(given.op, ast.BitOr)
+                           for given in call.args), call.lineno  # fmt: skip

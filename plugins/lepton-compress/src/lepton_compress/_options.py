@@ -25,6 +25,7 @@ RECOVERIES = ("equalize", "smooth", "balance", "narrow", "bias")
 
 SCHEMES = ("static", "dynamic", "weight-only")
 MEANS = ("pool", "product")
+ASKED = ("all", "quick", "no")
 BLOCK_PRECISIONS = {"int4": (2, 4), "int8-weight": (5, 8)}
 """Precisions of weights alone, by block, with the bits that each can be asked for."""
 
@@ -50,8 +51,9 @@ class Options:
         held_out: Directory of saved samples that the caller holds out; only how much of the
             calibrated ranges they reach is found out, nothing is chosen by them.
         recipe_only: Write the recipe and lower nothing.
-        ask: Whether the runtimes of all targets that lower the recipe are asked what they load; by
-            default unless the caller lowers it (``recipe_only``).
+        ask: Which runtimes of the targets that lower the recipe are asked what they load: ``all``,
+            those that answer ``quick``-ly (they declare ``loads.quick``), or ``no``; by default all
+            unless the caller lowers it (``recipe_only``).
         bits: Of weights stored by block: 2 to 4 for int4, 5 to 8 for int8-weight; 0 for 4 and 8.
         block: Inputs that share a scale, a power of two of at least 16.
         method: ``"rtn"``, ``"mse"``, ``"awq"`` or ``"gptq"``; by default gptq with samples and mse
@@ -96,7 +98,7 @@ class Options:
     threads: int | None = None
     held_out: str | None = None
     recipe_only: bool = False
-    ask: bool | None = None
+    ask: str = ""
     bits: int = 0
     block: int = 32
     method: str = ""
@@ -146,10 +148,9 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
     if isinstance(values.get("keep"), str):
         values["keep"] = [part for part in values["keep"].split(",") if part]
     values["keep"] = tuple(values.get("keep") or ())
-    if values.get("scheme", "") not in ("", *SCHEMES):
-        raise refuse(f"There is no scheme {values['scheme']!r}", f"known are {', '.join(SCHEMES)}")
-    if values.get("means", "pool") not in MEANS:
-        raise refuse(f"means cannot be {values['means']!r}", f"known are {', '.join(MEANS)}")
+    for name, accepted in (("scheme", SCHEMES), ("means", MEANS), ("ask", ASKED)):
+        if values.get(name, "") not in ("", *accepted):
+            raise refuse(f"{name} cannot be {values[name]!r}", f"known are {', '.join(accepted)}")
     if precision == "int16" and values.get("scheme", "") not in ("", "static"):
         raise refuse("int16 is static", "its ranges must be known beforehand")
     for name in ("threads", "bits", "block", "ends", "rows", "trials"):
@@ -159,8 +160,8 @@ def read_options(given: Mapping[str, Any], precision: str = "int8") -> Options:
         values["estimator"] = check_estimator(str(values["estimator"]))
     if "recover" in values:
         values["recover"] = _recoveries(values["recover"], values.get("scheme", ""))
-    for name in ("symmetric", "analyse", "ask"):
-        if values.get(name) is not None:
+    for name in ("symmetric", "analyse"):
+        if name in values:
             values[name] = _flag(name, values[name])
     options = Options(**values)
     if mixed:

@@ -45,11 +45,12 @@ def without_refused(job: Job, *, sampled: bool) -> Job:
         OptimizeError: ``LPT-OPT-040``, nothing is left to compress.
     """
     precision, asks = job.request.precision, job.options.ask
-    if not (asks or (asks is None and not job.options.recipe_only)):
-        return job
     sharing = [Target.parse(text) for text in job.request.shared_with]
-    targets = dict.fromkeys((Target(job.request.target, job.request.device), *sharing))
-    probers = tuple(Prober(job, target, named=len(targets) > 1) for target in targets)
+    targets = list(dict.fromkeys((Target(job.request.target, job.request.device), *sharing)))
+    asked = [target for target in targets if _is_asked(job, target)]
+    if not asked:
+        return job
+    probers = tuple(Prober(job, target, named=len(targets) > 1) for target in asked)
     job = replace(job, probers=probers)
     if precision == MIXED:
         return _without_moves(job, probers[0])
@@ -68,12 +69,20 @@ def without_refused(job: Job, *, sampled: bool) -> Job:
             except (PluginError, PlanError):
                 if not asks:
                     raise
-                left.remove(prober)  # it cannot be asked, nor lower what its own turn will bring
+                left.remove(prober)  # it says so itself when it lowers the recipe
         if job.options.keep == before or len(left) < 2:
             break
-    if len(failed) == len(probers):
+    if len(failed) == len(targets):
         raise failed[0]
     return job
+
+
+def _is_asked(job: Job, target: Target) -> bool:
+    """Tell whether a target is asked, which takes seconds where a converter is slow to import."""
+    hooks, how = job.context.hooks, job.options.ask or ("no" if job.options.recipe_only else "all")
+    assert hooks is not None  # noqa: S101 - checked by the engine
+    quick = bool(hooks.registry.target(target.id).capability("loads.quick").support)
+    return how == "all" or (how == "quick" and quick)
 
 
 def _without(job: Job, prober: Prober, *, sampled: bool) -> Job:

@@ -12,6 +12,9 @@ from lepton_coreml.info import INFO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_CONTROL_FLOW = ("cond", "while_loop", "map_impl", "scan")
+"""torch's operators that run others."""
+
 
 def check(model: Model, request: CheckRequest) -> CheckResult:
     """Judge whether a model can become an ML Program, without importing coremltools.
@@ -21,13 +24,28 @@ def check(model: Model, request: CheckRequest) -> CheckResult:
     is found when the model is converted.
     """
     found = request.inspection
-    reasons = list(_onnx_reasons(found) if found.domain == "onnx" else without_a_way(found))
+    reasons = list(
+        _onnx_reasons(found)
+        if found.domain == "onnx"
+        else [*without_a_way(found), *_control_flow(found)]
+    )
     signature = found.model.signature or model.signature
     for spec in unsupported(signature):
         reasons.append(f"{spec} is of a kind that Core ML's arrays cannot hold.")
     if reasons:
         return CheckResult("impossible", tuple(reasons))
     return CheckResult("fits", precisions=INFO.precisions)
+
+
+def _control_flow(found: InspectResult) -> Iterator[str]:
+    """Say what in a torch source becomes an If or a Loop, which the way back to torch has not."""
+    for use in found.operators:
+        if use.name in _CONTROL_FLOW:
+            place = f", first at {use.where}" if use.where else ""
+            yield (
+                f"{use.name} ({use.count} times{place}) decides by values which operators run, and "
+                "that has no way to Core ML."
+            )
 
 
 def _onnx_reasons(found: InspectResult) -> Iterator[str]:

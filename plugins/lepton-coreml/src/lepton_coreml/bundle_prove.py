@@ -290,7 +290,7 @@ def encoded(value: Any) -> Any:  # noqa: ANN401 - plain data
     """Return plain data as strict JSON: NaN is null, infinities are texts."""
     if isinstance(value, dict):
         return {str(key): encoded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [encoded(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")

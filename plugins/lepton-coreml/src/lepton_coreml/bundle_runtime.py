@@ -46,8 +46,8 @@ def load(
             {port["feature"]: _into_package(arrays[port["name"]], port) for port in ports["inputs"]}
         )
         return {
-            port["name"]: _out_of_package(made[port["feature"]], spec)
-            for port, spec in zip(ports["outputs"], signature["outputs"], strict=True)
+            port["name"]: _out_of_package(made[port["feature"]], signature["outputs"][place])
+            for place, port in enumerate(ports["outputs"])
         }
 
     return run

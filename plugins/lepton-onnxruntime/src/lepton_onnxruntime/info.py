@@ -45,6 +45,7 @@ INFO = TargetInfo(
         "convert": FULL,
         "open": FULL,
         "precision.fp32": FULL,
+        "loads.quick": Capability(Support.FULL, note="a small model is lowered and opened at once"),
         "precision.fp16": Capability(
             Support.FULL, note="stored as fp16; the CPU computes most operators in fp32"
         ),

@@ -26,6 +26,7 @@ INFO = TargetInfo(
         "convert": FULL,
         "open": FULL,
         "precision.fp32": FULL,
+        "loads.quick": Capability(Support.FULL, note="a small model is lowered and opened at once"),
         "precision.fp16": Capability(
             Support.FULL, note="weights stored as fp16; computed in fp32 unless asked otherwise"
         ),

@@ -87,7 +87,8 @@ def _check_shapes(arrays: Mapping[str, Any], specs: Any) -> None:  # noqa: ANN40
     for spec in specs:
         name, shape, dims = spec["name"], arrays[spec["name"]].shape, spec["shape"]
         fits = len(shape) == len(dims) and 0 not in shape
-        for size, dim in zip(shape, dims, strict=False):
+        for place, size in enumerate(shape if fits else ()):  # Python 3.9 has no zip that is strict
+            dim = dims[place]
             fits = fits and size == (sizes.setdefault(dim, size) if isinstance(dim, str)
                                      else size if dim is None else dim)  # fmt: skip
         if not fits:
