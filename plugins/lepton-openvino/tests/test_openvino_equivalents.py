@@ -43,6 +43,15 @@ def test_a_largest_of_one(graphs, to_pivot, convert, opened):
     assert np.array_equal(opened(convert(pivot).model).run({"x": x})["y"], x)
 
 
+@pytest.mark.parametrize("value", [-np.inf, 1e8, np.nan])
+def test_a_value_to_pad_with_changes_no_other(value, graphs, to_pivot, convert, opened):
+    """Such as the minus infinity in front of a largest value."""
+    proto, feed = padded(graphs)
+    found = opened(convert(to_pivot(proto)).model).run(feed | {"v": np.float32(value).reshape(())})
+    wanted = np.pad(feed["x"], ((0, 1), (2, 0)), constant_values=value)
+    np.testing.assert_array_equal(found["y"], wanted)
+
+
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "Pad"])
 def test_it_gives_what_onnx_says(kind, graphs, to_pivot, convert, opened):
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx import helper
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 from lepton_onnx._cleanup import replace_items
 
@@ -57,7 +58,7 @@ def _turned(source: str, result: str, perm: list[int]) -> NodeProto:
 
 
 def pad_with_zero(model: ModelProto) -> bool:
-    """Write a Pad whose value is computed as one with zeros, between a Sub and an Add of the value.
+    """Write a Pad whose value is computed as one with zeros, which a Where replaces by the value.
 
     Args:
         model: The graph with its weights; it is changed.
@@ -74,16 +75,28 @@ def pad_with_zero(model: ModelProto) -> bool:
         if not value or value in known or mode != b"constant":
             nodes.append(node)
             continue
-        (result,), place = node.output, node.name or node.output[0]
-        less, padded = f"{place}/less", f"{place}/padded"
-        nodes.append(helper.make_node("Sub", [node.input[0], value], [less], name=less))
-        node.input[0], node.input[2], node.output[0] = less, "", padded
-        nodes.append(node)
-        nodes.append(helper.make_node("Add", [padded, value], [result], name=f"{place}/sum"))
+        nodes += _filled(node, value)
     changed = len(nodes) != len(model.graph.node)
     if changed:
         replace_items(model.graph.node, nodes)
     return changed
+
+
+def _filled(pad: NodeProto, value: str) -> list[NodeProto]:
+    """Return a Pad with zeros, the same of ones that tell which zeros are new, and the choice."""
+    (result,), place = pad.output, pad.name or pad.output[0]
+    shape, ones, told, kept = (f"{place}/{part}" for part in ("shape", "ones", "told", "kept"))
+    pad.input[2], pad.output[0] = "", f"{place}/padded"
+    one = numpy_helper.from_array(np.ones(1, np.int32))
+    make = helper.make_node
+    return [
+        pad,
+        make("Shape", [pad.input[0]], [shape], name=shape),
+        make("ConstantOfShape", [shape], [ones], name=ones, value=one),
+        make("Pad", [ones, *pad.input[1:]], [told], name=told),
+        make("Cast", [told], [kept], name=kept, to=TensorProto.BOOL),
+        make("Where", [kept, pad.output[0], value], [result], name=f"{place}/filled"),
+    ]
 
 
 def pass_one_on(model: ModelProto) -> bool:
