@@ -107,8 +107,27 @@ def states(g):
     )
 
 
+def pixels(g):
+    """Pixels that are taken apart and put together, by each way, which take six dimensions."""
+    x, shape = [2, 4, 4, 6], {"apart": [2, 4, 2, 2, 3, 2], "together": [2, 16, 2, 3]}
+    return g.model(
+        [
+            g.node("Reshape", ["x", "apart"], ["a"]),
+            g.node("Transpose", ["a"], ["b"], perm=[0, 1, 3, 5, 2, 4]),
+            g.node("Reshape", ["b", "together"], ["c"]),
+            g.node("DepthToSpace", ["c"], ["d"], blocksize=2, mode="CRD"),
+            g.node("SpaceToDepth", ["d"], ["e"], blocksize=2),
+            g.node("DepthToSpace", ["e"], ["y"], blocksize=2),
+        ],
+        [g.value("x", x)],
+        [g.value("y", x)],
+        [g.weight(name, np.array(sizes)) for name, sizes in shape.items()],
+    )
+
+
 FORMS = {
     "states": states,
+    "pixels": pixels,
     "topk": largest, "same": same, "product": product, "rows": rows, "rotary": turned,
     "einsum": diagonal, "flags": flags,
 }  # fmt: skip
@@ -127,7 +146,7 @@ def run(proto, folder, graphs, opened, feed):
     return source, opened(made, device="reference").run(feed)
 
 
-SHORT = ("states", "topk", "same")
+SHORT = ("states", "topk", "same", "pixels")
 LONG = pytest.mark.conformance
 
 
@@ -138,7 +157,8 @@ LONG = pytest.mark.conformance
 def test_they_are_converted(name, graphs, tmp_path, opened, reference):
     proto = (GRAPHS | FORMS)[name](graphs)
     shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
-    feed = {"x": np.resize(X, shape)}
+    each = np.linspace(1, 2, int(np.prod(shape)), dtype="f4").reshape(shape)
+    feed = {"x": np.resize(X, shape) * each}
     source, found = run(proto, tmp_path, graphs, opened, feed)
     for key, array in reference(source, feed).items():
         assert found[key].dtype == array.dtype

@@ -23,6 +23,7 @@ from lepton_coreml._prove import constants_record, kept_in_fp32, run_once
 from lepton_coreml._wide import check_wide
 from lepton_coreml.info import INFO
 from lepton_onnx import pivot
+from lepton_onnx.equivalents import lower_ranks
 from lepton_onnx.external import digest, verify_external
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 PACKAGE = "model.mlpackage"
 DEVICE = "ios18"
 """Deployment target where none is asked for."""
+MOST_DIMENSIONS = 5
+"""Of a value in an ML Program."""
 _OPTIONS = {"keep": (list, tuple), "max_batch": int, "max_size": int, "compute": str}
 _COMPUTE = ("fp32", "fp16")
 _GRAPH_PROOF = (
@@ -99,6 +102,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
         precision = found["recipe"]["precision"]
     bar = context.reporter.task("Convert with coremltools")
     out = context.workdir / PACKAGE
+    lower_ranks(lowered, MOST_DIMENSIONS)
     notes = check_wide(lowered)
     lowered, doubles = fit_doubles(lowered, half=_is_half(request))
     notes += doubles

@@ -5,6 +5,7 @@ Each function changes a graph in place, and says whether it had to.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from lepton_onnx._cleanup import replace_items
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
 _SWAPPED = [1, 0, 2]
@@ -115,4 +119,79 @@ def pass_one_on(model: ModelProto) -> bool:
     return changed
 
 
-__all__ = ["pad_with_zero", "pass_one_on", "put_time_first"]
+def lower_ranks(model: ModelProto, most: int) -> bool:
+    """Write a Transpose between two Reshapes in fewer dimensions where axes stay side by side.
+
+    Such as those by which windows or pixels are taken apart: the batch and the axis behind it often
+    move together, and are one axis then.
+
+    Args:
+        model: The graph with its weights; it is changed.
+        most: Dimensions that may stay.
+
+    Returns:
+        Whether a Transpose of more dimensions was changed.
+    """
+    constants = {t.name: numpy_helper.to_array(t) for t in _shapes(model)}
+    gone: set[str] = set()
+    for node in model.graph.node:
+        perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+        if node.op_type != "Transpose" or len(perm) <= most:
+            continue
+        before = _between_reshapes(model, node, constants)
+        if before is None or len(constants[before.input[1]]) != len(perm):
+            continue
+        sizes, order = _joined(constants[before.input[1]].tolist(), perm)
+        if len(order) == len(perm):
+            continue
+        fewer = numpy_helper.from_array(np.array(sizes, np.int64), f"{before.output[0]}/shape")
+        model.graph.initializer.append(fewer)
+        before.input[1] = fewer.name
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("perm", order))
+        gone |= {node.input[0], node.output[0]}
+    kept = [value for value in model.graph.value_info if value.name not in gone]
+    replace_items(model.graph.value_info, kept)
+    return bool(gone)
+
+
+def _shapes(model: ModelProto) -> Iterator[TensorProto]:
+    """Yield the constants that Reshapes take shapes from."""
+    named = {n.input[1] for n in model.graph.node if n.op_type == "Reshape"}
+    return (t for t in model.graph.initializer if t.name in named)
+
+
+def _between_reshapes(
+    model: ModelProto, node: NodeProto, constants: Mapping[str, NDArray[np.int64]]
+) -> NodeProto | None:
+    """Return the Reshape that a node alone reads, if Reshapes alone read what it makes of it.
+
+    All of them have constant shapes without a 0, which stands for the size that was there.
+    """
+    before = next((n for n in model.graph.node if node.input[0] in n.output), None)
+    after = [n for n in model.graph.node if node.output[0] in n.input]
+    readers = sum(node.input[0] in n.input for n in model.graph.node)
+    results = {node.input[0], node.output[0]} & {value.name for value in model.graph.output}
+    if before is None or not after or readers != 1 or results:
+        return None
+    plain = (
+        n.op_type == "Reshape" and n.input[1] in constants and 0 not in constants[n.input[1]]
+        for n in (before, *after)
+    )
+    return before if all(plain) else None
+
+
+def _joined(sizes: list[int], perm: list[int]) -> tuple[list[int], list[int]]:
+    """Return sizes and order of the axes, those that move side by side as one."""
+    groups: list[list[int]] = []
+    for axis in perm:
+        if groups and groups[-1][-1] + 1 == axis:
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    order = sorted(groups)
+    fewer = [-1 if -1 in (own := [sizes[i] for i in group]) else math.prod(own) for group in order]
+    return fewer, [order.index(group) for group in groups]
+
+
+__all__ = ["lower_ranks", "pad_with_zero", "pass_one_on", "put_time_first"]

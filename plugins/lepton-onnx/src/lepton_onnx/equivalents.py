@@ -5,6 +5,11 @@ For plugins whose runtimes read ONNX. Importing this module imports ``onnx``.
 
 from __future__ import annotations
 
-from lepton_onnx._equivalents import pad_with_zero, pass_one_on, put_time_first
+from lepton_onnx._equivalents import (
+    lower_ranks,
+    pad_with_zero,
+    pass_one_on,
+    put_time_first,
+)
 
-__all__ = ["pad_with_zero", "pass_one_on", "put_time_first"]
+__all__ = ["lower_ranks", "pad_with_zero", "pass_one_on", "put_time_first"]

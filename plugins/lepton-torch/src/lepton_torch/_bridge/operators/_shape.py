@@ -186,23 +186,24 @@ def _pad_axis(x: torch.Tensor, axis: int, before: int, after: int, mode: str) ->
 
 @operator("DepthToSpace")
 def depth_to_space(node: Node, x: torch.Tensor) -> torch.Tensor:
-    """Move channels into blocks of pixels."""
+    """Move channels into blocks of pixels, in five dimensions: some targets have no more."""
     block = node.get("blocksize")
     n, c, h, w = x.shape
-    if node.get("mode", "DCR") == "CRD":
-        parts = x.reshape(n, c // block**2, block, block, h, w).permute(0, 1, 4, 2, 5, 3)
-    else:
-        parts = x.reshape(n, block, block, c // block**2, h, w).permute(0, 3, 4, 1, 5, 2)
-    return parts.reshape(n, c // block**2, h * block, w * block)
+    depth = c // block**2
+    if node.get("mode", "DCR") == "DCR":
+        x = x.reshape(n, block**2, depth, h * w).transpose(1, 2)
+    parts = x.reshape(n * depth, block, block, h, w).permute(0, 3, 1, 4, 2)
+    return parts.reshape(n, depth, h * block, w * block)
 
 
 @operator("SpaceToDepth")
 def space_to_depth(node: Node, x: torch.Tensor) -> torch.Tensor:
-    """Move blocks of pixels into channels."""
+    """Move blocks of pixels into channels, in five dimensions as well."""
     block = node.get("blocksize")
     n, c, h, w = x.shape
-    parts = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
-    return parts.reshape(n, c * block**2, h // block, w // block)
+    parts = x.reshape(n * c, h // block, block, w // block, block).permute(0, 2, 4, 1, 3)
+    moved = parts.reshape(n, c, block**2, (h // block) * (w // block)).transpose(1, 2)
+    return moved.reshape(n, c * block**2, h // block, w // block)
 
 
 @operator("CenterCropPad", known=(1,))
