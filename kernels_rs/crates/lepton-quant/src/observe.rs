@@ -150,7 +150,7 @@ pub fn value_histogram(
 }
 
 /// Values after which the counters may be full.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 8192;
 
 /// What one thread keeps.
 struct Counter {
