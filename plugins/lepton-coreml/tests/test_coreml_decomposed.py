@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from onnx import TensorProto
 
 from lepton_core.context import Context
@@ -163,6 +164,31 @@ def test_they_are_converted(name, graphs, tmp_path, opened, reference):
     for key, array in reference(source, feed).items():
         assert found[key].dtype == array.dtype
         np.testing.assert_allclose(found[key], array, rtol=1e-5, atol=1e-6)
+
+
+SIZES = np.array([0, 1e-30, -1e-4, 0.3, 1e9, 1e20, -3e38, -np.inf, np.nan], "f4")
+
+
+@pytest.mark.parametrize(
+    ("ours", "numpys", "values"),
+    [
+        (_decompose._asinh, np.arcsinh, SIZES),
+        (_decompose._acosh, np.arccosh, 1 + np.abs(SIZES)),
+        (_decompose._acosh, np.arccosh, np.array([1, 1.0000001, 1.0001], "f4")),
+    ],
+)
+def test_no_digit_is_lost_near_zero_and_none_overflows(ours, numpys, values):
+    found = ours(torch.from_numpy(values)).numpy()
+    np.testing.assert_allclose(found, numpys(values.astype("f8")), rtol=3e-7)
+
+
+@LONG
+def test_the_package_keeps_the_digits(graphs, tmp_path, opened):
+    """Nothing on the way simplifies (1 + x) - 1."""
+    proto = one(graphs, "Asinh")
+    x = np.array([[0, 1e-30, -1e-4], [0.3, 1e9, 1e20]], "f4")
+    _, found = run(proto, tmp_path, graphs, opened, {"x": x})
+    np.testing.assert_allclose(found["y"], np.arcsinh(x.astype("f8")), rtol=1e-6)
 
 
 @LONG

@@ -7,6 +7,7 @@ are some; :data:`OWN` has those for which neither knows a way.
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,13 +25,28 @@ _ROUNDS = 4
 """How often what a decomposition leads to is decomposed again."""
 
 
+_LARGE = 1e9
+"""From here on x + sqrt(x^2 +- 1) is 2x in float32, and the square does not overflow yet."""
+
+
+def _log1p(x: torch.Tensor) -> torch.Tensor:
+    """Return log(1 + x) with the digits of a small x (Kahan), which MIL's logarithm loses."""
+    more = 1.0 + x
+    return torch.where(more == 1.0, x, torch.log(more) * (x / torch.where(x == 0, 1.0, more - 1.0)))
+
+
 def _acosh(x: torch.Tensor) -> torch.Tensor:
-    return torch.log(x + torch.sqrt(x * x - 1.0))
+    over = torch.clamp(x, max=_LARGE) - 1.0
+    near = _log1p(over + torch.sqrt(over * (over + 2.0)))
+    return torch.where(x > _LARGE, torch.log(x) + math.log(2), near)
 
 
 def _asinh(x: torch.Tensor) -> torch.Tensor:
     size = torch.abs(x)
-    return torch.sign(x) * torch.log(size + torch.sqrt(x * x + 1.0))
+    some = torch.clamp(size, max=_LARGE)
+    square = some * some
+    near = _log1p(some + square / (1.0 + torch.sqrt(square + 1.0)))
+    return torch.sign(x) * torch.where(size > _LARGE, torch.log(size) + math.log(2), near)
 
 
 def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> torch.Tensor:
