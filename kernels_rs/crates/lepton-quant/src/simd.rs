@@ -89,14 +89,7 @@ pub(crate) use multiversion;
 /// Has the processor fetch a slice into its cache.
 #[inline(always)]
 pub(crate) fn prefetch(x: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in x.chunks(16) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which changes nothing that the program computes, for a valid address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = x;
+    prefetch_later(x, 0);
 }
 
 /// Has the processor fetch as many values as a slice has, `ahead` values behind its first, if they
