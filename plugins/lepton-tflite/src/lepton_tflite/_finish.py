@@ -18,18 +18,13 @@ from lepton_tflite._flatbuffer import (
     set_notes,
     text,
 )
+from lepton_tflite._ports import file_dtype
 from lepton_tflite._schema import schema
 
 if TYPE_CHECKING:
     from lepton_core.types import Signature
 
-_NARROWED = {"int64": "int32", "uint64": "uint32", "float64": "float32", "float16": "float32"}
 KEY = "serving_default"
-
-
-def file_dtype(dtype: str) -> str:
-    """Return the type that an input or output has in the file, which is one of 32 bits or fewer."""
-    return _NARROWED.get(dtype, dtype)
 
 
 def name_ports(model: Any, signature: Signature) -> None:  # noqa: ANN401 - a generated class
@@ -234,7 +229,6 @@ def port_types(model: Any, signature: Signature) -> tuple[dict[str, dict[str, An
 
 __all__ = [
     "KEY",
-    "file_dtype",
     "finish",
     "float_ports",
     "integer_ports",

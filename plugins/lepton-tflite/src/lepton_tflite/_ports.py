@@ -25,11 +25,16 @@ WEIGHTS = ("auto", "dynamic", "float")
 """How operators with integer weights and float inputs compute: as the recipe says, with inputs
 quantized at run time wherever there is a kernel for it, or in float."""
 
-FLOATS = ("float16", "float64")
-"""Types of inputs and outputs that are float32 in the file; sessions cast."""
+_IN_FILE = {"int64": "int32", "uint64": "uint32", "float64": "float32", "float16": "float32"}
+"""Types of inputs and outputs that are others in the file; sessions cast."""
 _PASSABLE = {
     "float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool",
 }  # fmt: skip
+
+
+def file_dtype(dtype: str) -> str:
+    """Return the type that an input or output has in the file, which is one of 32 bits or fewer."""
+    return _IN_FILE.get(dtype, dtype)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Ports:
 
 
 def _single(spec: TensorSpec) -> TensorSpec:
-    return replace(spec, dtype="float32") if spec.dtype in FLOATS else spec
+    kind = file_dtype(spec.dtype)
+    return replace(spec, dtype=kind) if kind == "float32" else spec
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import json
 from typing import TYPE_CHECKING
 
 from lepton_core.embedded.snippets import class_name
-from lepton_tflite._ports import turned_signature
+from lepton_tflite._ports import file_dtype, turned_signature
 
 if TYPE_CHECKING:
     from lepton_core.types import Model, TensorSpec
 
-_BYTES = {"float32": 4, "int32": 4, "int64": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
-"""Size of an element in the file; 64-bit integers have 32 bits there."""
+_BYTES = {"float32": 4, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
+"""Size of an element in the file."""
 
 _LITERT = "1.4.2"
 """The newest release of LiteRT for Android whose API has ``Interpreter.runSignature``: by Google's
@@ -146,11 +146,8 @@ def _entry(spec: TensorSpec, model: Model) -> str:
     count = 1
     for dim in spec.shape:
         count *= dim if isinstance(dim, int) else 1
-    kind = {"int64": "int32", "float16": "float32", "float64": "float32"}.get(
-        spec.dtype, spec.dtype
-    )
-    if spec.name in model.metadata.get("integer_ports", ()):
-        kind = "int8"
+    whole = spec.name in model.metadata.get("integer_ports", ())
+    kind = "int8" if whole else file_dtype(spec.dtype)
     size = count * _BYTES.get(kind, 4)
     note = f"{kind}, {spec}" + (", channels last" if spec.layout == "NHWC" else "")
     return f"        {_quoted(spec.name)} to buffer({size}),  // {_comment(note)}"
