@@ -25,7 +25,12 @@ from _paired import interval
 
 FOLDS, WIDTH, CALIBRATION = 3, 128, 500
 TARGETS = ("onnxruntime", "openvino")
-METHODS = ("rtn", "mse", "awq", "gptq")
+ABOVE = ", scales above 0"
+METHODS = {
+    **{name: {"method": name} for name in ("rtn", "mse", "awq", "gptq")},
+    **{f"{name}{ABOVE}": {"method": name, "scales": "float16"} for name in ("mse", "gptq")},
+}
+"""Ways to round; scales above 0 that float16 holds are what LiteRT's kernels of 4 bits want."""
 GOAL = 0.01
 
 
@@ -111,7 +116,7 @@ def recipe_of(pivot, samples, method, folder):
     folder.mkdir()
     return lepton.optimize(
         pivot, target="onnxruntime", precision="int4", samples=samples,
-        options={"recipe_only": True, "method": method}, context=Context(folder),
+        options={"recipe_only": True, **METHODS[method]}, context=Context(folder),
     ).recipe  # fmt: skip
 
 
@@ -250,8 +255,8 @@ def report_of(right, errors, facts, memory):
             rows[method] = {"accuracy": float(after.mean()), "loss": loss, "interval": [low, high],
                             "relative_error": error}  # fmt: skip
             print(
-                f"  {target:12} {method:5} fp32 {before.mean():.4f}  int4 {after.mean():.4f}  loss "
-                f"{100 * loss:+.2f} points (95 %: {100 * low:+.2f} to {100 * high:+.2f})  "
+                f"  {target:12} {method:20} fp32 {before.mean():.4f}  int4 {after.mean():.4f}  "
+                f"loss {100 * loss:+.2f} points (95 %: {100 * low:+.2f} to {100 * high:+.2f})  "
                 f"relative error {error:.4f}"
             )
         falling = [rows[m]["relative_error"] for m in ("rtn", "mse", "gptq")]
