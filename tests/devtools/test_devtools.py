@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
+import platform
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 from devtools import neutral, projects, repair, rust, uv, wheels
 from devtools.console import SetupError
+from packaging.specifiers import SpecifierSet
 
 
 def script(name):
@@ -101,6 +104,22 @@ def test_constraints_hold_names_and_versions_only():
     names = [projects.normalized(pin.split("==")[0]) for pin in pins]
     assert len(names) == len(set(names))
     assert not [name for name in names if name.startswith(("nvidia-", "cuda-", "triton", "lepton"))]
+
+
+def test_pip_can_install_what_is_pinned():
+    """What installs here has no upper bound on Python's version in mind, which pip obeys."""
+    python = platform.python_version()
+    pins = dict(
+        line.split("==") for line in projects.CONSTRAINTS.read_text("utf-8").splitlines()
+        if "==" in line
+    )  # fmt: skip
+    asked = {
+        found.metadata["Name"]: found.metadata.get("Requires-Python") or ""
+        for found in distributions()
+        if projects.normalized(found.metadata["Name"]) in map(projects.normalized, pins)
+    }
+    assert len(asked) > 30
+    assert not {name: r for name, r in asked.items() if not SpecifierSet(r).contains(python)}
 
 
 def test_digest_follows_content_and_names(tmp_path, monkeypatch):

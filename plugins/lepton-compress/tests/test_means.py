@@ -67,7 +67,7 @@ def test_a_mean_is_a_product_where_every_window_counts_the_same(pooled, op, attr
     plain, other = (
         onnx.reference.ReferenceEvaluator(m).run(None, feed)[0] for m in (before, after)
     )
-    assert np.abs(plain - other).max() <= (3e-4 if changes else 0) * np.abs(plain).max()
+    assert np.abs(plain - other).max() <= (4e-4 if changes else 0) * np.abs(plain).max()
     assert qdq.means_as_products(before, [op])[1] == ()
 
 

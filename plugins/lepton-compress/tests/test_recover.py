@@ -20,6 +20,7 @@ from lepton_compress._build import static_recipe
 from lepton_compress._calibrate import Range
 from lepton_compress._channels import Channels, observe_axes, observe_channels
 from lepton_compress._diagnose import (
+    Finding,
     channel_findings,
     concat_findings,
     range_findings,
@@ -29,6 +30,7 @@ from lepton_compress._diagnose import (
 from lepton_compress._diagnose_cpu import _places, saturation_findings
 from lepton_compress._graph import Graph
 from lepton_compress._options import RECOVERIES, read_options
+from lepton_compress._recover import Recoverer
 from lepton_compress._recover_bias import analytic, empirical
 from lepton_compress._recover_judge import saves_time
 from lepton_compress._recover_recipe import Recovery
@@ -458,6 +460,25 @@ def test_what_a_convolution_multiplies_is_what_the_emulator_sees(graphs, stride)
         stride=(stride, 1), dilation=(1, 2),
     ).numpy()  # fmt: skip
     assert np.array_equal(actual.reshape(2, *expected.shape[2:], 4).transpose(0, 3, 1, 2), expected)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ((0.87, 0.002, 0.95, 0.023), (0.002, 0.0, 0.023, 0.017), "equalize"),
+        ((0.10, 0.09, 0.95, 0.90), (0.09, 0.0, 0.90, 0.02), "smooth"),
+        ((None, None, 0.95, 0.023), (None, None, 0.023, 0.017), "equalize"),
+        ((None, None, None, 0.9), (None, None, 0.9, 0.1), "equalize"),
+    ],
+)
+def test_of_two_ways_the_one_that_gave_back_most_is_the_cure(first, second, named):
+    found = Finding("uneven-channels", "v", "v", "", {}, "", "")
+    recoverer = Recoverer(*[None] * 5, findings=[found, replace(found, value="other")])
+    names = ("drop_before", "drop_after", "error_before", "error_after")
+    for method, numbers in (("equalize", first), ("smooth", second)):
+        recoverer._credit(method, {"values": ["v"], **dict(zip(names, numbers, strict=True))})
+    assert recoverer.findings[0].gave_back["method"] == named
+    assert not recoverer.findings[1].gave_back
 
 
 # --- trained networks --------------------------------------------------------------------------

@@ -55,7 +55,12 @@ def run_openvino(model, x, folder):
     openvino = pytest.importorskip("lepton_openvino._telemetry").openvino()
     onnx.save(model, folder / "m.onnx")
     core = openvino.Core()
-    hint = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    # With VNNI it rounds inputs to 8 bits unless told not to.
+    hint = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": 1,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
     return core.compile_model(core.read_model(folder / "m.onnx"), "CPU", hint)({"x": x})[0]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from lepton_core.environment import available_cpus, cpu_features
 from lepton_core.errors import SessionError, SourceError
@@ -180,6 +181,36 @@ def test_a_precision_that_the_device_would_replace_is_refused(ir, opened):
     assert got in str(caught.value)
 
 
+@pytest.fixture
+def few_bits(graphs, to_pivot, convert):
+    """A product whose weights have four bits, and the values that its inputs are compared by."""
+    integers = np.random.default_rng(1).integers(-8, 8, (128, 16)).astype(np.int8)
+    scales = np.full((4, 16), 0.1, np.float32)
+    packed = helper.make_tensor("w", TensorProto.INT4, integers.shape, integers.ravel().tolist())
+    nodes = [
+        graphs.node("DequantizeLinear", ["w", "s"], ["d"], axis=0, block_size=32),
+        graphs.node("MatMul", ["x", "d"], ["y"]),
+    ]
+    ports = [graphs.value("x", ["n", 128])], [graphs.value("y", ["n", 16])]
+    proto = graphs.model(nodes, *ports, [packed, graphs.weight("s", scales)])
+    x = np.random.default_rng(2).normal(size=(3, 128)).astype(np.float32)
+    return convert(to_pivot(proto)).model, x, x @ (integers * np.float32(0.1))
+
+
+def test_inputs_of_weights_in_few_bits_stay_floats_where_asked(few_bits, opened, tmp_path):
+    model, x, wanted = few_bits
+    size = np.linalg.norm(wanted)
+    for options in ({}, {"cache": str(tmp_path)}):  # rounded and kept first, then as floats
+        rounded = opened(model, options=options)
+        off = np.linalg.norm(numbers(rounded, x) - wanted)
+        assert rounded.facts["dynamic_quantization"] == 0 or 1e-4 * size < off < 0.02 * size
+        exact = opened(model, options={"dynamic_quantization": "off", **options})
+        assert exact.facts["dynamic_quantization"] == 0
+        assert np.linalg.norm(numbers(exact, x) - wanted) < 1e-5 * size
+    yardstick = opened(model, reference=True)
+    assert np.linalg.norm(numbers(yardstick, x) - wanted) < 1e-5 * size
+
+
 # --- threads ----------------------------------------------------------------------------------
 
 
@@ -332,6 +363,7 @@ BAD_OPTIONS = [
     {"streams": "many"},
     {"streams": True},
     {"pinning": "perhaps"},
+    {"dynamic_quantization": "on"},
 ]
 
 

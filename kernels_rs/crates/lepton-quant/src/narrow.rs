@@ -12,35 +12,76 @@ pub(crate) fn narrow_f16(x: &[f32], saturate: bool, out: &mut [u16]) -> (u32, u3
     #[cfg(target_arch = "x86_64")]
     if level() >= Level::Avx2 {
         // SAFETY: this level has AVX2 and F16C.
-        return unsafe { narrow_f16_by_instruction(x, saturate, out) };
+        return unsafe { by_instruction::narrow_f16(x, saturate, out) };
     }
     narrow_f16_by_bits(x, saturate, out)
 }
 
+/// The instruction that x86 processors have for float16.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
-fn narrow_f16_by_instruction(x: &[f32], saturate: bool, out: &mut [u16]) -> (u32, u32) {
+mod by_instruction {
     use std::arch::x86_64::{
         _MM_FROUND_TO_NEAREST_INT, _mm_storeu_si128, _mm256_cvtps_ph, _mm256_loadu_ps,
     };
-    let mut lost = Lost::default();
-    for (x, out) in x.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
-        let mut seen = Extremes::NONE;
-        let (whole, tail) = x.as_chunks::<LANES>();
-        let (out_whole, out_tail) = out.as_chunks_mut::<LANES>();
-        for (x, out) in whole.iter().zip(out_whole) {
-            // SAFETY: there are eight values, and the instruction needs no alignment.
-            let values = unsafe { _mm256_loadu_ps(x.as_ptr()) };
-            // It rounds as the definition does.
-            let bits = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values);
-            // SAFETY: as above, for eight results of two bytes.
-            unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), bits) };
-            seen.see(x);
-        }
-        let seen = seen.and(quick_bits::<10, 15, _>(tail, out_tail));
-        lost.settle::<10, 15, 0x7c00, _>(x, saturate, out, false, seen);
+
+    use super::{ABS, CHUNK, Lost, quick_bits};
+
+    const LANES: usize = 8;
+
+    /// The largest magnitude, and the smallest but 0 less one, as bits by lane.
+    struct Extremes {
+        largest: [i32; LANES],
+        before_smallest: [u32; LANES],
     }
-    (lost.overflow, lost.underflow)
+
+    impl Extremes {
+        const NONE: Self = Self {
+            largest: [0; LANES],
+            before_smallest: [u32::MAX; LANES],
+        };
+
+        #[inline(always)]
+        fn see(&mut self, x: &[f32; LANES]) {
+            for (lane, x) in x.iter().enumerate() {
+                let magnitude = x.to_bits() & ABS;
+                self.largest[lane] = magnitude.cast_signed().max(self.largest[lane]);
+                self.before_smallest[lane] =
+                    magnitude.wrapping_sub(1).min(self.before_smallest[lane]);
+            }
+        }
+
+        #[inline(always)]
+        fn and(&self, (largest, before_smallest): (u32, u32)) -> (u32, u32) {
+            let most = self.largest.iter().fold(0, |a, &b| b.max(a));
+            let least = self.before_smallest.iter().fold(u32::MAX, |a, &b| b.min(a));
+            (
+                largest.max(most.cast_unsigned()),
+                least.min(before_smallest),
+            )
+        }
+    }
+
+    #[target_feature(enable = "avx2,f16c")]
+    pub(super) fn narrow_f16(x: &[f32], saturate: bool, out: &mut [u16]) -> (u32, u32) {
+        let mut lost = Lost::default();
+        for (x, out) in x.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
+            let mut seen = Extremes::NONE;
+            let (whole, tail) = x.as_chunks::<LANES>();
+            let (out_whole, out_tail) = out.as_chunks_mut::<LANES>();
+            for (x, out) in whole.iter().zip(out_whole) {
+                // SAFETY: there are eight values, and the instruction needs no alignment.
+                let values = unsafe { _mm256_loadu_ps(x.as_ptr()) };
+                // It rounds as the definition does.
+                let bits = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values);
+                // SAFETY: as above, for eight results of two bytes.
+                unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), bits) };
+                seen.see(x);
+            }
+            let seen = seen.and(quick_bits::<10, 15, _>(tail, out_tail));
+            lost.settle::<10, 15, 0x7c00, _>(x, saturate, out, false, seen);
+        }
+        (lost.overflow, lost.underflow)
+    }
 }
 
 multiversion! {
@@ -112,40 +153,6 @@ const CHUNK: usize = 512;
 /// How many values ahead memory is read: a page, at whose end the processor reads no further.
 const AHEAD: usize = 1024;
 
-const LANES: usize = 8;
-
-/// The largest magnitude, and the smallest but 0 less one, as bits by lane.
-struct Extremes {
-    largest: [i32; LANES],
-    before_smallest: [u32; LANES],
-}
-
-impl Extremes {
-    const NONE: Self = Self {
-        largest: [0; LANES],
-        before_smallest: [u32::MAX; LANES],
-    };
-
-    #[inline(always)]
-    fn see(&mut self, x: &[f32; LANES]) {
-        for (lane, x) in x.iter().enumerate() {
-            let magnitude = x.to_bits() & ABS;
-            self.largest[lane] = magnitude.cast_signed().max(self.largest[lane]);
-            self.before_smallest[lane] = magnitude.wrapping_sub(1).min(self.before_smallest[lane]);
-        }
-    }
-
-    #[inline(always)]
-    fn and(&self, (largest, before_smallest): (u32, u32)) -> (u32, u32) {
-        let most = self.largest.iter().fold(0, |a, &b| b.max(a));
-        let least = self.before_smallest.iter().fold(u32::MAX, |a, &b| b.min(a));
-        (
-            largest.max(most.cast_unsigned()),
-            least.min(before_smallest),
-        )
-    }
-}
-
 /// What chunks lost so far; a tile has fewer than 2^32 values.
 #[derive(Default)]
 struct Lost {
@@ -154,7 +161,7 @@ struct Lost {
 }
 
 impl Lost {
-    /// Counts what the cast of a chunk lost, whose [`Extremes`] are known, and casts it once more
+    /// Counts what the cast of a chunk lost, whose extremes are known, and casts it once more
     /// with care if a result is not finite.
     #[inline(always)]
     fn settle<const MANTISSA: u32, const BIAS: u32, const INF: u32, B: Bits>(

@@ -335,12 +335,17 @@ class Recoverer:
         return kept
 
     def _credit(self, method: str, step: Mapping[str, Any]) -> None:
-        """Write into findings what their cure gave back, together with others of its kind."""
+        """Write into findings what their cure gave back, together with others of its kind.
+
+        Of several ways that treat one value, the one that gave back most is its cure.
+        """
         values = set(step.get("values", ()))
         shared = {k: step[k] for k in ("drop_before", "drop_after", "error_before", "error_after")}
         self.findings = [
             replace(f, gave_back={"method": method, **shared})
-            if f.value in values and f.mechanism in CURED
+            if f.value in values
+            and f.mechanism in CURED
+            and (not f.gave_back or _given_back(step) > _given_back(f.gave_back))
             else f
             for f in self.findings
         ]
@@ -415,6 +420,21 @@ def recover(job: Job, samples: Samples) -> tuple[Recovery, dict[str, Any]]:
     recoverer.run(job.options.recover or ())
     facts = {"recovery": recoverer.facts(plain), "diagnosis": recoverer.diagnosis()}
     return recoverer.recovery, facts
+
+
+def _given_back(step: Mapping[str, Any]) -> tuple[float, float]:
+    """Return by how much the metric's drop and the error of the outputs fell."""
+    drop, error = (
+        _fallen(step[f"{name}_before"], step[f"{name}_after"]) for name in ("drop", "error")
+    )
+    return drop, error
+
+
+def _fallen(before: float | None, after: float | None) -> float:
+    # What is not known, or not finite, is None.
+    if after is None:
+        return 0.0
+    return math.inf if before is None else before - after
 
 
 def _number(value: float) -> float | None:

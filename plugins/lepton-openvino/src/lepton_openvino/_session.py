@@ -146,8 +146,10 @@ def open_session(model: Model, request: OpenRequest, context: Context) -> OpenVi
     Options: ``inference_precision`` (``"f32"`` by default, ``"bf16"``, ``"f16"``), ``hint``
     (``"latency"`` by default, ``"throughput"``), ``streams`` (calls that run side by side),
     ``pinning`` (bind threads to cores; off), ``cache`` (a folder that compiled models are kept in,
-    or ``True`` for one under ``context.workdir``; off), ``integer_products`` (``"exact"`` by
-    default; ``"fast"`` keeps kernels whose sums may saturate on a CPU without VNNI).
+    or ``True`` for one under ``context.workdir``; off), ``dynamic_quantization`` (``"auto"`` by
+    default; ``"off"`` keeps the inputs of products with weights in few bits),
+    ``integer_products`` (``"exact"`` by default; ``"fast"`` keeps kernels whose sums may saturate
+    on a CPU without VNNI).
 
     Raises:
         SourceError: The pivot cannot be read.

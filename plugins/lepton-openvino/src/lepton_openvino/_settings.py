@@ -17,8 +17,15 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("f32", "bf16", "f16")
 HINTS = ("latency", "throughput")
-_CHOICES = {"inference_precision": PRECISIONS, "hint": HINTS, OPTION: CHOICES}
-OPTIONS = ("inference_precision", "hint", "streams", "pinning", "cache", OPTION)
+ROUNDED = "dynamic_quantization"
+"""Option and fact: whether inputs of products with weights in few bits are rounded to int8."""
+_CHOICES = {
+    "inference_precision": PRECISIONS,
+    "hint": HINTS,
+    ROUNDED: ("auto", "off"),
+    OPTION: CHOICES,
+}
+OPTIONS = ("inference_precision", "hint", "streams", "pinning", "cache", ROUNDED, OPTION)
 CACHE_FOLDER = "openvino-cache"
 
 
@@ -103,7 +110,9 @@ def properties(request: OpenRequest, workdir: Path, products: str | None) -> dic
     The precision is always set: left to itself, OpenVINO computes in bfloat16 on CPUs that have
     it, and in float16 on GPUs. One stream takes all threads, which is what a single request
     wants; ``hint="throughput"`` leaves it to OpenVINO how many calls share them, ``streams`` sets
-    it. Threads are not pinned to cores: two sessions of one container would take the same.
+    it. Inputs of products with weights in few bits are rounded where OpenVINO does it, which is
+    what makes them fast, unless the option asks for floats. Threads are not pinned to cores: two
+    sessions of one container would take the same.
     Nothing is cached on disk unless the option ``cache`` asks for it: in a folder that it names,
     or under *workdir*.
 
@@ -126,9 +135,10 @@ def properties(request: OpenRequest, workdir: Path, products: str | None) -> dic
         everywhere["NUM_STREAMS"] = request.options["streams"]
     elif hint == "latency":
         on_cpu["NUM_STREAMS"] = 1
+    if _inputs_stay_float(request):
+        on_cpu["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     if request.reference:
         everywhere["EXECUTION_MODE_HINT"] = "ACCURACY"
-        on_cpu["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
         on_cpu["KV_CACHE_PRECISION"] = "f32"
     device = device_name(request)
     if device == "CPU":
@@ -139,11 +149,16 @@ def properties(request: OpenRequest, workdir: Path, products: str | None) -> dic
     return everywhere
 
 
+def _inputs_stay_float(request: OpenRequest) -> bool:
+    return request.reference or request.options.get(ROUNDED) == "off"
+
+
 def _cache_folder(request: OpenRequest, workdir: Path, products: str | None) -> str:
     """Return where compiled models are kept; empty for nowhere.
 
     OpenVINO finds a compiled model by the file and by some of the properties. What sums products
-    of integers and what makes the yardstick are not among them, so that each has its own folder.
+    of integers, what rounds inputs and what makes the yardstick are not among them, so that each
+    has its own folder.
     """
     if not _cached(request):
         return ""
@@ -151,6 +166,8 @@ def _cache_folder(request: OpenRequest, workdir: Path, products: str | None) -> 
     folder = workdir / CACHE_FOLDER if as_switch(asked) else Path(asked).expanduser()
     if products == FLOAT_EXACT:
         folder /= "float-products"
+    if request.options.get(ROUNDED) == "off":
+        folder /= "float-inputs"
     return str(folder / "yardstick" if request.reference else folder)
 
 
@@ -177,12 +194,14 @@ def compiled_facts(compiled: Any, request: OpenRequest) -> dict[str, Any]:  # no
         )
     threads = _get(compiled, "INFERENCE_NUM_THREADS", None)
     streams = _get(compiled, "NUM_STREAMS", None)
+    group = _get(compiled, "DYNAMIC_QUANTIZATION_GROUP_SIZE", None)
     return {
         "device": _full_name(devices, request),
         "execution_devices": devices,
         "threads": None if threads is None else int(threads),
         "streams": None if streams is None else int(streams),
         "inference_precision": asked,
+        ROUNDED: None if group is None else int(group),
         "pinning": bool(_get(compiled, "ENABLE_CPU_PINNING", False)),
         "hint": str(request.options.get("hint", "latency")),
         "cache": _cached(request),
