@@ -107,7 +107,7 @@ def test_constraints_hold_names_and_versions_only():
 
 
 def test_pip_can_install_what_is_pinned():
-    """What installs here has no upper bound on Python's version in mind, which pip obeys."""
+    """The installer used here ignores upper bounds on the version of Python; pip obeys them."""
     python = platform.python_version()
     pins = dict(
         line.split("==") for line in projects.CONSTRAINTS.read_text("utf-8").splitlines()

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::array::Scratch;
 use crate::parallel::{Grain, run};
 use crate::range::extent_of;
-use crate::value_bins::{Bins, GROUP, LANES, Table, count_groups};
+use crate::value_bins::{Bins, Table, count_groups, lanes};
 use crate::{Control, Error, FloatArray, Grid};
 
 const GRAIN: Grain = Grain {
@@ -165,7 +165,7 @@ struct Counter {
 
 impl Counter {
     fn new(total: ValueHistogram) -> Self {
-        let table = vec![[0; LANES]; 1 << 16].into_boxed_slice();
+        let table = vec![0; size_of::<Table>() / size_of::<u32>()].into_boxed_slice();
         // A slice of exactly this length always converts.
         let table = table.try_into().unwrap_or_else(|_| unreachable!());
         Self {
@@ -218,10 +218,10 @@ impl Counter {
         if self.total.min > self.total.max {
             return 0;
         }
-        if self.pending + CHUNK / LANES + GROUP > u32::MAX as usize {
+        if self.pending + CHUNK > u32::MAX as usize {
             self.flush();
         }
-        self.pending += CHUNK / LANES + GROUP;
+        self.pending += CHUNK;
         let bins = Bins {
             min: self.total.min,
             max: self.total.max,
@@ -235,9 +235,10 @@ impl Counter {
     }
 
     fn flush(&mut self) {
-        for (count, lanes) in self.total.counts.iter_mut().zip(&mut self.table[..]) {
-            *count += lanes.iter().map(|&n| u64::from(n)).sum::<u64>();
-            *lanes = [0; LANES];
+        let bins = self.table.chunks_exact_mut(lanes());
+        for (count, counters) in self.total.counts.iter_mut().zip(bins) {
+            *count += counters.iter().map(|&n| u64::from(n)).sum::<u64>();
+            counters.fill(0);
         }
         self.pending = 0;
     }
@@ -293,6 +294,29 @@ mod tests {
                     assert_eq!(got.count, x.len() as u64);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn zeros_are_counted_in_their_bin() {
+        let x: Vec<f32> = samples()
+            .into_iter()
+            .enumerate()
+            .map(|(i, x)| match i / 10_000 % 4 {
+                0 => x.max(0.0),
+                1 => -0.0,
+                2 if i % 97 == 0 => 0.0,
+                3 if i % 301 == 0 => f32::NAN,
+                _ => x,
+            })
+            .collect();
+        let zeros = x.iter().filter(|&&x| x == 0.0).count() as u64;
+        for magnitudes in [false, true] {
+            let (grid, counts) = by_definition(&x, 2048, magnitudes);
+            let got = histogram(&x, 2048, magnitudes, 1);
+            assert_eq!((got.grid, got.counts, got.zeros), (grid, counts, zeros));
+            let short = histogram(&x[..1_001], 2048, magnitudes, 1);
+            assert_eq!(short.counts, by_definition(&x[..1_001], 2048, magnitudes).1);
         }
     }
 
