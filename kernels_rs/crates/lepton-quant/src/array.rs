@@ -4,7 +4,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::View;
-use crate::simd::{multiversion, prefetch};
+use crate::simd::multiversion;
 
 /// Values handled at once when they must be copied: source and result stay in the first-level
 /// cache.
@@ -79,11 +79,9 @@ impl FloatArray<'_> {
         }
     }
 
-    /// Has the processor fetch `start..start + len`, as far as they exist and can be read in place.
-    pub(crate) fn fetch(&self, start: usize, len: usize) {
-        if let Some(slice) = self.as_slice() {
-            prefetch(&slice[start.min(slice.len())..(start + len).min(slice.len())]);
-        }
+    /// The values `start..start + len`, where they can be read in place.
+    pub(crate) fn in_place(&self, start: usize, len: usize) -> Option<&[f32]> {
+        self.as_slice()?.get(start..start + len)
     }
 
     fn as_slice(&self) -> Option<&[f32]> {

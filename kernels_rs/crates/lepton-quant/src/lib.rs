@@ -31,6 +31,7 @@ mod matmul;
 mod metrics;
 mod moments;
 mod narrow;
+mod near;
 mod nibbles;
 mod norms;
 mod observe;

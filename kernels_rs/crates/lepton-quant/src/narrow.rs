@@ -24,39 +24,37 @@ mod by_instruction {
         _MM_FROUND_TO_NEAREST_INT, _mm_storeu_si128, _mm256_cvtps_ph, _mm256_loadu_ps,
     };
 
-    use super::{ABS, CHUNK, Lost, quick_bits};
+    use super::{ABS, CHUNK, Lost, is_lost, most_lost, quick_bits};
 
     const LANES: usize = 8;
 
-    /// The largest magnitude, and the smallest but 0 less one, as bits by lane.
+    /// The largest magnitude as bits, and how many became 0, by lane.
     struct Extremes {
         largest: [i32; LANES],
-        before_smallest: [u32; LANES],
+        underflow: [u32; LANES],
     }
 
     impl Extremes {
-        const NONE: Self = Self {
-            largest: [0; LANES],
-            before_smallest: [u32::MAX; LANES],
-        };
-
         #[inline(always)]
-        fn see(&mut self, x: &[f32; LANES]) {
+        fn see(&mut self, x: &[f32; LANES], lost: u32) {
             for (lane, x) in x.iter().enumerate() {
                 let magnitude = x.to_bits() & ABS;
                 self.largest[lane] = magnitude.cast_signed().max(self.largest[lane]);
-                self.before_smallest[lane] =
-                    magnitude.wrapping_sub(1).min(self.before_smallest[lane]);
+                let small = u32::from(is_lost(magnitude, lost));
+                self.underflow[lane] = self.underflow[lane].wrapping_add(small);
             }
         }
 
         #[inline(always)]
-        fn and(&self, (largest, before_smallest): (u32, u32)) -> (u32, u32) {
+        fn and(&self, (largest, underflow): (u32, u32)) -> (u32, u32) {
             let most = self.largest.iter().fold(0, |a, &b| b.max(a));
-            let least = self.before_smallest.iter().fold(u32::MAX, |a, &b| b.min(a));
+            let few = self
+                .underflow
+                .iter()
+                .fold(0, |a: u32, &b| a.wrapping_add(b));
             (
                 largest.max(most.cast_unsigned()),
-                least.min(before_smallest),
+                underflow.wrapping_add(few),
             )
         }
     }
@@ -65,7 +63,10 @@ mod by_instruction {
     pub(super) fn narrow_f16(x: &[f32], saturate: bool, out: &mut [u16]) -> (u32, u32) {
         let mut lost = Lost::default();
         for (x, out) in x.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
-            let mut seen = Extremes::NONE;
+            let mut seen = Extremes {
+                largest: [0; LANES],
+                underflow: [0; LANES],
+            };
             let (whole, tail) = x.as_chunks::<LANES>();
             let (out_whole, out_tail) = out.as_chunks_mut::<LANES>();
             for (x, out) in whole.iter().zip(out_whole) {
@@ -75,7 +76,7 @@ mod by_instruction {
                 let bits = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values);
                 // SAFETY: as above, for eight results of two bytes.
                 unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), bits) };
-                seen.see(x);
+                seen.see(x, const { most_lost::<10, 15>() });
             }
             let seen = seen.and(quick_bits::<10, 15, _>(tail, out_tail));
             lost.settle::<10, 15, 0x7c00, _>(x, saturate, out, false, seen);
@@ -161,8 +162,8 @@ struct Lost {
 }
 
 impl Lost {
-    /// Counts what the cast of a chunk lost, whose extremes are known, and casts it once more
-    /// with care if a result is not finite.
+    /// Takes in what the cast of a chunk lost, and casts it once more with care if a result is not
+    /// finite.
     #[inline(always)]
     fn settle<const MANTISSA: u32, const BIAS: u32, const INF: u32, B: Bits>(
         &mut self,
@@ -170,20 +171,28 @@ impl Lost {
         saturate: bool,
         out: &mut [B],
         infinities: bool,
-        (largest, before_smallest): (u32, u32),
+        (largest, mut under): (u32, u32),
     ) {
         let largest_finite = (INF - 1 + ((127 - BIAS) << MANTISSA)) << (23 - MANTISSA);
-        // Half of the smallest result becomes 0.
-        let lost = (127 - BIAS - MANTISSA) << 23;
         if largest > largest_finite {
             let bits_of = small_bits::<MANTISSA, BIAS, INF>;
-            let (over, under) = narrow(x, saturate, out, bits_of, INF, infinities);
+            let over;
+            (over, under) = narrow(x, saturate, out, bits_of, INF, infinities);
             self.overflow = self.overflow.wrapping_add(over);
-            self.underflow = self.underflow.wrapping_add(under);
-        } else if before_smallest < lost {
-            self.underflow = self.underflow.wrapping_add(count_lost(x, lost));
         }
+        self.underflow = self.underflow.wrapping_add(under);
     }
+}
+
+/// The largest magnitude that becomes 0, half of the smallest result, as bits.
+const fn most_lost<const MANTISSA: u32, const BIAS: u32>() -> u32 {
+    (127 - BIAS - MANTISSA) << 23
+}
+
+/// Whether a magnitude is `lost` at most, but not 0.
+#[inline(always)]
+fn is_lost(magnitude: u32, lost: u32) -> bool {
+    magnitude.wrapping_sub(1) < lost
 }
 
 #[inline(always)]
@@ -203,32 +212,23 @@ fn small<const MANTISSA: u32, const BIAS: u32, const INF: u32, B: Bits>(
     (lost.overflow, lost.underflow)
 }
 
-/// How many magnitudes are `lost` at most, but not 0.
-#[inline(always)]
-fn count_lost(x: &[f32], lost: u32) -> u32 {
-    let mut count = 0_u32;
-    for x in x {
-        let before = (x.to_bits() & ABS).wrapping_sub(1);
-        count = count.wrapping_add(u32::from(before < lost));
-    }
-    count
-}
-
-/// As [`small_bits`] and the sign, for values whose results are finite; answers the extremes.
+/// As [`small_bits`] and the sign, for values whose results are finite; answers the largest
+/// magnitude as bits, and how many became 0.
 #[inline(always)]
 fn quick_bits<const MANTISSA: u32, const BIAS: u32, B: Bits>(
     x: &[f32],
     out: &mut [B],
 ) -> (u32, u32) {
-    let (mut largest, mut before_smallest) = (0, u32::MAX);
+    let (mut largest, mut underflow) = (0, 0_u32);
     for (out, x) in out.iter_mut().zip(x) {
         *out = B::from_u32(quick_code::<MANTISSA, BIAS>(x.to_bits(), B::WIDTH));
         let magnitude = x.to_bits() & ABS;
         // Processors without AVX-512 compare signed integers sooner.
         largest = magnitude.cast_signed().max(largest);
-        before_smallest = magnitude.wrapping_sub(1).min(before_smallest);
+        let small = is_lost(magnitude, const { most_lost::<MANTISSA, BIAS>() });
+        underflow = underflow.wrapping_add(u32::from(small));
     }
-    (largest.cast_unsigned(), before_smallest)
+    (largest.cast_unsigned(), underflow)
 }
 
 /// Next to the power of two added, the unit of binary32 is that of the result: the addition rounds.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::affine::{Emit, GRAIN, check_len};
 use crate::array::Scratch;
+use crate::near::{Factors, quantize_by_product};
 use crate::parallel::run;
 use crate::rounding::Beside;
 use crate::simd::multiversion;
@@ -164,15 +165,28 @@ fn round_into<Q: Emit>(
     nans.check(nan)
 }
 
+/// Quantizes with one scale; answers whether there was a NaN (whose output is unspecified).
+pub(crate) fn quantize_uniform<Q: Emit>(
+    x: &[f32],
+    scale: f32,
+    zero: i32,
+    format: IntFormat,
+    out: &mut [Q],
+) -> bool {
+    match Factors::of(scale, format) {
+        Some(factors) => quantize_by_product(x, factors, scale, zero, format, out),
+        None => quantize_by_division(x, scale, zero, format, out),
+    }
+}
+
 multiversion! {
-    /// Quantizes with one scale; answers whether there was a NaN (whose output is unspecified).
-    pub(crate) fn quantize_uniform<Q: Emit>(
+    fn quantize_by_division<Q: Emit>(
         x: &[f32], scale: f32, zero: i32, format: IntFormat, out: &mut [Q],
     ) -> bool = quantize_uniform_body;
 }
 
 #[inline(always)]
-fn quantize_uniform_body<Q: Emit>(
+pub(crate) fn quantize_uniform_body<Q: Emit>(
     x: &[f32],
     scale: f32,
     zero: i32,

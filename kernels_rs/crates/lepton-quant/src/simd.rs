@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 pub enum Level {
     /// What every processor of this architecture has (SSE2 on x86-64, NEON on aarch64).
     Baseline,
-    /// AVX2 and F16C.
+    /// AVX2, F16C and FMA.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -30,7 +30,9 @@ pub fn level() -> Level {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Level {
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c");
+    let avx2 = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("fma");
     let avx512 = avx2
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
@@ -48,6 +50,11 @@ fn detect() -> Level {
     Level::Baseline
 }
 
+/// Whether `f32::mul_add` is an instruction; else it is a slow function.
+pub(crate) fn has_fused_products() -> bool {
+    cfg!(target_arch = "aarch64") || level() >= Level::Avx2
+}
+
 /// Defines `fn name(..)` that runs the `#[inline(always)]` function `body` compiled for the
 /// current [`level`].
 macro_rules! multiversion {
@@ -61,11 +68,11 @@ macro_rules! multiversion {
         $vis fn $name $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2,f16c")]
+                #[target_feature(enable = "avx2,f16c,fma")]
                 fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                     $body($($arg),*)
                 }
-                #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+                #[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512dq,avx512vl")]
                 fn avx512 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                     $body($($arg),*)
                 }
@@ -97,13 +104,35 @@ pub(crate) fn prefetch(x: &[f32]) {
 #[inline(always)]
 pub(crate) fn prefetch_later(x: &[f32], ahead: usize) {
     #[cfg(target_arch = "x86_64")]
-    for start in (0..x.len()).step_by(16) {
+    for line in lines(x, ahead) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let line = x.as_ptr().wrapping_add(ahead + start);
         // SAFETY: a hint, which changes nothing that the program computes, and which processors
         // ignore for an address that is not valid.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (x, ahead);
+}
+
+/// As [`prefetch_later`], into the second cache alone: what reads two streams and writes a third
+/// has no room for more in the first.
+#[inline(always)]
+pub(crate) fn prefetch_nearby(x: &[f32], ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in lines(x, ahead) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, ahead);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn lines(x: &[f32], ahead: usize) -> impl Iterator<Item = *const i8> {
+    let first = x.as_ptr().wrapping_add(ahead);
+    (0..x.len())
+        .step_by(16)
+        .map(move |start| first.wrapping_add(start).cast())
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::affine::{Code, check_len};
 use crate::array::Scratch;
+use crate::near::{Factors, quantize_inside};
 use crate::parallel::{Grain, Split, run};
 use crate::quantize::{quantize_into, quantize_uniform};
 use crate::range::{absmax, magnitude_of};
@@ -14,11 +15,8 @@ use crate::{
 /// Values of one channel that stay in the second-level cache between the two readings.
 const LONGEST_ROW: usize = 1 << 17;
 
-/// Values quantized between two requests for values of the next row.
-const PIECE: usize = 512;
-
 /// Values handed to a thread at once, in whole rows.
-const GRAIN_VALUES: usize = 1 << 16;
+const GRAIN_VALUES: usize = 1 << 18;
 
 /// Values below which a further thread costs more than it gives.
 const VALUES_PER_THREAD: usize = 1 << 18;
@@ -111,33 +109,48 @@ fn by_row<Q: Code>(
     control: &mut Control<'_>,
 ) -> Result<(), Error> {
     let bad = BadChannels::default();
-    let inner = layout.inner;
+    let (inner, both_signs) = (layout.inner, format.low <= -format.high);
     let rows = Rows { out, inner, scale };
     let grain = Grain {
         items: (GRAIN_VALUES / inner.max(1)).max(1),
         per_thread: (VALUES_PER_THREAD / inner.max(1)).max(1),
     };
     let kernel = |scratch: &mut Scratch, first: usize, rows: Rows<'_, Q>| {
+        let last = first + rows.scale.len();
         let rows = rows.out.chunks_mut(inner.max(1)).zip(rows.scale);
-        for (i, (out, scale)) in rows.enumerate() {
-            let start = (first + i) * inner;
-            let mut magnitude = 0;
-            x.tiles(start, inner, scratch, |_, x| {
-                magnitude = magnitude.max(magnitude_of(x));
+        let mut seen = None;
+        for (row, (out, scale)) in (first..).zip(rows) {
+            let start = row * inner;
+            let magnitude = seen.take().unwrap_or_else(|| {
+                let mut magnitude = 0;
+                x.tiles(start, inner, scratch, |_, x| {
+                    magnitude = magnitude.max(magnitude_of(x));
+                });
+                magnitude
             });
-            *scale = bad.scale(first + i, f32::from_bits(magnitude), format);
+            *scale = bad.scale(row, f32::from_bits(magnitude), format);
             if !f32::from_bits(magnitude).is_finite() {
                 out.fill(Q::from_code(0));
                 continue;
             }
+            // No magnitude exceeds that of the largest integer.
+            let factors = both_signs.then(|| Factors::of(*scale, format)).flatten();
+            let next = if row + 1 < last {
+                x.in_place(start + inner, inner)
+            } else {
+                None
+            };
             x.tiles(start, inner, scratch, |offset, values| {
                 let out = &mut out[offset..offset + values.len()];
-                let pieces = values.chunks(PIECE).zip(out.chunks_mut(PIECE));
-                for (i, (values, out)) in pieces.enumerate() {
-                    // While this row is computed the memory would idle: it brings the next one.
-                    x.fetch(start + inner + offset + i * PIECE, values.len());
-                    quantize_uniform(values, *scale, 0, format, out);
-                }
+                let next = next.map_or(&[][..], |next| &next[offset..offset + values.len()]);
+                let ahead = match factors {
+                    Some(factors) => quantize_inside(values, factors, *scale, format, out, next),
+                    None => {
+                        quantize_uniform(values, *scale, 0, format, out);
+                        magnitude_of(next)
+                    }
+                };
+                seen = (!next.is_empty()).then(|| ahead.max(seen.unwrap_or(0)));
             });
         }
     };

@@ -157,7 +157,7 @@ mod wide {
 
     use super::{Bins, Found, MOST_FOUND, Table, WIDE_LANES, count_groups_body};
 
-    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) fn count_groups(x: &[f32], bins: Bins, table: &mut Table) -> (usize, u32) {
         let keep = |group: &_, index: &_, found: &mut _| without_zeros(group, index, found);
         let (counted, zeros, left_out) =
@@ -171,7 +171,7 @@ mod wide {
     }
 
     /// Sets the bins of the values that are not 0; answers how many are.
-    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512dq,avx512vl")]
     fn without_zeros(
         group: &[f32; MOST_FOUND],
         index: &[u16; MOST_FOUND],
