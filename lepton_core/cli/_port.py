@@ -15,7 +15,15 @@ from lepton_core.cli._sparse_options import (
     take_sparse_options,
 )
 from lepton_core.cli._table import Column, Row
-from lepton_core.cli._types import DURATION, SIZE, FiniteType, TargetType, split_list, target_pairs
+from lepton_core.cli._types import (
+    DURATION,
+    SIZE,
+    DurationType,
+    FiniteType,
+    TargetType,
+    split_list,
+    target_pairs,
+)
 from lepton_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -118,6 +126,15 @@ COLUMNS = (
     help="Largest accepted loss in the metric's own unit (0.005 = half a point of top-1).",
 )
 @option("--seed", group="Proof", type=int, default=0, help="Seed of the split of the samples.")
+@option(
+    "--timing",
+    "latency_seconds",
+    group="Proof",
+    type=DurationType(zero=True),
+    default=0.4,
+    help="Time to spend on timing each variant; 0 leaves times out, so that what is compressed is "
+    "kept for its size alone.",
+)
 @option(
     "--show-samples",
     group="Proof",

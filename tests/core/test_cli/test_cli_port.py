@@ -61,7 +61,7 @@ def test_options_reach_the_job(lepton, fake_hooks, monkeypatch):
         "--precision", "fp32,fp16", "--precision", "int8", "--metric", "top1",
         "--max-drop", "0.005", "--out", "o", "--seed", "7", "--threads", "2",
         "--time-limit", "1h30m", "--mem-limit", "1.5G", "--show-samples", "--force",
-        "--option", "fake.layout=nhwc", "--option", "fake/int8.rows=[1]",
+        "--option", "fake.layout=nhwc", "--option", "fake/int8.rows=[1]", "--timing", "0",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     reporter = seen.pop("reporter")
@@ -78,6 +78,7 @@ def test_options_reach_the_job(lepton, fake_hooks, monkeypatch):
         "threads": 2,
         "limits": Limits(5400.0, 3 << 29),
         "show_samples": True,
+        "latency_seconds": 0.0,
         "force": True,
         "hooks": fake_hooks,
         "compression": {},
