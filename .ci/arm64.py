@@ -184,7 +184,7 @@ class System:
 
     def inside(self, *command: str | Path, cwd: str = "/") -> None:
         """Runs a command on the machine; raises SetupError if it fails."""
-        in_folder = ["env", "-C", cwd, "-u", "PYTHONPATH", *command]
+        in_folder = ["env", "-C", cwd, "-u", "PYTHONPATH", "-u", "PIP_FIND_LINKS", *command]
         checked("chroot", self._root, *in_folder, env=CORE)
 
     def install(self, folder: Path) -> None:
@@ -205,7 +205,7 @@ class System:
             if Path(name).exists():
                 shutil.copy(name, self._root / name[1:])
         shutil.copy(CONSTRAINTS, self._root / "constraints.txt")
-        pip = ("/venv/bin/pip", "install", "--quiet", "--disable-pip-version-check")
+        pip = ("/venv/bin/pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check")
         tests = ("pytest", "pytest-timeout", "hypothesis", "scipy")
         self.inside(*pip, "--constraint", "/constraints.txt", *RUNTIMES, *tests)
         files = [f"/wheels/{path.name}" for path in ours]

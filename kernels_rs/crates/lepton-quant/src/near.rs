@@ -12,7 +12,10 @@ use crate::simd::{has_fused_products, multiversion, prefetch_nearby};
 /// Values that are divided together if one of them is close to a tie.
 const CHUNK: usize = 128;
 
+/// Values computed side by side: two registers of AVX-512 for each of what is kept.
 const LANES: usize = 32;
+
+/// How many values ahead the next row is fetched: two pages, so that the end of one stops nothing.
 const AHEAD: usize = 2048;
 
 const ABS: u32 = 0x7fff_ffff;
@@ -35,8 +38,8 @@ impl Factors {
         if !normal || format.high - format.low >= MOST_STEPS || !has_fused_products() {
             return None;
         }
-        // The quotient x / scale is rounded once, the reciprocal and the factor once each: none by
-        // more than 2^-24 of its size, together less than the 2^-22 that the factors are apart.
+        // The quotient x / scale is rounded once, the reciprocal and each factor too: none by more
+        // than 2^-24 of its size, together by less than the 2^-22 that factors differ from it.
         let reciprocal = 1.0 / scale;
         Some(Self {
             below: reciprocal * (1.0 - 2.0_f32.powi(-22)),

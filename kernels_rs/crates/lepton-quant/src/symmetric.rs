@@ -99,7 +99,8 @@ fn into<Q: Code>(
     )
 }
 
-/// Reads each row twice, the second time from the cache.
+/// Reads each row twice, the second time from the cache; the first time, where it can be read in
+/// place, while the row before is computed.
 fn by_row<Q: Code>(
     x: &FloatArray<'_>,
     layout: AxisLayout,

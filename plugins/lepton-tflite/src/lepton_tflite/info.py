@@ -81,6 +81,10 @@ INFO = TargetInfo(
         "shapes.dynamic": Capability(
             Support.UNSUPPORTED, note="give other dimensions a size: --option shapes=tokens=128"
         ),
+        "device.android-arm64": Capability(
+            Support.FULL,
+            note="proved with LiteRT's arm64 kernels on an emulated core; no phone has been seen",
+        ),
         "device.edgetpu": Capability(
             Support.UNKNOWN,
             note="files of int8 alone, one row, each operator held against Google's table; neither "
