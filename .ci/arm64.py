@@ -14,6 +14,7 @@ gcc-aarch64-linux-gnu, and rustup. The first run takes some ten minutes, later o
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -229,12 +230,13 @@ class System:
         place = self._root / "digits"
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(port.parent, place)
-        for target in TARGETS:
-            for variant in sorted((port / target).iterdir()):
-                say(f"\n{target} {variant.name}")
-                self.inside("/venv/bin/lepton", "verify", f"port/{target}/{variant.name}",
-                            "--data", "digits.npz", "--against", "port/pivot/model.onnx",
-                            cwd="/digits")  # fmt: skip
+        result = json.loads((port / "result.json").read_text(encoding="utf-8"))
+        for variant in result["variants"]:
+            if variant["kept"]:  # of others there is only the passport
+                name = f"{variant['target']}/{variant['precision']}"
+                say(f"\n{name}")
+                self.inside("/venv/bin/lepton", "verify", f"port/{name}", "--data", "digits.npz",
+                            "--against", "port/pivot/model.onnx", cwd="/digits")  # fmt: skip
 
 
 if __name__ == "__main__":

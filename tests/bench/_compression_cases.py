@@ -316,6 +316,9 @@ def case_row_agreement(w):
     a = r + np.float32(0.01)
     peers = {
         "lepton": lambda: lk.row_agreement(r, a, 10, threads=1),
+        "numpy, float64 as lepton, without top-10": lambda: numpy_divergence(
+            r.astype(np.float64), a.astype(np.float64)
+        ),
         "numpy, float32, without top-10": lambda: numpy_divergence(r, a),
     }
     return peers, None

@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Level, level};
-use crate::simd::{multiversion, prefetch};
+use crate::simd::{multiversion, prefetch_nearby};
 
 const ABS: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
@@ -203,12 +203,15 @@ fn small<const MANTISSA: u32, const BIAS: u32, const INF: u32, B: Bits>(
     infinities: bool,
 ) -> (u32, u32) {
     let mut lost = Lost::default();
-    let mut later = x.get(AHEAD..).unwrap_or(&[]).chunks(CHUNK);
-    for (x, out) in x.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
-        later.next().into_iter().for_each(prefetch);
+    let (whole, tail) = x.as_chunks::<CHUNK>();
+    let (out_whole, out_tail) = out.as_chunks_mut::<CHUNK>();
+    for (x, out) in whole.iter().zip(out_whole) {
+        prefetch_nearby(x, AHEAD);
         let seen = quick_bits::<MANTISSA, BIAS, _>(x, out);
         lost.settle::<MANTISSA, BIAS, INF, _>(x, saturate, out, infinities, seen);
     }
+    let seen = quick_bits::<MANTISSA, BIAS, _>(tail, out_tail);
+    lost.settle::<MANTISSA, BIAS, INF, _>(tail, saturate, out_tail, infinities, seen);
     (lost.overflow, lost.underflow)
 }
 
