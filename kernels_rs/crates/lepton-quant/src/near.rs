@@ -7,12 +7,14 @@
 use crate::IntFormat;
 use crate::affine::Emit;
 use crate::quantize::{MAGIC, quantize_uniform_body};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Level, level};
 use crate::simd::{has_fused_products, multiversion, prefetch_nearby};
 
 /// Values that are divided together if one of them is close to a tie.
 const CHUNK: usize = 128;
 
-/// Values computed side by side: two registers of AVX-512 for each of what is kept.
+/// Values computed side by side: four registers of AVX2 for each of what is kept.
 const LANES: usize = 32;
 
 /// How many values ahead the next row is fetched: two pages, so that the end of one stops nothing.
@@ -93,13 +95,38 @@ fn quantize_by_product_body<Q: Emit>(
     quantize_uniform_body(tail, scale, zero, format, out_tail) | any_nan
 }
 
-multiversion! {
-    /// As `quantize_uniform` with a zero point of 0, for values of which none is NaN or beyond the
-    /// limits. Answers the bits of the largest magnitude of `next`, as long as `x` or empty, which
-    /// is read at the same time: memory brings it while the processor computes.
-    pub(crate) fn quantize_inside<Q: Emit>(
-        x: &[f32], factors: Factors, scale: f32, format: IntFormat, out: &mut [Q], next: &[f32],
-    ) -> u32 = quantize_inside_body;
+/// As `quantize_uniform` with a zero point of 0, for values of which none is NaN or beyond the
+/// limits. Answers the bits of the largest magnitude of `next`, as long as `x` or empty, which
+/// is read at the same time: memory brings it while the processor computes.
+pub(crate) fn quantize_inside<Q: Emit>(
+    x: &[f32],
+    factors: Factors,
+    scale: f32,
+    format: IntFormat,
+    out: &mut [Q],
+    next: &[f32],
+) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // With registers of 512 bits memory and computing overlap less: 13.7 instead of 11.3 ms
+        // for 45 M values.
+        #[target_feature(enable = "avx2,f16c,fma")]
+        fn avx2<Q: Emit>(
+            x: &[f32],
+            factors: Factors,
+            scale: f32,
+            format: IntFormat,
+            out: &mut [Q],
+            next: &[f32],
+        ) -> u32 {
+            quantize_inside_body(x, factors, scale, format, out, next)
+        }
+        if level() >= Level::Avx2 {
+            // SAFETY: `level` reports only what this processor has.
+            return unsafe { avx2(x, factors, scale, format, out, next) };
+        }
+    }
+    quantize_inside_body(x, factors, scale, format, out, next)
 }
 
 #[inline(always)]

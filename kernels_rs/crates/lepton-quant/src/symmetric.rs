@@ -16,7 +16,7 @@ use crate::{
 const LONGEST_ROW: usize = 1 << 17;
 
 /// Values handed to a thread at once, in whole rows.
-const GRAIN_VALUES: usize = 1 << 18;
+const GRAIN_VALUES: usize = 1 << 16;
 
 /// Values below which a further thread costs more than it gives.
 const VALUES_PER_THREAD: usize = 1 << 18;
@@ -116,13 +116,13 @@ fn by_row<Q: Code>(
         items: (GRAIN_VALUES / inner.max(1)).max(1),
         per_thread: (VALUES_PER_THREAD / inner.max(1)).max(1),
     };
-    let kernel = |scratch: &mut Scratch, first: usize, rows: Rows<'_, Q>| {
-        let last = first + rows.scale.len();
+    // The magnitude of the row behind the last one goes from one piece to the next.
+    let kernel = |state: &mut (Scratch, Ahead), first: usize, rows: Rows<'_, Q>| {
+        let (scratch, ahead) = state;
         let rows = rows.out.chunks_mut(inner.max(1)).zip(rows.scale);
-        let mut seen = None;
         for (row, (out, scale)) in (first..).zip(rows) {
             let start = row * inner;
-            let magnitude = seen.take().unwrap_or_else(|| {
+            let magnitude = ahead.take(row).unwrap_or_else(|| {
                 let mut magnitude = 0;
                 x.tiles(start, inner, scratch, |_, x| {
                     magnitude = magnitude.max(magnitude_of(x));
@@ -136,27 +136,36 @@ fn by_row<Q: Code>(
             }
             // No magnitude exceeds that of the largest integer.
             let factors = both_signs.then(|| Factors::of(*scale, format)).flatten();
-            let next = if row + 1 < last {
-                x.in_place(start + inner, inner)
-            } else {
-                None
-            };
+            let next = x.in_place(start + inner, inner).unwrap_or(&[]);
             x.tiles(start, inner, scratch, |offset, values| {
                 let out = &mut out[offset..offset + values.len()];
-                let next = next.map_or(&[][..], |next| &next[offset..offset + values.len()]);
-                let ahead = match factors {
+                // Where the next row can be read in place, so can this one, as a single tile.
+                ahead.magnitude = match factors {
                     Some(factors) => quantize_inside(values, factors, *scale, format, out, next),
                     None => {
                         quantize_uniform(values, *scale, 0, format, out);
                         magnitude_of(next)
                     }
                 };
-                seen = (!next.is_empty()).then(|| ahead.max(seen.unwrap_or(0)));
             });
+            ahead.row = (!next.is_empty()).then_some(row + 1);
         }
     };
-    run(control, rows, &grain, Scratch::default, kernel, drop)?;
+    run(control, rows, &grain, Default::default, kernel, drop)?;
     bad.check(layout.channels, "channels")
+}
+
+/// A row whose largest magnitude is known before it is its turn.
+#[derive(Default)]
+struct Ahead {
+    row: Option<usize>,
+    magnitude: u32,
+}
+
+impl Ahead {
+    fn take(&mut self, row: usize) -> Option<u32> {
+        (self.row.take() == Some(row)).then_some(self.magnitude)
+    }
 }
 
 /// The channels without a scale.
