@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -29,6 +30,10 @@ atexit.register(_HOME.cleanup)
 for _name in [name for name in os.environ if name.startswith("LEPTON_")]:
     del os.environ[_name]
 os.environ["XDG_CACHE_HOME"] = str(Path(_HOME.name, "cache"))
+
+# A shell starts what runs in the background with Ctrl-C ignored, which programs under test inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _CONNECT = socket.socket.connect
 
