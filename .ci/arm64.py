@@ -17,8 +17,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from devtools import projects, rust, wheels
@@ -35,7 +33,6 @@ NEEDED = {
     EMULATOR: "qemu-user-static",
     "update-binfmts": "binfmt-support",
     LINKER: "gcc-aarch64-linux-gnu",
-    "rustup": "rustup",
 }
 PLUGINS = ("lepton-onnxruntime", "lepton-openvino", "lepton-tflite", "lepton-coreml")
 RUNTIMES = ("onnxruntime", "openvino", "ai-edge-litert")
@@ -95,6 +92,9 @@ def check_host() -> None:
     missing = [package for name, package in NEEDED.items() if shutil.which(name) is None]
     if missing:
         raise SetupError("missing; on Debian run\n    apt-get install " + " ".join(missing))
+    rust.ensure()
+    if shutil.which("rustup") is None:
+        raise SetupError("cargo is not rustup's, which alone has the library for arm64: install it")
     formats = Path("/proc/sys/fs/binfmt_misc")
     if not (formats / "register").exists():
         checked("mount", "-t", "binfmt_misc", "binfmt_misc", formats)
@@ -242,7 +242,4 @@ class System:
 
 
 if __name__ == "__main__":
-    try:
-        fail_cleanly(main)
-    except subprocess.CalledProcessError as error:
-        sys.exit(str(error))
+    fail_cleanly(main)

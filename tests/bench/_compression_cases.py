@@ -12,10 +12,13 @@ import lepton_kernels.reference
 
 def case_histogram(w):
     """2048 bins of the whole tensor ({values} values), over its own range."""
+    positive = np.maximum(w, 0)  # as ReLU leaves them: zeros share one bin
     peers = {
         "lepton": lambda: lk.HistogramObserver().update(w, threads=1),
         "lepton, 2 threads": lambda: lk.HistogramObserver().update(w, threads=2),
+        "lepton, after ReLU": lambda: lk.HistogramObserver().update(positive, threads=1),
         "numpy bincount in blocks": lambda: numpy_bincount(w.ravel()),
+        "numpy bincount in blocks, after ReLU": lambda: numpy_bincount(positive.ravel()),
         "numpy histogram": lambda: np.histogram(w, 2048),
     }
     if installed("torch"):

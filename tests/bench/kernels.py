@@ -12,8 +12,8 @@ Peers run on one thread unless their name says otherwise (what takes threads of 
 in CPU time), and so does the linear algebra below NumPy; quick ones take part in three times as
 many rounds, those that take seconds in two. Between two of them, threads that spin come to rest.
 At the end stand the goals, with what was measured. They are reported, not enforced: what is
-measured depends on the machine and on what else it does,
-so a goal that is missed does not change the exit code.
+measured depends on the machine and on what else it does, so a goal that is missed does not change
+the exit code.
 """
 
 from __future__ import annotations

@@ -56,9 +56,13 @@ pub(crate) fn has_fused_products() -> bool {
 }
 
 /// Defines `fn name(..)` that runs the `#[inline(always)]` function `body` compiled for the
-/// current [`level`].
+/// current [`level`]; after `up to 256 bits:`, with registers of at most that many.
 macro_rules! multiversion {
+    (up to 256 bits: $($function:tt)*) => {
+        $crate::simd::multiversion! { @ "avx2,f16c,fma"; $($function)* }
+    };
     (
+        @ $widest:literal;
         $(#[$meta:meta])*
         $vis:vis fn $name:ident $(<$($g:ident : $bound:path),+>)? (
             $($arg:ident : $ty:ty),* $(,)?
@@ -72,13 +76,13 @@ macro_rules! multiversion {
                 fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                     $body($($arg),*)
                 }
-                #[target_feature(enable = "avx2,f16c,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-                fn avx512 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                #[target_feature(enable = $widest)]
+                fn widest $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                     $body($($arg),*)
                 }
                 match $crate::simd::level() {
                     // SAFETY: `level` reports only what this processor has.
-                    $crate::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
+                    $crate::simd::Level::Avx512 => unsafe { widest($($arg),*) },
                     // SAFETY: as above.
                     $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
                     $crate::simd::Level::Baseline => $body($($arg),*),
@@ -88,6 +92,11 @@ macro_rules! multiversion {
             {
                 $body($($arg),*)
             }
+        }
+    };
+    ($($function:tt)*) => {
+        $crate::simd::multiversion! {
+            @ "avx2,f16c,fma,avx512f,avx512bw,avx512dq,avx512vl"; $($function)*
         }
     };
 }

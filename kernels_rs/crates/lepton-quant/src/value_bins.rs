@@ -51,6 +51,8 @@ pub(crate) fn count_groups(x: &[f32], bins: Bins, table: &mut Table) -> (usize, 
 }
 
 multiversion! {
+    // What has more is counted by `wide`.
+    up to 256 bits:
     fn count_all(x: &[f32], bins: Bins, table: &mut Table) -> (usize, u32) = count_all_body;
 }
 
