@@ -152,6 +152,24 @@ def test_shims_leave_nothing_behind():
     assert (dict(_registry()), _utils.pymil_broadcast_to, _utils.pymil_broadcast_tensors) == before
 
 
+def test_a_conversion_that_fails_changes_no_name_in_the_next_one(graphs, tmp_path):
+    """coremltools starts its numbers of names anew only after a conversion that succeeds."""
+
+    source = graphs.to_pivot(two_products(graphs), tmp_path / "pivot")
+
+    def names(folder):
+        attempt(pivot.load(source.path), tmp_path / folder, ())
+        program = open_package(tmp_path / folder / "raw.mlpackage").program()
+        return [name for name, _ in program.constants()]
+
+    first = names("first")
+    assert "matmul_bias_0" in first
+    with pytest.raises(ConversionError):
+        shim = "equal constants with a mask"
+        attempt(masked(pivot.load(source.path)), tmp_path / "failed", (shim,))
+    assert names("second") == first
+
+
 # --- passes ---------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,6 +81,7 @@ def build(
             model.save(str(out))
         except Exception as error:
             said = [*chatter.records, *chatter.printed.getvalue().splitlines()]
+            traceback.clear_frames(error.__traceback__)  # they hold its folder of weights
             raise _failure(error, said) from error
     unseen = rounded.unseen
     if unseen:  # the pass does not ask about operations that stay float32 for reasons of its own

@@ -256,7 +256,12 @@ def installed(names: Names, without: tuple[str, ...] = ()) -> Iterator[None]:
         names: Gives names to operations that carry a recipe's numbers.
         without: Names of shims to leave out, for the tests; others count for nothing here.
     """
+    from coremltools.converters.mil import converter
+
     with contextlib.ExitStack() as stack:
+        # Numbers in names go on over all conversions until one succeeds: without this the bytes of
+        # a package would depend on what failed before it.
+        stack.callback(converter._reset_conversion_state)
         stack.callback(_register(aten_translations(_registry()) | translations(names)))
         for shim in SHIMS:
             if shim.name not in without:
