@@ -20,7 +20,9 @@ def case_int8_symmetric(w):
             w, lk.scale_symmetric(w, axis=0, threads=1), axis=0, narrow=True, threads=1
         ),
         "probe: read once, fill fresh int8": lambda: probe(w),
-        "probe, 2 threads": lambda: probe_by_two(w),
+        "probe, 2 threads": lambda: by_two(w, np.empty(w.shape, np.int8), read_and_fill),
+        "probe: read once": w.max,
+        "probe: read once, 2 threads": lambda: by_two(w, w, lambda part, _: part.max()),
         "numpy": lambda: numpy_int8(w),
         "numpy in row blocks": lambda: numpy_int8_blocks(w),
     }
@@ -47,23 +49,20 @@ def case_int8_scales_given(w):
 
 def probe(w, dtype=np.int8):
     """A reading of the input and a writing of the output, each at memory speed."""
+    read_and_fill(w, np.empty(w.shape, dtype))
+
+
+def read_and_fill(w, out):
     w.max()
-    out = np.empty(w.shape, dtype)
     out.fill(0)
 
 
-def probe_by_two(w):
-    """As `probe`, each half of the rows by a thread of its own, in one output."""
-    out = np.empty(w.shape, np.int8)
-
-    def half(part):
-        w[part].max()
-        out[part].fill(0)
-
+def by_two(w, out, work):
+    """Let two threads do the work, each with half of the rows."""
     middle = len(w) // 2
-    other = threading.Thread(target=half, args=(slice(middle, None),))
+    other = threading.Thread(target=work, args=(w[middle:], out[middle:]))
     other.start()
-    half(slice(None, middle))
+    work(w[:middle], out[:middle])
     other.join()
 
 
