@@ -21,7 +21,16 @@ from lepton_core.artifacts import copy_artifact
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
 from lepton_core.conversion import source_of
-from lepton_core.errors import LeptonError, PlanError, PluginError, UsageError
+from lepton_core.errors import (
+    ConversionError,
+    LeptonError,
+    PlanError,
+    PluginError,
+    SessionError,
+    UnsupportedOperationError,
+    UsageError,
+    WorkerError,
+)
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.executor import LocalExecutor
 from lepton_core.planner import Step, plan_for_target, reachable
@@ -33,6 +42,7 @@ from lepton_core.types import (
     EvaluateResult,
     InspectRequest,
     Model,
+    OptimizeResult,
     Target,
 )
 
@@ -46,6 +56,10 @@ PRECISIONS = (
     "fp32", "fp16", "bf16", "int16", "int8", "int8-weight", "int4", "mixed", "sparse", "palette",
     "auto",
 )  # fmt: skip
+
+
+REFUSALS = (UnsupportedOperationError, ConversionError, SessionError, WorkerError)
+"""What a target raises that does not take a recipe."""
 
 
 class PortJob:
@@ -330,36 +344,65 @@ class PortJob:
         if one.error is not None or one.start is None:
             return
         try:
-            start, steps, request = one.start, one.start.steps, self._request(one)
-            before, facts, warned = self._walk(start.model, steps[:-1], request, start.path)
-            facts, warned = {**start.facts, **facts}, (*start.warnings, *warned)
-            recipe = None
-            if self._recipes.applies(one.target.id, one.precision):
-                recipe, said = self._recipe(yardstick, before, one)
-                warned = (*warned, *said)
-            folder = stage / str(one.target).replace(":", "-") / one.precision
-            folder.mkdir(parents=True)
-            if steps:
-                own, _ = for_step(steps[-1], start.path, request.options)
-                request = replace(request, device=one.target.device, recipe=recipe, options=own)
-                part = self.hooks.convert_step(before, steps[-1], request, self._context_at(folder))
-                one.model, one.facts = part.model, {**facts, **part.facts}
-                one.warnings = (*warned, *part.warnings)
-            else:
-                one.model, one.facts = copy_artifact(before, folder), facts
-            if recipe:
-                keep_recipe(recipe, folder)
-            one.outputs = self._evaluate(yardstick, one)
+            start = one.start
+            way = self._walk(start.model, start.steps[:-1], self._request(one), start.path)
+            if not self._recipes.applies(one.target.id, one.precision):
+                self._lower(stage, yardstick, one, way)
+                return
+            made = self._recipe(yardstick, way[0], one)
+            try:
+                self._lower(stage, yardstick, one, way, made)
+            except REFUSALS as refusal:
+                if made.recipe is None:
+                    raise
+                wanted = way[0], one.target, one.precision, yardstick
+                other = self._recipes.make_fitting(*wanted, self._context("recipe"))
+                if other is None:
+                    raise
+                self.reporter.note(f"{one.target} has a recipe of its own: {refusal.message}")
+                self._lower(stage, yardstick, one, way, other)
         except FATAL:
             raise
         except LeptonError as error:
             one.error = error
 
-    def _recipe(
-        self, yardstick: Yardstick, pivot: Model, one: Built
-    ) -> tuple[str | None, tuple[str, ...]]:
-        """Return the pivot's recipe, calibrated if it is not there, and what is to be said."""
-        context = self._context("recipe")
+    def _lower(
+        self,
+        stage: Path,
+        yardstick: Yardstick,
+        one: Built,
+        way: tuple[Model, dict[str, Any], tuple[str, ...]],
+        made: OptimizeResult | None = None,
+    ) -> None:
+        """Take the last step of a way, by a recipe if one was made, and run what comes out."""
+        assert one.start is not None  # noqa: S101 - it has been found
+        start, recipe = one.start, made.recipe if made else None
+        before, facts, warned = way[0], {**start.facts, **way[1]}, (*start.warnings, *way[2])
+        if made:
+            one.coverage = made.facts.get("coverage")
+            found, back = losses(made.facts)
+            one.recovered = tuple(back)
+            warned = (*warned, *made.warnings, *found, *(() if recipe else (made.why,)))
+        folder = stage / str(one.target).replace(":", "-") / one.precision
+        if folder.exists():
+            shutil.rmtree(folder)  # what is left of a recipe that was refused
+        folder.mkdir(parents=True)
+        if start.steps:
+            request = self._request(one)
+            own, _ = for_step(start.steps[-1], start.path, request.options)
+            request = replace(request, device=one.target.device, recipe=recipe, options=own)
+            context = self._context_at(folder)
+            part = self.hooks.convert_step(before, start.steps[-1], request, context)
+            one.model, one.facts = part.model, {**facts, **part.facts}
+            one.warnings = (*warned, *part.warnings)
+        else:
+            one.model, one.facts = copy_artifact(before, folder), facts
+        if recipe:
+            keep_recipe(recipe, folder)
+        one.outputs = self._evaluate(yardstick, one)
+
+    def _recipe(self, yardstick: Yardstick, pivot: Model, one: Built) -> OptimizeResult:
+        """Return what the engine makes of the pivot for all that share it, made once."""
         sharing = [
             other.target
             for other in self._built
@@ -368,13 +411,9 @@ class PortJob:
             and other.origin.digest == pivot.digest
             and self._recipes.applies(other.target.id, one.precision)
         ]
-        made = self._recipes.make(
-            pivot, one.target, one.precision, yardstick, context, sharing=sharing
+        return self._recipes.make(
+            pivot, one.target, one.precision, yardstick, self._context("recipe"), sharing=sharing
         )
-        one.coverage = made.facts.get("coverage")
-        found, back = losses(made.facts)
-        one.recovered = tuple(back)
-        return made.recipe, (*made.warnings, *found, *(() if made.recipe else (made.why,)))
 
     def _evaluate(self, yardstick: Yardstick, one: Built) -> EvaluateResult:
         context = self._context(f"outputs-{one.target.id}-{one.precision}")

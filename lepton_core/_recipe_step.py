@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.capabilities import scheme_of
-from lepton_core.errors import LeptonError, UsageError
+from lepton_core.errors import LeptonError, OptimizeError, UsageError
 from lepton_core.recipe import SIDECAR_SUFFIX
 from lepton_core.types import OptimizeRequest, OptimizeResult
 
@@ -142,19 +142,48 @@ class RecipeStep:
                 self._made[key] = self._hooks.optimize(model, request, context)
             return self._made[key]
 
+    def make_fitting(
+        self, model: Model, target: Target, precision: str, yardstick: Yardstick, context: Context
+    ) -> OptimizeResult | None:
+        """Return a recipe for a target that refuses the one made for all, of what it does load.
+
+        Targets that take seconds to answer are not asked what they load as long as they lower
+        what they get.
+
+        Returns:
+            A recipe that keeps float what the target refuses; None if it was asked before, if
+            memory is limited, or if it refuses nothing or everything.
+        """
+        quick = bool(self._hooks.registry.target(target.id).capability("loads.quick").support)
+        if quick or self._options.limits.memory_bytes is not None:
+            return None
+        request = self._request([target], precision, yardstick, context, ask="all")
+        try:
+            made = self._hooks.optimize(model, request, context)
+        except OptimizeError:
+            return None  # what the target said before tells more
+        refused = (made.facts.get("loads") or {}).get("refused")
+        return made if made.recipe and refused else None
+
     def _is_chosen(self, precision: str) -> bool:
         """Tell whether what is made depends on the target and the budget."""
         searched = precision == "sparse" and not _is_said(self._options.compression)
         return precision in CHOSEN or searched
 
     def _request(
-        self, targets: Sequence[Target], precision: str, yardstick: Yardstick, context: Context
+        self,
+        targets: Sequence[Target],
+        precision: str,
+        yardstick: Yardstick,
+        context: Context,
+        *,
+        ask: str = "quick",
     ) -> OptimizeRequest:
         from lepton_core.samples import save
 
         options: dict[str, Any] = {"recipe_only": True, "threads": self._options.threads}
         # Asking brings the runtimes into the engine's process, which a limit may have no room for.
-        options["ask"] = "quick" if self._options.limits.memory_bytes is None else "no"
+        options["ask"] = ask if self._options.limits.memory_bytes is None else "no"
         options["metric"] = self._options.metric
         options |= heeded_by(precision, self._options.compression)
         samples = None

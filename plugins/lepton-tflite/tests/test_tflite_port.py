@@ -113,6 +113,51 @@ def test_bisect_lowers_it_with_the_same_options(channels_last, context, monkeypa
     assert {} in given
 
 
+def test_a_recipe_that_litert_refuses_is_made_again_for_what_it_loads(
+    graphs, tmp_path, monkeypatch
+):
+    """Its converter is slow to import: it is asked only then, and others keep their recipe."""
+    from lepton_tflite import _convert
+
+    pytest.importorskip("onnxruntime")
+    real = _convert.convert
+
+    def without_kernel(model, request, context):
+        layers = recipes.read(request.recipe).layers if request.recipe else {}
+        if any(one.op == "Conv" and one.inputs for one in layers.values()):
+            raise ConversionError("LPT-CONV-404", "It does not load", cause="no kernel for CONV_2D")
+        return real(model, request, context)
+
+    monkeypatch.setattr(_convert, "convert", without_kernel)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng, node = np.random.default_rng(0), graphs.node
+    nodes = [
+        node("Conv", ["image", "w0"], ["c"], pads=[1, 1, 1, 1]), node("Relu", ["c"], ["r"]),
+        node("Flatten", ["r"], ["f"]), node("MatMul", ["f", "w1"], ["y"]),
+    ]  # fmt: skip
+    weights = [graphs.weight("w0", rng.normal(size=(8, 3, 3, 3)).astype("f4") / 4),
+               graphs.weight("w1", rng.normal(size=(512, 64)).astype("f4") / 16)]  # fmt: skip
+    net = graphs.model(nodes, [graphs.value("image", ["batch", 3, 8, 8])],
+                       [graphs.value("y", ["batch", 64])], weights)  # fmt: skip
+    (tmp_path / "net.onnx").write_bytes(net.SerializeToString())
+    np.savez(tmp_path / "rows.npz", image=rng.normal(size=(60, 3, 8, 8)).astype("f4"))
+    made = port(
+        tmp_path / "net.onnx", tmp_path / "out", ["onnxruntime", "tflite"],
+        precisions=["fp32", "int8"], samples=tmp_path / "rows.npz",
+    )  # fmt: skip
+    kept = {}
+    for target in ("onnxruntime", "tflite"):
+        one = made[target, "int8"]
+        assert one.verdict == "pass", one.why
+        kept[target] = recipes.read(Path(one.model.path).parent / "recipe.json")
+    ops = {name: {layer.op for layer in one.layers.values()} for name, one in kept.items()}
+    assert ops["onnxruntime"] >= {"Conv", "MatMul"}
+    assert "MatMul" in ops["tflite"]
+    assert "Conv" not in ops["tflite"]
+    assert "no kernel for CONV_2D" in " ".join(kept["tflite"].kept_float.values())
+    assert "no kernel for CONV_2D" in " ".join(made["tflite", "int8"].passport["warnings"])
+
+
 def products(graphs):
     rng = np.random.default_rng(0)
     sizes = ((64, 128), (128, 64), (64, 96))
