@@ -33,7 +33,10 @@ class Outcome:
         digest: Its digest, which is the recorded one.
         recorded: Verdict of the passport beside it.
         source: The source it was compared with.
-        source_unchanged: Whether that has the digest that the passport records.
+        source_unchanged: Whether that has the digest that the passport records; ``None`` for an
+            origin that the source was converted to.
+        origin: Whether it is the model that the artifact was lowered from, kept beside it, because
+            the source is not here.
         verdict: The new verdict; ``None`` if nothing was run.
         why: The new verdict's reasons.
         same_rows: Whether the rows are those of the recorded proof.
@@ -50,6 +53,7 @@ class Outcome:
     recorded: str
     source: str = ""
     source_unchanged: bool | None = None
+    origin: bool = False
     verdict: str | None = None
     why: str = ""
     same_rows: bool | None = None
@@ -102,17 +106,17 @@ def verify(
     Raises:
         UsageError: There is no passport there.
         LeptonError: ``LPT-CLI-003`` the artifact is not the one that was proved.
-        SourceError: The source is gone.
+        SourceError: LPT-CLI-004 the source is gone, and no origin was kept.
+        StorageError: LPT-ORIG-001 the origin is damaged.
     """
     built = find_variant(text)
     outcome = check_digests(built)
-    if data is None:
-        if against is not None:
-            source = _source(built, against, context)
-            outcome = replace(outcome, **_source_facts(source, built))
+    if data is None and against is None:
         return outcome
-    source = _source(built, against, context)
-    outcome = replace(outcome, **_source_facts(source, built))
+    source, origin = _source(built, against, context)
+    outcome = replace(outcome, **_source_facts(source, built, origin=origin))
+    if data is None:
+        return outcome
     passport, same = _prove_again(
         built, source, data, hooks, context, metric=metric, max_drop=max_drop, threads=threads
     )
@@ -199,9 +203,14 @@ def _compare(path: Path, recorded: str | None) -> str:
     )
 
 
-def _source(built: Built, against: str | None, context: Context) -> Model:
-    """Read the source: the one named, or the one recorded."""
+def _source(built: Built, against: str | None, context: Context) -> tuple[Model, bool]:
+    """Read the source: the one named, or the one recorded, or the origin kept in its place.
+
+    Returns:
+        The model, and whether it is the origin.
+    """
     from lepton_core import api
+    from lepton_core.origins import find_origin
 
     recorded = (built.passport or {})["source"]
     if against is None:
@@ -209,22 +218,26 @@ def _source(built: Built, against: str | None, context: Context) -> Model:
         against = f"{path}:{recorded['entry']}" if recorded.get("entry") else path
         looks_like_path = Path(path).is_absolute()
         if looks_like_path and not Path(path).exists():
+            if (origin := find_origin(built.model)) is not None:
+                return origin, True
             raise SourceError(
                 "LPT-CLI-004",
                 "The source that the passport records is gone",
-                cause=f"{path} does not exist",
+                cause=f"{path} does not exist, and no origin was kept with the artifact",
                 remedy="Name the source with --against SOURCE.",
                 details={"source": path},
             )
     workdir = context.workdir / "source"
     workdir.mkdir()
-    return api.load(against, context=replace(context, workdir=workdir))
+    return api.load(against, context=replace(context, workdir=workdir)), False
 
 
-def _source_facts(source: Model, built: Built) -> dict[str, Any]:
+def _source_facts(source: Model, built: Built, *, origin: bool) -> dict[str, Any]:
     recorded = (built.passport or {})["source"]
     name = f"{source.path}:{source.entry}" if source.entry else source.path
-    return {"source": name, "source_unchanged": source.digest == recorded["digest"]}
+    same = source.digest == recorded["digest"]
+    unchanged = None if origin and not same else same  # what an origin was made of has other bytes
+    return {"source": name, "source_unchanged": unchanged, "origin": origin}
 
 
 def _prove_again(

@@ -38,7 +38,8 @@ _COLORS = {"pass": "green", "weak": "yellow", "fail": "red"}
 @option(
     "--against",
     metavar="SOURCE",
-    help="Source to compare with; the one recorded in the passport if not given.",
+    help="Source to compare with; the one recorded in the passport if not given, or the pivot kept "
+    "in its result if that is gone.",
 )
 @option("--metric", metavar="NAME[:OUTPUT]", help="Metric; the recorded one if not given.")
 @option("--max-drop", type=FiniteType(), metavar="X", help="Budget; the recorded one if not given.")
@@ -142,6 +143,8 @@ def _show(app: App, outcome: Outcome, out: Path | None) -> None:
 
     app.line(f"{outcome.path}  ({outcome.target}, {outcome.precision})")
     app.line(f"  digest:   {outcome.digest} as recorded")
+    if outcome.origin:
+        app.line(f"  source:   is gone; {outcome.source}, kept from it, stands in its place")
     if outcome.source_unchanged is not None:
         state = "as recorded" if outcome.source_unchanged else "not the one recorded"
         app.line(f"  source:   {outcome.source} {state}")

@@ -144,15 +144,28 @@ def test_verify_follows_a_result_that_was_moved(built, lepton, samples, tmp_path
     assert str(moved) in ended.out
 
 
-def test_verify_says_that_the_source_is_gone(built, lepton, net, samples, tmp_path):
+def test_verify_takes_the_origin_where_the_source_is_gone(built, lepton, net, samples, tmp_path):
+    """A result that was copied to another machine is checked there without another file."""
     elsewhere = tmp_path / "moved.fake"
     net.rename(elsewhere)
-    ended = lepton("verify", built / "fake" / "fp16", "--data", samples)
+    given = ("verify", built / "fake" / "fp16", "--data", samples)
+    ended = lepton(*given)
+    assert ended.code == 0, ended.err
+    origin = built / "fake" / "fp16" / "origin" / net.name
+    assert f"is gone; {origin}, kept from it" in ended.out
+    data = lepton(*given, "--json").data
+    assert data["origin"] is True
+    assert data["source_unchanged"] is True, "the very file, as fp16 was made of it in one step"
+    assert data["same_rows"] is True
+    origin.write_text(origin.read_text() + " ")
+    ended = lepton(*given)
+    assert (ended.code, ended.err.partition(":")[0]) == (5, "error[LPT-ORIG-001]")
+    shutil.rmtree(origin.parent)
+    ended = lepton(*given)
     assert ended.code == 2
     assert ended.err.startswith("error[LPT-CLI-004]")
     assert "--against" in ended.err
-    given = ("verify", built / "fake" / "fp16", "--data", samples, "--against", elsewhere)
-    assert lepton(*given).code == 0
+    assert lepton(*given, "--against", elsewhere).code == 0
 
 
 def test_verify_against_a_source_that_changed(built, lepton, net, samples):
