@@ -3,7 +3,9 @@
 
 Two convolutions with a mean between them are calibrated both ways and lowered to each runtime,
 which runs them in turns, one row a call, on one thread. Printed are the times and the interval of
-their ratio; the page docs/reference/same-integers.md has the numbers of one run.
+their ratio; the page docs/reference/same-integers.md has the numbers of one run. The last case is
+what bilinear interpolation to twice the size would cost as a product (edges repeated, depthwise
+convolutions to four channels for each, DepthToSpace), which lepton does not offer.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ CASES = {
     "2x2 of 32x56x56": (32, 56, 2),
     "3x3 of 64x30x30": (64, 30, 3),
     "7x7 of 256x7x7": (256, 7, 7),
+    "bilinear, 32x28x28 to 32x56x56": (32, 28, 0),
 }
 TARGETS = ("onnxruntime", "openvino", "tflite")
 
 
-def network(channels, window):
+def network(channels, between):
+    """Return two convolutions with a function between them."""
     import torch
     from torch import nn
 
@@ -37,10 +41,36 @@ def network(channels, window):
             self.two = nn.Conv2d(channels, channels, 1)
 
         def forward(self, x):
-            x = nn.functional.avg_pool2d(self.one(x).relu(), window)
-            return {"y": self.two(x).flatten(1)}
+            return {"y": self.two(between(self.one(x).relu())).flatten(1)}
 
     return Net().eval()
+
+
+def forms(channels, window):
+    """Return what both forms of a case have between the convolutions, and their option."""
+    import torch
+    from torch.nn import functional
+
+    def pooled(x):
+        return functional.avg_pool2d(x, window)
+
+    if window:
+        return (pooled, "pool"), (pooled, "product")
+    sides = (0.25, 0.75, 0.0), (0.0, 0.75, 0.25)
+    kernels = [torch.outer(torch.tensor(a), torch.tensor(b)) for a in sides for b in sides]
+    weight = torch.stack(kernels)[:, None].repeat(channels, 1, 1, 1) * (1 - 2.0**-12)
+
+    def product(x):
+        for axis in (3, 2):
+            size = x.shape[axis]
+            ends = x.narrow(axis, 0, 1), x.narrow(axis, size - 1, 1)
+            x = torch.cat((ends[0], x, ends[1]), axis)
+        return functional.pixel_shuffle(functional.conv2d(x, weight, groups=channels), 2)
+
+    def interpolated(x):
+        return functional.interpolate(x, scale_factor=2, mode="bilinear")
+
+    return (interpolated, "pool"), (product, "pool")
 
 
 def measured(case, folder, hooks):
@@ -61,13 +91,17 @@ def measured(case, folder, hooks):
     channels, side, window = CASES[case]
     rows = np.random.default_rng(0).normal(size=(16, channels, side, side)).astype(np.float32)
     np.savez(folder / "rows.npz", x=rows)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(network(channels, window), (torch.from_numpy(rows[:1]),))
-    torch.export.save(program, folder / "net.pt2")
-    source = resolve(str(folder / "net.pt2"), hooks.registry)
-    read = hooks.inspect(source, InspectRequest(operators=False), place()).model
-    pivot = hooks.convert(read, ConvertRequest("onnxruntime", to_format="pivot"), place()).model
+    pivots = []
+    for number, (between, means) in enumerate(forms(channels, window)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net = network(channels, between)
+            program = torch.export.export(net, (torch.from_numpy(rows[:1]),))
+        torch.export.save(program, folder / f"net-{number}.pt2")
+        source = resolve(str(folder / f"net-{number}.pt2"), hooks.registry)
+        read = hooks.inspect(source, InspectRequest(operators=False), place()).model
+        asked = ConvertRequest("onnxruntime", to_format="pivot")
+        pivots.append((hooks.convert(read, asked, place()).model, means))
     found = {}
     for target in TARGETS:
         pair = [
@@ -79,7 +113,7 @@ def measured(case, folder, hooks):
                 ),
                 place(),
             ).model
-            for means in ("pool", "product")
+            for pivot, means in pivots
         ]  # fmt: skip
         one, two = (hooks.open(m, OpenRequest(target, threads=1), place()) for m in pair)
         with one, two:
