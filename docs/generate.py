@@ -140,6 +140,10 @@ def _template(node: ast.expr | None) -> str:  # noqa: PLR0911 - one per kind of 
         case ast.FormattedValue(value=value):
             words = re.findall(r"[a-z]+", ast.unparse(value).rpartition(".")[2])
             return f"{{{' '.join(words[:3]) or 'value'}}}"
+        case ast.Call(func=ast.Name(id="install_command"), args=args):
+            from lepton_core.installing import install_command
+
+            return install_command(*(_template(argument) or "{it}" for argument in args))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _template(left) + _template(right)
         case ast.IfExp(body=one, orelse=other) | ast.BoolOp(values=[one, other]):

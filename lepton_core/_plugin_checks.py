@@ -15,6 +15,7 @@ from lepton_core.errors import (
     PluginError,
     PluginVersionError,
 )
+from lepton_core.installing import install_command
 
 if TYPE_CHECKING:
     import pluggy
@@ -50,7 +51,8 @@ def check_entry(entry: PluginEntry) -> None:
         raise PluginVersionError(
             "LPT-PLUG-005",
             f"{entry} wants lepton-core {entry.core_requirement}; this is {__version__}",
-            remedy=f"pip install --upgrade {entry.distribution} lepton-core",
+            remedy=f"Install a version of {entry.distribution} that fits, or "
+            + install_command("lepton-core", "--upgrade"),
         )
 
 
@@ -73,7 +75,7 @@ def check_info(info: object, entry: PluginEntry, kind: type[PluginInfo]) -> None
             "LPT-PLUG-005",
             f"{entry} is written for version {info.spec_version} of the hooks; "
             f"this lepton-core has version {SPEC_VERSION}",
-            remedy="pip install --upgrade lepton-core",
+            remedy=install_command("lepton-core", "--upgrade"),
         )
     if info.id != entry.name:
         raise PluginBrokenError(
@@ -139,7 +141,7 @@ def classify_import_error(
                 "LPT-PLUG-002",
                 f"{entry} is installed, but the package {missing!r} that it needs is not",
                 cause=str(error),
-                remedy=f'pip install "{pip}"',
+                remedy=install_command(pip),
                 details={"plugin": entry.name, "missing": missing, "pip": pip},
             )
     return PluginBrokenError(
@@ -166,7 +168,7 @@ def check_backends(info: PluginInfo) -> None:
                 "LPT-PLUG-002",
                 f"{info.title} needs the package {backend.distributions[0]!r}, "
                 "which is not installed",
-                remedy=f'pip install "{backend.pip or backend.distributions[0]}"',
+                remedy=install_command(backend.pip or backend.distributions[0]),
                 details={"plugin": info.id, "missing": backend.module, "pip": backend.pip},
             )
         if not backend.specifier:
@@ -179,7 +181,7 @@ def check_backends(info: PluginInfo) -> None:
             raise PluginDependencyError(
                 "LPT-PLUG-002",
                 f"{info.title} works with {name} {backend.specifier}; {version} is installed",
-                remedy=f'pip install "{name}{backend.specifier}"',
+                remedy=install_command(f"{name}{backend.specifier}"),
                 details={"plugin": info.id, "package": name, "version": version},
             )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lepton_core.capabilities import Support
+from lepton_core.installing import install_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class KnownPlugin:
     def remedy(self) -> str:
         """What to do to get it."""
         if self.support:
-            return f'pip install "{self.pip}"'
+            return install_command(self.pip)
         return f"{self.title} is planned; this version of lepton has no plugin for it yet."
 
 

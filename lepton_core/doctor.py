@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core import environment
 from lepton_core.errors import LeptonError, PluginNotInstalledError
+from lepton_core.installing import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,14 +138,14 @@ def _core() -> Iterator[Finding]:
             "lepton-core",
             WARNING,
             f"{__version__} is imported from {Path(__file__).parent}, but not installed",
-            "pip install lepton-core",
+            install_command("lepton-core"),
         )
     elif installed != __version__:
         yield Finding(
             "lepton-core",
             PROBLEM,
             f"{__version__} is imported, {installed} is installed",
-            "pip install --force-reinstall lepton-core",
+            install_command("lepton-core", "--force-reinstall"),
         )
     else:
         yield Finding("lepton-core", OK, f"{__version__} (hooks version {SPEC_VERSION})")
@@ -158,7 +159,7 @@ def _kernels() -> Iterator[Finding]:
             "kernels",
             PROBLEM,
             f"lepton-kernels cannot be imported: {error}",
-            "pip install --force-reinstall lepton-kernels",
+            install_command("lepton-kernels", "--force-reinstall"),
         )
         return
     yield Finding(
@@ -191,7 +192,7 @@ def _plugins(registry: Registry) -> tuple[dict[str, PluginInfo], list[Finding]]:
                 "plugins",
                 WARNING,
                 "none is installed, so nothing can be read or built",
-                'pip install "lepton-onnxruntime[cpu]"',
+                install_command("lepton-onnxruntime[cpu]"),
             )
         )
     return infos, findings
@@ -209,7 +210,7 @@ def _rivals(infos: dict[str, PluginInfo]) -> Iterator[Finding]:
                     PROBLEM,
                     f"{names} are both installed and both provide {backend.module!r}; "
                     "one has overwritten the other",
-                    f"pip uninstall -y {' '.join(found)} && pip install {next(iter(found))}",
+                    f"pip uninstall -y {' '.join(found)} && {install_command(next(iter(found)))}",
                 )
 
 
@@ -252,7 +253,7 @@ def _unmet(name: str, text: str) -> Finding | None:
         f"requirement of {name}",
         PROBLEM,
         f"{name} needs {wanted}; {have}",
-        f'pip install "{wanted}"',
+        install_command(wanted),
     )
 
 
@@ -274,7 +275,7 @@ def _duplicates() -> Iterator[Finding]:
                 "duplicate distribution",
                 PROBLEM,
                 f"{name} is there {len(versions)} times in {folder}: {', '.join(sorted(versions))}",
-                f"pip uninstall -y {name}, again until none is left; then pip install {name}",
+                f"pip uninstall -y {name}, again until none is left; then {install_command(name)}",
             )
     if not count:
         yield Finding("distributions", OK, f"{len(places)}, none twice")

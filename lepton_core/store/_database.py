@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import LeptonError, StorageError, UsageError
+from lepton_core.installing import install_command
 from lepton_core.store import _faults, _ledger, _seal
 from lepton_core.store._failpoints import reach
 from lepton_core.store._ledger import Mark
@@ -322,7 +323,7 @@ def check_schema(connection: sqlite3.Connection) -> None:
         raise StorageError(
             "LPT-STORE-014",
             f"The store has schema {schema}; this version of lepton knows {SCHEMA}",
-            remedy="pip install --upgrade lepton-core",
+            remedy=install_command("lepton-core", "--upgrade"),
         )
 
 

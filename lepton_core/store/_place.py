@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from lepton_core.errors import StorageError
+from lepton_core.installing import install_command
 from lepton_core.store import _faults, _ledger
 
 MARKER = "lepton-store.json"
@@ -45,7 +46,7 @@ def check_marker(root: Path) -> None:
             raise StorageError(
                 "LPT-STORE-014",
                 f"{root} is a store of schema {data['schema']}; this lepton knows {SCHEMA}",
-                remedy="pip install --upgrade lepton-core",
+                remedy=install_command("lepton-core", "--upgrade"),
             )
     raise _faults.damaged(f"the marker of the store ({MARKER})", "it is not what was written")
 

@@ -19,6 +19,7 @@ from lepton_core.errors import (
     PluginVersionError,
     UnknownTargetError,
 )
+from lepton_core.installing import install_command
 from lepton_core.markers import hookimpl
 from lepton_core.registry import PluginWarning, Registry
 
@@ -55,7 +56,7 @@ BROKEN_AT_INFO = [
         "new-spec",
         PluginVersionError,
         "LPT-PLUG-005",
-        ["99", str(SPEC_VERSION), "pip install --upgrade lepton-core"],
+        ["99", str(SPEC_VERSION), "pip install --upgrade dist/lepton_core-*.whl"],
     ),
     (
         "core_requirement",
@@ -262,9 +263,9 @@ def test_an_extension_is_no_target(fakes):
 @pytest.mark.parametrize(
     ("name", "support", "hint"),
     [
-        ("onnxruntime", "full", 'pip install "lepton-onnxruntime[cpu]"'),
-        ("coreml", "full", 'pip install "lepton-coreml"'),
-        ("tflite", "full", 'pip install "lepton-tflite"'),
+        ("onnxruntime", "full", install_command("lepton-onnxruntime[cpu]")),
+        ("coreml", "full", install_command("lepton-coreml")),
+        ("tflite", "full", install_command("lepton-tflite")),
         ("no-such", "unknown", "lepton plugins"),
     ],
 )

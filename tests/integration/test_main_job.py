@@ -90,7 +90,7 @@ def test_a_source_whose_plugin_is_missing_says_what_to_install(demo, onnx_env, t
     source = f"{out / 'source' / 'digits.py'}:net"
     done = lepton(onnx_env, "port", source, "--to", "onnxruntime", cwd=tmp_path)
     assert done.returncode == 4
-    assert 'pip install "lepton-torch' in done.stderr
+    assert 'pip install "$(ls dist/lepton_torch-*.whl)' in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -100,4 +100,4 @@ def test_a_target_that_is_missing_says_what_to_install(demo, onnx_env, tmp_path)
     model = out / "port/onnxruntime/fp32/model.onnx"
     done = lepton(onnx_env, "port", model, "--to", "torch", cwd=tmp_path)
     assert done.returncode == 4
-    assert 'pip install "lepton-torch' in done.stderr
+    assert 'pip install "$(ls dist/lepton_torch-*.whl)' in done.stderr

@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from lepton_core.errors import PluginDependencyError, SourceError
+from lepton_core.installing import install_command
 from lepton_core.types import Model
 
 transformers = pytest.importorskip("transformers")
@@ -190,4 +191,4 @@ def test_transformers_missing(hooks, bert, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(PluginDependencyError) as caught:
         hooks.materialise(Model("huggingface", str(bert)))
-    assert caught.value.remedy == 'pip install "lepton-torch[huggingface]"'
+    assert caught.value.remedy == install_command("lepton-torch[huggingface]")

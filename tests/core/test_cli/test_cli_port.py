@@ -247,7 +247,7 @@ def test_a_corrupt_source_is_one_error(lepton, tmp_path, content):
 def test_a_target_that_is_not_installed_says_what_to_install(lepton, net):
     ended = lepton("port", net, "--to", "onnxruntime")
     assert ended.code == 4
-    assert 'pip install "lepton-onnxruntime[cpu]"' in ended.err
+    assert 'pip install "$(ls dist/lepton_onnxruntime-*.whl)[cpu]"' in ended.err
     assert "support: full" in ended.err
 
 

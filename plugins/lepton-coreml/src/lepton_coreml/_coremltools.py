@@ -15,6 +15,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import PluginDependencyError
+from lepton_core.installing import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +94,7 @@ def coremltools() -> Any:  # noqa: ANN401 - the package has no types
                 "LPT-RUN-509",
                 "coremltools cannot be imported",
                 cause=str(error),
-                remedy="pip install lepton-coreml",
+                remedy=install_command("lepton-coreml"),
             ) from error
     return package
 

@@ -37,7 +37,7 @@ INFO = TargetInfo(
             Support.FULL, note="stored and computed in fp16; the option keep=... keeps operators"
         ),
         "precision.int8": Capability(
-            Support.FULL, note="from a recipe: pip install lepton-compress"
+            Support.FULL, note="from a recipe; the distribution lepton-compress makes them"
         ),
         "scheme.int8-static": FULL,
         "scheme.int8-weight-only": FULL,

@@ -10,6 +10,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from lepton_core.errors import LeptonError, SessionError
+from lepton_core.installing import install_command
 from lepton_onnx._arrays import checked_inputs
 from lepton_onnx._load import check, load
 from lepton_onnx._signature import signature
@@ -43,7 +44,7 @@ class ReferenceSession:
                 "LPT-RUN-207",
                 f"ONNX's reference evaluator cannot open {path}",
                 cause=" ".join(str(error).split())[:500],
-                remedy="Open it with a runtime: pip install lepton-onnxruntime[cpu]",
+                remedy="Open it with a runtime: " + install_command("lepton-onnxruntime[cpu]"),
             ) from error
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

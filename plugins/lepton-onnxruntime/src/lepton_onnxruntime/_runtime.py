@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core.environment import available_cpus, sums_may_saturate, versions_of
 from lepton_core.errors import PluginDependencyError, SessionError
+from lepton_core.installing import install_command
 from lepton_core.switches import as_switch
 from lepton_onnxruntime.info import DISTRIBUTIONS
 
@@ -35,7 +36,7 @@ def onnxruntime() -> ModuleType:
             "LPT-RUN-209",
             "ONNX Runtime cannot be imported",
             cause=str(error),
-            remedy="pip install lepton-onnxruntime[cpu]",
+            remedy=install_command("lepton-onnxruntime[cpu]"),
         ) from error
     ort.set_default_logger_severity(_SILENT)
     ort.disable_telemetry_events()
@@ -158,7 +159,7 @@ def _require_cuda() -> None:
         "This ONNX Runtime has no CUDA",
         cause=distribution_conflict() or f"It was built with {', '.join(available)}.",
         remedy="pip uninstall -y onnxruntime onnxruntime-gpu && "
-        "pip install lepton-onnxruntime[gpu]",
+        + install_command("lepton-onnxruntime[gpu]"),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import SessionError
+from lepton_core.installing import install_command
 from lepton_onnx import pivot
 from lepton_onnx.arrays import checked_inputs
 from lepton_onnx.external import verify_external
@@ -243,7 +244,8 @@ def _create(path: Path, options: Any, wanted: list[Any], request: OpenRequest) -
             "LPT-RUN-206",
             f"ONNX Runtime could not start on {request.device}",
             cause=distribution_conflict() or "Its CUDA libraries or a driver are missing.",
-            remedy="Check the driver with nvidia-smi; pip install lepton-onnxruntime[gpu]",
+            remedy="Check the driver with nvidia-smi; "
+            + install_command("lepton-onnxruntime[gpu]"),
         )
     return session
 

@@ -50,7 +50,7 @@ INFO = TargetInfo(
             Support.FULL, note="stored as fp16; the CPU computes most operators in fp32"
         ),
         "precision.int8": Capability(
-            Support.FULL, note="from a recipe: pip install lepton-compress"
+            Support.FULL, note="from a recipe; the distribution lepton-compress makes them"
         ),
         "scheme.int8-static": FULL,
         "precision.int16": Capability(
@@ -78,7 +78,7 @@ INFO = TargetInfo(
         "scheme.palette": FULL,
         "shapes.dynamic-batch": FULL,
         "shapes.dynamic": FULL,
-        "device.cuda": Capability(Support.FULL, note="pip install lepton-onnxruntime[gpu]"),
+        "device.cuda": Capability(Support.FULL, note="with the extra gpu of lepton-onnxruntime"),
         "adapt": Capability(Support.UNSUPPORTED, note="the source format's plugin adapts"),
         "optimize": Capability(Support.UNSUPPORTED, note="an engine does it: lepton-compress"),
         "deploy": Capability(Support.UNSUPPORTED, note="the embedded engine deploys"),

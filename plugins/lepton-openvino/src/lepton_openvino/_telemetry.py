@@ -16,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.errors import PluginDependencyError
+from lepton_core.installing import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ def openvino() -> Any:  # noqa: ANN401 - the package has no types
                 "LPT-RUN-309",
                 "OpenVINO cannot be imported",
                 cause=str(error),
-                remedy="pip install lepton-openvino",
+                remedy=install_command("lepton-openvino"),
             ) from error
     return package
 

@@ -35,7 +35,7 @@ INFO = TargetInfo(
             note="no bf16 files; a session computes in bf16 with the option inference_precision",
         ),
         "precision.int8": Capability(
-            Support.FULL, note="from a recipe: pip install lepton-compress"
+            Support.FULL, note="from a recipe; the distribution lepton-compress makes them"
         ),
         "scheme.int8-static": FULL,
         "precision.int16": Capability(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_core.errors import SessionError
+from lepton_core.installing import install_command
 from lepton_tflite import _flatbuffer as flat
 from lepton_tflite._litert import quiet
 from lepton_tflite._runtime import Calls, find_module
@@ -45,7 +46,7 @@ def compile_model(path: Path, wanted: Wanted) -> Any:  # noqa: ANN401 - a class 
             "LPT-RUN-415",
             "The runtime that is installed has no CompiledModel",
             cause="It came with ai-edge-litert 2; tflite-runtime has the interpreter alone.",
-            remedy="Leave the option api out, or pip install lepton-tflite.",
+            remedy="Leave the option api out, or " + install_command("lepton-tflite"),
         )
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.hardware_accelerator import HardwareAccelerator

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core.environment import versions_of
 from lepton_core.errors import ConversionError, PluginDependencyError
+from lepton_core.installing import install_command
 from lepton_core.narrowing import NARROW
 from lepton_tflite._words import silent, told
 
@@ -51,7 +52,8 @@ def packages() -> Any:  # noqa: ANN401 - the package has no types
             "LPT-CONV-401",
             "The converter to LiteRT cannot be imported",
             cause=str(error),
-            remedy="pip install 'lepton-tflite[convert]'; running .tflite files does not need it.",
+            remedy="Running .tflite files does not need it; "
+            + install_command("lepton-tflite[convert]"),
         ) from error
     finally:
         if held is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton_core.environment import version_of
 from lepton_core.errors import PluginDependencyError
+from lepton_core.installing import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,7 @@ def _older(error: ImportError) -> Any:  # noqa: ANN401 - the package has no type
             "LPT-RUN-401",
             f"tflite-runtime works with NumPy 1, and NumPy {np.__version__} is installed",
             cause=f"It is the fallback for ai-edge-litert, which is not there: {error}",
-            remedy="pip install lepton-tflite",
+            remedy=install_command("lepton-tflite"),
         ) from error
     from tflite_runtime import interpreter
 
@@ -59,7 +60,7 @@ def missing(error: ImportError) -> PluginDependencyError:
         "LPT-RUN-401",
         "The LiteRT runtime cannot be imported",
         cause=str(error),
-        remedy="pip install lepton-tflite",
+        remedy=install_command("lepton-tflite"),
     )
 
 

@@ -38,7 +38,7 @@ INFO = TargetInfo(
     ),
     opens=(Opens("tflite", reference_rank=0),),
     capabilities={
-        "convert": Capability(Support.FULL, note="pip install 'lepton-tflite[convert]'"),
+        "convert": Capability(Support.FULL, note="with the extra convert of lepton-tflite"),
         "open": FULL,
         "precision.fp32": FULL,
         "precision.fp16": Capability(Support.FULL, note="weights stored as fp16; computed in fp32"),
@@ -46,7 +46,7 @@ INFO = TargetInfo(
             Support.UNSUPPORTED, note="LiteRT's kernels take no bf16 weights"
         ),
         "precision.int8": Capability(
-            Support.FULL, note="from a recipe: pip install lepton-compress"
+            Support.FULL, note="from a recipe; the distribution lepton-compress makes them"
         ),
         "scheme.int8-static": FULL,
         "scheme.int8-dynamic": Capability(

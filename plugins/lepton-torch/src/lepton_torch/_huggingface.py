@@ -11,6 +11,7 @@ import torch
 
 from lepton_core.errors import LeptonError, PluginDependencyError, SourceError
 from lepton_core.files import digest_path
+from lepton_core.installing import install_command
 from lepton_torch._chatter import captured
 from lepton_torch._sources import LiveSource
 
@@ -56,7 +57,7 @@ def load(model: Model) -> LiveSource:
             "LPT-SRC-110",
             "Hugging Face models are read through transformers, which cannot be imported",
             cause=str(error),
-            remedy='pip install "lepton-torch[huggingface]"',
+            remedy=install_command("lepton-torch[huggingface]"),
         ) from error
     folder = _folder(model.path)
     settings = _settings(folder)

@@ -11,6 +11,7 @@ import torch
 from lepton_core.artifacts import EXTERNAL_FILES
 from lepton_core.errors import ConversionError, LeptonError, PluginDependencyError
 from lepton_core.files import digest_path
+from lepton_core.installing import install_command
 from lepton_core.origins import LOCATIONS
 from lepton_core.types import ConvertResult, Model
 from lepton_torch._archive import load_program
@@ -117,7 +118,7 @@ def _freeze(raw: Path, path: Path, program: Program, opset: int) -> FreezeFacts:
             "LPT-CONV-107",
             "The pivot is written by lepton-onnx, which cannot be imported",
             cause=str(error),
-            remedy="pip install lepton-onnx",
+            remedy=install_command("lepton-onnx"),
         ) from error
     frozen = freeze(raw, path, opset=opset)
     found = [s.name for s in (*frozen.signature.inputs, *frozen.signature.outputs)]
@@ -155,7 +156,7 @@ def _translate(program: Program, opset: int, raw: Path) -> None:
         raise PluginDependencyError(
             "LPT-CONV-107",
             "torch's ONNX exporter needs onnxscript, which is not installed",
-            remedy="pip install lepton-torch",
+            remedy=install_command("lepton-torch"),
         )
     signature = program.signature
     try:

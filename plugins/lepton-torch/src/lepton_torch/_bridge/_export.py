@@ -10,6 +10,7 @@ from torch.export import Dim
 
 from lepton_core.errors import ConversionError, LeptonError, PluginDependencyError
 from lepton_core.files import digest_path
+from lepton_core.installing import install_command
 from lepton_core.types import ConvertResult, Model
 from lepton_torch._archive import save_program
 from lepton_torch._bridge._graph import read_graph
@@ -61,7 +62,7 @@ def export_program(model: Model, request: ConvertRequest, context: Context) -> C
             "LPT-CONV-107",
             "The pivot is read by lepton-onnx, which cannot be imported",
             cause=str(error),
-            remedy="pip install lepton-onnx",
+            remedy=install_command("lepton-onnx"),
         ) from error
     graph = read_graph(load(model.path))
     context.checkpoint()
