@@ -86,5 +86,16 @@ def check_golden(run: Callable[[Mapping[str, Any]], dict[str, Any]]) -> float:
     return worst
 
 
+def main() -> int:
+    """Check the bundle; returns the exit code."""
+    try:
+        worst = check_golden(load())
+    except Exception as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print(f"ok: every file, golden pairs within {worst:.2g}")
+    return 0
+
+
 if __name__ == "__main__":
-    print(f"ok: every file, golden pairs within {check_golden(load()):.2g}")
+    sys.exit(main())
