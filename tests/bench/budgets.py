@@ -183,7 +183,7 @@ def accuracy(net, recipe, x, y, folder):
 
 def optimum(number, net, pool, folder):
     """Compare a search with few measurements with all choices, on the same rows."""
-    from lepton_compress._search import _prepare
+    from lepton_compress._search import prepared
     from lepton_compress._search_find import Finder
     from lepton_compress._search_solve import count, everything
     from lepton_core.samples import from_arrays
@@ -191,8 +191,9 @@ def optimum(number, net, pool, folder):
     random = np.random.default_rng(1000 + number)
     budget = float(random.uniform(0.002, 0.03))
     x, y = pool
-    at = random.permutation(len(x))[:600]
-    made = _prepare(job_of(net, folder, budget, number), from_arrays({"x": x[at], "labels": y[at]}))
+    at = random.permutation(len(x))[:3000]  # fewer, and one row is more than a small budget
+    job = job_of(net, folder, budget, number)
+    made = prepared(job, from_arrays({"x": x[at], "labels": y[at]}))[0][-1]
     total = count(made.finder.costs)
     allowed = max(8, total // 10)
     finder = Finder(

@@ -161,6 +161,22 @@ def search(job: Job, samples: Samples) -> OptimizeResult:
             size cannot be met, ``LPT-OPT-032`` too few samples; with the closest choice and what
             limits it.
     """
+    tried, recovered = prepared(job, samples)
+    made, found = _smallest(tried)
+    if found is None:
+        raise unmet(made)
+    made, kept = made.verify(found, [one for one in tried if one is not made])
+    if kept is None:
+        raise not_borne_out(made)
+    return _result(made, kept, recovered, tried)
+
+
+def prepared(job: Job, samples: Samples) -> tuple[list[Search[Space]], Recovered]:
+    """Return searches that are ready to run, without and with what was recovered.
+
+    Raises:
+        OptimizeError: ``LPT-OPT-032`` too few samples.
+    """
     rows = divided(job, samples)
     cache = cache_for(job, [rows.calibration])
     space, recovered = Space(job, rows.calibration), Recovered()
@@ -172,13 +188,7 @@ def search(job: Job, samples: Samples) -> OptimizeResult:
     tried: list[Search[Space]] = []
     for one in spaces:
         tried.append(_prepare(job, one, rows, cache, like=tried[0] if tried else None))
-    made, found = _smallest(tried)
-    if found is None:
-        raise unmet(made)
-    made, kept = made.verify(found, [one for one in tried if one is not made])
-    if kept is None:
-        raise not_borne_out(made)
-    return _result(made, kept, recovered, tried)
+    return tried, recovered
 
 
 def _smallest(tried: Sequence[Search[Space]]) -> tuple[Search[Space], Point | None]:
