@@ -126,7 +126,34 @@ def pixels(g):
     )
 
 
+def groups(g):
+    """Channels normalised by groups, at an open batch."""
+    shape = ["batch", 6, 3]
+    return g.model(
+        [g.node("GroupNormalization", ["x", "w", "b"], ["y"], num_groups=2)],
+        [g.value("x", shape)],
+        [g.value("y", shape)],
+        [g.weight(n, RNG.normal(size=6).astype("f4")) for n in "wb"],
+    )
+
+
+def scattered(g):
+    """Single values that are reduced with those that stand there."""
+    kinds = ("add", "mul", "max", "min")
+    return g.model(
+        [g.node("ScatterElements", ["x", "i", "u"], [k], axis=1, reduction=k) for k in kinds],
+        [g.value("x", [2, 3])],
+        [g.value(k, [2, 3]) for k in kinds],
+        [
+            g.weight("i", np.array([[0, 2], [1, -1]])),
+            g.weight("u", np.array([[2, 3], [-4, 5]], "f4")),
+        ],
+    )
+
+
 FORMS = {
+    "scattered": scattered,
+    "gelu": lambda g: one(g, "Gelu", approximate="tanh"),
     "states": states,
     "pixels": pixels,
     "topk": largest, "same": same, "product": product, "rows": rows, "rotary": turned,
@@ -138,6 +165,7 @@ GRAPHS = {
     "asinh": lambda g: one(g, "Asinh"),
     "celu": lambda g: one(g, "Celu", alpha=2.0),
     "affine_grid_generator": grid,
+    "group_norm": groups,
 }
 
 
@@ -147,7 +175,7 @@ def run(proto, folder, graphs, opened, feed):
     return source, opened(made, device="reference").run(feed)
 
 
-SHORT = ("states", "topk", "same", "pixels")
+SHORT = ("states", "topk", "same", "pixels", "group_norm", "scattered", "gelu")
 LONG = pytest.mark.conformance
 
 
@@ -157,7 +185,7 @@ LONG = pytest.mark.conformance
 )
 def test_they_are_converted(name, graphs, tmp_path, opened, reference):
     proto = (GRAPHS | FORMS)[name](graphs)
-    shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    shape = [d.dim_value or 2 for d in proto.graph.input[0].type.tensor_type.shape.dim]
     each = np.linspace(1, 2, int(np.prod(shape)), dtype="f4").reshape(shape)
     feed = {"x": np.resize(X, shape) * each}
     source, found = run(proto, tmp_path, graphs, opened, feed)
@@ -217,3 +245,31 @@ def test_a_query_that_sees_no_key_gives_zeros(graphs, tmp_path, opened):
     _, found = run(proto, tmp_path, graphs, opened, feed)
     assert not found["y"][0, 0, 0].any()
     np.testing.assert_allclose(found["y"][0, 0, 1], feed["v"][0, 0, 0], rtol=1e-5)
+
+
+def test_paddings_that_cut(graphs, tmp_path, opened):
+    """MIL's pads are not negative; ONNX's reference evaluator takes none either."""
+    proto = graphs.model(
+        [
+            graphs.node("Pad", ["x", "pads", "three"], ["y"]),
+            graphs.node("Pad", ["x", "less"], ["z"]),
+            graphs.node("Cast", ["x"], ["i"], to=TensorProto.INT32),
+            graphs.node("Pad", ["i", "pads"], ["w"]),
+        ],
+        [graphs.value("x", ["batch", 4, 5])],
+        [
+            graphs.value("y", ["batch", 3, 5]), graphs.value("z", ["batch", 1, 5]),
+            graphs.value("w", ["batch", 3, 5], TensorProto.INT32),
+        ],
+        [
+            graphs.weight("pads", np.array([0, 1, -1, 0, -2, 1])),
+            graphs.weight("less", np.array([0, -1, 0, 0, -2, 0])),
+            graphs.weight("three", np.float32(3)),
+        ],
+    )  # fmt: skip
+    x = RNG.normal(size=(2, 4, 5)).astype("f4") * 9
+    _, found = run(proto, tmp_path, graphs, opened, {"x": x})
+    around = ((0, 0), (1, 0), (0, 1))
+    np.testing.assert_array_equal(found["y"], np.pad(x[:, :2, 1:], around, constant_values=3))
+    np.testing.assert_array_equal(found["z"], x[:, 1:2])
+    np.testing.assert_array_equal(found["w"], np.pad(x[:, :2, 1:].astype("i4"), around))

@@ -58,11 +58,30 @@ def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) ->
     return rows[..., :count, :].flatten(-2)[..., :: columns + 1][..., :count]
 
 
+def _group_norm(
+    x: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    *_: bool,
+) -> torch.Tensor:
+    """Normalise rows of groups; coremltools writes an open batch as a constant shape, and fails."""
+    rows = x.reshape(x.shape[0], groups, -1)
+    centred = rows - rows.mean(-1, keepdim=True)
+    inverse = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps)
+    result = (centred * inverse).reshape(x.shape)
+    along = [-1, *[1] * (x.ndim - 2)]
+    result = result if weight is None else result * weight.reshape(along)
+    return result if bias is None else result + bias.reshape(along)
+
+
 _aten = torch.ops.aten
 OWN: dict[Any, Callable[..., torch.Tensor]] = {
     _aten.acosh.default: _acosh,
     _aten.asinh.default: _asinh,
     _aten.diagonal.default: _diagonal,
+    _aten.group_norm.default: _group_norm,
 }
 """Our decompositions, used whether or not coremltools names a translation: it calls builders that
 MIL does not have."""

@@ -24,7 +24,14 @@ def aten_translations(known: Mapping[str, Translation]) -> dict[str, Translation
         "bitwise_or": _of_booleans("logical_or"),
         "bitwise_xor": _of_booleans("logical_xor"),
         "matmul": _matmul(known["matmul"]),
+        "gelu": _gelu,
+        "pad": _pad(known["pad"]),
+        "scatter_reduce.two": _scatter_reduce,
     }
+
+
+_SCATTERED = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+"""Torch's reductions and MIL's."""
 
 
 def _inputs(context: Any, node: Any) -> list[Any]:  # noqa: ANN401 - coremltools has no types
@@ -39,6 +46,10 @@ def _builder() -> Any:  # noqa: ANN401 - as above
     return Builder
 
 
+def _value(given: Any) -> Any:  # noqa: ANN401 - as above
+    return getattr(given, "val", given)
+
+
 def _alias(context: Any, node: Any) -> None:  # noqa: ANN401 - as above
     (x,) = _inputs(context, node)
     context.add(x, node.name)
@@ -49,6 +60,54 @@ def _product(context: Any, node: Any) -> None:  # noqa: ANN401 - as above
     keep_dims = bool(keep and keep[0].val)
     axes = [int(axis.val)]
     context.add(_builder().reduce_prod(x=x, axes=axes, keep_dims=keep_dims, name=node.name))
+
+
+def _gelu(context: Any, node: Any) -> None:  # noqa: ANN401 - as above
+    """Take the form by its name: coremltools looks at the second place, and then it is exact."""
+    from coremltools.converters.mil.frontend.torch.ops import _get_kwinputs
+
+    (x,) = _inputs(context, node)
+    (form,) = _get_kwinputs(context, node, "approximate", default=[None])
+    mode = "TANH_APPROXIMATION" if _value(form) == "tanh" else "EXACT"
+    context.add(_builder().gelu(x=x, mode=mode, name=node.name))
+
+
+def _scatter_reduce(context: Any, node: Any) -> None:  # noqa: ANN401 - as above
+    """What stands in the data takes part in the reduction, as it does by default."""
+    data, axis, indices, updates, reduction = _inputs(context, node)
+    made = _builder().scatter_along_axis(
+        data=data, indices=indices, updates=updates, axis=int(_value(axis)),
+        mode=_SCATTERED[_value(reduction)], name=node.name,
+    )  # fmt: skip
+    context.add(made, node.name)
+
+
+def _pad(original: Translation) -> Translation:
+    """Cut where a padding is negative, which MIL's is never."""
+
+    def translate(context: Any, node: Any) -> None:  # noqa: ANN401 - as above
+        from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes
+
+        x, sizes, *rest = _inputs(context, node)
+        given = _value(sizes)
+        pads = [] if given is None else [_value(size) for size in given]
+        mode, value = [*map(_value, rest), *("constant", None)[len(rest) :]]
+        if None in pads or min(pads, default=0) >= 0 or mode != "constant":
+            original(context, node)
+            return
+        pairs = [(int(a), int(b)) for a, b in zip(pads[::2], pads[1::2], strict=True)][::-1]
+        pairs = [(0, 0)] * (x.rank - len(pairs)) + pairs
+        cut = _builder().slice_by_index(
+            x=x, begin=[max(-begin, 0) for begin, _ in pairs],
+            end=[min(end, 0) for _, end in pairs], end_mask=[end >= 0 for _, end in pairs],
+        )  # fmt: skip
+        wider = [max(size, 0) for pair in pairs for size in pair]
+        if any(wider):
+            cut, fill = promote_input_dtypes([cut, value or 0.0])
+            cut = _builder().pad(x=cut, pad=wider, constant_val=fill)
+        context.add(_builder().identity(x=cut, name=node.name))
+
+    return translate
 
 
 def _of_booleans(kind: str) -> Translation:
