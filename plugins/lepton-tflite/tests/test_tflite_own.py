@@ -118,3 +118,34 @@ def test_exclusive_or(graphs, to_pivot, context, opened):
     made = plugin.lepton_convert(pivot, ConvertRequest("tflite"), context).model
     a, b = np.array([0, 0, 1, 1], bool), np.array([0, 1, 0, 1], bool)
     assert np.array_equal(opened(made).run({"a": a, "b": b})["y"], a ^ b)
+
+
+@pytest.mark.parametrize(
+    ("shape", "weights", "attributes"),
+    [
+        ((1, 4, 5, 7), (4, 6, 3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        (  # the usual one of decoders, which doubles the image
+            (2, 4, 5, 7), (4, 3, 3, 3),
+            {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1], "group": 2},
+        ),
+        ((1, 4, 5, 5), (4, 3, 4, 4), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ],
+    ids=["padded", "doubled", "same"],
+)  # fmt: skip
+def test_transposed_convolutions_by_a_stride(
+    shape, weights, attributes, graphs, to_pivot, convert, opened
+):
+    torch = pytest.importorskip("torch")
+    w, x = (RNG.normal(size=s).astype("f4") for s in (weights, shape))
+    b = RNG.normal(size=weights[1] * attributes.get("group", 1)).astype("f4")
+    node = graphs.node("ConvTranspose", ["x", "w", "b"], ["y"], **attributes)
+    pivot = to_pivot(
+        graphs.model(
+            [node], [graphs.value("x", shape)], [graphs.value("y", [None] * 4)],
+            [graphs.weight("w", w), graphs.weight("b", b)],
+        )
+    )  # fmt: skip
+    found = opened(convert(pivot).model).run({"x": x})["y"]
+    extra, groups = attributes.get("output_padding", [0, 0]), attributes.get("group", 1)
+    wanted = torch.conv_transpose2d(*map(torch.from_numpy, (x, w, b)), 2, 1, extra, groups)
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-5)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lepton_torch.bridge import TOP_K, Operator
+from lepton_torch.bridge import CUT_CONV_TRANSPOSE, TOP_K, Operator
 
 if TYPE_CHECKING:
     from lepton_torch.bridge import Node
@@ -33,10 +33,13 @@ def overrides() -> dict[str, Operator]:
     """Return translations that take the place of the bridge's own.
 
     The runtime has a kernel for TopK, and none for the sort that the bridge makes of it; the
-    converter fails when it writes ``logical_xor``.
+    converter fails when it writes ``logical_xor``, and fails or gives other numbers for a
+    transposed convolution by a stride whose padding is neither VALID nor SAME, or that pads its
+    output.
     """
     own = (
         TOP_K,
+        CUT_CONV_TRANSPOSE,
         Operator("Mish", _mish, (), (), "activation"),
         Operator("Xor", lambda node, x, y: torch.ne(x, y), (), (), "logic"),
     )

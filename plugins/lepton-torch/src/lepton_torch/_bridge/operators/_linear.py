@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from lepton_torch._bridge._registry import operator
+from lepton_torch._bridge._registry import Operator, operator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,6 +129,16 @@ def conv_transpose(
         return _TRANSPOSED[rank](
             x, weight, bias, strides, pads[:rank], extra, node.get("group", 1), dilations
         )
+    return _whole_then_cut(node, x, weight, bias, pads)
+
+
+def _whole_then_cut(
+    node: Node, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
+    pads: Sequence[int],
+) -> torch.Tensor:  # fmt: skip
+    rank = x.ndim - 2
+    strides, dilations = geometry(node, rank)
+    extra = list(node.get("output_padding") or [0] * rank)
     whole = _TRANSPOSED[rank](
         x, weight, bias, strides, [0] * rank, [0] * rank, node.get("group", 1), dilations
     )
@@ -137,6 +147,26 @@ def conv_transpose(
         lifted = bias.reshape(-1, *[1] * rank)
         return padded(whole - lifted, cut) + lifted
     return padded(whole, cut)
+
+
+def _cut_conv_transpose(
+    node: Node, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    rank = x.ndim - 2
+    strides, dilations = geometry(node, rank)
+    extra = list(node.get("output_padding") or [0] * rank)
+    if rank in _TRANSPOSED and any(s > 1 for s in strides):
+        pads = _transposed_pads(node, x, weight, strides, dilations, extra)
+        total = [begin + end for begin, end in zip(pads[:rank], pads[rank:], strict=True)]
+        multiple = [k - s for k, s in zip(weight.shape[2:], strides, strict=True)]
+        if any(extra) or (total != multiple and any(pads)):
+            return _whole_then_cut(node, x, weight, bias, pads)
+    return conv_transpose(node, x, weight, bias)
+
+
+CUT_CONV_TRANSPOSE = Operator("ConvTranspose", _cut_conv_transpose, (), (), "linear")
+"""ConvTranspose for converters that know two paddings alone: none, and the one by which the result
+is as large as the stride times the input. Any other is cut off what comes without padding."""
 
 
 def _transposed_pads(
