@@ -8,6 +8,7 @@ from onnx import ModelProto
 from lepton_onnx._infer import infer
 from lepton_onnx._parked import with_inputs_for_weights
 from lepton_onnx._protobuf import DEFAULT_DOMAINS, opset_of, walk_nodes
+from lepton_onnx._raised import repair
 
 _SCAN_WITHOUT_BATCH = 9
 """From this opset on Scan has no batch axis; ONNX's converter only changes the number."""
@@ -17,7 +18,8 @@ def raise_opset(model: ModelProto, wanted: int) -> tuple[ModelProto, str]:
     """Return *model* at opset *wanted* if that is safe, and a remark on what was done.
 
     If no operator's definition changed between the two versions the number alone is raised;
-    otherwise ONNX's version converter does it, and its result must pass the checker. A model
+    otherwise ONNX's version converter does it, what it leaves undone is repaired
+    (:mod:`lepton_onnx._raised`), and the result must pass the checker. A model
     that is newer than *wanted*, or that the converter cannot raise, keeps its opset.
 
     Args:
@@ -37,6 +39,7 @@ def raise_opset(model: ModelProto, wanted: int) -> tuple[ModelProto, str]:
     try:
         raised = onnx.version_converter.convert_version(model, wanted)
         _check_kept(model, raised)
+        repair(model, raised)
         onnx.checker.check_model(with_inputs_for_weights(raised), full_check=True)
         infer(raised)
     except Exception as error:
