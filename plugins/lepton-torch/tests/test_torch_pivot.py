@@ -152,6 +152,25 @@ def test_outputs_that_are_inputs_or_each_other(hooks, factory):
     compare(hooks, program, [{"x": np.float32([[1, 2, 3]])}])
 
 
+def test_averages_by_a_divisor_of_ones_own(hooks, factory):
+    source = """
+        class Net(nn.Module):
+            def forward(self, x):
+                pool = nn.functional.avg_pool2d
+                y = pool(x, (2, 3), (1, 2), (1, 0), {more}divisor_override=5)
+                return y, pool(y, 2, count_include_pad=False, divisor_override=2)
+        def net(): return Net(), torch.rand(2, 3, 5, 7)
+    """
+    program = hooks.materialise(factory(source.format(more=""))).model
+    x = np.random.default_rng(0).random((2, 3, 5, 7), "float32")
+    compare(hooks, program, [{"x": x}])
+    hanging = hooks.materialise(factory(source.format(more="ceil_mode=True, "))).model
+    with pytest.raises(ConversionError) as caught:
+        hooks.pivot(hanging)
+    assert caught.value.code == "LPT-CONV-106"
+    assert caught.value.details["where"] == "user_net.py:7 in forward"
+
+
 def test_static_shapes(hooks, factory):
     model = factory("def net(): return nn.Linear(4, 2), torch.rand(3, 4)")
     program = hooks.materialise(model, dynamic_batch=False).model

@@ -17,6 +17,7 @@ from lepton_core.types import ConvertResult, Model
 from lepton_torch._archive import load_program
 from lepton_torch._chatter import captured
 from lepton_torch._disk import bytes_of, writing
+from lepton_torch._divisors import write_divisors
 from lepton_torch._facts import lineage_step, tools
 from lepton_torch._materialise import check_options
 from lepton_torch._operators import Missing, missing_operators, random_operators, refuse_state
@@ -65,6 +66,7 @@ def export_pivot(model: Model, request: ConvertRequest, context: Context) -> Con
     task = context.reporter.task("Export to ONNX")
     program = load_program(model.path)
     refuse_state(program.exported)
+    write_divisors(program.exported)
     context.checkpoint()
     randoms = random_operators(program.exported)
     path = context.workdir / "model.onnx"
