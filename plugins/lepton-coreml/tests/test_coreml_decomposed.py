@@ -154,6 +154,7 @@ def scattered(g):
 FORMS = {
     "scattered": scattered,
     "gelu": lambda g: one(g, "Gelu", approximate="tanh"),
+    "reciprocal": lambda g: one(g, "Reciprocal"),
     "states": states,
     "pixels": pixels,
     "topk": largest, "same": same, "product": product, "rows": rows, "rotary": turned,
@@ -175,7 +176,7 @@ def run(proto, folder, graphs, opened, feed):
     return source, opened(made, device="reference").run(feed)
 
 
-SHORT = ("states", "topk", "same", "pixels", "group_norm", "scattered", "gelu")
+SHORT = ("states", "topk", "same", "pixels", "group_norm", "scattered", "gelu", "reciprocal")
 LONG = pytest.mark.conformance
 
 

@@ -26,6 +26,7 @@ def aten_translations(known: Mapping[str, Translation]) -> dict[str, Translation
         "matmul": _matmul(known["matmul"]),
         "gelu": _gelu,
         "pad": _pad(known["pad"]),
+        "reciprocal": _reciprocal,
         "scatter_reduce.two": _scatter_reduce,
     }
 
@@ -70,6 +71,14 @@ def _gelu(context: Any, node: Any) -> None:  # noqa: ANN401 - as above
     (form,) = _get_kwinputs(context, node, "approximate", default=[None])
     mode = "TANH_APPROXIMATION" if _value(form) == "tanh" else "EXACT"
     context.add(_builder().gelu(x=x, mode=mode, name=node.name))
+
+
+def _reciprocal(context: Any, node: Any) -> None:  # noqa: ANN401 - as above
+    """Divide 1: MIL's inverse, which coremltools takes, adds 0.0001 to the divisor."""
+    from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes
+
+    one, x = promote_input_dtypes([1.0, *_inputs(context, node)])
+    context.add(_builder().real_div(x=one, y=x, name=node.name))
 
 
 def _scatter_reduce(context: Any, node: Any) -> None:  # noqa: ANN401 - as above
