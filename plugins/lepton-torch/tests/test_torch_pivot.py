@@ -197,6 +197,24 @@ def test_operator_without_translation_names_it_and_the_line(hooks, factory):
     }
 
 
+def test_a_graph_that_the_exporter_gets_wrong_is_no_fault_of_the_source(hooks, factory):
+    """ONNX counts a window that starts behind the image, and torch does not."""
+    model = factory("""
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.pool = nn.MaxPool2d(2, 3, 1, ceil_mode=True)
+            def forward(self, x):
+                return self.pool(x) * 2
+        def net(): return Net(), torch.rand(1, 3, 10, 8)
+    """)
+    with pytest.raises(ConversionError) as caught:
+        hooks.pivot(hooks.materialise(model).model)
+    assert caught.value.code == "LPT-CONV-106"
+    assert "pool/max_pool2d" in caught.value.cause
+    assert "Export the model again" not in caught.value.remedy
+
+
 def test_custom_operator_is_named(hooks, factory):
     model = factory("""
         @torch.library.custom_op("lepton_test_ops::twice", mutates_args=())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lepton_core.artifacts import EXTERNAL_FILES
-from lepton_core.errors import ConversionError, LeptonError, PluginDependencyError
+from lepton_core.errors import ConversionError, LeptonError, PluginDependencyError, SourceError
 from lepton_core.files import digest_path
 from lepton_core.installing import install_command
 from lepton_core.origins import LOCATIONS
@@ -122,7 +122,16 @@ def _freeze(raw: Path, path: Path, program: Program, opset: int) -> FreezeFacts:
             cause=str(error),
             remedy=install_command("lepton-onnx"),
         ) from error
-    frozen = freeze(raw, path, opset=opset)
+    try:
+        frozen = freeze(raw, path, opset=opset)
+    except SourceError as error:  # the source is torch's own export, not a file of the user's
+        raise ConversionError(
+            "LPT-CONV-106",
+            "torch's ONNX exporter wrote a graph that is not valid",
+            cause=f"{error.message}. {error.cause}",
+            remedy="The cause names the node, after the module that it stands in: write that with "
+            "other operators, or settings that ONNX has, too.",
+        ) from error
     found = [s.name for s in (*frozen.signature.inputs, *frozen.signature.outputs)]
     wanted = [s.name for s in (*program.signature.inputs, *program.signature.outputs)]
     if found != wanted:
