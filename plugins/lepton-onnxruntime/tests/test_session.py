@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -38,6 +39,24 @@ def test_listing_and_loading_the_plugin_import_no_backend():
         "raise SystemExit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from lepton_onnxruntime._runtime import onnxruntime; onnxruntime()",
+        "from lepton_onnxruntime.bundle_runtime import load; load(sys.argv[1])",
+    ],
+)
+def test_telemetry_writes_no_identifier_and_no_events(code, pivot, tmp_path):
+    """ONNX Runtime's telemetry starts as it is imported, and begins with files of its own."""
+    folders = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+    known = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environ = known | dict.fromkeys(folders, str(tmp_path))
+    before = set(tmp_path.rglob("*"))
+    code = f"import sys; {code}"
+    subprocess.run([sys.executable, "-c", code, str(pivot.path)], check=True, env=environ)
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_it_computes_what_the_reference_evaluator_computes(pivot, context):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,13 @@ _SOURCE_PLACE = re.compile(r"\S*/onnxruntime/\S+\.(h|cc):\d+\s*")
 def onnxruntime() -> ModuleType:
     """Import ONNX Runtime with its log and its telemetry off.
 
+    From 1.32 on the import itself starts a sender, which writes an identifier of the device and a
+    queue of events into the user's cache folder; only the environment keeps it from that.
+
     Raises:
         PluginDependencyError: LPT-RUN-209, it is not installed or its libraries do not load.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime as ort
     except ImportError as error:

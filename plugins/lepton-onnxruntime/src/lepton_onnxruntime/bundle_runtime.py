@@ -1,7 +1,11 @@
-"""Load a model with ONNX Runtime alone; bundles ship this file as ``runtime.py``."""
+"""Load a model with ONNX Runtime alone; bundles ship this file as ``runtime.py``.
+
+ONNX Runtime is imported with its telemetry off: from 1.32 on the import itself would start it.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,8 +27,10 @@ def load(
     Returns:
         A function from named input arrays to named output arrays.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     # x86 without VNNI would add products of 8-bit integers in 16 bits, which may saturate.
     options.add_session_config_entry("session.x64quantprecision", "1")
