@@ -327,6 +327,19 @@ def test_a_budget_that_nothing_checks_is_said(
     )
 
 
+def test_what_holds_and_gains_nothing_is_not_called_over_budget(graphs, context_of, tmp_path):
+    nodes = [graphs.node("MatMul", ["x", "w"], ["y"])]
+    base = graphs.build(nodes, {"w": graphs.rand(13, 3)}, shape=("n", 13))
+    rows = np.random.default_rng(0).normal(size=(300, 13)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows)
+    with pytest.raises(OptimizeError) as caught:
+        optimize(base, context_of("out"), samples=str(tmp_path / "rows.npz"), max_drop=0.2)
+    assert caught.value.code == "LPT-OPT-014"
+    assert caught.value.details["closest"]["verdict"] == "pass"
+    assert caught.value.message == "No int8 variant is smaller or faster here than the float model"
+    assert "--max-drop" not in caught.value.remedy
+
+
 def test_a_budget_that_cannot_be_met(trained, tmp_path, context_of, digits):
     # Labels that the float network always gives and noise that puts classes side by side: any
     # error of rounding changes answers, and no answer may change.

@@ -196,6 +196,23 @@ def test_what_cannot_be_met_names_the_closest_and_what_limits_it(mlp, held_npz, 
     assert error.value.details["limited_by"]
 
 
+def test_the_closest_to_a_budget_is_smaller_than_the_float_model(graphs, context_of, tmp_path):
+    """A choice that loses nothing and is larger says nothing of what the budget would take."""
+    wide = graphs.rand(40, 40)
+    wide[0] = 0  # the range of the first input leaves the others, on which all rests, one integer
+    nodes = [graphs.node("MatMul", ["x", "w"], ["h"]), graphs.node("MatMul", ["h", "v"], ["y"])]
+    base = graphs.build(nodes, {"w": wide, "v": graphs.rand(40, 3)}, shape=("n", 40))
+    rows = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)
+    rows[:, 0] *= 1e5
+    np.savez(tmp_path / "rows.npz", x=rows)
+    with pytest.raises(OptimizeError) as error:
+        optimized(base, str(tmp_path / "rows.npz"), context_of("out"), max_drop=0.01,
+                  options={"recover": "none"})  # fmt: skip
+    assert error.value.code == "LPT-OPT-030"
+    assert error.value.details["closest"]["chosen"]["h"] == "int8"
+    assert error.value.details["closest"]["drop"] > 0.01
+
+
 def test_what_a_search_needs_is_asked_for(mlp, held_npz, context_of, tmp_path):
     with pytest.raises(OptimizeError) as error:
         optimized(mlp, None, context_of("none"))

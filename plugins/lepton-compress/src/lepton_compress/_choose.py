@@ -9,6 +9,7 @@ from lepton_compress._bench import Bench, Trial
 from lepton_compress._build import all_values, choose_layers
 from lepton_compress._calibrate import Range, observe
 from lepton_compress._job import RECIPE, Job, lower
+from lepton_compress._no_gain import no_gain
 from lepton_compress._options import RECOVERIES
 from lepton_compress._recover import Recoverer
 from lepton_compress._recover_recipe import Recovery
@@ -146,7 +147,7 @@ def choose(job: Job, samples: Samples) -> OptimizeResult:
 
     Raises:
         OptimizeError: ``LPT-OPT-014`` int8 was asked for and nothing meets the budget, with the
-            closest candidate and the layer that limits it.
+            closest candidate and the layer that limits it; or what meets it gains nothing.
     """
     calibration, validation = split(samples, seed=job.context.seed)
     if calibration is None:
@@ -193,7 +194,10 @@ def _why_float(search: Search) -> str:
 
 
 def _budget_error(search: Search, max_drop: float | None, why: str) -> OptimizeError:
-    best = min(search.trials[1:], key=lambda t: (t.drop, t.error))
+    best = min(search.trials[1:], key=lambda t: (not t.passes, t.drop, t.error))
+    if best.passes:
+        details = {"closest": best.summary(), "limited_by": None, "max_drop": max_drop}
+        return no_gain(search.job.request.precision, best, search.trials[0], details)
     worst = search.sensitivity(best.estimator)[:1]
     limit = f"; {worst[0][0]!r} alone causes a relative error of {worst[0][1]:.3g}" if worst else ""
     return OptimizeError(

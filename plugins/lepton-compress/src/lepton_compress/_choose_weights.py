@@ -8,6 +8,7 @@ import numpy as np
 
 from lepton_compress._bench import Bench, Trial
 from lepton_compress._job import RECIPE, Job, lower
+from lepton_compress._no_gain import no_gain
 from lepton_compress._products import choose_products
 from lepton_compress._weights import Compressed, build, facts_of, raised
 from lepton_core.errors import OptimizeError
@@ -87,12 +88,15 @@ def _result(
 
 def _budget_error(job: Job, trials: list[Trial], order: list[str]) -> OptimizeError:
     best = min(trials[1:], key=lambda t: (not t.passes, t.drop, t.error))
-    why = "it is neither smaller nor faster here" if best.passes else best.why
+    if best.passes:
+        details = {"closest": best.summary(), "limited_by": None,
+                   "max_drop": job.request.max_drop}  # fmt: skip
+        return no_gain(job.request.precision, best, trials[0], details)
     limit = f"; the weight that costs most is {order[0]!r}" if order else ""
     return OptimizeError(
         "LPT-OPT-014",
         f"No {job.request.precision} variant meets the budget of {job.request.max_drop}",
-        cause=f"the closest is {best.name}: {why}{limit}",
+        cause=f"the closest is {best.name}: {best.why}{limit}",
         remedy="Loosen --max-drop, give more samples, or ask for int8 or fp16.",
         details={
             "closest": best.summary(),

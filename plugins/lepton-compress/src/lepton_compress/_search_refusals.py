@@ -74,7 +74,7 @@ def unmet(made: Search[Any]) -> OptimizeError:
             details={"closest": smallest.to_dict(), "limited_by": limit or None,
                      "max_size": finder.max_size},
         )  # fmt: skip
-    return _over_budget(made, compressed, "")
+    return _over_budget(made, [p for p in compressed if p.size < made.plain.size], "")
 
 
 def not_borne_out(made: Search[Any]) -> OptimizeError:

@@ -22,6 +22,7 @@ from lepton_compress._job import (
     size_of,
     unchecked_budget,
 )
+from lepton_compress._no_gain import no_gain
 from lepton_compress._palettes import Palettes, palettize_weights
 from lepton_compress._powers import input_powers
 from lepton_compress._prunable import find_sites
@@ -92,7 +93,7 @@ def compress_sparse(job: Job, samples: Samples | None) -> OptimizeResult:
         facts |= {"verdict": trial.verdict, "measured_on": bench.rows,
                   "trials": [t.summary() for t in (plain, *tried)], **trial.facts}  # fmt: skip
         if job.request.max_drop is not None and not (trial.passes and trial.gains):
-            raise _unmet(job, trial, made)
+            raise _unmet(job, trial, made, plain)
         why = f"{made.name}: {trial.gains or 'no gain'}; {trial.why}"
         warnings = () if trial.gains else (f"{NO_GAIN}.",)
         if not trial.passes:
@@ -180,8 +181,10 @@ def _unmeasured(job: Job, samples: Samples | None, made: Variant) -> tuple[str, 
     return tuple(warnings)
 
 
-def _unmet(job: Job, trial: Trial, made: Variant) -> OptimizeError:
-    why = "it is neither smaller nor faster here" if trial.passes else trial.why
+def _unmet(job: Job, trial: Trial, made: Variant, plain: Trial) -> OptimizeError:
+    details = {"closest": trial.summary(), "max_drop": job.request.max_drop}
+    if trial.passes:
+        return no_gain(job.request.precision, trial, plain, details)
     limit, palettes = "", made.palettes
     if palettes is not None:
         limit = f"; {palettes.facts['largest_weight_error']['weight']!r} loses most in itself"
@@ -189,9 +192,9 @@ def _unmet(job: Job, trial: Trial, made: Variant) -> OptimizeError:
     return OptimizeError(
         "LPT-OPT-014",
         f"This {job.request.precision} variant does not meet the budget of {job.request.max_drop}",
-        cause=f"{trial.name}: {why}{limit}",
+        cause=f"{trial.name}: {trial.why}{limit}",
         remedy=f"Loosen --max-drop, ask for {less}, or keep names float with --option keep.",
-        details={"closest": trial.summary(), "max_drop": job.request.max_drop},
+        details=details,
     )
 
 
