@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from lepton_core.adjusting._workload import Load
     from lepton_core.context import Context
     from lepton_core.dispatch import Hooks
+    from lepton_core.samples import Samples
     from lepton_core.store import Store, Version
-    from lepton_core.types import EvaluateResult
+    from lepton_core.types import EvaluateResult, Signature
 
 ROUNDS = 2
 BATCHES = (8, 32, 128)
@@ -80,7 +81,8 @@ class Observer:
         store: Where they are.
         hooks: Runs them.
         context: Scratch files, progress, cancellation.
-        samples: Samples to call with; noise by default, which costs a network the same time.
+        samples: Samples to call with; by default the golden inputs of the version if they are
+            real, else noise, which costs a network the same time.
         callers: Threads that call at the same time.
         seconds: Time for each timing.
     """
@@ -237,13 +239,29 @@ class Observer:
                 msg = f"{version.id} was stored without a signature"
                 raise ValueError(msg)
             if self._samples is None:
-                found = random_samples(signature, SAMPLES, self._context.seed)
+                kept = self._golden(version, signature)
+                found = kept or random_samples(signature, SAMPLES, self._context.seed)
             else:
                 matched = match(load_samples(self._samples), signature)
                 found = matched.rows(range(min(SAMPLES, len(matched))))
             folder.parent.mkdir(parents=True, exist_ok=True)
             save(found, folder)
         return folder
+
+    def noise(self, version: Version) -> bool:
+        """Tell whether a version is called with noise, which says little about its answers."""
+        from lepton_core.samples import load_saved
+
+        return load_saved(self.inputs(version)).origin == "random"
+
+    def _golden(self, version: Version, signature: Signature) -> Samples | None:
+        """Return the real inputs that a version was deployed with, if it was."""
+        from lepton_core.deployment._golden import real_samples
+
+        if not version.role("golden"):
+            return None
+        with self._store.view(version) as view:
+            return real_samples(view.folder / "golden", signature)
 
 
 def _batches(version: Version, rows: int, more: Collection[int]) -> tuple[int | None, ...]:

@@ -60,7 +60,10 @@ _PLAN, _MEASURE = "Plan", "Measure"
     "--callers", group=_MEASURE, type=click.IntRange(min=1), metavar="N",
     help="Threads that call at the same time; 1, or all CPUs for throughput, by default.",
 )  # fmt: skip
-@option("--data", group=_MEASURE, metavar="SAMPLES", help="Samples to call with; noise if none.")
+@option(
+    "--data", group=_MEASURE, metavar="SAMPLES",
+    help="Samples to call with; the golden inputs if none, and noise if those are noise.",
+)  # fmt: skip
 @option(
     "--settle", group=_MEASURE, type=DurationType(zero=True), default=20.0,
     help="Time to wait for live handles to measure a change; 0 for none.",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lepton_core.context import Session
+    from lepton_core.samples import Samples
+    from lepton_core.types import Signature
 
     Array = NDArray[Any]
 
@@ -101,6 +103,44 @@ def origin_of(folder: Path) -> str:
         return ""
 
 
+def real_samples(folder: Path, signature: Signature) -> Samples | None:
+    """Return golden inputs as samples, if real ones were kept.
+
+    Args:
+        folder: The golden pairs.
+        signature: What is to take them.
+
+    Returns:
+        The rows, matched to the signature; ``None`` if they are noise, or if they are one batch
+        without a batch dimension in common.
+
+    Raises:
+        DeployError: LPT-DEP-006, the folder does not hold golden pairs.
+        SampleError: They do not fit the signature.
+    """
+    from lepton_core.samples import Samples, match
+
+    origin = origin_of(folder)
+    if not origin or origin.startswith("random"):
+        return None
+    inputs, _, _ = read_golden(folder)
+    rows = _as_rows(inputs, signature)
+    if rows is None:
+        return None
+    note = "the golden inputs of the present version"
+    return match(Samples(rows, None, "folder", "golden", (note,)), signature)
+
+
+def _as_rows(inputs: Mapping[str, Array], signature: Signature) -> dict[str, Array] | None:
+    """Return one batch as rows; ``None`` if its inputs have no batch dimension in common."""
+    sizes = {len(array) if array.ndim else 0 for array in inputs.values()}
+    ranks = {spec.name: len(spec.shape) for spec in signature.inputs}
+    if len(sizes) != 1 or any(inputs[name].ndim != rank for name, rank in ranks.items()):
+        return None
+    fixed = {spec.shape[0] for spec in signature.inputs if isinstance(spec.shape[0], int)}
+    return dict(inputs) if not fixed or fixed == sizes else None
+
+
 def rel_l2(expected: Array, actual: Array) -> float:
     """Return ``|actual - expected| / |expected|`` over the values that are finite in both.
 
@@ -149,6 +189,7 @@ __all__ = [
     "check_golden",
     "origin_of",
     "read_golden",
+    "real_samples",
     "rel_l2",
     "tolerance_of",
     "write_golden",

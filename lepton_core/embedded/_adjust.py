@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.adjusting._candidates import find_candidates, require_one
-from lepton_core.adjusting._effect import LIVE_TOLERANCE, PAIRS, LiveWatch, Probe
+from lepton_core.adjusting._effect import PAIRS, LiveWatch, Probe, judge
 from lepton_core.adjusting._history import (
     KEPT,
     REVERTED,
@@ -63,7 +63,7 @@ class Options:
         deadline: Seconds that the policy may take.
         rows: Numbers of rows of calls; by default what live handles measured.
         callers: Threads that call at the same time; 1, or all CPUs for throughput, by default.
-        samples: Samples to call with; noise by default.
+        samples: Samples to call with; by default golden inputs if they are real, else noise.
         seconds: Time for each timing.
         settle: Seconds to wait for live handles to measure a change.
         min_gain: Gain below which nothing is changed.
@@ -301,6 +301,7 @@ class Adjustment:
         live = LiveWatch(self._store, self._base, self._tables.present.change, ran)
         may_run = {c.version.id for c in judged if not c.refused}
         forced = not ran <= may_run
+        limit, noise = self._limit(change, judged), self._observer.noise(self._base.version)
         self._tables.try_out(change, seconds + self._options.settle)
         reach("adjust.on-trial")
         try:
@@ -311,7 +312,7 @@ class Adjustment:
                 raise
             self._alarm(error)
             return self._tables.history()[-1]
-        kept, verdict = judge(effect, forced=forced, limit=self._limit(change, judged))
+        kept, verdict = judge(effect, forced=forced, limit=limit, noise=noise)
         reach("adjust.measured")
         done = self._tables.finish(change, KEPT if kept else REVERTED, verdict, effect.to_dict())
         reach("adjust.finished")
@@ -405,31 +406,6 @@ def trial_seconds(seen: Sequence[Observation]) -> float:
     for one in seen:
         slowest[one.rows] = max(slowest.get(one.rows, 0.0), one.p95_ms / 1000)
     return _TRIAL_SECONDS + 2 * (PAIRS + 1) * sum(slowest.values())
-
-
-def judge(effect: Effect, *, forced: bool, limit: float) -> tuple[bool, str]:
-    """Tell whether a change is kept, and why in words.
-
-    Args:
-        effect: What was measured.
-        forced: Whether the routes before may not run at all (the floor), so that any is better.
-        limit: Largest difference of the answers.
-    """
-    measured = (
-        f"measured {effect.ratio:.3f} of the cost before ({effect.low:.3f}-{effect.high:.3f})"
-    )
-    if effect.rel_l2 > limit:
-        return False, f"the answers differ by {effect.rel_l2:.3g}, over {limit:g}; {measured}"
-    if forced:
-        return True, f"what ran before does not meet the floor; {measured}"
-    if effect.ratio >= 1.0:
-        return False, f"wrong sign: {measured}"
-    if effect.high >= 1.0:
-        return False, f"no gain beyond the noise: {measured}"
-    if effect.live is not None and effect.live > LIVE_TOLERANCE:
-        return False, f"live calls take {effect.live:.3f} of the time before; {measured}"
-    live = "" if effect.live is None else f"; {effect.live:.3f} in {effect.live_calls} live calls"
-    return True, measured + live
 
 
 def _words(error: BaseException) -> str:

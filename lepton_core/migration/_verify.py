@@ -179,29 +179,13 @@ def check_samples(signature: Signature | None, options: Options) -> None:
 
 def _samples(signature: Signature, golden: Path | None, options: Options, seed: int) -> Samples:
     """Return the rows to compare on: recorded ones, else real golden ones, else noise."""
-    from lepton_core.deployment._golden import origin_of, read_golden
-    from lepton_core.samples import Samples, load_samples, match, random_samples
+    from lepton_core.deployment._golden import real_samples
+    from lepton_core.samples import load_samples, match, random_samples
 
     if options.data is not None:
         return match(load_samples(options.data), signature)
-    origin = origin_of(golden) if golden else ""
-    if golden is not None and origin and not origin.startswith("random"):
-        inputs, _, _ = read_golden(golden)
-        rows = _as_rows(inputs, signature)
-        if rows is not None:
-            note = "the golden inputs of the present version"
-            return match(Samples(rows, None, "folder", "golden", (note,)), signature)
-    return random_samples(signature, RANDOM_ROWS, seed)
-
-
-def _as_rows(inputs: Mapping[str, Array], signature: Signature) -> dict[str, Array] | None:
-    """Return one batch as rows; ``None`` if its inputs have no batch dimension in common."""
-    sizes = {len(array) if array.ndim else 0 for array in inputs.values()}
-    ranks = {spec.name: len(spec.shape) for spec in signature.inputs}
-    if len(sizes) != 1 or any(inputs[name].ndim != rank for name, rank in ranks.items()):
-        return None
-    fixed = {spec.shape[0] for spec in signature.inputs if isinstance(spec.shape[0], int)}
-    return dict(inputs) if not fixed or fixed == sizes else None
+    kept = real_samples(golden, signature) if golden is not None else None
+    return kept or random_samples(signature, RANDOM_ROWS, seed)
 
 
 def _outputs(result: EvaluateResult) -> dict[str, Array]:

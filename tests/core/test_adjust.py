@@ -19,6 +19,7 @@ from lepton_core.adjusting._observe import Observer, thread_counts
 from lepton_core.adjusting._workload import Load, fitted, workload
 from lepton_core.cli import main
 from lepton_core.cli._adjust import _show_result
+from lepton_core.deployment._golden import write_golden
 from lepton_core.deployment._routes import Dispatch, Route, setting_key
 from lepton_core.deployment._table import OpenRoute
 from lepton_core.dispatch import Hooks
@@ -86,12 +87,13 @@ def passport(verdict="pass", accuracy=0.98):
 def put(store, sleepy, tmp_path):
     """Store an artifact of known times; returns the version's id."""
 
-    def make(name, alias=None, proof=None, **made):
+    def make(name, alias=None, proof=None, golden=None, **made):
         model = sleepy.artifact(tmp_path / f"{name}.json", **made)
         given = passport() if proof is None else proof
         added = store.add(
-            "N", model, target="sleepy", precision=name, passport=given or None, alias=alias
-        )
+            "N", model, target="sleepy", precision=name, passport=given or None, alias=alias,
+            golden=golden,
+        )  # fmt: skip
         return added.version.id
 
     return make
@@ -272,6 +274,22 @@ def test_answers_that_differ_revert_it(adjust, put, monkeypatch):
     put("wrong", factor=2.0, ms={"1": 1.0, "2": 1.0})
     change = adjust().changes[0]
     assert change["state"] == "reverted" and "answers differ" in change["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "state", "words"),
+    [("rows.npz", "kept", "of the cost before"), ("random:0", "reverted", "on noise (give real")],
+)
+def test_answers_are_compared_on_real_inputs_where_some_were_kept(
+    adjust, put, tmp_path, origin, state, words
+):
+    """Noise leaves the range that a variant was calibrated for, and says nothing against it."""
+    x = np.linspace(0, 0.5, 8, dtype=np.float32).reshape(2, 4)
+    golden = write_golden(tmp_path / "golden", {"x": x}, {"y": x}, origin=origin, rel_l2=1e-3)
+    put("slow", "production", golden=golden, ms={"1": 4.0, "2": 4.0})
+    put("int8", limit=0.5, ms={"1": 1.0, "2": 1.0})
+    (change,) = adjust().changes
+    assert change["state"] == state and words in change["verdict"]
 
 
 def test_a_change_that_cannot_be_opened_is_taken_back(adjust, store, variants, monkeypatch):

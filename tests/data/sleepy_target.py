@@ -1,7 +1,8 @@
 """A target whose calls take a known time, to be adjusted in tests.
 
 An artifact is ``{"factor": 2.0, "ms": {"1": 4.0, "2": 2.0}, "per_row_ms": 0.0, "facts": {}}``:
-what it answers, how long a call takes by number of threads, and further facts of its session.
+what it answers, how long a call takes by number of threads, and further facts of its session. With
+``"limit"`` it answers as int8 does beyond the range that it was calibrated for: as at its end.
 """
 
 import json
@@ -32,13 +33,14 @@ class Session:
         self.signature = SIGNATURE
         self.facts = {"threads": threads, **data.get("facts", {})}
         self._factor = data["factor"]
+        self._limit = data.get("limit", float("inf"))
         self._ms = data["ms"][str(min(threads, max(map(int, data["ms"]))))]
         self._per_row_ms = data.get("per_row_ms", 0.0)
 
     def run(self, inputs):
         x = inputs["x"]
         time.sleep((self._ms + self._per_row_ms * len(x)) / 1000)
-        return {"y": x * self._factor}
+        return {"y": x.clip(-self._limit, self._limit) * self._factor}
 
     def close(self):
         pass
