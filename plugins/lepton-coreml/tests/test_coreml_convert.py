@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -261,6 +262,16 @@ def test_activations_of_four_bits_are_refused_and_not_clamped_at_eight(graphs, t
 def test_nothing_is_printed(pivots, context, capfd):
     plugin.lepton_convert(pivots("perceptron"), ConvertRequest("coreml"), context)
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_package_is_left_in_the_temporary_folder(pivots, context, tmp_path, monkeypatch):
+    """coremltools takes its own away when the interpreter ends in order, and workers are killed."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    made = plugin.lepton_convert(pivots("perceptron"), ConvertRequest("coreml"), context)
+    assert not list(place.iterdir())
+    assert [path.name for path in context.workdir.iterdir()] == [Path(made.model.path).name]
 
 
 def test_the_manifest_names_both_parts(converted):

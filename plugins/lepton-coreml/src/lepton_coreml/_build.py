@@ -41,7 +41,7 @@ def build(
 
     Args:
         exported: The program.
-        out: Folder to write, ending in ``.mlpackage``.
+        out: Folder to write, ending in ``.mlpackage``. Another package is left beside it.
         device: ``"ios17"`` or ``"ios18"``.
         half: Whether to compute in float16.
         keep: MIL operators, or names of operations, that stay float32 then.
@@ -77,6 +77,9 @@ def build(
                 compute_precision=precision,
                 pass_pipeline=pipeline,
                 skip_model_load=True,
+                # Else it lies in the system's temporary folder until the interpreter ends in order,
+                # which a worker never does.
+                package_dir=str(out.with_name(f"converted-{out.name}")),
             )
             model.save(str(out))
         except Exception as error:
