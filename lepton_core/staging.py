@@ -27,7 +27,7 @@ def check_replaceable(out: Path, *, force: bool = False) -> None:
     """
     if out.is_dir() and not any(out.iterdir()):
         return
-    if out.exists() and not force and not (out / MARKER).is_file():
+    if os.path.lexists(out) and not force and not (out / MARKER).is_file():
         raise StorageError(
             "LPT-IO-003",
             f"{out} exists and was not written by lepton",
@@ -93,7 +93,7 @@ def _new_stage(out: Path) -> Path:
 
 def _replace(stage: Path, out: Path) -> None:
     """Rename *stage* to *out*; what stood there goes only after the new one is in place."""
-    if not out.exists():
+    if not os.path.lexists(out):  # a link that leads nowhere stands there, too
         stage.rename(out)
         return
     aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old-"))
@@ -104,7 +104,11 @@ def _replace(stage: Path, out: Path) -> None:
     except OSError:
         aside.rename(out)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:  # --force replaces files and links as well
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 __all__ = ["MARKER", "check_replaceable", "staged"]

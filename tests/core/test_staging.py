@@ -90,3 +90,22 @@ def test_a_place_without_permission_is_refused_before_any_work(tmp_path):
 def test_a_place_where_nothing_can_be_made_is_refused():
     with pytest.raises(StorageError, match="LPT-IO-00"), staged(Path("/proc/nothing")):
         pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "lost link"])
+def test_what_is_replaced_by_force_is_gone(tmp_path, kind):
+    out, other = tmp_path / "out", tmp_path / "other"
+    if kind == "file":
+        out.write_text("mine")
+    else:
+        out.symlink_to(other)
+    if kind == "link":
+        other.mkdir()
+        (other / "mine").write_text("1")
+    with pytest.raises(StorageError), staged(out):
+        pass
+    with staged(out, force=True) as stage:
+        (stage / MARKER).write_text("{}")
+    assert names(out) == [MARKER]
+    assert names(tmp_path) == (["other", "out"] if kind == "link" else ["out"])
+    assert kind != "link" or names(other) == ["mine"]
