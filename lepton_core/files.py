@@ -148,12 +148,40 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
             raise
 
 
+@contextlib.contextmanager
+def named_place(path: str | Path) -> Iterator[None]:
+    """Make the folders that lead to a file that the user named, for a block that writes it.
+
+    Raises:
+        StorageError: LPT-IO-001, LPT-IO-002; LPT-IO-004, there can be no such file.
+    """
+    try:
+        with disk_errors(str(path)):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            yield
+    except OSError as error:
+        raise StorageError(
+            "LPT-IO-004",
+            f"{path} cannot be made",
+            cause=str(error),
+            remedy="Choose another place, on an ordinary file system.",
+        ) from error
+
+
+def write_named(path: str | Path, data: bytes | str) -> None:
+    """Write a file that the user named, whole or not at all; see :func:`named_place`."""
+    with named_place(path):
+        write_atomic(path, data)
+
+
 __all__ = [
     "digest_bytes",
     "digest_files",
     "digest_path",
     "disk_errors",
     "is_disk_error",
+    "named_place",
     "reserve",
     "write_atomic",
+    "write_named",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_core.files import disk_errors
+from lepton_core.files import named_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +24,7 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     Raises:
         StorageError: The disk is full or the place may not be written.
     """
-    with disk_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with named_place(path):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:

@@ -37,7 +37,7 @@ def merge(text: str, file: Path, *, hooks: Hooks, out: Path | None, store: Path 
     """
     from lepton_core.built import BUNDLE
     from lepton_core.cli._reverify import check_digests, find_variant
-    from lepton_core.files import disk_errors, write_atomic
+    from lepton_core.files import disk_errors, write_named
     from lepton_core.passport import dump_passport
     from lepton_core.report import render_passport
     from lepton_core.report.thumbnails import pictures_on
@@ -68,9 +68,9 @@ def merge(text: str, file: Path, *, hooks: Hooks, out: Path | None, store: Path 
         with disk_errors(f"the page {page}"):
             pictures = pictures_on(page.read_text(encoding="utf-8", errors="replace"))
         drawn = render_passport(passport, pictures=pictures)
-    write_atomic(place, dump_passport(passport))
+    write_named(place, dump_passport(passport))
     if drawn is not None:  # the page follows from the passport
-        write_atomic(page, drawn)
+        write_named(page, drawn)
     return replace(
         outcome,
         verdict=device["verdict"],

@@ -35,14 +35,13 @@ def page_command(app: App, reference: str, *, out: Path | None, place: Path | No
 
     Times are there if live handles measure: open them with flush_seconds.
     """
-    from lepton_core.files import disk_errors, write_atomic
+    from lepton_core.files import write_named
     from lepton_core.report.deployment import render_deployment
 
     with open_store(place) as store:
         html = render_deployment(store, reference)
     where = out or Path(f"{reference.partition('@')[0]}.html")
-    with disk_errors(str(where)):
-        write_atomic(where, html)
+    write_named(where, html)
     if app.json:
         app.emit({"ok": True, "page": str(where.absolute())})
     else:

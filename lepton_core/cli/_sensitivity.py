@@ -121,8 +121,9 @@ def _measured(
     hooks.registry.target(target.id)
     hooks.engine_owner("optimize", "compress")
     options = {
-        "analyse": True, "rows": given["rows"], "metric": given["metric"],
+        "rows": given["rows"], "metric": given["metric"],
         **search_options(given["cache"], given["slices"]), **pairs(given["options"], "--option"),
+        "analyse": True,  # whatever else is asked for: nothing is compressed here
     }  # fmt: skip
     built = find_built(text)
     work = context.workdir / "work"
@@ -178,14 +179,13 @@ def write_page(stage: Path, source: Model, result: OptimizeResult) -> None:
 
 
 def _write(place: Path, source: Model, result: OptimizeResult) -> None:
-    from lepton_core.files import disk_errors, write_atomic
+    from lepton_core.files import write_named
     from lepton_core.origins import LOCATIONS
     from lepton_core.report.search import render_search
 
     places = {**source.metadata.get(LOCATIONS, {}), **result.model.metadata.get(LOCATIONS, {})}
     html = render_search(result.facts, model=Path(source.path).name, why=result.why, places=places)
-    with disk_errors(str(place)):
-        write_atomic(place, html)
+    write_named(place, html)
 
 
 __all__ = ["sensitivity_command", "write_page"]

@@ -97,10 +97,10 @@ def verify_command(
         context = Context(Path(workdir), reporter=reporter, limits=limits)
         outcome = verify(variant, hooks=app.hooks(), context=context, **given)
         if out is not None and outcome.passport is not None:
-            from lepton_core.files import write_atomic
+            from lepton_core.files import write_named
             from lepton_core.passport import dump_passport
 
-            write_atomic(out, dump_passport(outcome.passport))
+            write_named(out, dump_passport(outcome.passport))
     if app.json:
         app.emit(outcome.to_dict())
     else:

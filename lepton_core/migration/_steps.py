@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.artifacts import artifact_size
-from lepton_core.files import write_atomic
+from lepton_core.files import write_named
 from lepton_core.migration._build import built
 from lepton_core.migration._plan import plan
 from lepton_core.migration._verify import Side, compare
@@ -101,7 +101,7 @@ class Job:
         if self.options.page:
             from lepton_core.report import render_passport
 
-            write_atomic(self.options.page, render_passport(dict(proof.passport)))
+            write_named(self.options.page, render_passport(dict(proof.passport)))
         return proof
 
 

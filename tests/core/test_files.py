@@ -21,6 +21,7 @@ from lepton_core.files import (
     is_disk_error,
     reserve,
     write_atomic,
+    write_named,
 )
 
 
@@ -172,3 +173,14 @@ def test_a_reserved_file_keeps_its_contents(tmp_path):
     file.write_bytes(b"abc")
     reserve(file)
     assert file.read_bytes() == b"abc"
+
+
+def test_a_file_that_the_user_named_gets_its_folders_or_an_error_with_a_code(tmp_path):
+    file = tmp_path / "new" / "er" / "page.html"
+    write_named(file, "page")
+    assert file.read_text() == "page"
+    for impossible in (file / "page.html", file.parent):
+        with pytest.raises(StorageError) as caught:
+            write_named(impossible, "other")
+        assert caught.value.code == "LPT-IO-004"
+    assert [path.name for path in file.parent.iterdir()] == ["page.html"]

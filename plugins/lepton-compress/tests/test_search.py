@@ -274,6 +274,12 @@ def test_the_commands_show_it_and_write_a_page(mlp, held_npz, tmp_path, capsys):
     assert data["facts"]["search"]["max_size"] == 0.6 * plain
     assert "Size against error" in (out / "search.html").read_text()
     assert {p.name for p in out.iterdir()} >= {"lepton.json", "model.onnx", "recipe.json"}
+    sure = ["sensitivity", mlp.path, "--data", held_npz, "--json", *cache, "--option", "analyse=no"]
+    assert run(sure) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert "search" not in measured and "costs most" in measured["why"]  # nothing was compressed
+    assert run([*sure, "--cache", held_npz]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "LPT-OPT-015"
     asked = ["--to", "onnxruntime:cpu", "--json", "--cache", "none"]
     with np.load(held_npz) as rows:
         odd = {"image": rows["image"].astype("f8"), "labels": rows["labels"] + 5}

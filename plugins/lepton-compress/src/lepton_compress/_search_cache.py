@@ -8,6 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from lepton_compress._sparse_options import refuse
 from lepton_core.files import disk_errors
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class Cache:
         folder: Where; ``None`` keeps them in memory.
         facts: What all measurements have in common: pivot, target, versions, options.
 
+    Raises:
+        OptimizeError: LPT-OPT-015, there can be no such folder.
+        StorageError: The disk is full or cannot be written.
+
     Attributes:
         hits: How often something was asked for that an earlier run had measured.
     """
@@ -42,9 +47,12 @@ class Cache:
         self._torn = False
         self.hits = 0
         if self._path is not None:
-            with disk_errors(str(folder)):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._read(self._path)
+            try:
+                with disk_errors(str(folder)):
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    self._read(self._path)
+            except OSError as error:  # a file stands there, for example
+                raise refuse(f"cache cannot be {str(folder)!r}", str(error)) from error
 
     def _read(self, path: Path) -> None:
         if not path.is_file():
