@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from lepton_core.errors import OperationCancelledError
+from lepton_core.errors import OperationCancelledError, UsageError
 from lepton_core.types import Limits, Signature
 
 if TYPE_CHECKING:
@@ -64,17 +64,24 @@ class SilentReporter:
         """Drop *text*."""
 
 
+LARGEST_SEED = 2**32 - 1
+"""What every generator of random numbers takes."""
+
+
 @dataclass(frozen=True)
 class Context:
     """Surroundings of one call.
 
     Attributes:
         workdir: The only place a hook may write to; exists and is empty or the hook's own.
-        seed: Seed of everything random.
+        seed: Seed of everything random, from 0 to :data:`LARGEST_SEED`.
         reporter: Where progress goes.
         limits: Bounds for worker processes.
         cancelled: Set when the user asked to stop; see :meth:`checkpoint`.
         hooks: Calls other verbs (engines use it), bound to the same registry.
+
+    Raises:
+        UsageError: LPT-USE-009, the seed is none.
     """
 
     workdir: Path
@@ -83,6 +90,15 @@ class Context:
     limits: Limits = field(default_factory=Limits)
     cancelled: threading.Event | None = None
     hooks: Hooks | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a seed here, before minutes of work end at the first use of it."""
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError(
+                "LPT-USE-009",
+                f"{self.seed} cannot be a seed",
+                remedy=f"Give a whole number from 0 to {LARGEST_SEED}.",
+            )
 
     def about_to(
         self, step: str, *, operator: str = "", where: str = "", reproducer: str | None = None
@@ -187,6 +203,7 @@ class InnerSession(Session, Protocol):
 
 
 __all__ = [
+    "LARGEST_SEED",
     "Context",
     "InnerSession",
     "ProgressTask",

@@ -17,6 +17,7 @@ from lepton_core.cli._sparse_options import (
 from lepton_core.cli._table import Column, Row
 from lepton_core.cli._types import (
     DURATION,
+    SEED,
     SIZE,
     DurationType,
     FiniteType,
@@ -125,7 +126,7 @@ COLUMNS = (
     metavar="X",
     help="Largest accepted loss in the metric's own unit (0.005 = half a point of top-1).",
 )
-@option("--seed", group="Proof", type=int, default=0, help="Seed of the split of the samples.")
+@option("--seed", group="Proof", type=SEED, default=0, help="Seed of the split of the samples.")
 @option(
     "--timing",
     "latency_seconds",

@@ -12,7 +12,7 @@ import click
 from lepton_core.cli._command import command, option
 from lepton_core.cli._search_options import cache_option, search_options
 from lepton_core.cli._table import Column, Row
-from lepton_core.cli._types import DURATION, SIZE, TargetType, pairs
+from lepton_core.cli._types import DURATION, SEED, SIZE, TargetType, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,7 @@ PAGE = "search.html"
     metavar="KEY=VALUE",
     help="Setting of the engine, as for `lepton optimize --precision mixed`; may be repeated.",
 )
-@option("--seed", type=int, default=0, help="Seed of the split of the samples.")
+@option("--seed", type=SEED, default=0, help="Seed of the split of the samples.")
 @option("--time-limit", group="Limits", type=DURATION, help="Time for each worker's job.")
 @option("--mem-limit", group="Limits", type=SIZE, help="Memory for each worker.")
 def sensitivity_command(

@@ -263,9 +263,11 @@ def shapes(values: tuple[str, ...]) -> tuple[dict[str, int], dict[str, tuple[int
 SIZE = SizeType()
 DURATION = DurationType()
 SHARE_OR_SIZE = ShareOrSizeType()
+SEED = click.IntRange(0, 2**32 - 1)  # as lepton_core.context says, which is imported later
 
 __all__ = [
     "DURATION",
+    "SEED",
     "SHARE_OR_SIZE",
     "SIZE",
     "DurationType",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lepton_core.cli._command import option
-from lepton_core.cli._types import DURATION, SIZE, TargetType, pairs
+from lepton_core.cli._types import DURATION, SEED, SIZE, TargetType, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def verb_options(out: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         for add in (
             option("--mem-limit", group=_LIMITS, type=SIZE, help="Memory for each worker."),
             option("--time-limit", group=_LIMITS, type=DURATION, help="Time for each job."),
-            option("--seed", group=_LIMITS, type=int, default=0, help="Seed of all randomness."),
+            option("--seed", group=_LIMITS, type=SEED, default=0, help="Seed of all randomness."),
             option(
                 "--force",
                 group=_RESULT,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lepton_core.context import Context
 from lepton_core.errors import UsageError
 from lepton_core.types import Model, Signature, Target, TensorSpec
 
@@ -55,3 +56,11 @@ names = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1)
 def test_target_round_trip(name, device):
     target = Target(name, device)
     assert Target.parse(str(target)) == target
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused_before_any_work(tmp_path, seed):
+    with pytest.raises(UsageError) as caught:
+        Context(tmp_path, seed)
+    assert caught.value.code == "LPT-USE-009"
+    assert Context(tmp_path, 2**32 - 1).seed == 2**32 - 1
