@@ -100,7 +100,15 @@ class VersionStore:
                 remedy="Deploy something there first, or check --store and LEPTON_STORE.",
             )
         with _faults.guard(f"a new store at {self.path}"):
-            self.cas.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.cas.folder.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+                raise StorageError(
+                    "LPT-STORE-001",
+                    f"There can be no store at {self.path}",
+                    cause=str(error),
+                    remedy="Choose an empty or new folder with --store or LEPTON_STORE.",
+                ) from error
             reach("store.folders-made")
             self.database.create()
             write_atomic(self.path / MARKER, marker_text())

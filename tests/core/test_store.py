@@ -373,6 +373,12 @@ def test_text_that_is_no_unicode_is_refused(store, build):
     assert store.verify().ok
 
 
+def test_a_place_under_a_file(tmp_path):
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(StorageError, match="LPT-STORE-001"):
+        Store(tmp_path / "f" / "store")
+
+
 def test_a_file_in_the_place_of_a_store(tmp_path):
     (tmp_path / "store").write_text("dear")
     with pytest.raises(StorageError, match="LPT-STORE-001"):
