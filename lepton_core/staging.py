@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 MARKER = "lepton.json"
 """A directory that holds this file was written by lepton and may be replaced by it."""
 
+_TRIES = 100
+_RACES = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+"""What a rename says where another command was faster."""
+
 
 def check_replaceable(out: Path, *, force: bool = False) -> None:
     """Refuse to overwrite what lepton did not write, before any work starts.
@@ -25,9 +30,8 @@ def check_replaceable(out: Path, *, force: bool = False) -> None:
     Raises:
         StorageError: The place holds something else, or cannot be written.
     """
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if os.path.lexists(out) and not force and not (out / MARKER).is_file():
+    # Another command may be putting its result there; a moment later it is whole.
+    if not force and all(_foreign(out) for _ in range(3)):
         raise StorageError(
             "LPT-IO-003",
             f"{out} exists and was not written by lepton",
@@ -40,6 +44,18 @@ def check_replaceable(out: Path, *, force: bool = False) -> None:
             f"No permission to write {out}",
             remedy="Choose a place you may write to, with --out.",
         )
+
+
+def _foreign(out: Path) -> bool:
+    """Tell whether something stands at a place that is neither empty nor lepton's."""
+    if not os.path.lexists(out) or (out / MARKER).is_file():
+        return False
+    try:
+        return any(out.iterdir())
+    except FileNotFoundError:  # a link that leads nowhere, or a folder that has just gone
+        return os.path.lexists(out)
+    except OSError:  # no folder
+        return True
 
 
 @contextlib.contextmanager
@@ -92,6 +108,24 @@ def _new_stage(out: Path) -> Path:
 
 
 def _replace(stage: Path, out: Path) -> None:
+    """Rename *stage* to *out*, whatever other commands put there meanwhile."""
+    for _ in range(_TRIES):
+        try:
+            _swap(stage, out)
+        except OSError as error:
+            if error.errno not in _RACES or not stage.exists():
+                raise
+        else:
+            return
+    raise StorageError(
+        "LPT-IO-004",
+        f"{out} cannot be made",
+        cause="other commands put their results there all the time",
+        remedy="Give each command an --out of its own.",
+    )
+
+
+def _swap(stage: Path, out: Path) -> None:
     """Rename *stage* to *out*; what stood there goes only after the new one is in place."""
     if not os.path.lexists(out):  # a link that leads nowhere stands there, too
         stage.rename(out)
@@ -102,13 +136,21 @@ def _replace(stage: Path, out: Path) -> None:
     try:
         stage.rename(out)
     except OSError:
-        aside.rename(out)
+        try:
+            aside.rename(out)
+        except OSError as error:
+            if error.errno in _RACES:
+                _remove(aside)  # a newer result took its place
         raise
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
     else:  # --force replaces files and links as well
         with contextlib.suppress(OSError):
-            aside.unlink()
+            path.unlink()
 
 
 __all__ = ["MARKER", "check_replaceable", "staged"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,27 @@ def test_what_is_replaced_by_force_is_gone(tmp_path, kind):
     assert names(out) == [MARKER]
     assert names(tmp_path) == (["other", "out"] if kind == "link" else ["out"])
     assert kind != "link" or names(other) == ["mine"]
+
+
+def test_of_results_for_one_place_at_the_same_time_the_last_stays_whole(tmp_path):
+    """Two commands with the same --out: neither fails, and nothing is left of the other."""
+    failures = []
+
+    def write(name):
+        try:
+            for _ in range(60):
+                with staged(tmp_path / "out") as stage:
+                    (stage / MARKER).write_text(name)
+                    (stage / name).write_text(name)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert names(tmp_path) == ["out"]
+    last = (tmp_path / "out" / MARKER).read_text()
+    assert names(tmp_path / "out") == sorted([MARKER, last])
