@@ -205,7 +205,7 @@ def require_layers(chosen: Selection, graph: Graph) -> None:
         + (f": {'; '.join(reasons)}" if reasons else ""),
         remedy="Export it again with float32 weights."
         if NOT_FLOAT32 in reasons
-        else "Use fp16, which needs no such operators.",
+        else "Convert it to fp16 (`lepton port`, `lepton convert`), which needs no such operators.",
     )
 
 

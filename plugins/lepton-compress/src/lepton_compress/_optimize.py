@@ -101,10 +101,23 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
         if request.recipe:
             return _reproduce(job)
         _check_runtime(options.runtime, context)
-        return _named(_search(job))
+        try:
+            return _named(_search(job))
+        except OptimizeError as error:
+            if request.precision != "auto" or error.code not in ("LPT-OPT-012", "LPT-OPT-040"):
+                raise
+            return _kept_float(job, error)
     finally:
         remaining.close()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _kept_float(job: Job, error: OptimizeError) -> OptimizeResult:
+    """Return the float model, which ``auto`` keeps where nothing of it can be compressed."""
+    cause = f": {error.cause}" if error.cause else ""
+    why = f"kept fp32, because {error.message[:1].lower()}{error.message[1:]}{cause}"
+    verdict = "weak" if job.request.samples is None else "pass"  # as for any float model kept
+    return OptimizeResult(lower(job, None), None, why, {"verdict": verdict})
 
 
 def _check_runtime(name: str, context: Context) -> None:
