@@ -30,6 +30,7 @@ from lepton_tflite._lower import LIMIT, lower
 from lepton_tflite._place import place
 from lepton_tflite._ports import EDGETPU, WEIGHTS, Ports, check_dtypes, parse_options
 from lepton_tflite._read import check_weights
+from lepton_tflite._readers import one_reader_each
 from lepton_tflite._reproduce import reproducer
 from lepton_tflite._single import to_single
 from lepton_tflite._words import silent
@@ -222,7 +223,7 @@ def _built_recipe(
         if not lowered.integer:
             plan.limit = LIMIT if placed.hybrid else plan.limit
 
-    plan.proto = take_nhwc(lowered.proto, ports.turned)
+    plan.proto = take_nhwc(one_reader_each(lowered.proto), ports.turned)
     plan.integer, plan.edit = lowered.integer, edit
     plan.weights, plan.place = lowered.weights, put if lowered.weights else None
     plan.limit = LIMIT if lowered.integer else plan.limit
