@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lepton_core._version import SPEC_VERSION, __version__
@@ -120,6 +122,19 @@ def _pip_for(module: str, entry: PluginEntry, info: PluginInfo | None) -> str:
     return known.pip if known and known.pip.startswith(entry.distribution) else module
 
 
+def _is_there(package: str) -> bool:
+    """Say whether a package can be imported, so that what is missing is a module of it.
+
+    A namespace, which several distributions share, has no file of its own and does not count: the
+    part that is missing belongs to a distribution that is not installed.
+    """
+    try:
+        spec = find_spec(package)
+    except ValueError:  # a module that was put together by hand, or no name at all
+        return package in sys.modules
+    return spec is not None and spec.origin is not None
+
+
 def classify_import_error(
     error: BaseException, entry: PluginEntry, what: str, info: PluginInfo | None = None
 ) -> PluginError:
@@ -135,7 +150,7 @@ def classify_import_error(
         return error
     if isinstance(error, ModuleNotFoundError) and error.name:
         missing = error.name.partition(".")[0]
-        if missing != entry.package.partition(".")[0]:
+        if missing != entry.package.partition(".")[0] and not _is_there(missing):
             pip = _pip_for(missing, entry, info)
             return PluginDependencyError(
                 "LPT-PLUG-002",

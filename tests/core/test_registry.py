@@ -8,6 +8,7 @@ import types as python_types
 
 import pytest
 
+from lepton_core._plugin_checks import classify_import_error
 from lepton_core._version import SPEC_VERSION, __version__
 from lepton_core.capabilities import ExtensionInfo, TargetInfo
 from lepton_core.errors import (
@@ -48,6 +49,7 @@ BROKEN_AT_LOAD = [
 ]
 BROKEN_AT_INFO = [
     ("no_info", "no-info", PluginBrokenError, "LPT-PLUG-003", ["fake_no_info.info"]),
+    ("typo_in_info", "typo-in-info", PluginBrokenError, "LPT-PLUG-003", ["capabilitie"]),
     ("other_id", "other-id", PluginBrokenError, "LPT-PLUG-004", ["somebody-else"]),
     ("wrong_info", "wrong-info", PluginBrokenError, "LPT-PLUG-004", ["dict", "TargetInfo"]),
     ("odd_entry", "odd-entry", PluginBrokenError, "LPT-PLUG-004", [".plugin:lepton_open"]),
@@ -127,6 +129,26 @@ def test_status_says_the_kind_of_failure(fakes, plugin_warnings):
         "raise-at-import": "broken",
         "rogue": "available",
     }
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        ("lepton_core.capabilitie", PluginBrokenError),
+        ("shared.part", PluginDependencyError),  # the folder is there, its part is not
+        ("made_by_hand.part", PluginBrokenError),
+        (".relative", PluginDependencyError),
+    ],
+)
+def test_a_module_that_a_package_lacks_is_no_missing_package(
+    fakes, tmp_path, monkeypatch, module, kind
+):
+    (tmp_path / "shared").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "made_by_hand", python_types.ModuleType("made_by_hand"))
+    entry = fakes("ok").record("fake").entry
+    error = ModuleNotFoundError(f"No module named {module!r}", name=module)
+    assert type(classify_import_error(error, entry, "import it")) is kind
 
 
 def test_ctrl_c_during_an_import_is_not_swallowed(fakes):

@@ -1,0 +1,1 @@
+"""Misspells a module of a package that is installed."""
