@@ -41,7 +41,7 @@ test: lint wheels ## lint, types, Rust tests, unit and integration tests (the la
 	$(CARGO) test --quiet --locked --lib --package lepton-quant --manifest-path $(MANIFEST)
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not conformance"
 
-conformance: setup ## the long conformance run of every plugin that is installed
+conformance: setup ## the long conformance run of the plugins of this tree
 	$(PYTEST) -m conformance
 
 bench: setup ## all benchmarks beside their peers (long), written to bench-out/

@@ -265,21 +265,55 @@ def test_images_are_small_and_used():
 # --- the plugin template --------------------------------------------------------------------------
 
 
-def test_the_plugin_template_builds_and_ports(digits, tmp_path):
+@pytest.fixture(scope="session")
+def acme(tmp_path_factory):
+    """The folder of the plugin template, with its wheel unpacked in ``site``."""
     pytest.importorskip("hatchling")
-    source, wheels, site = tmp_path / "template", tmp_path / "wheels", tmp_path / "site"
+    source = tmp_path_factory.mktemp("acme") / "plugin-template"
     shutil.copytree(ROOT / "docs/examples/plugin-template", source)
-    run(["-m", "hatchling", "build", "-t", "wheel", "-d", wheels], source)
-    (wheel,) = wheels.glob("lepton_acme-*.whl")
+    run(["-m", "hatchling", "build", "-t", "wheel", "-d", "wheels"], source)
+    (wheel,) = (source / "wheels").glob("lepton_acme-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
-    listed = json.loads(lepton("plugins", "--json", folder=digits, PYTHONPATH=str(site)).stdout)
-    (acme,) = (plugin for plugin in listed["plugins"] if plugin["id"] == "acme")
-    assert acme["status"] == "ok", acme
+        archive.extractall(source / "site")
+    return source
+
+
+def test_the_plugin_template_builds_and_ports(acme, digits):
+    path = str(acme / "site")
+    listed = json.loads(lepton("plugins", "--json", folder=digits, PYTHONPATH=path).stdout)
+    (shown,) = (plugin for plugin in listed["plugins"] if plugin["id"] == "acme")
+    assert shown["status"] == "ok", shown
     done = lepton(
         "port", "digits.py:net", "--to", "acme", "--data", "digits.npz", "--max-drop", "0.005",
-        "--json", folder=digits, PYTHONPATH=str(site),
+        "--json", folder=digits, PYTHONPATH=path,
     )  # fmt: skip
     (variant,) = json.loads(done.stdout)["variants"]
     assert (variant["target"], variant["verdict"], variant["kept"]) == ("acme", "pass", True)
     assert 0 < variant["errors"]["rel_l2"] < 1e-5
+
+
+def test_the_plugin_template_passes_the_conformance_kit(acme, digits):
+    page = (ROOT / "docs/how-to/write-a-plugin.md").read_text(encoding="utf-8")
+    own_tests = (acme / "tests/test_acme.py").read_text(encoding="utf-8")
+    assert f"```python\n{own_tests}```" in page, "the page shows the whole file"
+    lepton(
+        "convert", digits / "digits.py:net", "--to", "onnxruntime", "--format", "pivot",
+        "--out", "tests/small", folder=acme,
+    )  # fmt: skip
+    done = run(
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        acme,
+        PYTHONPATH=str(acme / "site"),
+    )
+    assert re.search(r"^12 passed", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_the_plugin_template_can_be_bundled(acme, digits):
+    done = lepton(
+        "deploy", "lepton-out/pivot/model.onnx", "--name", "digits", "--to", "acme",
+        "--kind", "bundle", "--out", "bundle", "--store", "store",
+        folder=digits, PYTHONPATH=str(acme / "site"),
+    )  # fmt: skip
+    assert (digits / "bundle/runtime.py").is_file(), done.stdout
+    checked = run(["run.py"], digits / "bundle")
+    assert checked.stdout.startswith("ok: every file, golden pairs within")

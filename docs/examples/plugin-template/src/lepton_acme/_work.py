@@ -30,8 +30,9 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     """
     context.checkpoint()  # stop here if the user pressed Ctrl-C
     written = copy_artifact(model, context.workdir)
+    proto = onnx.load(written.path)
     try:
-        ReferenceEvaluator(onnx.load(written.path))
+        ReferenceEvaluator(proto)
     except NotImplementedError as error:
         raise ConversionError(
             "ACME-CONV-001",
@@ -49,6 +50,7 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
     return ConvertResult(
         written.evolve(
             format="acme",
+            signature=pivot.signature(proto),
             digest=digest_path(written.path),
             lineage=(*model.lineage, step),
         ),
@@ -57,10 +59,23 @@ def convert(model: Model, request: ConvertRequest, context: Context) -> ConvertR
 
 
 class AcmeSession:
-    """Named arrays in, named arrays out; see :class:`lepton_core.context.Session`."""
+    """Named arrays in, named arrays out; see :class:`lepton_core.context.Session`.
+
+    Raises:
+        SessionError: ``ACME-RUN-002`` the file cannot be read.
+    """
 
     def __init__(self, path: str) -> None:
-        proto = onnx.load(path)
+        try:
+            proto = onnx.load(path)
+            self._evaluator: ReferenceEvaluator | None = ReferenceEvaluator(proto)
+        except Exception as error:  # whatever the runtime raises at a file that is damaged
+            raise SessionError(
+                "ACME-RUN-002",
+                f"ACME cannot open {path}",
+                cause=f"{type(error).__name__}: {error}",
+                remedy="The file is damaged or not an artifact of this target: convert anew.",
+            ) from error
         self.signature = pivot.signature(proto)
         self.facts: dict[str, Any] = {
             "runtime": "acme",
@@ -69,7 +84,6 @@ class AcmeSession:
             "storage_precision": "fp32",
             "execution_precision": "fp32",
         }
-        self._evaluator: ReferenceEvaluator | None = ReferenceEvaluator(proto)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once.
