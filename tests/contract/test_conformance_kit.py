@@ -44,22 +44,28 @@ class Careless:
             model.evolve(format="fake", path=str(path), digest=f"sha256:{self.calls}")
         )
 
+    @hookimpl
+    def lepton_open(self, model, request, context):
+        with open(model.path) as stream:
+            raise RuntimeError(f"the runtime knows nothing of {stream.read(1)!r}")
+
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "advice"),
     [
-        "test_convert_fills_in_the_result",
-        "test_convert_changes_no_input",
-        "test_convert_is_reproducible",
+        ("test_convert_fills_in_the_result", "set digest=lepton_core.files.digest_path"),
+        ("test_convert_changes_no_input", "copy it to context.workdir first"),
+        ("test_convert_is_reproducible", "normalise dates"),
+        ("test_a_damaged_artifact_is_an_expected_failure", "RuntimeError: the runtime .* catch"),
     ],
 )
-def test_the_kit_finds_what_is_wrong(registry, tmp_path, context, name):
+def test_the_kit_finds_what_is_wrong(registry, tmp_path, context, name, advice):
     class Kit(TargetConformance):
         plugin = Careless()
         info = replace(fake_target.INFO, capabilities={}, sources=(), opens=(Opens("fake"),))
 
     registry.register(Kit.plugin, Kit.info)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=advice):
         getattr(Kit(), name)(Hooks(registry), _source(tmp_path), context)
 
 
