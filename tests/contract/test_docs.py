@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -260,6 +261,30 @@ def test_images_are_small_and_used():
     for image in (ROOT / "docs/images").iterdir():
         assert image.stat().st_size < 200_000, image.name
         assert image.name in text, f"{image.name} is in no document"
+
+
+def test_pictures_show_the_targets_as_the_readme_lists_them():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `\w+` \| (.+?) \| works \| (.*?) \|", text, re.MULTILINE)
+    offered = {title.partition(" (")[0]: set(given.split(", ")) for title, given in rows}
+    assert len(offered) == 5
+    drawn = {}
+    for image in (ROOT / "docs/images").glob("*.svg"):
+        shown = ElementTree.parse(image).getroot()
+        said = (shown.findtext("{*}desc") or "").split(".")
+        groups = [
+            ["".join(t.itertext()) for t in g.iterfind("{*}text")]
+            for g in shown.iterfind(".//{*}g")
+        ]
+        for title in offered:
+            told = [part for part in (*said, *map(" ".join, groups)) if title in part]
+            assert "planned" not in "".join(told), f"{image.name}: {title} works"
+            for group in groups:
+                if title in group:
+                    drawn[title] = " ".join(group)
+    for title, precisions in offered.items():
+        named = set(re.findall(r"[\w-]+", drawn[title]))
+        assert precisions <= named, f"port.svg: {title} offers {precisions - named} as well"
 
 
 # --- the plugin template --------------------------------------------------------------------------
