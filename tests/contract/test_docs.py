@@ -106,18 +106,37 @@ def test_commands_of_the_documents_print_what_they_show(text, digits):
 
     A last line ``[exit N]`` states the exit code; 0 if there is none. ``…`` stands for anything.
     """
+    check_command(text, digits)
+
+
+def check_command(text, folder, **environ):
+    """Run the command of a block in a folder, and compare what it prints with what is shown."""
     command, *shown = text.rstrip("\n").split("\n")
     words = shlex.split(command.removeprefix("$ "))
-    environ = dict(word.split("=", 1) for word in words[: words.index("lepton")])
+    environ |= dict(word.split("=", 1) for word in words[: words.index("lepton")])
     code = 0
     if shown and (stated := re.fullmatch(r"\[exit (\d+)\]", shown[-1])):
         code, shown = int(stated[1]), shown[:-1]
     arguments = words[words.index("lepton") + 1 :]
-    done = lepton(*arguments, folder=digits, check=False, **environ)
+    done = lepton(*arguments, folder=folder, check=False, **environ)
     assert done.returncode == code, done.stdout + done.stderr
     printed = (done.stdout + done.stderr).rstrip("\n")
     pattern = ".*".join(re.escape(part) for part in "\n".join(shown).split("…"))
     assert re.fullmatch(pattern, printed, re.DOTALL), printed
+
+
+def test_the_page_of_deployments_can_be_followed(digits):
+    """Blocks that begin with ```console in-order`` or ```python in-order`` build on each other."""
+    pytest.importorskip("openvino")
+    page = (ROOT / "docs/how-to/deploy-and-roll-back.md").read_text(encoding="utf-8")
+    steps = [match for match in FENCE.finditer(page) if match[2].strip() == "in-order"]
+    assert [step[1] for step in steps].count("console") > 4
+    store = str(digits / "store")
+    for step in steps:
+        if step[1] == "python":
+            run(["-c", step[3]], digits, LEPTON_STORE=store)
+        else:
+            check_command(step[3], digits, LEPTON_STORE=store)
 
 
 # --- the contract for programs --------------------------------------------------------------------
