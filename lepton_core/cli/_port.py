@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 _VERDICTS = {"pass": "green", "weak": "yellow", "fail": "red"}
 COLUMNS = (
-    Column("target", whole=True),
-    Column("precision", whole=True),
-    Column("size", right=True),
+    Column("target", whole=True, key=True),
+    Column("precision", whole=True, key=True),
+    Column("size", right=True, whole=True),
     Column("p50 / p95 ms", right=True),
-    Column("metric", whole=True),
+    Column("metric"),
     Column("rel L2", right=True, whole=True),
     Column("verdict", whole=True),
     Column("kept", whole=True),
