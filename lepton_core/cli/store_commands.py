@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lepton_core.store import AliasState, LedgerRow, Version
 
 EXIT_DAMAGED = 5
+_DETAILS = 110
+"""Characters of a ledger row's details that a table shows: a move of an alias fits."""
 _SHOWN_DAMAGE = 20
 
 
@@ -231,6 +233,7 @@ def _show_rows(app: App, rows: tuple[LedgerRow, ...]) -> int:
     if app.json:
         app.emit({"ok": True, "rows": [row.to_dict() for row in rows]})
         return 0
+    details = [_details(row) for row in rows]
     names = ("row", "time", "what", "name", "who", "details", "why")
     app.table(
         [Column(n, right=n == "row", whole=n in ("row", "time", "what")) for n in names],
@@ -242,21 +245,31 @@ def _show_rows(app: App, rows: tuple[LedgerRow, ...]) -> int:
                     row.kind,
                     row.name,
                     row.actor,
-                    _details(row),
+                    shortened(said),
                     row.why,
                 )
             )
-            for row in rows
+            for row, said in zip(rows, details, strict=True)
         ],
     )
+    if any(len(said) > _DETAILS for said in details):
+        app.note(f"Details of more than {_DETAILS} characters end in …; --json has all of them.")
     return 0
 
 
 def _details(row: LedgerRow) -> str:
+    """Return what a row records in one line; nested values, which may be long, come last."""
     hidden = ("back", "manifest")
-    return ", ".join(
-        f"{k} {v}" for k, v in row.details.items() if v is not None and k not in hidden
-    )
+    shown = [(k, v) for k, v in row.details.items() if v is not None and k not in hidden]
+    shown.sort(key=lambda pair: isinstance(pair[1], dict | list))
+    return " ".join(", ".join(f"{k} {v}" for k, v in shown).split())
+
+
+def shortened(text: str, limit: int = _DETAILS) -> str:
+    """Return a text of at most so many characters; one that was longer ends in ``…``."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 2].rstrip(' ,')} …"
 
 
 @command("verify", examples="lepton store verify\nlepton store verify --json")

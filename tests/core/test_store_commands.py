@@ -64,6 +64,24 @@ def test_promote_rollback_history_and_log(lepton, ids):
     assert "it burns" in out
 
 
+def test_long_details_do_not_widen_the_log(lepton, ids, tmp_path):
+    table = {"cells": [{"rows": n, "p50_ms": 1 / 3} for n in range(400)]}
+    with Store(tmp_path / "store") as store:
+        store.set_setting("digits", "acme.table", {"table": table, "size": 4}, why="measured")
+    _, out, err = lepton("store", "log")
+    lines = out.splitlines()
+    row = next(line for line in lines if "acme.table" in line)
+    assert max(map(len, lines)) < 240
+    assert "…" in row and row.endswith("measured")
+    assert "--json has all" in err
+    _, data, _ = lepton("store", "log", "--json")
+    assert [r["details"]["value"]["table"] for r in data["rows"] if r["kind"] == "setting.set"] == [
+        table
+    ]
+    _, out, err = lepton("store", "log", "--kind", "alias.")
+    assert "…" not in out and err == ""
+
+
 def test_settings(lepton, ids):
     code, data, _ = lepton("store", "set", "digits", "open", "--value", "threads=2", "--json")
     assert (code, data["value"]) == (0, {"threads": 2})
