@@ -13,7 +13,7 @@ from lepton_core.bisecting._inside import TOLERANCE, Inside, artifact_of
 from lepton_core.bisecting._plan import Tap, ancestors, groups, plan_taps
 from lepton_core.bisecting._run import Runner
 from lepton_core.bisecting._sides import require_same_pivot, side_of, yardstick_of
-from lepton_core.bisecting._types import Bisection, Parting
+from lepton_core.bisecting._types import FLOOR, Bisection, Parting
 from lepton_core.errors import LeptonError, OperationCancelledError, StorageError, UsageError
 from lepton_core.origins import LOCATIONS
 from lepton_core.samples import load_samples, match
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 ROWS = 64
 BATCH = 32
-FLOOR = 1e-6
-"""Largest absolute error below which values do not part, however small they are themselves."""
-
 _CONTRIBUTORS = 5
 
 
@@ -255,4 +252,4 @@ class _Search:
             self._found[name] = replace(self._found[name], own=float(errors.result().rel_l2))
 
 
-__all__ = ["BATCH", "FLOOR", "ROWS", "bisect", "chosen_rows"]
+__all__ = ["BATCH", "ROWS", "bisect", "chosen_rows"]

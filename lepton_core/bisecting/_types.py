@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from lepton_core.types import Model, Target
 
+FLOOR = 1e-6
+"""Largest absolute error below which a pivot's values do not part, however small they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -114,6 +117,14 @@ class Bisection:
     differences: tuple[str, ...] = ()
     inside: bool = False
 
+    def parts(self, one: Parting) -> bool:
+        """Tell whether the error of one of the values counts."""
+        return one.error > self.tolerance and (self.inside or one.max_abs > FLOOR)
+
+    def makes(self, one: Parting) -> bool:
+        """Tell whether the operator that yields one of the values makes an error that counts."""
+        return one.own is not None and one.own > self.tolerance
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
         sides = [
@@ -144,4 +155,4 @@ class Bisection:
         }
 
 
-__all__ = ["Bisection", "Parting", "Side"]
+__all__ = ["FLOOR", "Bisection", "Parting", "Side"]

@@ -13,11 +13,15 @@ from lepton_core.cli._table import Column, Row
 from lepton_core.cli._types import DURATION, SIZE, FiniteType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lepton_core.bisecting import Bisection, Parting
     from lepton_core.cli._app import App
 
 _AROUND = 3
-"""Values shown before and behind the one at which the variants part."""
+"""Values shown before and behind the first one at which the variants part."""
+_FEW = 12
+"""Values up to which all are shown."""
 
 
 @command(
@@ -96,9 +100,10 @@ def _show(app: App, found: Bisection, *, show_all: bool) -> None:
         f"{found.tolerance:g} (relative L2)"
     )
     app.line()
-    _table(app, found, _chosen(found, show_all=show_all))
+    rows = _chosen(found, show_all=show_all)
+    _table(app, found, rows)
     app.line()
-    for line in conclusion(found):
+    for line in (*left_out(found, rows), *conclusion(found)):
         app.line(line)
     for line in found.differences[:_AROUND]:
         app.line(f"Differs: {line}.")
@@ -109,7 +114,7 @@ def _show(app: App, found: Bisection, *, show_all: bool) -> None:
 
 
 def _chosen(found: Bisection, *, show_all: bool) -> list[Parting]:
-    if show_all:
+    if show_all or len(found.values) <= _FEW:
         return list(found.values)
     if found.parted is None:
         return sorted(found.values, key=lambda one: -one.error)[:_AROUND]
@@ -121,20 +126,43 @@ def _chosen(found: Bisection, *, show_all: bool) -> list[Parting]:
 
 
 def _table(app: App, found: Bisection, rows: list[Parting]) -> None:
-    columns = [Column(""), Column("value", whole=True), Column("operator"), Column("where")]
+    columns = [
+        Column(""),
+        Column("value", whole=True, key=True),
+        Column("operator"),
+        Column("where"),
+    ]
     columns += [Column(t, right=True) for t in ("error", "own error", "largest", "max abs")]
     columns.append(Column("may be"))
-    marks = {one.value: mark for one, mark in ((found.parted, "parts"), (found.culprit, "made"))
-             if one}  # fmt: skip
-    if found.parted and found.culprit and found.parted.value == found.culprit.value:
-        marks[found.parted.value] = "parts, made"
     drawn = []
     for one in rows:
+        marks = [
+            mark for mark, so in (("parts", found.parts(one)), ("made", found.makes(one))) if so
+        ]
         own = "" if one.own is None else f"{one.own:.2e}"
-        cells = (marks.get(one.value, ""), one.value, one.operator, one.place, f"{one.error:.2e}",
+        cells = (", ".join(marks), one.value, one.operator, one.place, f"{one.error:.2e}",
                  own, f"{one.largest:.4g}", f"{one.max_abs:.2e}", one.hint)  # fmt: skip
-        drawn.append(Row(cells, style="red" if one.value in marks else ""))
+        drawn.append(Row(cells, style="red" if marks else ""))
     app.table(columns, drawn)
+
+
+def left_out(found: Bisection, rows: Sequence[Parting]) -> list[str]:
+    """Return in sentences what a table of some of the values does not show."""
+    total, lines = len(found.values), []
+    if len(rows) < total:
+        parted = sum(map(found.parts, found.values))
+        which = "around the first to part, and those whose operators err most"
+        which = which if found.parted else "with the largest errors"
+        part = f"{parted} of the {total} part" if parted else "none parts"
+        lines.append(
+            f"Shown: {len(rows)} of {total} values, {which}; {part}. --all shows every value."
+        )
+    if found.parted is not None and any(one.own is None for one in rows):
+        lines.append(
+            "Own errors that are missing were not measured: that is done on the way to the first "
+            "value to part."
+        )
+    return lines
 
 
 def conclusion(found: Bisection) -> list[str]:
@@ -160,4 +188,4 @@ def _named(one: Parting) -> str:
     return f"{one.value} ({one.operator}{place})"
 
 
-__all__ = ["bisect_command", "conclusion"]
+__all__ = ["bisect_command", "conclusion", "left_out"]
