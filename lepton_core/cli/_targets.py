@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.capabilities import PluginInfo, Support, TargetInfo
@@ -11,6 +12,8 @@ from lepton_core.cli._command import command, option
 from lepton_core.cli._table import Column, Row
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lepton_core.cli._app import App
     from lepton_core.errors import PluginError
     from lepton_core.registry import PluginRecord, Registry
@@ -33,6 +36,7 @@ class TargetState:
         fix: What to do about it.
         info: The target's description, if it could be read.
         origin: Distribution and version.
+        others: Verbs that other plugins do for it, and which ones.
     """
 
     id: str
@@ -42,6 +46,7 @@ class TargetState:
     fix: str = ""
     info: TargetInfo | None = None
     origin: str = ""
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
@@ -59,6 +64,7 @@ class TargetState:
             "devices": list(info.devices) if info else [],
             "platforms": list(info.platforms) if info else [],
             "verbs": verb_levels(info) if info else {},
+            "by_others": {verb: list(names) for verb, names in self.others.items()},
         }
 
 
@@ -70,8 +76,14 @@ def verb_levels(info: PluginInfo) -> dict[str, str]:
 def target_states(registry: Registry) -> list[TargetState]:
     """Return the state of every installed and every known target, ready ones first."""
     from lepton_core.catalogue import KNOWN
+    from lepton_core.errors import PluginError
 
+    infos = {}
+    for name in registry.records:
+        with contextlib.suppress(PluginError):  # what is wrong stands in the table
+            infos[name] = registry.info(name)
     states = [_installed(registry, r) for r in registry.records.values() if r.kind == "target"]
+    states = [replace(s, others=_others(s.info, infos)) if s.info else s for s in states]
     present = {state.id for state in states}
     for known in KNOWN.values():
         if known.kind != "target" or known.id in present:
@@ -86,6 +98,14 @@ def target_states(registry: Registry) -> list[TargetState]:
     order = (_READY, _MISSING, "broken", "incompatible", "conflict", "disabled", "not installed")
     rank = {status: number for number, status in enumerate(order)}
     return sorted(states, key=lambda s: (rank.get(s.status, len(rank)), s.id))
+
+
+def _others(info: TargetInfo, infos: Mapping[str, PluginInfo]) -> dict[str, tuple[str, ...]]:
+    """Return who does the verbs that a target's own plugin does not."""
+    from lepton_core.engines import doers
+
+    found = {v: doers(v, info, infos) for v in VERBS if not info.capability(v).support}
+    return {verb: names for verb, names in found.items() if names}
 
 
 def _installed(registry: Registry, record: PluginRecord) -> TargetState:
@@ -183,7 +203,7 @@ def _row(state: TargetState) -> Row:
             state.status,
             info.artifact if info else "",
             ", ".join(info.offered) if info else "",
-            _verbs_text(info) if info else "",
+            _verbs_text(info, state.others) if info else "",
             ", ".join(info.devices) if info else "",
         ),
         "dim" if dim else "",
@@ -191,23 +211,41 @@ def _row(state: TargetState) -> Row:
     )
 
 
-def _verbs_text(info: TargetInfo) -> str:
-    """Return the verbs by level: ``convert, open; not yet: adapt; no: optimize``."""
-    levels: dict[str, list[str]] = {"": [], "not yet": [], "no": []}
+def _verbs_text(info: TargetInfo, others: Mapping[str, tuple[str, ...]]) -> str:
+    """Return the verbs by who does them, and then those that nobody does.
+
+    Such as ``convert, open; optimize by compress; deploy, adjust by embedded; no: migrate``.
+    """
+    own: list[str] = []
+    by: dict[str, list[str]] = {}
+    heads: dict[str, list[str]] = {"not yet": [], "not installed": [], "no": []}
     for verb in VERBS:
         declared = info.capability(verb)
         if declared.support:
-            versions = f" ({declared.versions})" if declared.versions else ""
-            levels[""].append(verb + versions)
+            own.append(verb + (f" ({declared.versions})" if declared.versions else ""))
+        elif verb in others:
+            by.setdefault(" or ".join(others[verb]), []).append(verb)
+        elif missing := _missing(verb, info):
+            heads["not installed"].append(f"{verb} by {missing}")
         elif declared.support is Support.NOT_IMPLEMENTED:
-            levels["not yet"].append(verb)
+            heads["not yet"].append(verb)
         elif declared.support is Support.UNSUPPORTED:
-            levels["no"].append(verb)
-    parts = []
-    for head, verbs in levels.items():
-        if verbs:
-            parts.append(f"{head}: {', '.join(verbs)}" if head else ", ".join(verbs))
+            heads["no"].append(verb)
+    parts = [", ".join(own)] if own else []
+    parts += [f"{', '.join(verbs)} by {name}" for name, verbs in by.items()]
+    parts += [f"{head}: {', '.join(verbs)}" for head, verbs in heads.items() if verbs]
     return "; ".join(parts)
+
+
+def _missing(verb: str, info: TargetInfo) -> str:
+    """Return who would do a verb for this target if it were installed; empty if nobody would."""
+    from lepton_core.capabilities import BY_RECIPE
+    from lepton_core.engines import default_engine
+
+    if verb == "adapt":
+        return "a plugin that reads the source"
+    lowers = bool(set(BY_RECIPE) & set(info.offered))
+    return default_engine(verb) if verb == "optimize" and lowers else ""
 
 
 __all__ = ["VERBS", "TargetState", "target_states", "targets_command", "verb_levels"]
