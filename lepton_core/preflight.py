@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lepton_core.engines import recipe_precisions
 from lepton_core.errors import (
     LeptonError,
     OperationCancelledError,
@@ -19,7 +20,7 @@ from lepton_core.rewrites import broken_constraints, offers
 from lepton_core.types import CheckRequest, CheckResult, InspectRequest, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lepton_core.capabilities import Rewrite, TargetInfo
     from lepton_core.context import Context
@@ -43,6 +44,7 @@ class TargetCheck:
         supported: With ``"needs-rewrite"``: whether an installed plugin does rewrites.
         remedy: What to do about it.
         code: Code of the error behind an ``"impossible"`` or ``"unavailable"``.
+        by_engine: Precisions that an installed engine makes by a recipe, by the engine's name.
         rewrites: With ``"needs-rewrite"``: names of the rewrites that may do it, those of one
             reason in the order in which they are tried.
     """
@@ -56,6 +58,7 @@ class TargetCheck:
     remedy: str = ""
     code: str | None = None
     rewrites: tuple[str, ...] = ()
+    by_engine: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -70,6 +73,7 @@ class TargetCheck:
             "ok": self.ok,
             "reasons": list(self.reasons),
             "precisions": list(self.precisions),
+            "by_engine": {engine: list(made) for engine, made in self.by_engine.items()},
             "path": list(self.path),
             "rewrite_supported": self.supported if self.verdict == REWRITE else None,
             "remedy": self.remedy or None,
@@ -210,7 +214,8 @@ def _check_one(
     if blockers and result.verdict != IMPOSSIBLE:
         result = CheckResult(IMPOSSIBLE, (*blockers, *result.reasons))
     supported = result.verdict != REWRITE or _rewrites(inspection.model, hooks)
-    precisions = () if result.verdict == IMPOSSIBLE else result.precisions or info.precisions
+    possible = result.verdict != IMPOSSIBLE
+    precisions = () if not possible else result.precisions or info.precisions
     return TargetCheck(
         name,
         result.verdict,
@@ -220,7 +225,21 @@ def _check_one(
         supported,
         "" if supported else "No installed plugin does this rewrite; change the model itself.",
         rewrites=tuple(names) if result.verdict == REWRITE else (),
+        by_engine=_by_engine(info, precisions, path, hooks) if possible else {},
     )
+
+
+def _by_engine(
+    info: TargetInfo, others: Sequence[str], path: Sequence[str], hooks: Hooks
+) -> dict[str, tuple[str, ...]]:
+    """Return what engines make beside the other precisions; they work on the pivot."""
+    if "pivot" not in path:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a broken plugin is no matter of this source
+        found = recipe_precisions(info, hooks.registry.infos())
+    left = {engine: tuple(p for p in made if p not in others) for engine, made in found.items()}
+    return {engine: made for engine, made in left.items() if made}
 
 
 def _refused(name: str, verdict: str, error: LeptonError) -> TargetCheck:

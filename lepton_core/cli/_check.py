@@ -100,13 +100,20 @@ def _row(target: TargetCheck) -> Row:
         (
             target.target,
             verdict,
-            ", ".join(target.precisions),
+            precisions_text(target),
             " -> ".join(target.path),
             why,
         ),
         "dim" if target.verdict == "unavailable" else "",
         ((1, _STYLES.get(target.verdict, "")),),
     )
+
+
+def precisions_text(target: TargetCheck) -> str:
+    """Return ``fp32, fp16; int8, int4 with compress``."""
+    parts = [", ".join(target.precisions)]
+    parts += [f"{', '.join(made)} with {engine}" for engine, made in target.by_engine.items()]
+    return "; ".join(filter(None, parts))
 
 
 __all__ = ["check_command"]

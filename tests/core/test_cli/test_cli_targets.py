@@ -82,3 +82,16 @@ def test_a_target_without_recipes_is_not_optimized_by_an_engine(lepton, fake_reg
         fake_registry.register(object(), info)
     row = next(line for line in lepton("targets").out.splitlines() if line.startswith("bare"))
     assert "no: optimize" in row and "press" not in row
+
+
+def test_check_lists_what_an_engine_makes(lepton, fake_registry, net):
+    """Recipes belong to the pivot: a way that does not lead over it has no engine."""
+    reader = ExtensionInfo("reader", "A reader", "x", edges=(Edge("fake-graph", "pivot"),))
+    for info in (declared(), reader, ENGINES[0]):
+        fake_registry.register(object(), info)
+    ended = lepton("check", net, "--to", "acme,fake")
+    assert "fp32; int8 with press  fake-graph -> pivot -> acme" in ended.out
+    assert "fp32, fp16, int8       fake-graph -> fake" in ended.out
+    acme, fake = lepton("check", net, "--to", "acme,fake", "--json").data["targets"]
+    assert (acme["precisions"], acme["by_engine"]) == (["fp32"], {"press": ["int8"]})
+    assert fake["by_engine"] == {}
