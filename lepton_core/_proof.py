@@ -15,7 +15,6 @@ from lepton_core.gains import Gain
 from lepton_core.origins import ORIGIN, PIVOT, can_be_origin, keep_origin
 from lepton_core.passport import Passport, dump_passport, make_passport
 from lepton_core.samples import match, random_samples, split
-from lepton_core.timing import faster
 from lepton_core.types import EvaluateResult, Model, Variant
 from lepton_core.verdicts import precision_class
 
@@ -282,11 +281,8 @@ def _decide(
         return False, "nothing in it is stored in another way, so it is the fp32 variant again"
     if gain is None:
         return True, passport.why
-    gains = [f"{gain.size_text} than fp32"] if gain.smaller else []
-    if text := faster(gain.race):
-        gains.append(text.replace("faster", "faster than fp32"))
-    if gains:
-        return True, f"{' and '.join(gains)}; {passport.why}"
+    if gain.any:  # what is smaller and slower says both
+        return True, f"{gain.text}; {passport.why}"
     measured = f" ({gain.size_text}, {gain.time_text})" if gain.race else ""
     return False, f"kept fp32 instead: neither smaller nor faster here{measured}"
 

@@ -50,7 +50,7 @@ def test_both_are_kept_because_they_are_smaller(ported):
         small, plain = ported[target, "int4"], ported[target, "fp32"]
         assert small.kept, small.why
         assert small.verdict == "pass", small.why
-        assert "smaller than fp32" in small.why
+        assert "smaller than the float model" in small.why
         sizes = [v.passport["variant"]["size_bytes"] for v in (plain, small)]
         assert sizes[0] > 4 * sizes[1]
         assert small.passport["variant"]["storage_precision"] == "int4"

@@ -30,7 +30,7 @@ def test_int8_is_kept_proved_and_smaller(trained, held_npz, tmp_path):
     small = by["int8"]
     assert small.kept
     assert small.verdict == "pass"
-    assert "smaller than fp32" in small.why
+    assert "smaller than the float model" in small.why
     sizes = {p: v.passport["variant"]["size_bytes"] for p, v in by.items()}
     assert sizes["int8"] < sizes["fp16"] < sizes["fp32"]
     assert small.passport["samples"]["coverage"] > 0.8

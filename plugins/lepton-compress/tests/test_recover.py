@@ -36,6 +36,7 @@ from lepton_compress._recover_judge import saves_time
 from lepton_compress._recover_recipe import Recovery
 from lepton_compress._recover_scales import WIDE_STEPS, balance, equalize, merged, smooth
 from lepton_compress._recover_sites import output_sites, reader_sites
+from lepton_compress._recover_text import lines
 from lepton_core import recipe as recipes
 from lepton_core.environment import sums_may_saturate
 from lepton_core.errors import OptimizeError
@@ -686,3 +687,24 @@ def test_narrow_weights_bring_the_fast_kernels_back(graphs, context, tmp_path):
     with context.hooks.open(result.model, OpenRequest("openvino"), context) as session:
         slow = "slower" in session.facts["integers"]
     assert slow is not step["kept"]
+
+
+def test_what_gave_back_nothing_is_not_told():
+    def step(method, drops, errors, **more):
+        names = ("drop_before", "drop_after", "error_before", "error_after")
+        return {"method": method, "kept": True, **dict(zip(names, (*drops, *errors), strict=True)),
+                **more}  # fmt: skip
+
+    assert lines([
+        step("smooth", (0.05, 0.01), (0.2, 0.1)),
+        step("bias (empirical)", (0.01, 0.01), (0.1, 0.0999)),
+        step("equalize", (0.01, 0.01), (0.1, 0.06)),
+        step("fixed", (None, None), (0.06, 0.0599)),
+        step("narrow", (0.01, 0.01), (0.1, 0.1), **{
+            "for": "time", "p50_ms_before": 2.0, "p50_ms_after": 1.0}),
+        {**step("lost", (0.01, 0.0), (0.1, 0.01)), "kept": False},
+    ]) == [
+        "smooth gave back +0.04 of the metric, error of the outputs 0.2 -> 0.1",
+        "equalize gave back: error of the outputs 0.1 -> 0.06",
+        "narrow: 2 -> 1 ms a request, error of the outputs 0.1 -> 0.1",
+    ]  # fmt: skip

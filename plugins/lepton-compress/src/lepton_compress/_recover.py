@@ -43,6 +43,7 @@ from lepton_compress._recover_scales import (
     spread,
 )
 from lepton_compress._recover_sites import output_sites, reader_sites
+from lepton_compress._recover_text import lines
 from lepton_core.origins import LOCATIONS
 from lepton_onnx import qdq
 
@@ -137,7 +138,7 @@ class Recoverer:
         """Return what the record keeps about all that was tried after *before*."""
         return {
             "steps": self.steps,
-            "text": self._lines(),
+            "text": lines(self.steps),
             "drop_before": _number(before.drop),
             "drop_after": _number(self.best.drop),
             "error_before": _number(before.balanced),
@@ -148,25 +149,6 @@ class Recoverer:
         """Return what the record keeps about why int8 loses here."""
         places = self.job.base.metadata.get(LOCATIONS, {})
         return [finding.facts(self.job.graph, places) for finding in self.findings]
-
-    def _lines(self) -> list[str]:
-        """Say for people what was kept and what it gave back."""
-        lines = []
-        for step in (s for s in self.steps if s["kept"]):
-            drops = step["drop_before"], step["drop_after"]
-            if step.get("for") == "time":
-                lines.append(
-                    f"{step['method']}: {step['p50_ms_before']:.3g} -> {step['p50_ms_after']:.3g} "
-                    f"ms a request, error of the outputs {step['error_before']} -> "
-                    f"{step['error_after']}"
-                )
-                continue
-            gained = "" if None in drops else f"{drops[0] - drops[1]:+.4g} of the metric, "
-            lines.append(
-                f"{step['method']} gave back {gained}error of the outputs "
-                f"{step['error_before']} -> {step['error_after']}"
-            )
-        return lines
 
     def _diagnose(self) -> list[Finding]:
         recipe, graph = self.best.recipe, self.job.graph
