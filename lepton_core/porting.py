@@ -110,6 +110,14 @@ class PortResult:
     variants: tuple[Variant, ...]
     out: Path
 
+    def __repr__(self) -> str:
+        """Return the variants with their verdicts; the rest is in the fields."""
+        variants = ", ".join(
+            f"{v.target} {v.precision}: {v.verdict}, {'kept' if v.kept else 'not kept'}"
+            for v in self.variants
+        )
+        return f"PortResult(ok={self.ok}, out={str(self.out)!r}, variants=[{variants}])"
+
     @property
     def report(self) -> Path:
         """The page."""

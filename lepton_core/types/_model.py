@@ -158,6 +158,14 @@ class Variant:
     kept: bool = False
     why: str = ""
 
+    def __repr__(self) -> str:
+        """Return what it is and how it was judged, without what was measured."""
+        path = self.model.path if self.model else None
+        return (
+            f"Variant(target={self.target!r}, precision={self.precision!r}, "
+            f"verdict={self.verdict!r}, kept={self.kept}, path={path!r})"
+        )
+
 
 __all__ = [
     "Dim",

@@ -67,6 +67,11 @@ class AdjustResult:
     changes: tuple[Mapping[str, Any], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return how each change ended, and what facts there are; the rest is in the fields."""
+        changes = ", ".join(f"{one.get('id')}: {one.get('state')}" for one in self.changes)
+        return f"AdjustResult(name={self.name!r}, changes=[{changes}], facts={sorted(self.facts)})"
+
 
 @dataclass(frozen=True, slots=True)
 class MigrateRequest:
@@ -92,7 +97,7 @@ class MigrateResult:
     name: str
     outcome: str
     why: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 EXECUTION_FACTS = "execution_facts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -64,3 +65,40 @@ def test_a_seed_that_no_generator_takes_is_refused_before_any_work(tmp_path, see
         Context(tmp_path, seed)
     assert caught.value.code == "LPT-USE-009"
     assert Context(tmp_path, 2**32 - 1).seed == 2**32 - 1
+
+
+# --- what a REPL shows ------------------------------------------------------------------------
+
+
+def test_results_are_shown_in_short_and_keep_their_fields():
+    from lepton_core.passport import Passport
+    from lepton_core.porting import PortResult
+    from lepton_core.types import AdjustResult, MigrateResult, Variant
+
+    long = {
+        "measured": ["number"] * 5000,
+        "verdict": {"verdict": "pass", "why": "", "proved": True},
+    }
+    model = Model("onnxruntime", "/out/model.onnx", metadata=long)
+    variants = (
+        Variant("onnxruntime", "fp32", model, Passport(long), "pass", True, "as measured"),
+        Variant("onnxruntime", "int8", None, Passport(long), "pass", False, "kept fp32 instead"),
+    )
+    result = PortResult(long, variants, Path("out"))
+    assert repr(result) == (
+        "PortResult(ok=True, out='out', variants=[onnxruntime fp32: pass, kept, "
+        "onnxruntime int8: pass, not kept])"
+    )
+    assert result.variants[0].passport == long and result.source == long
+    assert repr(variants[0]) == (
+        "Variant(target='onnxruntime', precision='fp32', verdict='pass', kept=True, "
+        "path='/out/model.onnx')"
+    )
+    assert len(repr(result["onnxruntime"])) < 300
+    change = {"id": "c1", "state": "kept", "effect": long}
+    adjusted = AdjustResult("digits", (change,), {"routes": long, "workload": long})
+    assert repr(adjusted) == (
+        "AdjustResult(name='digits', changes=[c1: kept], facts=['routes', 'workload'])"
+    )
+    assert adjusted.changes[0]["effect"] == long
+    assert len(repr(MigrateResult("digits", "done", "", long))) < 100
