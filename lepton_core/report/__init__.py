@@ -2,7 +2,8 @@
 
 A page loads nothing: style and pictures are inline, there are no scripts, and every text that
 comes from outside is escaped. It follows the reader's light or dark mode, prints, and every chart
-has a text alternative. Sample values are never shown; a passport does not hold them.
+has a text alternative. Sample values are never shown, because a passport does not hold them; a
+passport's page holds pictures of its worst samples where that was asked for, and then says so.
 
 This is a work module: it imports jinja2.
 """
@@ -48,9 +49,11 @@ def render_passport(
         (name, charts.error_histogram(name, output, limit))
         for name, output in sorted(passport["outputs"].items(), key=_by_error)
     ]
+    pictures = pictures or {}
     return _template("passport.html.j2").render(
         p=passport,
-        pictures=pictures or {},
+        pictures=pictures,
+        shown=sum(entry["row"] in pictures for entry in passport["worst"]),
         grid=charts.sample_grid(passport),
         density=charts.density(passport),
         bound=charts.bound_scale(passport),

@@ -193,6 +193,19 @@ def test_a_page_of_2000_samples_stays_small():
     )).encode()) < 300_000  # fmt: skip
 
 
+def test_a_page_says_whether_it_holds_samples():
+    made = passport(noisy(1e-3), precision="fp16")
+    foot = "This page loads nothing and holds "
+    assert f"{foot}no sample." in render_passport(made)
+    first, second, *_ = [entry["row"] for entry in made["worst"]]
+    uri = "data:image/png;base64,AAAA"
+    for pictures, count in (({first: uri}, "1 sample"), ({first: uri, second: uri}, "2 samples")):
+        page = render_passport(made, pictures={**pictures, 10**9: uri})  # no row of the page
+        assert "holds no sample" not in page
+        assert f"{foot}pictures of {count}, because --show-samples was given." in page
+        assert page.count(uri) == len(pictures)
+
+
 def test_the_same_passport_gives_the_same_page():
     made = passport(noisy(1e-3), precision="fp16")
     assert render_passport(made) == render_passport(made)
