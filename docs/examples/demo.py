@@ -130,8 +130,8 @@ def operate(out: Path) -> int:
     application = Application(out / "store", out / "source" / "digits.npz")
     try:
         time.sleep(2.0)
-        run("lepton", "adjust", "digits", "--floor", "0.97", "--settle", "8s", cwd=out,
-            expect=(0, 1))  # fmt: skip
+        run("lepton", "adjust", "digits", "--floor", "0.97", "--data", "source/digits.npz",
+            "--settle", "8s", cwd=out, expect=(0, 1))  # fmt: skip
         run("lepton", "migrate", "digits", "--to", "openvino", "--data", "source/digits.npz",
             "--watch", "5s", cwd=out, expect=(0, 1))  # fmt: skip
         run("lepton", "store", "rollback", "digits", "--why", "the demonstration ends", cwd=out)

@@ -7,6 +7,7 @@ pairs (percentile method; Efron 1979).
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -45,6 +46,10 @@ class Effect:
             no floats, the share of values that differ.
         live: Ratio in the calls that live handles measured, ``None`` if there were too few.
         live_calls: Number of those calls under the new table.
+        answers: What speaks for the answers: ``"samples"``, ``"golden"`` (real golden inputs) or
+            ``"random"``, the inputs of the calls; ``"passport"`` where those were noise outside of
+            calibrated ranges, and passports that passed on real rows count instead; empty where
+            answers were not compared.
     """
 
     ratio: float
@@ -54,10 +59,12 @@ class Effect:
     rel_l2: float = 0.0
     live: float | None = None
     live_calls: int = 0
+    answers: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
-        return asdict(self)
+        """Return it as JSON types; infinity, which JSON does not have, as ``"Infinity"``."""
+        data = asdict(self)
+        return data if math.isfinite(self.rel_l2) else {**data, "rel_l2": "Infinity"}
 
 
 class Probe:
@@ -253,34 +260,6 @@ class LiveWatch:
         return sum(now[b][0] * now[b][1] for b in both) / spent, calls
 
 
-def judge(effect: Effect, *, forced: bool, limit: float, noise: bool = False) -> tuple[bool, str]:
-    """Tell whether a change is kept, and why in words.
-
-    Args:
-        effect: What was measured.
-        forced: Whether the routes before may not run at all (the floor), so that any is better.
-        limit: Largest difference of the answers.
-        noise: Whether they are answers to noise, which may leave the ranges that a compressed
-            variant was calibrated for.
-    """
-    measured = (
-        f"measured {effect.ratio:.3f} of the cost before ({effect.low:.3f}-{effect.high:.3f})"
-    )
-    if effect.rel_l2 > limit:
-        what = " on noise (give real inputs with --data)" if noise else ""
-        return False, f"the answers differ by {effect.rel_l2:.3g}{what}, over {limit:g}; {measured}"
-    if forced:
-        return True, f"what ran before does not meet the floor; {measured}"
-    if effect.ratio >= 1.0:
-        return False, f"wrong sign: {measured}"
-    if effect.high >= 1.0:
-        return False, f"no gain beyond the noise: {measured}"
-    if effect.live is not None and effect.live > LIVE_TOLERANCE:
-        return False, f"live calls take {effect.live:.3f} of the time before; {measured}"
-    live = "" if effect.live is None else f"; {effect.live:.3f} in {effect.live_calls} live calls"
-    return True, measured + live
-
-
 def _means(data: Any) -> dict[int, tuple[int, float]]:  # noqa: ANN401 - an iterable of mappings
     """Return calls and mean milliseconds by bucket of rows, over several measurements."""
     found: dict[int, tuple[int, float]] = {}
@@ -292,4 +271,4 @@ def _means(data: Any) -> dict[int, tuple[int, float]]:  # noqa: ANN401 - an iter
     return found
 
 
-__all__ = ["LIVE_TOLERANCE", "Effect", "LiveWatch", "Probe", "difference", "judge"]
+__all__ = ["LIVE_TOLERANCE", "Effect", "LiveWatch", "Probe", "difference"]

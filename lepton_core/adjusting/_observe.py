@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lepton_core.dispatch import Hooks
     from lepton_core.samples import Samples
     from lepton_core.store import Store, Version
-    from lepton_core.types import EvaluateResult, Signature
+    from lepton_core.types import EvaluateResult
 
 ROUNDS = 2
 BATCHES = (8, 32, 128)
@@ -81,8 +81,9 @@ class Observer:
         store: Where they are.
         hooks: Runs them.
         context: Scratch files, progress, cancellation.
-        samples: Samples to call with; by default the golden inputs of the version if they are
-            real, else noise, which costs a network the same time.
+        base: What the alias points to.
+        samples: Samples to call with; by default the golden inputs of *base* if they are real,
+            else noise, which costs a network the same time.
         callers: Threads that call at the same time.
         seconds: Time for each timing.
     """
@@ -92,6 +93,7 @@ class Observer:
         store: Store,
         hooks: Hooks,
         context: Context,
+        base: Version,
         *,
         samples: str | None,
         callers: int,
@@ -101,6 +103,7 @@ class Observer:
         self._hooks = hooks
         self._context = context
         self._samples = samples
+        self._recorded = self._golden(base) if samples is None else None
         self._callers = callers
         self._seconds = seconds
         self._number = 0
@@ -228,6 +231,21 @@ class Observer:
             )
         return result
 
+    @property
+    def inputs_from(self) -> str:
+        """Where the inputs come from: ``"samples"``, ``"golden"`` or ``"random"``."""
+        if self._samples is not None:
+            return "samples"
+        return "random" if self._recorded is None else "golden"
+
+    def _golden(self, base: Version) -> Samples | None:
+        from lepton_core.deployment._golden import real_rows
+
+        if base.model.signature is None or not base.role("golden"):
+            return None
+        with self._store.view(base) as view:
+            return real_rows(view.folder / "golden", base.model.signature)
+
     def inputs(self, version: Version) -> Path:
         """Return the folder of the samples to call a version with, written when first needed."""
         from lepton_core.samples import load_samples, match, random_samples, save
@@ -238,30 +256,16 @@ class Observer:
             if signature is None:
                 msg = f"{version.id} was stored without a signature"
                 raise ValueError(msg)
-            if self._samples is None:
-                kept = self._golden(version, signature)
-                found = kept or random_samples(signature, SAMPLES, self._context.seed)
+            if self._recorded is not None:
+                found = match(self._recorded, signature)
+            elif self._samples is None:
+                found = random_samples(signature, SAMPLES, self._context.seed)
             else:
                 matched = match(load_samples(self._samples), signature)
                 found = matched.rows(range(min(SAMPLES, len(matched))))
             folder.parent.mkdir(parents=True, exist_ok=True)
             save(found, folder)
         return folder
-
-    def noise(self, version: Version) -> bool:
-        """Tell whether a version is called with noise, which says little about its answers."""
-        from lepton_core.samples import load_saved
-
-        return load_saved(self.inputs(version)).origin == "random"
-
-    def _golden(self, version: Version, signature: Signature) -> Samples | None:
-        """Return the real inputs that a version was deployed with, if it was."""
-        from lepton_core.deployment._golden import real_samples
-
-        if not version.role("golden"):
-            return None
-        with self._store.view(version) as view:
-            return real_samples(view.folder / "golden", signature)
 
 
 def _batches(version: Version, rows: int, more: Collection[int]) -> tuple[int | None, ...]:

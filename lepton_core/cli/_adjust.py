@@ -62,7 +62,7 @@ _PLAN, _MEASURE = "Plan", "Measure"
 )  # fmt: skip
 @option(
     "--data", group=_MEASURE, metavar="SAMPLES",
-    help="Samples to call with; the golden inputs if none, and noise if those are noise.",
+    help="Samples to call with, and to judge answers on; golden inputs or noise if none.",
 )  # fmt: skip
 @option(
     "--settle", group=_MEASURE, type=DurationType(zero=True), default=20.0,

@@ -103,16 +103,15 @@ def origin_of(folder: Path) -> str:
         return ""
 
 
-def real_samples(folder: Path, signature: Signature) -> Samples | None:
-    """Return golden inputs as samples, if real ones were kept.
+def real_rows(folder: Path, signature: Signature) -> Samples | None:
+    """Return golden inputs as samples, if they are real ones that stand in rows.
 
     Args:
-        folder: The golden pairs.
-        signature: What is to take them.
+        folder: Golden pairs.
+        signature: What they were fed to.
 
     Returns:
-        The rows, matched to the signature; ``None`` if they are noise, or if they are one batch
-        without a batch dimension in common.
+        ``None`` if they are noise, or their inputs have no batch dimension in common.
 
     Raises:
         DeployError: LPT-DEP-006, the folder does not hold golden pairs.
@@ -124,21 +123,19 @@ def real_samples(folder: Path, signature: Signature) -> Samples | None:
     if not origin or origin.startswith("random"):
         return None
     inputs, _, _ = read_golden(folder)
-    rows = _as_rows(inputs, signature)
-    if rows is None:
+    if not _in_rows(inputs, signature):
         return None
     note = "the golden inputs of the present version"
-    return match(Samples(rows, None, "folder", "golden", (note,)), signature)
+    return match(Samples(dict(inputs), None, "folder", "golden", (note,)), signature)
 
 
-def _as_rows(inputs: Mapping[str, Array], signature: Signature) -> dict[str, Array] | None:
-    """Return one batch as rows; ``None`` if its inputs have no batch dimension in common."""
+def _in_rows(inputs: Mapping[str, Array], signature: Signature) -> bool:
     sizes = {len(array) if array.ndim else 0 for array in inputs.values()}
     ranks = {spec.name: len(spec.shape) for spec in signature.inputs}
     if len(sizes) != 1 or any(inputs[name].ndim != rank for name, rank in ranks.items()):
-        return None
+        return False
     fixed = {spec.shape[0] for spec in signature.inputs if isinstance(spec.shape[0], int)}
-    return dict(inputs) if not fixed or fixed == sizes else None
+    return not fixed or fixed == sizes
 
 
 def rel_l2(expected: Array, actual: Array) -> float:
@@ -189,7 +186,7 @@ __all__ = [
     "check_golden",
     "origin_of",
     "read_golden",
-    "real_samples",
+    "real_rows",
     "rel_l2",
     "tolerance_of",
     "write_golden",

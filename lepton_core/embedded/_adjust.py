@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_core.adjusting._candidates import find_candidates, require_one
-from lepton_core.adjusting._effect import PAIRS, LiveWatch, Probe, judge
+from lepton_core.adjusting._effect import PAIRS, LiveWatch, Probe
 from lepton_core.adjusting._history import (
     KEPT,
     REVERTED,
@@ -19,6 +19,7 @@ from lepton_core.adjusting._history import (
 )
 from lepton_core.adjusting._observe import Observer, thread_counts
 from lepton_core.adjusting._policy import ask
+from lepton_core.adjusting._verdict import answers_from, judge
 from lepton_core.adjusting._workload import fitted, workload
 from lepton_core.deployment._alarms import plain_details
 from lepton_core.embedded._options import read_options
@@ -63,7 +64,8 @@ class Options:
         deadline: Seconds that the policy may take.
         rows: Numbers of rows of calls; by default what live handles measured.
         callers: Threads that call at the same time; 1, or all CPUs for throughput, by default.
-        samples: Samples to call with; by default golden inputs if they are real, else noise.
+        samples: Samples to call with; by default the golden inputs of the alias's version if they
+            are real, else noise.
         seconds: Time for each timing.
         settle: Seconds to wait for live handles to measure a change.
         min_gain: Gain below which nothing is changed.
@@ -162,6 +164,7 @@ class Adjustment:
             store,
             hooks,
             context,
+            self._base.version,
             samples=options.samples,
             callers=self._callers,
             seconds=options.seconds,
@@ -301,7 +304,6 @@ class Adjustment:
         live = LiveWatch(self._store, self._base, self._tables.present.change, ran)
         may_run = {c.version.id for c in judged if not c.refused}
         forced = not ran <= may_run
-        limit, noise = self._limit(change, judged), self._observer.noise(self._base.version)
         self._tables.try_out(change, seconds + self._options.settle)
         reach("adjust.on-trial")
         try:
@@ -312,11 +314,22 @@ class Adjustment:
                 raise
             self._alarm(error)
             return self._tables.history()[-1]
-        kept, verdict = judge(effect, forced=forced, limit=limit, noise=noise)
+        if self._request.objective != "memory":
+            effect = replace(effect, answers=self._answers(change, judged))
+        kept, verdict = judge(effect, forced=forced, limit=self._limit(change, judged))
         reach("adjust.measured")
         done = self._tables.finish(change, KEPT if kept else REVERTED, verdict, effect.to_dict())
         reach("adjust.finished")
         return done
+
+    def _answers(self, change: Change, judged: Sequence[Candidate]) -> str:
+        return answers_from(
+            self._observer.inputs_from,
+            change.routes_before,
+            change.routes_after,
+            {c.version.id: c.version for c in judged},
+            self._store,
+        )
 
     def _limit(self, change: Change, judged: Sequence[Candidate]) -> float:
         """Return how far the answers may move: what the coarser precision of both tables allows."""
@@ -417,4 +430,4 @@ def _rounded(data: dict[str, Any]) -> dict[str, Any]:
     return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in data.items()}
 
 
-__all__ = ["Adjustment", "Options", "adjust", "judge"]
+__all__ = ["Adjustment", "Options", "adjust"]

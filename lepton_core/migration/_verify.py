@@ -179,12 +179,12 @@ def check_samples(signature: Signature | None, options: Options) -> None:
 
 def _samples(signature: Signature, golden: Path | None, options: Options, seed: int) -> Samples:
     """Return the rows to compare on: recorded ones, else real golden ones, else noise."""
-    from lepton_core.deployment._golden import real_samples
+    from lepton_core.deployment._golden import real_rows
     from lepton_core.samples import load_samples, match, random_samples
 
     if options.data is not None:
         return match(load_samples(options.data), signature)
-    kept = real_samples(golden, signature) if golden is not None else None
+    kept = real_rows(golden, signature) if golden is not None else None
     return kept or random_samples(signature, RANDOM_ROWS, seed)
 
 

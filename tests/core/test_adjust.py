@@ -16,6 +16,7 @@ from lepton_core.adjusting import explain, history, undo
 from lepton_core.adjusting._effect import Effect, LiveWatch, difference
 from lepton_core.adjusting._history import Change, Tables, new_id
 from lepton_core.adjusting._observe import Observer, thread_counts
+from lepton_core.adjusting._verdict import judge
 from lepton_core.adjusting._workload import Load, fitted, workload
 from lepton_core.cli import main
 from lepton_core.cli._adjust import _show_result
@@ -24,7 +25,6 @@ from lepton_core.deployment._routes import Dispatch, Route, setting_key
 from lepton_core.deployment._table import OpenRoute
 from lepton_core.dispatch import Hooks
 from lepton_core.embedded import _adjust
-from lepton_core.embedded._adjust import judge
 from lepton_core.errors import AdjustError, DeployError, LeptonError, SessionError, UsageError
 from lepton_core.policy._plan import plan
 from lepton_core.store import Store
@@ -269,27 +269,69 @@ def _note_routes(deployed, heard):
         time.sleep(0.005)
 
 
-def test_answers_that_differ_revert_it(adjust, put, monkeypatch):
-    put("slow", "production", ms={"1": 4.0, "2": 4.0})
-    put("wrong", factor=2.0, ms={"1": 1.0, "2": 1.0})
+@pytest.fixture
+def rows(tmp_path):
+    """Return a file of real rows."""
+    path = tmp_path / "rows.npz"
+    np.savez(path, x=np.linspace(1, 2, 32, dtype=np.float32).reshape(8, 4))
+    return str(path)
+
+
+def test_answers_that_differ_revert_it(adjust, put, rows):
+    put("fp32", "production", ms={"1": 4.0, "2": 4.0})
+    put("int8", factor=2.0, ms={"1": 1.0, "2": 1.0})
+    change = adjust(samples=rows).changes[0]
+    assert change["state"] == "reverted"
+    assert change["verdict"].startswith("the answers differ by 1, over 0.15; ")
+    assert change["measured"]["answers"] == "samples"
+
+
+def test_noise_does_not_judge_what_was_calibrated_for_real_rows(adjust, put):
+    """Its passport passed on real rows; noise lies outside of its ranges."""
+    put("fp32", "production", ms={"1": 4.0, "2": 4.0})
+    put("int8", factor=2.0, ms={"1": 1.0, "2": 1.0})
     change = adjust().changes[0]
-    assert change["state"] == "reverted" and "answers differ" in change["verdict"]
+    assert change["state"] == "kept", change["verdict"]
+    assert "its passport passed on real rows" in change["verdict"]
+    assert change["measured"]["answers"] == "passport"
+    assert change["measured"]["rel_l2"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
-    ("origin", "state", "words"),
-    [("rows.npz", "kept", "of the cost before"), ("random:0", "reverted", "on noise (give real")],
+    ("precision", "verdict", "origin"),
+    [("int8", "weak", "npz"), ("int8", "pass", "random"), ("fp16", "pass", "npz")],
 )
-def test_answers_are_compared_on_real_inputs_where_some_were_kept(
-    adjust, put, tmp_path, origin, state, words
+def test_noise_judges_where_no_passport_stands_for_the_answers(
+    adjust, put, precision, verdict, origin
 ):
-    """Noise leaves the range that a variant was calibrated for, and says nothing against it."""
-    x = np.linspace(0, 0.5, 8, dtype=np.float32).reshape(2, 4)
-    golden = write_golden(tmp_path / "golden", {"x": x}, {"y": x}, origin=origin, rel_l2=1e-3)
-    put("slow", "production", golden=golden, ms={"1": 4.0, "2": 4.0})
-    put("int8", limit=0.5, ms={"1": 1.0, "2": 1.0})
-    (change,) = adjust().changes
-    assert change["state"] == state and words in change["verdict"]
+    proof = passport(verdict)
+    proof = {**proof, "samples": {**proof["samples"], "origin": origin}}
+    put("fp32", "production", ms={"1": 4.0, "2": 4.0})
+    put(precision, proof=proof, factor=2.0, ms={"1": 1.0, "2": 1.0})
+    change = adjust(allow_weak=True).changes[0]
+    assert change["state"] == "reverted"
+    assert "on random noise: give --data" in change["verdict"]
+    assert change["measured"]["answers"] == "random"
+
+
+def test_noise_still_finds_what_is_wrong_on_any_input(adjust, put):
+    put("fp32", "production", ms={"1": 4.0, "2": 4.0})
+    put("int8", factor=float("nan"), ms={"1": 1.0, "2": 1.0})
+    change = adjust().changes[0]
+    assert change["state"] == "reverted" and "answers differ by inf" in change["verdict"]
+    assert change["measured"]["rel_l2"] == "Infinity"
+
+
+@pytest.mark.parametrize(("origin", "answers"), [("npz", "golden"), ("random", "passport")])
+def test_real_golden_inputs_are_called_with(adjust, put, tmp_path, origin, answers):
+    x = np.linspace(1, 2, 8, dtype=np.float32).reshape(2, 4)
+    kept = write_golden(tmp_path / "golden", {"x": x}, {"y": x}, origin=origin, rel_l2=1e-3)
+    put("fp32", "production", golden=kept, ms={"1": 4.0, "2": 4.0})
+    put("int8", factor=2.0, ms={"1": 1.0, "2": 1.0})
+    change = adjust().changes[0]
+    assert change["measured"]["answers"] == answers
+    assert change["state"] == ("reverted" if answers == "golden" else "kept")
+    assert ("on the stored golden inputs" in change["verdict"]) is (answers == "golden")
 
 
 def test_a_change_that_cannot_be_opened_is_taken_back(adjust, store, variants, monkeypatch):
