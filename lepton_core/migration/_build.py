@@ -12,7 +12,7 @@ from lepton_core import origins
 from lepton_core.errors import MigrateError
 from lepton_core.evaluate import evaluate_isolated
 from lepton_core.migration._plan import RECIPE
-from lepton_core.types import ConvertRequest, EvaluateRequest
+from lepton_core.types import REFERENCE_DEVICE, ConvertRequest, EvaluateRequest, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,7 +75,8 @@ def built(
         ConversionError: It cannot be lowered.
         OptimizeError: The recipe does not fit.
         SessionError: It does not open or run here.
-        MigrateError: LPT-MIG-006, another recipe came out than went in.
+        MigrateError: LPT-MIG-006, another recipe came out than went in; LPT-MIG-011, this machine
+            would only interpret it.
     """
     folder = context.workdir / "build"
     folder.mkdir()
@@ -97,7 +98,7 @@ def built(
             origin = context.workdir / "kept"
             origins.keep_origin(before, origin)
         golden = _golden(
-            hooks, view.folder / "golden", plan.precision, done.model,
+            hooks, view.folder / "golden", plan, done.model,
             opening=opening, context=context,
         )  # fmt: skip
         files = sorted((view.folder / "recipe").glob("*")) if plan.recipe else []
@@ -161,8 +162,37 @@ def run_isolated(
     return evaluate_isolated(hooks, model, request, replace(context, workdir=folder))
 
 
+def check_runs_here(target: str, facts: Mapping[str, Any], deployed: str) -> None:
+    """Refuse live traffic for an interpreter that stands in for another device.
+
+    It is there to prove a graph, and its speed says nothing. Who names it (``coreml:reference``)
+    knows that, and is not refused.
+
+    Args:
+        target: Target string.
+        facts: What the session of the target's artifact told about itself.
+        deployed: What is to be moved, as commands take it (``"digits@production"``).
+
+    Raises:
+        MigrateError: LPT-MIG-011.
+    """
+    asked = Target.parse(target)
+    if facts.get("device") != REFERENCE_DEVICE or asked.device == REFERENCE_DEVICE:
+        return
+    raise MigrateError(
+        "LPT-MIG-011",
+        f"{target} is interpreted here, not run: {deployed} would be served by an interpreter",
+        cause=f"the device that {asked.id} is for is not this machine; {facts.get('runtime')} "
+        "stands in for it",
+        remedy=f"Write what an app takes along: lepton deploy {deployed} --name NAME --to {target} "
+        f"--kind bundle. To serve from the interpreter all the same, name it: --to "
+        f"{asked.id}:{REFERENCE_DEVICE}.",
+        details={"target": target, "runtime": facts.get("runtime")},
+    )
+
+
 def _golden(
-    hooks: Hooks, old: Path, precision: str, model: Model, *, opening: OpenRequest, context: Context
+    hooks: Hooks, old: Path, plan: Plan, model: Model, *, opening: OpenRequest, context: Context
 ) -> Path | None:
     """Write golden pairs of the new version: the old one's inputs, what it answers to them."""
     from lepton_core.deployment._golden import origin_of, read_golden, tolerance_of, write_golden
@@ -173,14 +203,16 @@ def _golden(
     inputs, _, _ = read_golden(old)
     samples = save(Samples(as_one_row(inputs)), context.workdir / "golden-in")
     found = run_isolated(hooks, model, opening, samples, context, name="golden-run")
+    # Before all of the recorded rows go through it, too, which may take an interpreter long.
+    check_runs_here(str(plan.target), found.facts, plan.deployed)
     outputs = {name: np.load(path)[0] for name, path in found.outputs.items()}
     return write_golden(
         context.workdir / "golden",
         inputs,
         outputs,
         origin=origin_of(old),
-        rel_l2=tolerance_of(precision),
+        rel_l2=tolerance_of(plan.precision),
     )
 
 
-__all__ = ["Candidate", "as_one_row", "built", "run_isolated"]
+__all__ = ["Candidate", "as_one_row", "built", "check_runs_here", "run_isolated"]

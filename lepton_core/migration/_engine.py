@@ -42,7 +42,8 @@ def migrate(model: Model, request: MigrateRequest, context: Context) -> MigrateR
     Raises:
         UsageError: LPT-MIG-001, LPT-MIG-002, LPT-MIG-010 (nothing to resume), LPT-STORE-007,
             LPT-STORE-009.
-        MigrateError: LPT-MIG-003 … 006, LPT-MIG-008 (another process is at it), LPT-MIG-009.
+        MigrateError: LPT-MIG-003 … 006, LPT-MIG-008 (another process is at it), LPT-MIG-009,
+            LPT-MIG-011 (this machine only interprets what is for the target).
         PlanError: The target cannot be built at this precision.
         PluginError: The target is not installed or cannot be used.
         VerbError: It cannot be lowered.

@@ -44,6 +44,11 @@ class Plan:
     recipe: Recipe | None
     source: Model | None
 
+    @property
+    def deployed(self) -> str:
+        """What is to be moved, as commands take it."""
+        return f"{self.state.name}@{self.state.alias}"
+
 
 def plan(
     store: Store, hooks: Hooks, name: str, *, alias: str, target: str, given: Model | None

@@ -15,7 +15,7 @@ from lepton_core.errors import (
     SessionError,
     WorkerError,
 )
-from lepton_core.migration._build import run_isolated
+from lepton_core.migration._build import check_runs_here, run_isolated
 from lepton_core.passport import make_passport, variant_summary
 from lepton_core.verdicts import Limits
 
@@ -94,11 +94,12 @@ def compare(
     Raises:
         SampleError: The samples do not fit the model.
         MigrateError: LPT-MIG-007, the candidate does not open, fails on a sample, or crashes its
-            runtime; only its worker ends.
+            runtime; only its worker ends. LPT-MIG-011, this machine only interprets it.
         SessionError: The runtime of the old version failed.
         UsageError: LPT-METRIC-00x, the metric cannot be measured.
     """
     samples, first, second = _run_both(hooks, old, new, options, context)
+    check_runs_here(new.target, second.facts, old.name)  # without golden pairs nothing has yet
     passport = make_passport(
         source=old.model.evolve(path=old.name),
         variant=new.model.evolve(path=new.name),

@@ -1,6 +1,7 @@
 """A deployment of a trained network moves from any runtime of this machine to any other one.
 
-Core ML runs in its reference interpreter here, as every ML Program does away from Apple's devices.
+Core ML runs in its reference interpreter here, as every ML Program does away from Apple's devices;
+it takes over only where it is named.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pytest
 
 import lepton_core as lepton
 from lepton_core import types
+from lepton_core.errors import MigrateError
 from lepton_core.store import Store
 
 pytestmark = [
@@ -26,6 +28,7 @@ pytestmark = [
 
 RUNTIMES = ("onnxruntime", "openvino", "tflite", "coreml")
 PAIRS = list(itertools.permutations(RUNTIMES, 2))
+PLACES = {"coreml": "coreml:reference"}
 # Largest relative L2 error between two runtimes: float32 sums in another order, and for int8 the
 # rate of integers that requantization rounds the other way.
 LIMITS = {"fp32": 1e-5, "int8": 2e-2}
@@ -64,20 +67,45 @@ def test_any_runtime_to_any_other(ported, hooks, context, tmp_path, before, afte
             old = deployed.run({"image": images})["logits"]
             result = hooks.migrate(
                 types.Model("deployment", "digits"),
-                types.MigrateRequest("digits", after, options=options),
+                types.MigrateRequest("digits", PLACES.get(after, after), options=options),
                 context,
             )
             assert result.outcome == "done", result.why
             deployed.check()
             new = deployed.run({"image": images})["logits"]
         version = store.resolve("digits").version
-        assert (version.target, version.precision) == (after, precision)
+        assert (version.target, version.precision) == (PLACES.get(after, after), precision)
         assert store.passport(version)["verdict"]["verdict"] == "pass"
         assert store.verify().ok
     assert result.facts["outputs"]["logits"]["rel_l2"] < LIMITS[precision]
     error = np.linalg.norm(new - old) / np.linalg.norm(old)
     assert error < LIMITS[precision]
     assert (new.argmax(1) == old.argmax(1)).all()
+
+
+def test_core_ml_gets_no_traffic_here_unless_its_interpreter_is_named(
+    ported, hooks, context, tmp_path
+):
+    folder, models = ported
+    with Store(tmp_path / "store") as store:
+        place = {"store": str(store.path)}
+        deploy = types.DeployRequest("digits", RUNTIMES[0], "production", options=place)
+        hooks.deploy(models[RUNTIMES[0], "fp32"], deploy, context)
+        before = store.alias("digits")
+        options = {**place, "data": str(folder / "digits.npz"), "watch": 0}
+        with pytest.raises(MigrateError, match="LPT-MIG-011"):
+            hooks.migrate(
+                types.Model("deployment", "digits"),
+                types.MigrateRequest("digits", "coreml", options=options),
+                context,
+            )
+        assert store.alias("digits") == before
+        # What the error advises instead.
+        bundle = types.DeployRequest(
+            "app", "coreml", kind="bundle", options={**place, "out": str(tmp_path / "app")}
+        )
+        hooks.deploy(types.Model("deployment", "digits@production"), bundle, context)
+        assert list((tmp_path / "app").rglob("*.mlpackage"))
 
 
 def test_the_command_goes_round_all_of_them(ported, tmp_path):
@@ -98,9 +126,8 @@ def test_the_command_goes_round_all_of_them(ported, tmp_path):
     built = Path(models[first, "fp32"].path).parent
     lepton_says("deploy", built, "--name", "digits", "--to", first, "--alias", "production")
     for target in (*others, first):
-        said = lepton_says(
-            "migrate", "digits", "--to", target, "--data", "digits.npz", "--watch", "0s"
-        )
+        to = PLACES.get(target, target)
+        said = lepton_says("migrate", "digits", "--to", to, "--data", "digits.npz", "--watch", "0s")
         assert said["outcome"] == "done"
     with Store(store) as opened:
         assert opened.resolve("digits").version.target == first

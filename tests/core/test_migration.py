@@ -316,6 +316,29 @@ def test_what_cannot_be_migrated_is_refused_with_what_is_possible(
     assert history(store, "N") == ()
 
 
+@pytest.mark.parametrize("golden_rows", [2, 0])
+def test_an_interpreter_in_place_of_a_device_gets_no_traffic(
+    migrate, store, hooks, source, place, context, faulty, data, golden_rows
+):
+    options = {"store": str(place), "golden_rows": golden_rows}
+    hooks.deploy(source, types.DeployRequest("I", "fake", "production", options=options), context)
+    faulty("interpreted")
+    old = store.alias("I")
+    for dry_run in (True, False):
+        error = refused("LPT-MIG-011", migrate, MigrateError, name="I", data=data, dry_run=dry_run)
+        assert "--kind bundle" in error.remedy and "--to faulty:reference" in error.remedy
+    assert store.alias("I") == old
+    assert history(store, "I")[-1]["step"] == "returned"
+    assert left_over(store) == ([], [])
+
+
+def test_who_names_the_interpreter_gets_it(migrate, store, faulty, data):
+    faulty("interpreted")
+    assert migrate("faulty:reference", data=data).outcome == "done"
+    assert store.resolve("N").version.target == "faulty:reference"
+    assert migrate("fake", data=data).outcome == "done", "and away from it"
+
+
 def test_a_precision_that_the_target_lacks_names_those_that_have_it(
     migrate, store, hooks, source, tmp_path, monkeypatch
 ):

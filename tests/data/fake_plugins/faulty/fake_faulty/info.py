@@ -11,7 +11,7 @@ INFO = TargetInfo(
     capabilities={"convert": FULL, "open": FULL, "precision.fp16": FULL},
     artifact="faulty",
     precisions=("fp32", "fp16"),
-    devices=("cpu", "npu"),
+    devices=("cpu", "npu", "reference"),
 )
 
 __all__ = ["INFO"]

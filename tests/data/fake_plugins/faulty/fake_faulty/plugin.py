@@ -11,7 +11,7 @@ from lepton_core.markers import hookimpl
 from lepton_core.testing import _fake_graph as work
 from lepton_core.testing import fake_target
 
-FAULTS = ("off", "crash", "raise", "refuse", "renamed", "slow", "unbuildable", "nan")
+FAULTS = ("off", "crash", "raise", "refuse", "renamed", "slow", "unbuildable", "nan", "interpreted")
 
 
 def fault():
@@ -54,6 +54,8 @@ def lepton_open(model, request, context):
     if fault() == "refuse":
         raise SessionError("FAULTY-RUN-002", "It does not open", remedy="Do not.")
     session = Session(work.read(model.path), request.threads or 1)
+    if fault() == "interpreted":
+        session.facts = {**session.facts, "device": types.REFERENCE_DEVICE}
     if fault() == "renamed":
         outputs = tuple(replace(s, name=f"{s.name}2") for s in session.signature.outputs)
         session.signature = replace(session.signature, outputs=outputs)
