@@ -204,8 +204,8 @@ def variant_summary(passport: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``metrics {name, source, variant, drop}`` or ``None``, ``errors {max_abs, rel_l2, sqnr_db,
-        cosine}``, ``gain`` or ``None``, ``verdict``, ``why``, ``latency_ms {p50, p95}`` or
-        ``None``, ``size_bytes``.
+        cosine}``, ``gain`` or ``None``, ``verdict``, ``proof`` (its kind, where the session tells)
+        or ``None``, ``why``, ``warnings``, ``latency_ms {p50, p95}`` or ``None``, ``size_bytes``.
     """
     metric, latency = passport["metric"], passport["latency"]["variant"]
     numeric = [o for o in passport["outputs"].values() if "rel_l2" in o and not o["exact"]]
@@ -221,7 +221,9 @@ def variant_summary(passport: Mapping[str, Any]) -> dict[str, Any]:
         "errors": errors,
         "gain": passport.get("gain"),
         "verdict": passport["verdict"]["verdict"],
+        "proof": passport["variant"]["session"].get("proof"),
         "why": passport["verdict"]["why"],
+        "warnings": list(passport["warnings"]),
     }
 
 

@@ -188,8 +188,10 @@ def _summary(variant: Variant) -> dict[str, Any]:
         "errors": facts["errors"],
         "gain": facts["gain"],
         "verdict": variant.verdict,
+        "proof": facts["proof"],
         "kept": variant.kept,
         "why": variant.why,
+        "warnings": facts["warnings"],
         "passport": variant.passport.path if variant.passport is not None else None,
     }
 
@@ -199,6 +201,8 @@ _NOTHING_MEASURED: Mapping[str, Any] = {
     "latency_ms": None,
     "metrics": None,
     "gain": None,
+    "proof": None,
+    "warnings": [],
     "errors": {"max_abs": None, "rel_l2": None, "sqnr_db": None, "cosine": None},
 }
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MISSING = "\N{EN DASH}"
@@ -103,6 +106,13 @@ def digest(text: str) -> str:
     return f"{kind}:{value[:12]}…" if len(value) > 12 else text or _MISSING
 
 
+def elsewhere(passport: Mapping[str, Any]) -> bool:
+    """Tell whether a variant for another device was timed on this machine's processor."""
+    variant = passport["variant"]
+    _, _, device = variant["target"].partition(":")
+    return device not in ("", "cpu") and variant["session"].get("device") == "cpu"
+
+
 FILTERS = {
     "number": number,
     "cosine": cosine,
@@ -112,6 +122,7 @@ FILTERS = {
     "drop": drop,
     "ratio": ratio,
     "short": digest,
+    "elsewhere": elsewhere,
 }
 
 __all__ = ["FILTERS"]

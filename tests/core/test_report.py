@@ -206,6 +206,43 @@ def test_a_page_says_whether_it_holds_samples():
         assert page.count(uri) == len(pictures)
 
 
+def pages_of(made):
+    """Return a passport's page and the page of a port of it, as text without breaks."""
+    pages = (render_passport(made), render_port(port_of([made]), [made]))
+    return [re.sub(r"\s+", " ", " ".join(Page(text).text)) for text in pages]
+
+
+def test_pages_say_what_kind_of_proof_it_is():
+    kind = "graph proof, not device proof"
+    made = passport(target="coreml", session_facts={"device": "reference", "proof": kind},
+                    latency=None)  # fmt: skip
+    summary = variant_summary({**made, "warnings": ["something"]})
+    assert (summary["proof"], summary["warnings"]) == (kind, ["something"])
+    for text in pages_of(made):
+        head, _, _ = text.partition("Limits,")  # not only among all facts of the session
+        assert kind in head
+    plain = passport()
+    assert (variant_summary(plain)["proof"], variant_summary(plain)["warnings"]) == (None, [])
+    assert not any("device proof" in text for text in pages_of(plain))
+
+
+@pytest.mark.parametrize(
+    ("target", "device", "elsewhere"),
+    [
+        ("tflite:android-arm64", "cpu", True),
+        ("tflite:edgetpu", "cpu", True),
+        ("tflite:cpu", "cpu", False),
+        ("tflite", "cpu", False),
+        ("onnxruntime:cuda", "cuda", False),
+        ("openvino:gpu", "Intel(R) Graphics", False),
+    ],
+)
+def test_pages_say_that_a_time_is_not_the_devices(target, device, elsewhere):
+    made = passport(target=target, session_facts={"device": device})
+    for text in pages_of(made):
+        assert ("timed here, not on the device" in text) is elsewhere
+
+
 def test_the_same_passport_gives_the_same_page():
     made = passport(noisy(1e-3), precision="fp16")
     assert render_passport(made) == render_passport(made)
