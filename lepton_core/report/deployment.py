@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ class Window:
         errors: that failed.
         p50_ms: Median time of a call, in milliseconds; ``None`` without calls.
         p95_ms: 95th percentile.
+        buckets: Calls by bucket of the histogram of their times, which windows can be added up by.
     """
 
     begin: float
@@ -63,6 +65,7 @@ class Window:
     errors: int
     p50_ms: float | None
     p95_ms: float | None
+    buckets: Mapping[int, int] = field(default_factory=dict)
 
 
 def render_deployment(store: Store, reference: str) -> str:
@@ -106,6 +109,7 @@ def _window(metric: Metric, alias: str) -> Window | None:
     return Window(
         end - seconds, end, data["version"], data["calls"], data["errors"],
         data["p50_ms"], data["p95_ms"],
+        {int(bucket): count for bucket, count in data.get("buckets", {}).items()},
     )  # fmt: skip
 
 
@@ -122,18 +126,25 @@ def _name(versions: Mapping[str, Version], version: str | None) -> str:
 
 def _row(version: Version, windows: Sequence[Window]) -> dict[str, Any]:
     own = [w for w in windows if w.version == version.id]
-    calls = sum(w.calls for w in own)
-    timed = [w for w in own if w.p50_ms is not None]
-    mean = sum(w.calls * (w.p50_ms or 0.0) for w in timed) / calls if calls else None
     return {
         "id": version.id,
         "target": version.target,
         "precision": version.precision,
         "size": version.size_bytes,
-        "calls": calls,
+        "calls": sum(w.calls for w in own),
         "failed": sum(w.errors for w in own),
-        "p50_ms": mean,
+        "p50_ms": _median(own),
     }
+
+
+def _median(windows: Sequence[Window]) -> float | None:
+    """Return the median of all calls of some windows, which no mean of their medians is."""
+    from lepton_core.deployment._telemetry import VersionStats
+
+    buckets: Counter[int] = Counter()
+    for window in windows:
+        buckets.update(window.buckets)
+    return VersionStats("", buckets=buckets).quantile_ms(0.5) if buckets else None
 
 
 def _routes(

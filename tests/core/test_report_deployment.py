@@ -8,6 +8,7 @@ import pytest
 
 from lepton_core.adjusting._history import Change, Tables
 from lepton_core.deployment._routes import Route
+from lepton_core.deployment._telemetry import bucket_of
 from lepton_core.report._timeline import _aside
 from lepton_core.report.deployment import events_of, render_deployment
 from lepton_core.store import Store
@@ -44,11 +45,21 @@ def versions(store, tmp_path):
 
 
 def measured(store, version, calls, errors=0, alias="production", p50=0.5):
+    buckets = {str(bucket_of(round(p50 * 1e6))): calls} if calls else {}
     store.metrics.write(
         "N",
         [{"alias": alias, "change": "", "seconds": 0.5, "version": version, "calls": calls,
-          "errors": errors, "p50_ms": p50, "p95_ms": p50 and 2 * p50, "rows": {}}],
+          "errors": errors, "p50_ms": p50, "p95_ms": p50 and 2 * p50, "buckets": buckets,
+          "rows": {}}],
     )  # fmt: skip
+
+
+def test_the_median_is_that_of_all_calls(store, versions):
+    for calls, p50 in ((60, 0.1), (40, 10.0)):
+        measured(store, versions[0], calls, p50=p50)
+    (row,) = re.findall(r"<tr><th[^>]*>target-one.*?</tr>", render_deployment(store, "N"))
+    shown, unit = re.search(r">([0-9.]+) (\S+)</td></tr>$", row).groups()
+    assert unit == "µs" and float(shown) == pytest.approx(100, rel=0.035), "buckets are 3.2 % wide"
 
 
 def test_calls_failures_and_events_are_told(store, versions):
