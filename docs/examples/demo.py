@@ -133,7 +133,7 @@ def operate(out: Path) -> int:
         run("lepton", "adjust", "digits", "--floor", "0.97", "--data", "source/digits.npz",
             "--settle", "8s", cwd=out, expect=(0, 1))  # fmt: skip
         run("lepton", "migrate", "digits", "--to", "openvino", "--data", "source/digits.npz",
-            "--watch", "5s", cwd=out, expect=(0, 1))  # fmt: skip
+            "--max-drop", "0.005", "--watch", "5s", cwd=out, expect=(0, 1))  # fmt: skip
         run("lepton", "store", "rollback", "digits", "--why", "the demonstration ends", cwd=out)
         time.sleep(2.0)
     finally:

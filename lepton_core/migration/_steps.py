@@ -174,7 +174,7 @@ def verify(job: Job, journal: Journal) -> None:
             golden=after.folder / "golden" if new.role("golden") else None,
             origin=after.folder / "origin" if new.role("origin") else None,
             facts=new.facts,
-            why=f"proved by migration {record.id}: {proof.why}",
+            why=f"compared by migration {record.id}: {proof.why}",
             also=note,
         )
     journal.settle()

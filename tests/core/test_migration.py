@@ -121,6 +121,9 @@ def test_it_moves_with_a_passport_against_the_old_version(migrate, store, data):
     assert passport["samples"]["n"] == ROWS
     assert result.facts["claim"] == f"0 of {ROWS} changed: under 1.5 % at 95 %"
     assert result.facts["from"]["version"] == old.version
+    (row,) = (r for r in store.ledger(name="N", kind="version.add")
+              if r.details["version"] == now.version.id)  # fmt: skip
+    assert row.why.startswith("compared by migration"), "proved or not is what the verdict says"
     assert [f.path for f in now.version.role("origin")] == [
         "origin/adapted.fake", "origin/origin.json",
     ]  # fmt: skip
