@@ -74,7 +74,7 @@ def find_candidates(
     """
     versions = [v for v in store.versions(base.name) if v.id != base.version.id]
     judged = [
-        _judge(store, hooks, base, version, floor, allow_weak=allow_weak)
+        _judge(store, hooks, base, version, floor, versions=versions, allow_weak=allow_weak)
         for version in (base.version, *versions)
     ]
     require_one(base, judged, floor)
@@ -98,6 +98,7 @@ def _judge(
     version: Version,
     floor: float | None,
     *,
+    versions: Sequence[Version],
     allow_weak: bool,
 ) -> Candidate:
     passport = store.passport(version)
@@ -105,7 +106,11 @@ def _judge(
     name, accuracy = str(metric.get("name", "")), metric.get("variant")
     refused = _misfit(hooks, base.version, version)
     if not refused and version.id != base.version.id:
-        refused = _unproved(passport, allow_weak=allow_weak)
+        refused = (
+            _without_passport([base.version, *versions], version)
+            if passport is None
+            else _unproved(passport, allow_weak=allow_weak)
+        )
     if not refused and floor is not None:
         refused = _below(metric, accuracy, floor)
     return Candidate(version, accuracy, name, refused, bool(metric.get("higher_is_better", True)))
@@ -129,9 +134,29 @@ def _misfit(hooks: Hooks, base: Version, version: Version) -> str:
     return ""
 
 
-def _unproved(passport: Mapping[str, Any] | None, *, allow_weak: bool) -> str:
-    if passport is None:
+def _without_passport(versions: Sequence[Version], version: Version) -> str:
+    """Return what to do about a version without a passport, in words.
+
+    Versions never change, so a migration stores what it built, compares it, and stores it again
+    with the passport; the first is left to the collection.
+    """
+    if "migrated_from" not in version.facts:
         return "it has no passport; deploy it with the one that `lepton port` wrote"
+    for other in versions:
+        if other.role("passport") and _same_artifact(other, version):
+            return f"it is a migration's candidate; {other.id} is the same with its passport"
+    return (
+        "it is the candidate of a migration that did not move there: migrate again with more "
+        "recorded inputs (--data), or leave it to `lepton store gc`"
+    )
+
+
+def _same_artifact(one: Version, other: Version) -> bool:
+    mine, its = ((v.target, v.precision, v.model.digest) for v in (one, other))
+    return mine == its
+
+
+def _unproved(passport: Mapping[str, Any], *, allow_weak: bool) -> str:
     verdict = passport["verdict"]["verdict"]
     if verdict == "pass" or (verdict == "weak" and allow_weak):
         return ""

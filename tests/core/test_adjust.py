@@ -526,6 +526,26 @@ def test_only_proved_variants_of_the_same_source_may_run(adjust, put, variants):
     assert weak.changes[0]["state"] == "kept"
 
 
+def test_what_a_migration_left_without_a_passport_says_what_to_do(
+    adjust, store, sleepy, tmp_path, variants
+):
+    model = sleepy.artifact(tmp_path / "moved.json", ms={"1": 1.0, "2": 1.0})
+    facts = {"migrated_from": variants[0]}
+
+    def add(**more):
+        added = store.add("N", model, target="sleepy", precision="fp32", facts=facts, **more)
+        return added.version.id
+
+    def said():
+        found = adjust(dry_run=True).facts["candidates"]
+        return {c["version"]: c["refused"] for c in found}[candidate]
+
+    candidate = add()
+    assert "migrate again" in said()
+    proved = add(passport=passport())
+    assert said() == f"it is a migration's candidate; {proved} is the same with its passport"
+
+
 def test_the_floor_holds_for_what_runs_as_well(adjust, put):
     put("slow", "production", proof=passport(accuracy=0.90), ms={"1": 1.0, "2": 1.0})
     better = put("better", proof=passport(accuracy=0.99), ms={"1": 2.0, "2": 2.0})
