@@ -94,9 +94,20 @@ def render_port(
         result=result,
         rows=[(n, *row) for n, row in zip(numbers, rows, strict=True)],
         first=built[0] if built else None,
+        facts=_environment_of(built),
         bubbles=bubbles(built),
         strips=sample_rows(built),
     )
+
+
+def _environment_of(passports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the environment of passports of one run: the machine's, with the packages of all."""
+    facts: dict[str, Any] = {}
+    for passport in passports:
+        found = passport["environment"]
+        packages = {**found.get("packages", {}), **facts.get("packages", {})}
+        facts = {**found, **facts, "packages": packages}
+    return facts
 
 
 def _by_error(item: tuple[str, Mapping[str, Any]]) -> float:

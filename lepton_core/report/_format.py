@@ -43,17 +43,17 @@ def cosine(value: Any) -> str:  # noqa: ANN401 - a number as it stands in JSON
     return "1 - " + number(1 - found, 2) if gap < 1e-8 else f"{found:.{digits}f}"
 
 
-def size(value: int | None) -> str:
-    """Return a number of bytes in kB, MB or GB (powers of 1000)."""
+def size(value: float | None) -> str:
+    """Return a number of bytes in KiB, MiB or GiB (powers of 1024), as the command line does."""
     if value is None:
         return _MISSING
-    if value < 1000:
-        return f"{value} B"
-    shown, unit = value / 1e3, "kB"
-    for larger in ("MB", "GB"):
-        if shown < 999.5:
+    if value < 1024:
+        return f"{value:.0f} B"
+    shown, unit = value / 1024, "KiB"
+    for larger in ("MiB", "GiB"):
+        if shown < 999.5:  # what follows would round to four digits
             break
-        shown, unit = shown / 1e3, larger
+        shown, unit = shown / 1024, larger
     return f"{shown:.3g} {unit}" if shown < 999.5 else f"{shown:,.0f} {unit}"
 
 
@@ -89,15 +89,16 @@ def drop(value: Any, unit: str) -> str:  # noqa: ANN401 - a number as it stands 
     return f"{word} {number(abs(found), 2)}"
 
 
-def ratio(value: float | None, base: float | None) -> str:
-    """Return how many times smaller, or larger, *value* is than *base*."""
+def ratio(value: float | None, base: float | None, of: str = "") -> str:
+    """Return how many times smaller, or larger, *value* is than *base*, which *of* names."""
     if not value or not base:
         return ""
     factor = base / value
     if 0.97 < factor < 1.03:
-        return "the same"
+        return f"the same as {of}" if of else "the same"
     word, shown = ("smaller", factor) if factor > 1 else ("larger", 1 / factor)
-    return f"{shown:.1f}{_TIMES} {word}"
+    text = f"{shown:.1f}{_TIMES} {word}"
+    return f"{text} than {of}" if of else text
 
 
 def digest(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_core.report import _svg as svg
 from lepton_core.report import _template
-from lepton_core.report._format import number
+from lepton_core.report._format import number, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,8 +73,8 @@ def pareto(found: Mapping[str, Any]) -> Markup | None:
     high = max(high, low + 1)
     least, most = 0.0, max(sizes) * 1.04
 
-    def at(size: float, log: float) -> tuple[float, float]:
-        x = left + width * (size - least) / (most - least)
+    def at(bytes_: float, log: float) -> tuple[float, float]:
+        x = left + width * (bytes_ - least) / (most - least)
         return x, top + height * (high - log) / (high - low)
 
     body = []
@@ -84,7 +84,7 @@ def pareto(found: Mapping[str, Any]) -> Markup | None:
                  svg.text(left - 8, y + 4, f"1e{log}", "tick", "end")]  # fmt: skip
     for share in (0.25, 0.5, 0.75, 1.0):
         x = at(most * share, low)[0]
-        body.append(svg.text(x, top + height + 18, _size(most * share), "tick", "middle"))
+        body.append(svg.text(x, top + height + 18, size(most * share), "tick", "middle"))
     limit = found.get("max_size")
     if limit and limit < most:
         body.append(svg.line(at(limit, low)[0], top, at(limit, low)[0], top + height, "limit"))
@@ -92,14 +92,14 @@ def pareto(found: Mapping[str, Any]) -> Markup | None:
     steps = [at(p["size"], log) for p, log in zip(points, logs, strict=True)]
     body += [svg.line(*one, *two, "base") for one, two in itertools.pairwise(steps)]
     for point, place in zip(points, steps, strict=True):
-        tip = f"{_size(point['size'])}, relative error {number(point['error'])}"
+        tip = f"{size(point['size'])}, relative error {number(point['error'])}"
         kind = "disc pass" if point["chosen"] == taken else "fill s0"
         body.append(svg.circle(*place, 7 if point["chosen"] == taken else 4, kind, tip))
     body.append(svg.text(left + width / 2, top + height + 38, "size", "axis", "middle"))
     return svg.picture(
         left + width + 16, top + height + 46, "Size against error",
-        f"{len(points)} choices that no other beats in both, from {_size(max(sizes))} to "
-        f"{_size(min(sizes))}; the one taken is marked.", body,
+        f"{len(points)} choices that no other beats in both, from {size(max(sizes))} to "
+        f"{size(min(sizes))}; the one taken is marked.", body,
     )  # fmt: skip
 
 
@@ -147,12 +147,6 @@ def _shade(error: float, low: float, span: float) -> str:
 
 def _short(name: str, most: int = 42) -> str:
     return name if len(name) <= most else f"…{name[1 - most :]}"
-
-
-def _size(count: float) -> str:
-    from lepton_core.cli._port import size_text
-
-    return size_text(int(count))
 
 
 def bars(values: Sequence[float], width: int = 20) -> list[str]:

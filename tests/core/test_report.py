@@ -212,6 +212,17 @@ def pages_of(made):
     return [re.sub(r"\s+", " ", " ".join(Page(text).text)) for text in pages]
 
 
+def test_a_port_names_the_baseline_of_sizes_and_the_packages_of_all():
+    made = [
+        passport(size_bytes=4000, environment={"os": "x", "packages": {"onnxruntime": "1.2.3"}}),
+        passport(size_bytes=16000, environment={"os": "x", "packages": {"openvino": "4.5.6"}}),
+    ]
+    text = " ".join(Page(render_port(port_of(made), made)).text)
+    assert "4.0× smaller than the source" in text  # noqa: RUF001
+    assert "the same as the source" in text
+    assert "onnxruntime 1.2.3" in text and "openvino 4.5.6" in text
+
+
 def test_pages_say_what_kind_of_proof_it_is():
     kind = "graph proof, not device proof"
     made = passport(target="coreml", session_facts={"device": "reference", "proof": kind},
@@ -286,8 +297,8 @@ def test_numbers_are_short_and_true(value):
 def test_how_numbers_look():
     assert [number(x) for x in (None, "Infinity", 0, 0.0123456, 1.2e-7, 1234.5)] == [
         "–", "∞", "0", "0.0123", "1.2 × 10⁻⁷", "1,234"]  # noqa: RUF001  # fmt: skip
-    assert [size(x) for x in (None, 12, 23_500, 999_900, 5_200_000_000)] == [
-        "–", "12 B", "23.5 kB", "1 MB", "5.2 GB"]  # noqa: RUF001  # fmt: skip
+    assert [size(x) for x in (None, 12, 41_267, 1_023_900, 5_200_000_000, 1e13)] == [
+        "–", "12 B", "40.3 KiB", "0.976 MiB", "4.84 GiB", "9,313 GiB"]  # noqa: RUF001  # fmt: skip
     assert [milliseconds(x) for x in (0.0123, 1.5, 2300)] == ["12.3 µs", "1.5 ms", "2.3 s"]
     assert [cosine(x) for x in (1.0, 0.99991, 0.5)] == ["1", "0.999910", "0.5000"]
 
