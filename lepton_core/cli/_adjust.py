@@ -42,7 +42,7 @@ _PLAN, _MEASURE = "Plan", "Measure"
     "--floor", type=FiniteType(minimum=None), metavar="X", help="Lowest accepted accuracy metric."
 )
 @option("--policy", group=_PLAN, default="best-measured", help="Policy that plans.")
-@option("--deadline", group=_PLAN, type=DURATION, default=30.0, help="Time the policy may take.")
+@option("--deadline", group=_PLAN, type=DURATION, default="30s", help="Time the policy may take.")
 @option(
     "--min-gain", group=_PLAN, type=FiniteType(), default=0.05,
     help="Gain below which nothing is changed.",
@@ -65,7 +65,7 @@ _PLAN, _MEASURE = "Plan", "Measure"
     help="Samples to call with, and to judge answers on; golden inputs or noise if none.",
 )  # fmt: skip
 @option(
-    "--settle", group=_MEASURE, type=DurationType(zero=True), default=20.0,
+    "--settle", group=_MEASURE, type=DurationType(zero=True), default="20s",
     help="Time to wait for live handles to measure a change; 0 for none.",
 )  # fmt: skip
 @option(

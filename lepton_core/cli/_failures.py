@@ -125,6 +125,12 @@ def _bug(error: BaseException) -> LeptonError:
 
 def _usage(error: click.ClickException) -> UsageError:
     ctx = getattr(error, "ctx", None)
+    if (
+        ctx is not None
+        and ctx.parent
+        and ctx.info_name == getattr(ctx.parent.command, "default", None)
+    ):
+        ctx = ctx.parent  # the command that is meant where none is named has no help of its own
     path = ctx.command_path if ctx is not None else "lepton"
     see = f"`{path} --help` shows how to use it."
     possibilities = getattr(error, "possibilities", None)

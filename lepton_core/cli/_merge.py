@@ -30,7 +30,8 @@ def merge(text: str, file: Path, *, hooks: Hooks, out: Path | None, store: Path 
         store: The store that has the deployment's golden pairs, if *text* is no bundle.
 
     Raises:
-        UsageError: There is no passport there; LPT-CLI-009, a bundle's passport stays as it is.
+        UsageError: There is no passport there; LPT-CLI-009, a bundle's passport stays as it is;
+            LPT-CLI-011, the proof is not there.
         LeptonError: LPT-CLI-003, the artifact is not the one that was proved; LPT-PASS-003 …
             LPT-PASS-008, the proof is damaged or does not belong to it.
         StorageError: The passport cannot be written; it is as before.
@@ -50,6 +51,13 @@ def merge(text: str, file: Path, *, hooks: Hooks, out: Path | None, store: Path 
             "LPT-CLI-009",
             "The passport in a bundle is not changed: its digest stands in SHA256SUMS",
             remedy="Name the variant that was deployed, or write the new passport with --out FILE.",
+        )
+    if not file.exists():
+        raise UsageError(
+            "LPT-CLI-011",
+            f"The device proof {str(file)!r} is not there",
+            cause="there is no file of that name",
+            remedy="Copy the file here that the device wrote, and name it with --merge.",
         )
     outcome = check_digests(built)
     proof = proofs.read_proof(file)

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     "--timing",
     "timing_seconds",
     type=DurationType(zero=True),
-    default=0.25,
+    default="0.25s",
     help="Time to spend on timing the result in turns with the float model; 0 leaves out what it "
     "gains.",
 )

@@ -132,7 +132,7 @@ COLUMNS = (
     "latency_seconds",
     group="Proof",
     type=DurationType(zero=True),
-    default=0.4,
+    default="0.4s",
     help="Time to spend on timing each variant; 0 leaves times out, so that what is compressed is "
     "kept for its size alone.",
 )

@@ -296,7 +296,7 @@ def verify_command(app: App, *, place: Path | None) -> int:
 
 
 @command("gc", examples="lepton store gc --dry-run\nlepton store gc --grace 24h --keep 3")
-@option("--grace", type=DURATION, default=7 * 86_400.0, help="Age below which nothing goes.")
+@option("--grace", type=DURATION, default="168h", help="Age below which nothing goes.")
 @option("--keep", type=click.IntRange(min=0), default=5, help="Earlier versions per alias.")
 @option("--dry-run", is_flag=True, show_default=False, help="Only say what would go.")
 @store_option

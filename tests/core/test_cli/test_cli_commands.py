@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
 from lepton_core.catalogue import KNOWN
+from lepton_core.cli import _adjust
+from lepton_core.cli._types import DURATION
 
 from .conftest import environment
 
@@ -369,6 +372,10 @@ def test_a_group_alone_says_what_is_missing(lepton):
     assert ended.err.startswith("error[LPT-USE-101]: `lepton store` needs a command")
     ended = lepton("adjust")
     assert ended.code == 2 and "Missing argument 'REFERENCE'" in ended.err
+    assert "`lepton adjust --help` shows" in ended.err  # help lists no `run`
+    ended = lepton("adjust", "digits", "--objectve", "latency")
+    assert "`lepton adjust` has no option --objectve" in ended.err
+    assert "`lepton adjust log --help` shows" in lepton("adjust", "log").err
 
 
 # --- listings ---------------------------------------------------------------------------------
@@ -635,3 +642,19 @@ def test_rewrites_lists_what_plugins_bring(lepton):
     assert one["numbers"] == "within 1e-06"
     assert one["asked"] == "forbids scale"
     assert one["distribution"] == "lepton-core"
+
+
+def test_durations_are_shown_with_their_unit(lepton):
+    for words, shown in (
+        (("adjust",), "[default: 30s]"),
+        (("adjust",), "[default: 20s]"),
+        (("port",), "[default: 0.4s]"),
+        (("store", "gc"), "[default: 168h]"),
+    ):
+        text = " ".join(lepton(*words, "--help").out.split())
+        assert shown in text, (words, shown)
+    options = {o.name: o for o in _adjust.run_command.params}
+    context = click.Context(_adjust.run_command)
+    assert options["deadline"].get_default(context) == "30s"
+    assert options["deadline"].type_cast_value(context, "30s") == 30.0
+    assert DURATION.convert("168h", None, None) == 7 * 86_400.0

@@ -135,6 +135,13 @@ def test_what_cannot_be_is_refused(place, proof, lepton):
     assert (place / "passport.json").read_bytes() == before
 
 
+def test_a_proof_that_is_not_there_is_said_to_be_missing(place, lepton, tmp_path):
+    file = tmp_path / "no.json"
+    ended = lepton("verify", place, "--merge", file, "--json")
+    assert (ended.code, ended.error["code"]) == (2, "LPT-CLI-011")
+    assert ended.error["message"] == f"The device proof {str(file)!r} is not there"
+
+
 def test_a_changed_variant_takes_no_proof(place, proof, lepton):
     artifact = place / "model.json"
     artifact.write_text(artifact.read_text() + " ")
