@@ -18,6 +18,7 @@ from lepton_core._port_timing import FATAL, Timer
 from lepton_core._proof import Prover, Yardstick, choose_rows
 from lepton_core._recipe_step import RecipeStep, check_compression, keep_recipe, losses
 from lepton_core.artifacts import copy_artifact
+from lepton_core.capabilities import PRECISIONS
 from lepton_core.catalogue import KNOWN
 from lepton_core.context import Context
 from lepton_core.conversion import source_of
@@ -51,11 +52,6 @@ if TYPE_CHECKING:
     from lepton_core.dispatch import Hooks
     from lepton_core.porting import PortOptions
     from lepton_core.samples import Samples
-
-PRECISIONS = (
-    "fp32", "fp16", "bf16", "int16", "int8", "int8-weight", "int4", "mixed", "sparse", "palette",
-    "auto",
-)  # fmt: skip
 
 
 REFUSALS = (UnsupportedOperationError, ConversionError, SessionError, WorkerError)

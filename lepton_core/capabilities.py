@@ -246,6 +246,12 @@ class Constraints:
 BY_RECIPE = ("int8", "int16", "int8-weight", "int4", "mixed", "sparse", "palette")
 """Precisions that a target reaches by lowering a recipe."""
 
+PRECISIONS = (
+    "fp32", "fp16", "bf16", "int16", "int8", "int8-weight", "int4", "mixed", "sparse", "palette",
+    "auto",
+)  # fmt: skip
+"""Precisions that ``port`` can be asked for; ``auto`` is chosen by the engine."""
+
 
 def scheme_of(precision: str) -> str:
     """Return the capability that lowering a recipe of a precision needs (``"scheme.int8-static"``).
@@ -314,6 +320,7 @@ __all__ = [
     "BY_RECIPE",
     "FULL",
     "INNER",
+    "PRECISIONS",
     "UNDECLARED",
     "Backend",
     "Capability",

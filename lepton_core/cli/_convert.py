@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lepton_core.cli._command import command, option
+from lepton_core.cli._types import PRECISION
 from lepton_core.cli._verb import VerbWork, verb_options
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     """,
 )
 @verb_options("lepton-converted")
-@option("--precision", default="fp32", help="How the artifact is stored.")
+@option("--precision", type=PRECISION, default="fp32", help="How the artifact is stored.")
 @option(
     "--format",
     "to_format",

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from lepton_core.cli._command import command, option
 from lepton_core.cli._deployment import EMBEDDED, EngineWork, engine_options
 from lepton_core.cli._table import Column, Row
-from lepton_core.cli._types import DurationType, FiniteType, TargetType
+from lepton_core.cli._types import METRIC, DurationType, FiniteType, TargetType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ _PROOF, _AFTER = "Proof", "After the switch"
 @option("--log", is_flag=True, show_default=False, help="Show the steps of earlier migrations.")
 @option("--why", help="Reason, for the ledger.")
 @option("--data", group=_PROOF, metavar="SAMPLES", help="Recorded inputs to compare on.")
-@option("--metric", group=_PROOF, metavar="NAME[:OUTPUT]", help="Metric to judge by.")
+@option("--metric", group=_PROOF, type=METRIC, metavar="NAME[:OUTPUT]", help="Metric to judge by.")
 @option(
     "--max-drop",
     group=_PROOF,

@@ -16,7 +16,7 @@ from lepton_core.cli._sparse_options import (
     sparse_options,
     take_sparse_options,
 )
-from lepton_core.cli._types import SHARE_OR_SIZE, DurationType, FiniteType
+from lepton_core.cli._types import COMPRESSED, SHARE_OR_SIZE, DurationType, FiniteType
 from lepton_core.cli._verb import VerbWork, prepared, verb_options
 from lepton_core.errors import UsageError
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @option("--engine", default="compress", help="Engine that does it.")
 @option(
     "--precision",
+    type=COMPRESSED,
     metavar="PRECISION",
     help="Precision to reach: int8, int16, int8-weight, int4, mixed (one for each weight), sparse, "
     "palette, auto; int8 if not given, mixed with --max-size, else palette with --palette, sparse "

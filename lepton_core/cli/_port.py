@@ -17,6 +17,8 @@ from lepton_core.cli._sparse_options import (
 from lepton_core.cli._table import Column, Row
 from lepton_core.cli._types import (
     DURATION,
+    METRIC,
+    PRECISION_LIST,
     SEED,
     SIZE,
     DurationType,
@@ -75,6 +77,7 @@ COLUMNS = (
     "precisions",
     group="What to build",
     multiple=True,
+    type=PRECISION_LIST,
     default=("fp32",),
     metavar="PRECISION[,...]",
     help="Precisions to build for each target: fp32, fp16, int8, int4, mixed, sparse, palette, …; "
@@ -115,6 +118,7 @@ COLUMNS = (
 @option(
     "--metric",
     group="Proof",
+    type=METRIC,
     metavar="NAME[:OUTPUT]",
     help="What must not drop: top1, top5, cosine, rel_l2, …; chosen by outputs and labels if "
     "not given.",

@@ -12,7 +12,7 @@ import click
 from lepton_core.cli._command import command, option
 from lepton_core.cli._search_options import cache_option, search_options
 from lepton_core.cli._table import Column, Row
-from lepton_core.cli._types import DURATION, SEED, SIZE, TargetType, pairs
+from lepton_core.cli._types import DURATION, METRIC, SEED, SIZE, TargetType, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ PAGE = "search.html"
     help="Target that it is measured on.",
 )
 @option("--rows", type=click.IntRange(min=1), default=128, help="Rows measured on, at most.")
-@option("--metric", metavar="NAME[:OUTPUT]", help="Metric; as for `lepton port`.")
+@option("--metric", type=METRIC, metavar="NAME[:OUTPUT]", help="Metric; as for `lepton port`.")
 @option(
     "--slices",
     metavar="FILE",

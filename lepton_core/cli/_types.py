@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lepton_core.capabilities import BY_RECIPE, PRECISIONS
 from lepton_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -179,6 +180,32 @@ class TargetType(_ParamType):
         return [CompletionItem(f"{head}{comma}{n}") for n in sorted(names) if n.startswith(last)]
 
 
+class NamesType(_ParamType):
+    """Names that the shell completes; any other text is taken too, and judged by who reads it.
+
+    Args:
+        names: What is offered. Lists of names are given here, and not by importing who has them:
+            completion runs at every key press.
+        several: Whether it is a comma-separated list, of which the last one is completed.
+    """
+
+    name = "text"
+
+    def __init__(self, names: tuple[str, ...], *, several: bool = False) -> None:
+        self.names = names
+        self.several = several
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete what is not in the list yet."""
+        from click.shell_completion import CompletionItem
+
+        head, comma, last = incomplete.rpartition(",") if self.several else ("", "", incomplete)
+        left = [name for name in self.names if name not in head.split(",")]
+        return [CompletionItem(f"{head}{comma}{n}") for n in left if n.startswith(last)]
+
+
 def split_list(values: tuple[str, ...]) -> tuple[str, ...]:
     """Return the parts of repeated and comma-separated values, each once, in order."""
     parts = (part.strip() for value in values for part in value.split(","))
@@ -260,18 +287,30 @@ def shapes(values: tuple[str, ...]) -> tuple[dict[str, int], dict[str, tuple[int
     return fixed, bounds
 
 
+METRICS = ("top1", "top5", "agreement", "cosine", "rel_l2", "max_abs", "mae")
+"""Names of :data:`lepton_core.metrics.METRICS`, without numpy."""
 SIZE = SizeType()
 DURATION = DurationType()
 SHARE_OR_SIZE = ShareOrSizeType()
 SEED = click.IntRange(0, 2**32 - 1)  # as lepton_core.context says, which is imported later
+METRIC = NamesType(METRICS)
+PRECISION = NamesType(PRECISIONS)
+PRECISION_LIST = NamesType(PRECISIONS, several=True)
+COMPRESSED = NamesType((*BY_RECIPE, "auto"))
 
 __all__ = [
+    "COMPRESSED",
     "DURATION",
+    "METRIC",
+    "METRICS",
+    "PRECISION",
+    "PRECISION_LIST",
     "SEED",
     "SHARE_OR_SIZE",
     "SIZE",
     "DurationType",
     "FiniteType",
+    "NamesType",
     "ShareOrSizeType",
     "SizeType",
     "TargetType",

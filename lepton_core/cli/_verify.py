@@ -10,7 +10,7 @@ import click
 
 from lepton_core.cli._command import command, option
 from lepton_core.cli._store_place import store_option
-from lepton_core.cli._types import DURATION, SIZE, FiniteType
+from lepton_core.cli._types import DURATION, METRIC, SIZE, FiniteType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,12 @@ _COLORS = {"pass": "green", "weak": "yellow", "fail": "red"}
     help="Source to compare with; the one recorded in the passport if not given, or the pivot kept "
     "in its result if that is gone.",
 )
-@option("--metric", metavar="NAME[:OUTPUT]", help="Metric; the recorded one if not given.")
+@option(
+    "--metric",
+    type=METRIC,
+    metavar="NAME[:OUTPUT]",
+    help="Metric; the recorded one if not given.",
+)
 @option("--max-drop", type=FiniteType(), metavar="X", help="Budget; the recorded one if not given.")
 @option(
     "--out",

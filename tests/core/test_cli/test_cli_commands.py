@@ -580,6 +580,11 @@ def test_commands_options_and_targets_are_completed():
     assert ["port"] in completions("lepton", "po")
     assert ["--precision"] in completions("lepton", "port", "--prec")
     assert ["fake"] in completions("lepton", "port", "m", "--to", "fa")
+    assert completions("lepton", "port", "m", "--precision", "int8") == [["int8"], ["int8-weight"]]
+    found = completions("lepton", "port", "m", "--precision", "fp32,fp")
+    assert found == [["fp32", "fp16"]]  # what is there already is not offered again
+    assert ["cosine"] in completions("lepton", "port", "m", "--metric", "")
+    assert ["mixed"] in completions("lepton", "optimize", "m", "--precision", "m")
     found = completions("lepton", "port", "m", "--to", "fake,onnx")
     assert ["fake", "onnxruntime"] in found
     words = {"COMP_WORDS": "lepton po", "COMP_WORD": "po"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from lepton_core import progress
 from lepton_core.cli._port import latency_text, metric_text, number_text, size_text
 from lepton_core.cli._table import Column, Row, draw, plain_lines
-from lepton_core.cli._types import DURATION, SIZE, FiniteType, pairs, shapes, split_list
+from lepton_core.cli._types import DURATION, METRICS, SIZE, FiniteType, pairs, shapes, split_list
 from lepton_core.errors import UsageError
 
 
@@ -220,3 +222,19 @@ def test_a_long_step_leaves_a_line(monkeypatch):
         task._began -= 2
         task.finish("12 layers")
     assert "convert: 12 layers (2." in stream.getvalue()
+
+
+def test_the_metrics_that_are_completed_are_those_that_there_are():
+    from lepton_core import metrics
+
+    assert tuple(metrics.METRICS) == METRICS
+
+
+def test_completing_imports_nothing_heavy():
+    code = (
+        "import sys; from lepton_core.cli._types import METRIC, PRECISION_LIST\n"
+        "from lepton_core.cli._port import port_command\n"
+        "[kind.shell_complete(None, None, 'fp32,') for kind in (METRIC, PRECISION_LIST)]\n"
+        "assert not {'numpy', 'rich', 'onnx', 'torch', 'lepton_core.registry'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
