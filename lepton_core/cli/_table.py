@@ -172,7 +172,10 @@ def _least(column: Column, place: int, rows: Sequence[Row], height: int) -> int:
 def _widened(
     least: Sequence[int], columns: Sequence[Column], rows: Sequence[Row], room: int
 ) -> list[int]:
-    """Return widths in which as many columns as possible need not wrap, headings included."""
+    """Return widths in which as many columns as possible need not wrap, headings included.
+
+    What room is left goes to the columns that wrap, the ones that lack least first.
+    """
     from rich.cells import cell_len
 
     widths = list(least)
@@ -180,8 +183,8 @@ def _widened(
         max(cell_len(column.title), _least(column, i, rows, 1)) for i, column in enumerate(columns)
     ]
     for need, place in sorted((wanted[i] - widths[i], i) for i in range(len(widths))):
-        if 0 < need <= room:
-            widths[place], room = wanted[place], room - need
+        more = max(0, min(need, room))
+        widths[place], room = widths[place] + more, room - more
     return widths
 
 

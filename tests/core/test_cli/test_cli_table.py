@@ -74,6 +74,14 @@ def test_a_port_stays_a_table_from_80_columns_on(monkeypatch, width, most):
     assert len(lines) - rule - 1 <= most * 2
 
 
+def test_room_that_is_left_goes_to_what_wraps(monkeypatch):
+    words = " ".join(["word"] * 30)
+    rows = [Row(("a", words, "b"))]
+    lines = drawn(monkeypatch, 80, [Column("x"), Column("y"), Column("z")], rows).splitlines()
+    assert len(lines) == 2 + 2
+    assert len(lines[1]) > 75  # the rule
+
+
 def test_what_fits_no_table_becomes_records(monkeypatch):
     text = drawn(monkeypatch, 60, COLUMNS, ROWS[:1])
     assert text.splitlines() == [
