@@ -274,3 +274,25 @@ def test_paddings_that_cut(graphs, tmp_path, opened):
     np.testing.assert_array_equal(found["y"], np.pad(x[:, :2, 1:], around, constant_values=3))
     np.testing.assert_array_equal(found["z"], x[:, 1:2])
     np.testing.assert_array_equal(found["w"], np.pad(x[:, :2, 1:].astype("i4"), around))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "pads"), [((5, 4), [0] * 4), ((5, 4), [1] * 4), ((3, 4, 2), [1] * 6)]
+)
+def test_outputs_of_transposed_convolutions_that_are_padded(sizes, pads, graphs, tmp_path, opened):
+    """coremltools fails where nothing is cut off as well, and in three dimensions."""
+    torch = pytest.importorskip("torch")
+    rank = len(sizes)
+    w, b = RNG.normal(size=(4, 6, *[3] * rank)).astype("f4"), RNG.normal(size=6).astype("f4")
+    proto = graphs.model(
+        [graphs.node("ConvTranspose", ["x", "w", "b"], ["y"], strides=[2] * rank, pads=pads,
+                     output_padding=[1] * rank)],
+        [graphs.value("x", ["batch", 4, *sizes])],
+        [graphs.value("y", ["batch", 6, *[None] * rank])],
+        [graphs.weight("w", w), graphs.weight("b", b)],
+    )  # fmt: skip
+    x = RNG.normal(size=(2, 4, *sizes)).astype("f4")
+    _, found = run(proto, tmp_path, graphs, opened, {"x": x})
+    convolve = getattr(torch.nn.functional, f"conv_transpose{rank}d")
+    wanted = convolve(*map(torch.from_numpy, (x, w, b)), 2, pads[0], 1).numpy()
+    np.testing.assert_allclose(found["y"], wanted, rtol=1e-4, atol=1e-5)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from onnx import TensorProto
 
-from lepton_torch.bridge import TOP_K, Node, Operator
+from lepton_torch.bridge import CUT_OUTPUT_PADDING, TOP_K, Node, Operator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,12 +144,13 @@ def _sparse(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def overrides() -> Mapping[str, Operator]:
     """Return translations to use in the place of the bridge's own.
 
-    They are those of the two operators, and TopK, whose stable sort MIL does not have.
+    They are those of the two operators, TopK, whose stable sort MIL does not have, and transposed
+    convolutions, which coremltools does not always pad at the end.
     """
     library()
     quantize = Operator("QuantizeLinear", _quantize_node, (), (), "quantization")
     back = replace(quantize, name="DequantizeLinear", compute=_dequantize_node)
-    return {quantize.name: quantize, back.name: back, TOP_K.name: TOP_K}
+    return {one.name: one for one in (quantize, back, TOP_K, CUT_OUTPUT_PADDING)}
 
 
 def _quantize_node(

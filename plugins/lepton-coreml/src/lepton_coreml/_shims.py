@@ -29,8 +29,8 @@ class Shim:
 
     Attributes:
         name: Short name.
-        error: Text of the error that coremltools raises without it.
-        cause: Why it raises.
+        error: Text of the error that coremltools raises without it, or that its result gives.
+        cause: Why it does.
         install: Puts the cure in place; returns what undoes it.
     """
 
@@ -63,7 +63,7 @@ def _register(names: dict[str, Any]) -> Callable[[], None]:
 
 
 def _replace(module: Any, name: str, function: Any) -> Callable[[], None]:  # noqa: ANN401
-    held = getattr(module, name)
+    held = vars(module)[name]  # of a class, this is what was written, such as a static method
     setattr(module, name, function)
     return lambda: setattr(module, name, held)
 
@@ -173,6 +173,25 @@ def _duplicates() -> Callable[[], None]:
     return _replace(const_deduplication, "remove_duplicate_ops", remove)
 
 
+def _subtracted() -> Callable[[], None]:
+    from coremltools.converters.mil.mil.passes.defs.optimize_conv import fuse_conv_bias
+
+    original = fuse_conv_bias._try_to_transform
+
+    def transform(conv: Any, add: Any) -> bool:  # noqa: ANN401
+        value = add.y._sym_val if add.op_type == "sub" else None
+        held = getattr(value, "val", None)
+        if not hasattr(held, "copy"):
+            return bool(original(conv, add))
+        value.val = held.copy()
+        try:
+            return bool(original(conv, add))
+        finally:
+            value.val = held
+
+    return _replace(fuse_conv_bias, "_try_to_transform", staticmethod(transform))
+
+
 SHIMS: tuple[Shim, ...] = (
     Shim(
         "lstm.input",
@@ -205,6 +224,13 @@ SHIMS: tuple[Shim, ...] = (
         "Cannot delete op",
         "of two equal constants only the first output is replaced, and a mask is the first of two",
         _duplicates,
+    ),
+    Shim(
+        "constants subtracted behind a convolution",
+        "the outputs differ",
+        "what is fused with the bias is negated in place, and whoever else reads the constant gets "
+        "it so",
+        _subtracted,
     ),
 )
 """All cures, in the order they are installed."""

@@ -17,7 +17,7 @@ from lepton_torch._bridge._module import BridgeModule
 from lepton_torch._bridge._names import origin_of, value_names
 from lepton_torch._bridge._registry import Node, Operator
 from lepton_torch._bridge._values import Known, Value
-from lepton_torch._bridge.operators._linear import CUT_CONV_TRANSPOSE
+from lepton_torch._bridge.operators._linear import CUT_CONV_TRANSPOSE, CUT_OUTPUT_PADDING
 from lepton_torch._bridge.operators._reduction import TOP_K
 from lepton_torch._capture import MAX_BATCH
 from lepton_torch._chatter import captured
@@ -60,6 +60,7 @@ def load_module(
 
 __all__ = [
     "CUT_CONV_TRANSPOSE",
+    "CUT_OUTPUT_PADDING",
     "MAX_BATCH",
     "TOP_K",
     "BridgeModule",

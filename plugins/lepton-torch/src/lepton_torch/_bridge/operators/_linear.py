@@ -139,14 +139,14 @@ def _whole_then_cut(
     rank = x.ndim - 2
     strides, dilations = geometry(node, rank)
     extra = list(node.get("output_padding") or [0] * rank)
-    whole = _TRANSPOSED[rank](
-        x, weight, bias, strides, [0] * rank, [0] * rank, node.get("group", 1), dilations
-    )
     cut = [-p for p in pads[:rank]] + [e - p for e, p in zip(extra, pads[rank:], strict=True)]
-    if bias is not None and any(c > 0 for c in cut):
-        lifted = bias.reshape(-1, *[1] * rank)
-        return padded(whole - lifted, cut) + lifted
-    return padded(whole, cut)
+    later = bias if any(c > 0 for c in cut) else None  # what is added at the end has the bias, too
+    whole = _TRANSPOSED[rank](
+        x, weight, None if later is not None else bias, strides, [0] * rank, [0] * rank,
+        node.get("group", 1), dilations,
+    )  # fmt: skip
+    result = padded(whole, cut)
+    return result if later is None else result + later.reshape(-1, *[1] * rank)
 
 
 def _cut_conv_transpose(
@@ -167,6 +167,24 @@ def _cut_conv_transpose(
 CUT_CONV_TRANSPOSE = Operator("ConvTranspose", _cut_conv_transpose, (), (), "linear")
 """ConvTranspose for converters that know two paddings alone: none, and the one by which the result
 is as large as the stride times the input. Any other is cut off what comes without padding."""
+
+
+def _cut_output_padding(
+    node: Node, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    rank = x.ndim - 2
+    extra = list(node.get("output_padding") or [0] * rank)
+    if rank in _TRANSPOSED and any(extra):
+        strides, dilations = geometry(node, rank)
+        pads = _transposed_pads(node, x, weight, strides, dilations, extra)
+        if rank == 3 or not any(pads):
+            return _whole_then_cut(node, x, weight, bias, pads)
+    return conv_transpose(node, x, weight, bias)
+
+
+CUT_OUTPUT_PADDING = Operator("ConvTranspose", _cut_output_padding, (), (), "linear")
+"""ConvTranspose for converters that pad outputs in one and two dimensions alone, and only where
+something is cut off as well."""
 
 
 def _transposed_pads(
