@@ -103,11 +103,12 @@ def render_port(
 def _environment_of(passports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the environment of passports of one run: the machine's, with the packages of all."""
     facts: dict[str, Any] = {}
+    packages: dict[str, str] = {}
     for passport in passports:
-        found = passport["environment"]
-        packages = {**found.get("packages", {}), **facts.get("packages", {})}
-        facts = {**found, **facts, "packages": packages}
-    return facts
+        facts = {**passport["environment"], **facts}
+        for name, version in passport["environment"].get("packages", {}).items():
+            packages.setdefault(name, version)
+    return {**facts, **({"packages": packages} if packages else {})}
 
 
 def _by_error(item: tuple[str, Mapping[str, Any]]) -> float:
