@@ -275,14 +275,10 @@ def variant_row(variant: Mapping[str, Any]) -> Row:
 
 
 def size_text(size: float | None) -> str:
-    """Return a size in binary units with three digits."""
-    if size is None:
-        return ""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}" if unit != "B" else f"{size:.0f} B"
-        size /= 1024
-    return f"{size:.3g} GiB" if size < 1000 else f"{size:.0f} GiB"
+    """Return a size in binary units with three digits, as pages do."""
+    from lepton_core.report._format import size as written
+
+    return "" if size is None else written(size)
 
 
 def latency_text(latency: Mapping[str, Any] | None) -> str:

@@ -90,6 +90,7 @@ def test_lists_and_settings():
 
 def test_texts_of_numbers():
     assert size_text(None) == ""
+    assert size_text(1000 << 10) == "0.977 MiB", "and not 1e+03 KiB"
     assert [size_text(n) for n in (0, 1023, 1536, 5 << 20, 3 << 30)] == [
         "0 B", "1023 B", "1.5 KiB", "5 MiB", "3 GiB",
     ]  # fmt: skip
