@@ -126,7 +126,7 @@ def test_what_nobody_reads_lists_what_is_readable(formats, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "plugin"), [("net.onnx", "lepton-onnx"), ("net.pt2", "lepton-torch")]
+    ("name", "plugin"), [("net.onnx", "lepton_onnx"), ("net.pt2", "lepton_torch")]
 )
 def test_a_reader_that_is_not_installed_says_what_to_install(registry, tmp_path, name, plugin):
     (tmp_path / name).write_text("")
@@ -140,7 +140,7 @@ def test_so_do_factories_and_folders(registry, tmp_path, kind):
     (tmp_path / "net.py").write_text("")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "config.json").write_text("{}")
-    with pytest.raises(PluginNotInstalledError, match="lepton-torch"):
+    with pytest.raises(PluginNotInstalledError, match="lepton_torch"):
         resolve(f"{tmp_path}/{kind}", registry)
 
 

@@ -623,7 +623,7 @@ def edit(file):
 REFUSED = {
     "truncated": (truncate, "LPT-PASS-003"),
     "empty": (lambda f: f.write_text(""), "LPT-PASS-003"),
-    "missing": (Path.unlink, "LPT-PASS-003"),
+    "missing": (Path.unlink, "LPT-CLI-011"),
     "no proof": (lambda f: f.write_text("[]"), "LPT-PASS-003"),
     "edited": (edit, "LPT-PASS-003"),
     "other outputs": (
@@ -658,7 +658,8 @@ def test_what_does_not_belong_is_refused(name, variant, proof, merge):
     change(proof)
     before = {path.name: path.read_bytes() for path in variant.iterdir() if path.is_file()}
     ended, said = merge(variant, proof)
-    assert (ended, said["error"]["code"]) == (1, code), said
+    status = 2 if code == "LPT-CLI-011" else 1  # the command line is wrong, not the proof
+    assert (ended, said["error"]["code"]) == (status, code), said
     assert said["error"]["remedy"] and said["error"]["cause" if name != "later" else "remedy"]
     after = {path.name: path.read_bytes() for path in variant.iterdir() if path.is_file()}
     assert after == before

@@ -273,7 +273,7 @@ def test_a_device_that_is_not_there(pivot, context, monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(SessionError) as caught:
         opened(pivot, context, device="cuda")
-    assert "lepton-onnxruntime[gpu]" in caught.value.remedy
+    assert "dist/lepton_onnxruntime-*.whl)[gpu]" in caught.value.remedy
 
 
 def test_rival_distributions_are_named(monkeypatch):

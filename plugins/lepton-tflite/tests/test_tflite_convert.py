@@ -369,7 +369,7 @@ def test_without_the_converter_the_extra_is_named(pivot, context, monkeypatch):
     with pytest.raises(PluginDependencyError) as caught:
         plugin.lepton_convert(pivot, ConvertRequest("tflite"), context)
     assert caught.value.code == "LPT-CONV-401"
-    assert "lepton-tflite[convert]" in caught.value.remedy
+    assert "dist/lepton_tflite-*.whl)[convert]" in caught.value.remedy
     assert not list(context.workdir.iterdir())
 
 
