@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ MARKER = "lepton.json"
 """A directory that holds this file was written by lepton and may be replaced by it."""
 
 _TRIES = 100
+_LOOKS = 5
 _RACES = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 """What a rename says where another command was faster."""
 
@@ -30,15 +32,13 @@ def check_replaceable(out: Path, *, force: bool = False) -> None:
     Raises:
         StorageError: The place holds something else, or cannot be written.
     """
-    # Another command may be putting its result there; a moment later it is whole.
-    if not force and all(_foreign(out) for _ in range(3)):
+    if not force and _is_foreign(out):
         raise StorageError(
             "LPT-IO-003",
             f"{out} exists and was not written by lepton",
             remedy="Choose another --out, or add --force to replace what is there.",
         )
-    parent = next(p for p in (out, *out.absolute().parents) if p.is_dir())
-    if not os.access(parent, os.W_OK):
+    if not _may_write(out):
         raise StorageError(
             "LPT-IO-002",
             f"No permission to write {out}",
@@ -46,16 +46,34 @@ def check_replaceable(out: Path, *, force: bool = False) -> None:
         )
 
 
-def _foreign(out: Path) -> bool:
-    """Tell whether something stands at a place that is neither empty nor lepton's."""
-    if not os.path.lexists(out) or (out / MARKER).is_file():
-        return False
-    try:
-        return any(out.iterdir())
-    except FileNotFoundError:  # a link that leads nowhere, or a folder that has just gone
-        return os.path.lexists(out)
-    except OSError:  # no folder
-        return True
+def _is_foreign(out: Path) -> bool:
+    """Tell whether something stands at a place that is neither empty nor lepton's.
+
+    Another command may be taking its earlier result away just now; a moment later it is whole.
+    """
+    for _ in range(_LOOKS):
+        try:
+            found = {path.name for path in out.iterdir()}
+        except FileNotFoundError:  # nothing, or a link that leads nowhere
+            if not os.path.lexists(out):
+                return False
+        except OSError:  # no folder
+            return True
+        else:
+            if not found or MARKER in found:
+                return False
+        time.sleep(0.01)
+    return True
+
+
+def _may_write(out: Path) -> bool:
+    """Tell whether the nearest folder that is there, the place itself included, may be written."""
+    for _ in range(_LOOKS):  # what another command takes away just now says no, too
+        nearest = next((p for p in (out, *out.absolute().parents) if p.is_dir()), out)
+        if os.access(nearest, os.W_OK):
+            return True
+        time.sleep(0.01)
+    return False
 
 
 @contextlib.contextmanager
