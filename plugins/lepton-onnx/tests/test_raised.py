@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
+from lepton_core.errors import ConversionError
 from lepton_onnx import pivot
 
 ROW = np.array([0, 4, 8, 2, 6], "f4")
@@ -83,3 +85,27 @@ def test_scales_of_groups_become_scales_of_channels(tmp_path, graphs, run):
     wanted = plain * np.array([[2], [3]]) + np.array([[5], [7]])
     found = run(tmp_path / "p.onnx", {"x": x})["y"]
     np.testing.assert_allclose(found.reshape(2, 2, 6), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_scales_of_groups_in_a_branch_are_refused(tmp_path, graphs):
+    """What a branch reads from outside has no shape there; guessing would give other numbers."""
+    branches = {
+        name: helper.make_graph(
+            [graphs.node(*how, **more)], name, [], [graphs.value(how[2][0], ["n", 4, 3])]
+        )
+        for name, how, more in (
+            ("then_branch", ("GroupNormalization", ["x", "s", "b"], ["in"]), {"num_groups": 2}),
+            ("else_branch", ("Identity", ["x"], ["same"]), {}),
+        )
+    }
+    proto = graphs.model(
+        [graphs.node("If", ["c"], ["y"], **branches)],
+        [graphs.value("x", ["n", 4, 3]), graphs.value("c", [], TensorProto.BOOL)],
+        [graphs.value("y", ["n", 4, 3])],
+        [graphs.weight("s", np.array([2, 3], "f4")), graphs.weight("b", np.array([5, 7], "f4"))],
+        opset=18,
+    )
+    with pytest.raises(ConversionError, match="GroupNormalization") as caught:
+        pivot.freeze(proto, tmp_path / "p.onnx")
+    assert caught.value.code == "LPT-CONV-201"
+    assert not (tmp_path / "p.onnx").exists()

@@ -104,6 +104,10 @@ def _hardmax_of_rows(graph: GraphProto) -> Iterator[NodeProto]:
 def _scale_channels(before: ModelProto, after: ModelProto) -> None:
     graph = after.graph
     nodes = _of(graph, "GroupNormalization")
+    _, *nested = walk_graphs(graph)
+    if any(_of(inner, "GroupNormalization") for inner in nested):
+        msg = "GroupNormalization in a branch has a scale for each group"
+        raise ValueError(msg)
     if not nodes:
         return
     weights = {t.name: t for t in graph.initializer}
