@@ -254,18 +254,21 @@ def test_requests_that_cannot_be_met(trained, held_npz, context, request_, code)
     assert caught.value.exit_code == (1 if code == "LPT-OPT-012" else 2)  # 2: correct the request
 
 
-@pytest.mark.parametrize("max_drop", [None, 0.05])
-def test_auto_keeps_a_model_of_which_nothing_can_be_quantized(max_drop, graphs, context, tmp_path):
+@pytest.mark.parametrize(("max_drop", "rows"), [(None, 60), (0.05, 60), (None, 0)])
+def test_auto_keeps_a_model_of_which_nothing_can_be_quantized(
+    max_drop, rows, graphs, context, tmp_path
+):
     nodes = [graphs.node("Relu", ["x"], ["r"]), graphs.node("Mul", ["r", "s"], ["y"])]
     base = graphs.build(nodes, {"s": graphs.rand(13)}, shape=("n", 13))
-    rows = np.random.default_rng(0).normal(size=(60, 13)).astype(np.float32)
-    np.savez(tmp_path / "rows.npz", x=rows)
-    kept = optimize(
-        base, context, precision="auto", samples=str(tmp_path / "rows.npz"), max_drop=max_drop
-    )
+    x = np.random.default_rng(0).normal(size=(60, 13)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=x)
+    samples = str(tmp_path / "rows.npz") if rows else None
+    kept = optimize(base, context, precision="auto", samples=samples, max_drop=max_drop)
     assert kept.recipe is None
     assert kept.why.startswith("kept fp32, because")
     assert kept.model.format == "onnxruntime"
+    measured = {"verdict": "pass", "measured_on": rows} if rows else {"verdict": "weak"}
+    assert {name: kept.facts.get(name) for name in measured} == measured
 
 
 def test_a_target_that_lowers_no_recipes(trained, context):

@@ -114,10 +114,16 @@ def optimize(model: Model, request: OptimizeRequest, context: Context) -> Optimi
 
 def _kept_float(job: Job, error: OptimizeError) -> OptimizeResult:
     """Return the float model, which ``auto`` keeps where nothing of it can be compressed."""
+    from lepton_compress._bench import Bench
+
     cause = f": {error.cause}" if error.cause else ""
     why = f"kept fp32, because {error.message[:1].lower()}{error.message[1:]}{cause}"
-    verdict = "weak" if job.request.samples is None else "pass"  # as for any float model kept
-    return OptimizeResult(lower(job, None), None, why, {"verdict": verdict})
+    samples = load(job.request.samples, job.base)
+    facts: dict[str, Any] = {"verdict": "weak"}
+    if samples is not None and not job.options.recipe_only:  # else who asked compares it
+        bench = Bench.prepare(job, samples)
+        facts = {"verdict": bench.measure_float().verdict, "measured_on": bench.rows}
+    return OptimizeResult(lower(job, None), None, why, facts)
 
 
 def _check_runtime(name: str, context: Context) -> None:
