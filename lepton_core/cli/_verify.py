@@ -150,7 +150,7 @@ def _show(app: App, outcome: Outcome, out: Path | None) -> None:
     app.line(f"  digest:   {outcome.digest} as recorded")
     if outcome.origin:
         app.line(f"  source:   is gone; {outcome.source}, kept from it, stands in its place")
-    if outcome.source_unchanged is not None:
+    elif outcome.source_unchanged is not None:
         state = "as recorded" if outcome.source_unchanged else "not the one recorded"
         app.line(f"  source:   {outcome.source} {state}")
     app.line(f"  recorded: {outcome.recorded}")

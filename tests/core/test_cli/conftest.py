@@ -50,6 +50,21 @@ def environment(*fakes, **more):
     }
 
 
+def read_terminal(master):
+    """Return what programs wrote to a pseudo-terminal, until the last of them is gone."""
+    parts = []
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:  # what Linux says at the end
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(master)
+    return b"".join(parts)
+
+
 @pytest.fixture
 def command(tmp_path):
     """Run ``lepton`` in a process of its own; only fake plugins that are named exist there."""

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from lepton_core import progress
 from lepton_core.cli._port import latency_text, metric_text, number_text, size_text
 from lepton_core.cli._table import Column, Row, draw, plain_lines
-from lepton_core.cli._types import DURATION, METRICS, SIZE, FiniteType, pairs, shapes, split_list
+from lepton_core.cli._types import (
+    DURATION,
+    METRICS,
+    SEED,
+    SIZE,
+    FiniteType,
+    pairs,
+    shapes,
+    split_list,
+)
 from lepton_core.errors import UsageError
 
 
@@ -229,6 +238,12 @@ def test_the_metrics_that_are_completed_are_those_that_there_are():
     from lepton_core import metrics
 
     assert tuple(metrics.METRICS) == METRICS
+
+
+def test_seeds_of_the_command_line_are_those_of_a_context():
+    from lepton_core.context import LARGEST_SEED
+
+    assert (SEED.min, SEED.max) == (0, LARGEST_SEED)
 
 
 def test_completing_imports_nothing_heavy():

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from .conftest import environment
+from .conftest import environment, read_terminal
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -368,17 +368,8 @@ def test_bars_go_to_the_terminal_of_standard_error(tmp_path, net, samples):
         stderr=slave,
     )  # fmt: skip
     os.close(slave)
-    drawn = b""
-    while True:
-        try:
-            part = os.read(master, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        drawn += part
+    drawn = read_terminal(master)
     printed, _ = process.communicate(timeout=30)
-    os.close(master)
     assert process.returncode == 0
     assert json.loads(printed)["ok"] is True
     assert b"build" in drawn
